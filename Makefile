@@ -1,0 +1,79 @@
+# masqd. `make` lists the targets.
+
+.DEFAULT_GOAL := help
+MAKEFLAGS += --no-builtin-rules
+
+include native/build.mk
+-include test/demo/demo.mk
+-include test/bench/build.mk
+
+VERSION := $(shell sed -n 's/.*"version": "\(.*\)",/\1/p' package.json)
+SOURCES := $(shell find src -name '*.ts')
+
+# Everything that building, tests, demo and benchmark need from Debian.
+DEBIAN_PACKAGES := gcc libc6-dev make ca-certificates curl xz-utils iproute2 nftables iputils-ping traceroute dnsmasq-base \
+	bind9-dnsutils nginx-light iperf3 tcpdump slirp4netns passt ethtool socat musl-tools linux-libc-dev python3 python3-scapy \
+	python3-pytest python3-pytest-xdist procps util-linux libcap2-bin shellcheck
+
+.PHONY: help
+help: ## this list
+	@sed -n 's/^\([a-z][a-z-]*\):.*## \(.*\)/  make \1|\2/p' $(MAKEFILE_LIST) | sort -u | \
+		while IFS='|' read -r target text; do printf '%-18s %s\n' "$$target" "$$text"; done
+
+.PHONY: deps
+deps: ## install what building and testing need (Debian packages, npm ci)
+	@missing=$$(for p in $(DEBIAN_PACKAGES); do dpkg-query -W -f '$${Status}' $$p 2>/dev/null | grep -q 'ok installed' || echo $$p; done); \
+	if [ -n "$$missing" ]; then \
+		if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
+			apt-get update -qq && DEBIAN_FRONTEND=noninteractive RUNLEVEL=1 apt-get install -y -qq --no-install-recommends $$missing; \
+		else \
+			echo "please install: apt-get install $$missing" >&2; exit 1; \
+		fi; \
+	fi
+	@$(MAKE) --no-print-directory node_modules/.ready
+
+node_modules/.ready: package.json package-lock.json
+	npm ci --no-audit --no-fund --loglevel=error
+	@touch $@
+
+.PHONY: build
+build: deps ## build/masqd and build/masqd.js (SANITIZE=1, LIBC=musl for other builds)
+	@$(MAKE) --no-print-directory $(NATIVE_OUT)/masqd build/masqd.js
+	@[ "$(NATIVE_OUT)" = build ] || ln -sf ../masqd.js $(NATIVE_OUT)/masqd.js
+
+build/masqd.js: $(SOURCES) package.json node_modules/.ready
+	node_modules/.bin/esbuild src/main.ts --bundle --minify --format=esm --target=es2023 --platform=neutral \
+		--external:masq:native --define:__VERSION__='"$(VERSION)"' --sourcemap=external --outfile=$@ --log-level=warning
+
+.PHONY: trace
+trace: build/masqd.js ## turn a stack trace on stdin into source lines
+	@node test/trace.mjs build/masqd.js.map
+
+.PHONY: demo
+demo: build ## show masqd at work on real traffic (SHELL=1: keep the hosts and open a shell)
+	@$(DEMO)
+
+.PHONY: test
+test: build ## run all tests
+	@$(MAKE) --no-print-directory build SANITIZE=1
+	@$(MAKE) --no-print-directory build LIBC=musl
+	/usr/bin/python3 test/run.py
+
+.PHONY: fuzz
+fuzz: ## mutate frames at the sanitizer build until stopped (FRAMES=n, SEED=n)
+	@$(MAKE) --no-print-directory build SANITIZE=1
+	test/fuzz/run.sh $(or $(FRAMES),5000000) $(or $(SEED),$$(date +%s))
+
+.PHONY: bench
+bench: build ## measure against nft masquerade and others (QUICK=1: under 2 minutes)
+	@$(MAKE) --no-print-directory build LIBC=musl
+	@$(MAKE) --no-print-directory -f test/bench/build.mk
+	/usr/bin/python3 test/bench/bench.py $(if $(QUICK),--quick)
+
+.PHONY: format
+format: node_modules/.ready ## format and sort imports
+	node_modules/.bin/biome check --write .
+
+.PHONY: clean
+clean: ## remove everything built
+	rm -rf build

@@ -1,0 +1,68 @@
+# The native half of masqd: the engine, the C shim, and the executable of both. Included by the Makefile at the top;
+# usable alone from there as `make -f native/build.mk build/masqd`.
+#
+#   build/masqd             this machine's C library, dynamic
+#   SANITIZE=1              build/sanitize/masqd: AddressSanitizer and UndefinedBehaviorSanitizer
+#   LIBC=musl               build/musl/masqd: static, by musl-gcc
+#   VARIANT=x CC='...'      build/x/masqd: any other compiler, such as a cross compiler, with
+#                           OPTIMIZE=-Os, STATIC=1 and NATIVE_CFLAGS=... as it needs them
+
+QUICKJS_DIR := build/quickjs-2025-04-26
+QUICKJS_SOURCES := quickjs.c libregexp.c libunicode.c cutils.c dtoa.c
+NATIVE_SOURCES := main.c module.c argument.c error.c text.c process.c clock.c file.c socket.c packet.c tun.c device.c netlink.c
+
+OPTIMIZE ?= -O2
+NATIVE_CFLAGS ?=
+NATIVE_LDFLAGS ?=
+
+ifeq ($(SANITIZE),1)
+VARIANT ?= sanitize
+OPTIMIZE := -O1 -g -fno-omit-frame-pointer
+NATIVE_SANITIZE := -fsanitize=address,undefined -fno-sanitize-recover=all
+# What the engine does on purpose and the compiler has no complaint about with -fwrapv.
+QUICKJS_SANITIZE := $(NATIVE_SANITIZE)
+NATIVE_LDFLAGS += -fsanitize=address,undefined
+else ifeq ($(LIBC),musl)
+VARIANT ?= musl
+CC := musl-gcc
+STATIC := 1
+# musl-gcc searches musl's own headers only; the kernel's come after them, the machine-dependent ones from the
+# folder that the compiler names.
+NATIVE_CFLAGS += -idirafter /usr/include -idirafter /usr/include/$(shell gcc -print-multiarch)
+endif
+
+NATIVE_OUT := build$(if $(VARIANT),/$(VARIANT))
+NATIVE_OBJECTS := build/objects/$(or $(VARIANT),host)
+
+NATIVE_FLAGS = -std=gnu11 -D_GNU_SOURCE $(OPTIMIZE) -fwrapv -ffunction-sections -fdata-sections -fno-math-errno \
+	-ffile-prefix-map=$(CURDIR)/= -MMD -MP $(NATIVE_CFLAGS)
+NATIVE_LINK = -Wl,--gc-sections $(if $(STATIC),-static) $(if $(filter 1,$(SANITIZE)),,-s) $(NATIVE_LDFLAGS)
+
+NATIVE_SHIM_OBJECTS := $(NATIVE_SOURCES:%.c=$(NATIVE_OBJECTS)/native/%.o)
+NATIVE_ENGINE_OBJECTS := $(QUICKJS_SOURCES:%.c=$(NATIVE_OBJECTS)/quickjs/%.o)
+
+$(NATIVE_OUT)/masqd: $(NATIVE_SHIM_OBJECTS) $(NATIVE_ENGINE_OBJECTS)
+	@mkdir -p $(@D)
+	$(CC) $(NATIVE_LINK) -o $@ $^ -lm
+
+# A change of compiler or flags rebuilds what they made.
+$(NATIVE_OBJECTS)/flags: native-flags
+	@mkdir -p $(@D)
+	@printf '%s\n' '$(CC) $(NATIVE_FLAGS) $(NATIVE_SANITIZE) $(QUICKJS_SANITIZE) $(NATIVE_LINK)' >$@.new
+	@if cmp -s $@.new $@; then rm $@.new; else mv $@.new $@; fi
+
+$(NATIVE_OBJECTS)/native/%.o: native/%.c $(QUICKJS_DIR)/.verified $(NATIVE_OBJECTS)/flags
+	@mkdir -p $(@D)
+	$(CC) $(NATIVE_FLAGS) -Wall -Wextra -Werror $(NATIVE_SANITIZE) -isystem $(QUICKJS_DIR) -c -o $@ $<
+
+$(NATIVE_OBJECTS)/quickjs/%.o: $(QUICKJS_DIR)/.verified $(NATIVE_OBJECTS)/flags
+	@mkdir -p $(@D)
+	$(CC) $(NATIVE_FLAGS) $(QUICKJS_SANITIZE) -DCONFIG_VERSION='"2025-04-26"' -c -o $@ $(QUICKJS_DIR)/$*.c
+
+$(QUICKJS_DIR)/.verified: native/fetch-quickjs.sh
+	native/fetch-quickjs.sh $(QUICKJS_DIR)
+
+.PHONY: native-flags
+native-flags:
+
+-include $(NATIVE_SHIM_OBJECTS:.o=.d)

@@ -1,0 +1,205 @@
+/*
+ * The host: an engine with what the bundle needs and no more, the module "masq:native", and the bundle.
+ *
+ * The bundle is a trusted file that the administrator installed. Left out of the engine are proxies, weak references,
+ * string normalisation, and the loading of any other module.
+ */
+#include "shim.h"
+
+#include <fcntl.h>
+#include <limits.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#define BUNDLE_NAME "masqd.js"
+#define BUNDLE_INSTALLED "/usr/share/masqd/" BUNDLE_NAME
+#define STACK_SIZE (1024 * 1024)
+
+/**
+ * open_standard_descriptors() - have 0, 1 and 2 open, so that no socket is ever taken for one of them
+ */
+static void open_standard_descriptors(void)
+{
+	int fd;
+
+	do
+		fd = open("/dev/null", O_RDWR);
+	while (fd >= 0 && fd <= STDERR_FILENO);
+	if (fd >= 0)
+		close(fd);
+}
+
+/**
+ * bundle_path() - where the bundle is: $MASQD_JS, else beside the executable, else where packages put it
+ * @beside: room for the second of these, PATH_MAX bytes
+ *
+ * Return: the path.
+ */
+static const char *bundle_path(char *beside)
+{
+	const char *set = getenv("MASQD_JS");
+	ssize_t length;
+	char *slash;
+
+	if (set && *set)
+		return set;
+	length = readlink("/proc/self/exe", beside, PATH_MAX - sizeof BUNDLE_NAME);
+	if (length > 0) {
+		beside[length] = 0;
+		slash = strrchr(beside, '/');
+		if (slash) {
+			strcpy(slash + 1, BUNDLE_NAME);
+			if (access(beside, F_OK) == 0)
+				return beside;
+		}
+	}
+	return BUNDLE_INSTALLED;
+}
+
+/**
+ * read_bundle() - the whole bundle, ended by a zero byte
+ * @length: its bytes without that one
+ *
+ * Return: the text, for free(); NULL with errno set.
+ */
+static char *read_bundle(const char *path, size_t *length)
+{
+	struct stat status;
+	char *text = NULL;
+	FILE *file = fopen(path, "re");
+
+	if (!file)
+		return NULL;
+	if (fstat(fileno(file), &status) == 0) {
+		if (S_ISREG(status.st_mode)) {
+			text = malloc((size_t)status.st_size + 1);
+			if (text) {
+				*length = fread(text, 1, (size_t)status.st_size, file);
+				text[*length] = 0;
+			}
+		} else {
+			errno = S_ISDIR(status.st_mode) ? EISDIR : EINVAL;
+		}
+	}
+	fclose(file);
+	return text;
+}
+
+/**
+ * print_exception() - an uncaught exception with its stack, on stderr
+ */
+static void print_exception(JSContext *ctx, JSValueConst exception)
+{
+	const char *message = JS_ToCString(ctx, exception);
+	JSValue stack = JS_IsError(ctx, exception) ? JS_GetPropertyStr(ctx, exception, "stack") : JS_UNDEFINED;
+	const char *lines = JS_IsString(stack) ? JS_ToCString(ctx, stack) : NULL;
+
+	fprintf(stderr, "masqd: uncaught exception: %s\n%s", message ? message : "(not printable)", lines ? lines : "");
+	JS_FreeCString(ctx, lines);
+	JS_FreeCString(ctx, message);
+	JS_FreeValue(ctx, stack);
+}
+
+/**
+ * new_context() - a context with the built-in objects that the bundle uses
+ */
+static JSContext *new_context(JSRuntime *runtime)
+{
+	JSContext *ctx = JS_NewContextRaw(runtime);
+
+	if (!ctx)
+		return NULL;
+	JS_AddIntrinsicBaseObjects(ctx);
+	JS_AddIntrinsicDate(ctx);
+	JS_AddIntrinsicEval(ctx);
+	JS_AddIntrinsicRegExp(ctx);
+	JS_AddIntrinsicJSON(ctx);
+	JS_AddIntrinsicMapSet(ctx);
+	JS_AddIntrinsicTypedArrays(ctx);
+	JS_AddIntrinsicPromise(ctx);
+	return ctx;
+}
+
+/**
+ * run_bundle() - evaluate the bundle as a module, then what it left pending
+ *
+ * Return: exit status.
+ */
+static int run_bundle(JSContext *ctx, const char *path, const char *text, size_t length)
+{
+	JSValue promise = JS_Eval(ctx, text, length, path, JS_EVAL_TYPE_MODULE), exception;
+	JSContext *job;
+	int result = 1;
+
+	if (!JS_IsException(promise)) {
+		do
+			result = JS_ExecutePendingJob(JS_GetRuntime(ctx), &job);
+		while (result > 0);
+		if (result == 0) {
+			switch (JS_PromiseState(ctx, promise)) {
+			case JS_PROMISE_FULFILLED:
+				JS_FreeValue(ctx, promise);
+				return 0;
+			case JS_PROMISE_REJECTED:
+				exception = JS_PromiseResult(ctx, promise);
+				print_exception(ctx, exception);
+				JS_FreeValue(ctx, exception);
+				break;
+			default:
+				fprintf(stderr, "masqd: %s waits for something that never comes\n", path);
+			}
+			JS_FreeValue(ctx, promise);
+			return 1;
+		}
+		JS_FreeValue(ctx, promise);
+	}
+	exception = JS_GetException(ctx);
+	print_exception(ctx, exception);
+	JS_FreeValue(ctx, exception);
+	return 1;
+}
+
+/**
+ * main() - run the bundle
+ *
+ * Return: 0 when it came to its end, 1 for an uncaught exception or a bundle that cannot be read. The bundle itself
+ * ends with any status by exit().
+ */
+int main(int argc, char **argv)
+{
+	char beside[PATH_MAX];
+	const char *path;
+	JSRuntime *runtime;
+	JSContext *ctx;
+	size_t length;
+	char *text;
+	int status;
+
+	open_standard_descriptors();
+	signal(SIGPIPE, SIG_IGN);
+	signal(SIGCHLD, SIG_DFL);
+	process_arguments(argc, argv);
+
+	path = bundle_path(beside);
+	text = read_bundle(path, &length);
+	if (!text) {
+		fprintf(stderr, "masqd: cannot read the program %s: %s\n", path, strerror(errno));
+		return 1;
+	}
+	runtime = JS_NewRuntime();
+	ctx = runtime ? new_context(runtime) : NULL;
+	if (!ctx || !native_module(ctx)) {
+		fprintf(stderr, "masqd: no memory for the engine\n");
+		return 1;
+	}
+	JS_SetMaxStackSize(runtime, STACK_SIZE);
+	status = run_bundle(ctx, path, text, length);
+	free(text);
+	frames_forget(ctx);
+	JS_FreeContext(ctx);
+	JS_FreeRuntime(runtime);
+	return status;
+}

@@ -1,0 +1,128 @@
+/**
+ * What `masqd check` prints: the effective plan, or what is wrong with the file. ASCII; plans in at most 76 columns,
+ * so that they can be read on a serial console.
+ */
+
+import { formatAddress, formatAddressRange, formatSubnet, type Subnet } from "../packet/address.ts";
+import { formatPorts, type LanPlan, type Plan, type PoolPlan, type RedirectPlan } from "./plan.ts";
+import { SECTIONS, type Timeouts } from "./schema.ts";
+import type { ConfigError } from "./uci.ts";
+
+const COLUMNS = 76;
+const LABEL = 17;
+
+/**
+ * The plan in words, defaults included.
+ *
+ * @param tableBytes - size of the whole connection tracking table for `plan.sessions`.
+ * @returns lines of at most 76 columns, each ended by a line feed.
+ */
+export function describePlan(plan: Plan, tableBytes: number): string {
+	const perSession = (tableBytes / plan.sessions).toFixed(1);
+	const lines = [
+		...entry("enabled:", plan.enabled ? "yes" : "no, nothing is translated until option 'enabled' is 1"),
+		...entry("WAN port:", describeAttachment(plan.wan)),
+		...plan.lan.flatMap((lan) => entry("LAN port:", describeLan(lan))),
+		`conntrack table: ${plan.sessions} sessions, ${tableBytes} bytes (${perSession} bytes a session)`,
+		...entry("ports:", `${plan.ports.map(formatPorts).join(", ")} (${countPorts(plan)} a protocol and address)`),
+		...entry("filtering:", plan.filtering),
+		...entry("offload:", plan.offload),
+		...block(
+			"static NAT:",
+			plan.statics.map(({ internal, external }) => `${formatAddress(internal).padEnd(15)} <-> ${formatAddress(external)}`),
+		),
+		...block("pools:", plan.pools.map(describePool)),
+		...block("port forwards:", plan.redirects.map(describeRedirect)),
+		...block(
+			"hosts:",
+			plan.hosts.map((host) => {
+				const most = host.maxSessions === null ? "" : `, at most ${host.maxSessions} sessions`;
+				return `${formatAddress(host.address).padEnd(15)} ${host.filtering ?? plan.filtering}${most}`;
+			}),
+		),
+		...block(
+			"not translated:",
+			plan.exempts.map(({ destination }) => `to ${formatSubnet(destination)}`),
+		),
+		"timeouts:",
+		...Object.entries(SECTIONS.timeouts.options).map(([name, option]) => {
+			const seconds = String(plan.timeouts[name as keyof Timeouts]);
+			return `  ${name.padEnd(15)} ${seconds.padStart(6)} ${option.unit}   ${option.help}`;
+		}),
+	];
+	return `${lines.join("\n")}\n`;
+}
+
+/**
+ * Errors or warnings, one a line: `FILE:LINE: section 'x' option 'y': message`.
+ *
+ * @returns each line ended by a line feed; "" for none.
+ */
+export function formatErrors(list: readonly ConfigError[]): string {
+	let text = "";
+	for (const { file, line, section, option, message } of list) {
+		const names = [section === "" ? "" : `section '${section}'`, option === "" ? "" : `option '${option}'`].filter((name) => name !== "");
+		text += `${file}:${line}: ${names.length === 0 ? "" : `${names.join(" ")}: `}${message}\n`;
+	}
+	return text;
+}
+
+function describeAttachment(port: { device: string; interface: string }): string {
+	return port.interface === "" ? `device ${port.device}` : `device ${port.device} (interface ${port.interface})`;
+}
+
+function describeLan(lan: LanPlan): string {
+	const subnets = lan.subnets.length === 0 ? "the interface's own subnets" : joinSubnets(lan.subnets);
+	return `${describeAttachment(lan)}, driver ${lan.driver}, ${subnets}`;
+}
+
+function joinSubnets(subnets: readonly Subnet[]): string {
+	return subnets.map(formatSubnet).join(", ");
+}
+
+function countPorts(plan: Plan): number {
+	return plan.ports.reduce((sum, { first, last }) => sum + last - first + 1, 0);
+}
+
+function describePool(pool: PoolPlan): string {
+	const hosts = pool.internal.length === 0 ? "every host" : joinSubnets(pool.internal);
+	const rest = pool.overload ? "the last address is shared" : "no address is shared";
+	return `${hosts} -> ${pool.external.map(formatAddressRange).join(", ")}; ${rest}`;
+}
+
+function describeRedirect(redirect: RedirectPlan): string {
+	const { first, last } = redirect.externalPorts;
+	const internal = formatPorts({ first: redirect.internalFirst, last: redirect.internalFirst + last - first });
+	const source = redirect.source === null ? "" : ` from ${formatSubnet(redirect.source)}`;
+	const name = redirect.name === "" ? "" : ` (${redirect.name.replace(/[^\x20-\x7e]/g, "?")})`;
+	return `${redirect.protocols.join(",")} ${formatPorts({ first, last })} -> ${formatAddress(redirect.internal)}:${internal}${source}${name}`;
+}
+
+/** A label with its text, wrapped beside it. */
+function entry(label: string, text: string): string[] {
+	return wrap(text, COLUMNS - LABEL).map((line, index) => (index === 0 ? label : "").padEnd(LABEL) + line);
+}
+
+/** A label and an indented line an item; "none" without items. */
+function block(label: string, items: readonly string[]): string[] {
+	if (items.length === 0) return entry(label, "none");
+	const lines = [label];
+	for (const item of items) {
+		for (const [index, line] of wrap(item, COLUMNS - 6).entries()) lines.push((index === 0 ? "  " : "      ") + line);
+	}
+	return lines;
+}
+
+/** Breaks text at spaces; words that do not fit at all are cut. Runs of spaces stay where no break is. */
+function wrap(text: string, width: number): string[] {
+	const lines: string[] = [];
+	let rest = text;
+	while (rest.length > width) {
+		const space = rest.lastIndexOf(" ", width);
+		const end = space > 0 ? space : width;
+		lines.push(rest.slice(0, end).trimEnd());
+		rest = rest.slice(end).trimStart();
+	}
+	lines.push(rest);
+	return lines;
+}

@@ -1,0 +1,144 @@
+/**
+ * Inside hosts that have sessions: how many, where they are on the LAN, what policy they have. Fixed memory beside the session table.
+ *
+ * A record is four words: address; MAC bytes 0-1 (half), LAN port number (byte) and flags (byte); MAC bytes 2-5; session count (half) and next in
+ * hash chain (half). Record 0 is none. A host's record goes with its last session.
+ */
+import type { TableLayout } from "./table.ts";
+
+/** Word offsets of a host record. */
+export const HOST_ADDRESS = 0;
+export const HOST_MAC = 1;
+export const HOST_MAC_TAIL = 2;
+/** Halfword offsets of a host record. */
+export const HOST_SESSIONS = 6;
+export const HOST_NEXT = 7;
+/** Shift of the LAN port number in word HOST_MAC, and its flags above it. */
+export const HOST_PORT_SHIFT = 16;
+/** The MAC is known (always set on ports without link header). */
+export const HOST_REACHABLE = 1 << 24;
+/** Filtering of the host's mappings (RFC 4787 REQ-8); neither bit: address- and port-dependent. */
+export const HOST_EIF = 1 << 25;
+export const HOST_ADF = 1 << 26;
+
+/** Least number of sessions that every host may have, however full the table is. */
+export const HOST_MINIMUM = 16;
+
+/** The table of hosts. Addresses and MAC parts are as loaded. */
+export class Hosts {
+	/** Words of all records (index = host * 4 + word). */
+	readonly W: Int32Array;
+	readonly #halves: Uint16Array;
+	readonly #heads: Uint16Array;
+	readonly #capacity: number;
+	readonly #sessions: number;
+	readonly #key: number;
+	#free = 0;
+	/** Hosts that have sessions now. */
+	active = 0;
+
+	constructor(buffer: ArrayBuffer, layout: TableLayout, key: number) {
+		const n = layout.hosts + 1;
+		this.#capacity = layout.hosts;
+		this.#sessions = layout.sessions;
+		this.W = new Int32Array(buffer, layout.hostRecords * 4, n * 4);
+		this.#halves = new Uint16Array(buffer, layout.hostRecords * 4, n * 8);
+		this.#heads = new Uint16Array(buffer, layout.hostHeads * 4, 1 << (31 - Math.clz32(layout.hosts)));
+		this.#key = key | 1;
+		this.clear();
+	}
+
+	/** Forgets all hosts. */
+	clear(): void {
+		this.W.fill(0);
+		this.#heads.fill(0);
+		for (let i = 1; i <= this.#capacity; i++) this.#halves[i * 8 + HOST_NEXT] = i < this.#capacity ? i + 1 : 0;
+		this.#free = 1;
+		this.active = 0;
+	}
+
+	#chain(address: number): number {
+		return Math.imul(address ^ (address >>> 16), this.#key) >>> (Math.clz32(this.#heads.length) + 1);
+	}
+
+	/** Number of the host with this address, 0 if it has no sessions. */
+	find(address: number): number {
+		let i = this.#heads[this.#chain(address)];
+		while (i !== 0 && this.W[i * 4] !== address) i = this.#halves[i * 8 + HOST_NEXT];
+		return i;
+	}
+
+	/** Finds or creates the host's record; 0 if there is no room for another host. `flags` is the policy of a new record. */
+	obtain(address: number, flags: number): number {
+		const known = this.find(address);
+		if (known !== 0 || this.#free === 0) return known;
+		const i = this.#free;
+		const chain = this.#chain(address);
+		this.#free = this.#halves[i * 8 + HOST_NEXT];
+		this.W[i * 4] = address;
+		this.W[i * 4 + HOST_MAC] = flags;
+		this.W[i * 4 + HOST_MAC_TAIL] = 0;
+		this.#halves[i * 8 + HOST_SESSIONS] = 0;
+		this.#halves[i * 8 + HOST_NEXT] = this.#heads[chain];
+		this.#heads[chain] = i;
+		this.active++;
+		return i;
+	}
+
+	/** Sessions of a host. */
+	sessions(i: number): number {
+		return this.#halves[i * 8 + HOST_SESSIONS];
+	}
+
+	/** Counts one more session. */
+	retain(i: number): void {
+		this.#halves[i * 8 + HOST_SESSIONS]++;
+	}
+
+	/** Counts one session less and frees the record with the last; also frees a record that never got one. */
+	release(i: number): void {
+		const h = this.#halves;
+		if (h[i * 8 + HOST_SESSIONS] > 0) h[i * 8 + HOST_SESSIONS]--;
+		if (h[i * 8 + HOST_SESSIONS] > 0) return;
+		const chain = this.#chain(this.W[i * 4]);
+		let before = 0;
+		let j = this.#heads[chain];
+		while (j !== i) {
+			before = j;
+			j = h[j * 8 + HOST_NEXT];
+		}
+		if (before === 0) this.#heads[chain] = h[i * 8 + HOST_NEXT];
+		else h[before * 8 + HOST_NEXT] = h[i * 8 + HOST_NEXT];
+		this.W.fill(0, i * 4, i * 4 + 4);
+		h[i * 8 + HOST_NEXT] = this.#free;
+		this.#free = i;
+		this.active--;
+	}
+
+	/** Records where on the LAN a host is: LAN port number and MAC (two as-loaded parts). */
+	place(i: number, port: number, mac: number, macTail: number): void {
+		const w = i * 4 + HOST_MAC;
+		this.W[w] = (this.W[w] & -0x01000000) | HOST_REACHABLE | (port << HOST_PORT_SHIFT) | mac;
+		this.W[i * 4 + HOST_MAC_TAIL] = macTail;
+	}
+
+	/** Says on which LAN port a host is that has not been heard yet. */
+	assign(i: number, port: number): void {
+		const w = i * 4 + HOST_MAC;
+		this.W[w] = (this.W[w] & ~(0xff << HOST_PORT_SHIFT)) | (port << HOST_PORT_SHIFT);
+	}
+
+	/** Sessions that every host is guaranteed at this moment (design.md section 3). */
+	get guaranteed(): number {
+		return Math.max(HOST_MINIMUM, Math.floor(this.#sessions / Math.max(1, this.active)));
+	}
+
+	/** The host with most sessions, 0 if there is none. Walks all records: for rare use. */
+	largest(): number {
+		let best = 0;
+		for (let i = 1; i <= this.#capacity; i++) {
+			if (this.#halves[i * 8 + HOST_SESSIONS] > (best === 0 ? 0 : this.sessions(best))) best = i;
+		}
+		return best;
+	}
+}

@@ -1,0 +1,91 @@
+/**
+ * States of a session: what may happen in each and how long it lives. One state is one timeout class, one list (table.ts).
+ * TCP follows RFC 7857 section 2 with one addition: OPENED (both SYNs seen, no ACK yet) still has the short life of an opening connection.
+ */
+
+/** No session: the record is free. */
+export const FREE = 0;
+/** UDP, not answered yet: may be evicted when the table is full. */
+export const UDP_NEW = 1;
+/** UDP, answered. */
+export const UDP_OPEN = 2;
+/** UDP to port 53 that got its reply (RFC 4787 REQ-5a); a further query makes it UDP_NEW again. */
+export const UDP_DNS = 3;
+/** ICMP query (RFC 5508 REQ-2). */
+export const ICMP_QUERY = 4;
+/** TCP SYN from the inside (RFC 7857 "INIT"): may be evicted. */
+export const TCP_SYN_OUT = 5;
+/** TCP SYN from the outside through a forward, static or endpoint-independent mapping: may be evicted. */
+export const TCP_SYN_IN = 6;
+/** Both SYNs seen, or picked up mid-stream and not answered: still opening. */
+export const TCP_OPENED = 7;
+/** Data may flow either way. */
+export const TCP_ESTABLISHED = 8;
+/** The inside has sent FIN: still "established" for its timer (RFC 5382 section 5). */
+export const TCP_FIN_OUT = 9;
+/** The outside has sent FIN: likewise. */
+export const TCP_FIN_IN = 10;
+/** Both FINs seen. */
+export const TCP_CLOSING = 11;
+/** A valid RST was seen; data revives the session (RFC 7857 section 2.2 "TRANS"). */
+export const TCP_RESET = 12;
+/** Protocols without ports. */
+export const OTHER = 13;
+/** The mapping has ended, its external port rests (RFC 6888 REQ-8). Not in any index. */
+export const RESTING = 14;
+export const STATES = 15;
+
+/** Names as the operator sees them. */
+export const STATE_NAMES = [
+	"free",
+	"new",
+	"open",
+	"dns-done",
+	"query",
+	"syn-sent",
+	"syn-received",
+	"opening",
+	"established",
+	"fin-sent",
+	"fin-received",
+	"closing",
+	"reset",
+	"open",
+	"resting",
+] as const;
+
+/** Seconds of idleness after which a session ends, by group of states. */
+export interface Timeouts {
+	udp: number;
+	dns: number;
+	icmp: number;
+	tcp_opening: number;
+	tcp_established: number;
+	tcp_closing: number;
+	tcp_reset: number;
+	other: number;
+}
+
+/** Seconds that an external port rests after its last endpoint-independent mapping (RFC 6888 REQ-8). */
+export const PORT_REST = 120;
+
+/** Timeout of every state, indexed by state; FREE never expires. */
+export function stateTimeouts(t: Timeouts): Int32Array {
+	return Int32Array.from([
+		0,
+		t.udp,
+		t.udp,
+		t.dns,
+		t.icmp,
+		t.tcp_opening,
+		t.tcp_opening,
+		t.tcp_opening,
+		t.tcp_established,
+		t.tcp_established,
+		t.tcp_established,
+		t.tcp_closing,
+		t.tcp_reset,
+		t.other,
+		PORT_REST,
+	]);
+}

@@ -1,0 +1,535 @@
+/**
+ * The connection tracking table: sessions and mappings in fixed memory. Hot file: plain locals and typed arrays (performance.md).
+ *
+ * Theory of operation. A *session* is one 64-byte record: the inside endpoint, its external port, the peer, state, counters. A *mapping* (RFC 4787 section 4.1:
+ * one inside endpoint <-> one external endpoint, whatever the peer) has no record of its own, because most mappings have exactly one session: it
+ * is the ring of the sessions that share its external endpoint. The ring's *leader*, any one member, stands in the two mapping indexes; when it goes, the next
+ * member takes its place, and with the last member the mapping ends and its port is given back. So the two levels of design.md section 3 hold,
+ * only sessions expire, and a state file needs to keep nothing but records.
+ *
+ * Indexes are hash chains over 16-bit record numbers: sessions by outbound key (inside, peer) and by inbound key (peer, external), mappings by inside and by
+ * external endpoint. An insert never fails and never rehashes. The hash is multiplicative with keys drawn at start, so neither side can aim at a chain.
+ *
+ * Every state has one timeout and one doubly linked list ordered by last use: a refresh moves a record to the tail, expiry looks at heads only. Free
+ * records form the list of state FREE (first in, first out). Last use is kept in seconds modulo 2^16; timeouts are therefore below 2^16 s.
+ *
+ * Record (32-bit words; halfwords in memory order):
+ *
+ *   0 inside address          1 peer address
+ *   2 ports as an outbound packet has them (inside, peer)    3 ports as an inbound packet has them (peer, external)
+ *   4 protocol | external address number << 8 | state << 16 | flags << 21 | next hop number << 24
+ *   5 delta of the address | delta of address and port << 16 (outbound; inbound is the complement)
+ *   6 last use (half), host number (half)                    7 list: previous, next (halves)
+ *   8 chains: next by outbound key, next by inbound key (halves)
+ *   9 last acknowledgment number from inside                10 the same from the peer        (TCP, as loaded)
+ *  11 packets out  12 packets in  13 bytes out  14 bytes in (30 bits each)  15 bytes out, in: high part (halves)
+ *
+ * Addresses, ports and acknowledgment numbers are as loaded (packet/layout.ts).
+ */
+import { adjust, fold, halfDelta, wordDelta } from "../packet/checksum.ts";
+import { firstOf, pair, secondOf } from "../packet/layout.ts";
+import { FREE, OTHER, STATES } from "./states.ts";
+
+export const RECORD_WORDS = 16;
+export const R_INSIDE = 0;
+export const R_PEER = 1;
+export const R_OUT = 2;
+export const R_IN = 3;
+export const R_META = 4;
+export const R_DELTA = 5;
+export const R_ACK_OUT = 9;
+export const R_ACK_IN = 10;
+export const R_PACKETS_OUT = 11;
+export const R_PACKETS_IN = 12;
+export const R_BYTES_OUT = 13;
+export const R_BYTES_IN = 14;
+/** Halfword offsets from the record's first halfword. */
+export const R_LAST = 12;
+export const R_HOST = 13;
+export const R_PREVIOUS = 14;
+export const R_NEXT = 15;
+export const R_CHAIN_OUT = 16;
+export const R_CHAIN_IN = 17;
+export const R_HIGH_OUT = 30;
+export const R_HIGH_IN = 31;
+
+/** Bit fields of word R_META. */
+export const EXTERNAL_SHIFT = 8;
+export const STATE_SHIFT = 16;
+export const STATE_MASK = 0x1f;
+export const HOP_SHIFT = 24;
+
+/** Bytes of a byte counter's low word before it carries into the high half. */
+export const BYTES_CARRY = 0x40000000;
+
+const MAGIC = 0x6d617371;
+/** Changes with every change of the layout: a file with another number is not ours to read. */
+export const LAYOUT_VERSION = 1;
+const HEADER_WORDS = 64;
+
+/** Where each part lies, in words from the start of the buffer. */
+export interface TableLayout {
+	sessions: number;
+	hosts: number;
+	/** log2 of the number of chain heads of a session index. */
+	bits: number;
+	records: number;
+	outHeads: number;
+	inHeads: number;
+	mapOutHeads: number;
+	mapInHeads: number;
+	ring: number;
+	mapChains: number;
+	hostRecords: number;
+	hostHeads: number;
+	lists: number;
+	portMaps: number;
+	words: number;
+}
+
+/** Lays out a table for `sessions` (256..65535) and `portMapWords` words of port bitmaps. */
+export function layoutTable(sessions: number, portMapWords: number): TableLayout {
+	const bits = Math.max(7, 31 - Math.clz32(sessions - 1));
+	const hosts = Math.max(64, sessions >> 4);
+	let at = HEADER_WORDS;
+	const take = (words: number) => {
+		const here = at;
+		at += words;
+		return here;
+	};
+	const halves = (n: number) => (n + 1) >> 1;
+	const records = take((sessions + 1) * RECORD_WORDS);
+	return {
+		sessions,
+		hosts,
+		bits,
+		records,
+		outHeads: take(halves(1 << bits)),
+		inHeads: take(halves(1 << bits)),
+		mapOutHeads: take(halves(1 << (bits - 1))),
+		mapInHeads: take(halves(1 << (bits - 1))),
+		ring: take(sessions + 1),
+		mapChains: take(sessions + 1),
+		hostRecords: take((hosts + 1) * 4),
+		hostHeads: take(halves(1 << (31 - Math.clz32(hosts)))),
+		lists: take(STATES + 1),
+		portMaps: take(portMapWords),
+		words: at,
+	};
+}
+
+/** The table over one buffer of `layout.words * 4` bytes. */
+export class Table {
+	readonly layout: TableLayout;
+	/** Records as words (index = number * 16 + word) and as halfwords. */
+	readonly T: Int32Array;
+	readonly T16: Uint16Array;
+	readonly outHeads: Uint16Array;
+	readonly inHeads: Uint16Array;
+	readonly #mapOutHeads: Uint16Array;
+	readonly #mapInHeads: Uint16Array;
+	/** Ring: previous, next, by record number * 2. */
+	readonly #ring: Uint16Array;
+	/** Mapping chains: next by inside endpoint, next by external endpoint, by record number * 2. */
+	readonly #chains: Uint16Array;
+	/** Lists: head, tail, by state * 2. */
+	readonly #lists: Uint16Array;
+	readonly #counts = new Int32Array(STATES);
+	/** Shift that turns a hash into a session chain head; mapping chains use one bit less. */
+	readonly shift: number;
+	readonly key0: number;
+	readonly key1: number;
+	readonly key2: number;
+	/** Timeout of every state in seconds; replaced when the configuration changes. */
+	timeouts: Int32Array;
+
+	/**
+	 * @param buffer zeroed or used before; it is initialised as empty
+	 * @param keys three random words
+	 * @param timeouts seconds by state
+	 */
+	constructor(buffer: ArrayBuffer, layout: TableLayout, keys: Int32Array, timeouts: Int32Array) {
+		this.layout = layout;
+		this.timeouts = timeouts;
+		const n = layout.sessions + 1;
+		const header = new Int32Array(buffer, 0, HEADER_WORDS);
+		this.T = new Int32Array(buffer, layout.records * 4, n * RECORD_WORDS);
+		this.T16 = new Uint16Array(buffer, layout.records * 4, n * RECORD_WORDS * 2);
+		this.outHeads = new Uint16Array(buffer, layout.outHeads * 4, 1 << layout.bits);
+		this.inHeads = new Uint16Array(buffer, layout.inHeads * 4, 1 << layout.bits);
+		this.#mapOutHeads = new Uint16Array(buffer, layout.mapOutHeads * 4, 1 << (layout.bits - 1));
+		this.#mapInHeads = new Uint16Array(buffer, layout.mapInHeads * 4, 1 << (layout.bits - 1));
+		this.#ring = new Uint16Array(buffer, layout.ring * 4, n * 2);
+		this.#chains = new Uint16Array(buffer, layout.mapChains * 4, n * 2);
+		this.#lists = new Uint16Array(buffer, layout.lists * 4, STATES * 2);
+		this.shift = 32 - layout.bits;
+		this.key0 = keys[0] | 0;
+		this.key1 = keys[1] | 1;
+		this.key2 = keys[2] | 1;
+		header.fill(0);
+		header.set([MAGIC, LAYOUT_VERSION, layout.sessions, this.key0, this.key1, this.key2]);
+		this.clear();
+	}
+
+	/** Forgets everything. */
+	clear(): void {
+		this.T.fill(0);
+		this.outHeads.fill(0);
+		this.inHeads.fill(0);
+		this.#mapOutHeads.fill(0);
+		this.#mapInHeads.fill(0);
+		this.#ring.fill(0);
+		this.#chains.fill(0);
+		this.#lists.fill(0);
+		this.#counts.fill(0);
+		for (let i = 1; i <= this.layout.sessions; i++) this.#append(FREE, i);
+	}
+
+	/** Number of sessions in a state. */
+	count(state: number): number {
+		return this.#counts[state];
+	}
+
+	/** Records in use, resting ports included. */
+	get used(): number {
+		return this.layout.sessions - this.#counts[FREE];
+	}
+
+	/** First (least recently used) record of a state's list, 0 if it is empty. */
+	head(state: number): number {
+		return this.#lists[state << 1];
+	}
+
+	/** The record after `i` in its state's list, 0 at the end. */
+	next(i: number): number {
+		return this.T16[(i << 5) + R_NEXT];
+	}
+
+	state(i: number): number {
+		return (this.T[(i << 4) + R_META] >> STATE_SHIFT) & STATE_MASK;
+	}
+
+	// ---- lists ---------------------------------------------------------------------------------------------------
+
+	#append(state: number, i: number): void {
+		const l = this.#lists;
+		const tail = l[(state << 1) + 1];
+		this.T16[(i << 5) + R_PREVIOUS] = tail;
+		this.T16[(i << 5) + R_NEXT] = 0;
+		if (tail === 0) l[state << 1] = i;
+		else this.T16[(tail << 5) + R_NEXT] = i;
+		l[(state << 1) + 1] = i;
+		this.#counts[state]++;
+	}
+
+	#detach(state: number, i: number): void {
+		const l = this.#lists;
+		const t = this.T16;
+		const before = t[(i << 5) + R_PREVIOUS];
+		const after = t[(i << 5) + R_NEXT];
+		if (before === 0) l[state << 1] = after;
+		else t[(before << 5) + R_NEXT] = after;
+		if (after === 0) l[(state << 1) + 1] = before;
+		else t[(after << 5) + R_PREVIOUS] = before;
+		this.#counts[state]--;
+	}
+
+	/** Refreshes a session: last use is `now16` (seconds & 0xffff). */
+	touch(i: number, now16: number): void {
+		const state = this.state(i);
+		this.#detach(state, i);
+		this.T16[(i << 5) + R_LAST] = now16;
+		this.#append(state, i);
+	}
+
+	/** Moves a session to another state and refreshes it. */
+	setState(i: number, state: number, now16: number): void {
+		const m = (i << 4) + R_META;
+		this.#detach((this.T[m] >> STATE_SHIFT) & STATE_MASK, i);
+		this.T[m] = (this.T[m] & ~(STATE_MASK << STATE_SHIFT)) | (state << STATE_SHIFT);
+		this.T16[(i << 5) + R_LAST] = now16;
+		this.#append(state, i);
+	}
+
+	/**
+	 * Moves a session to another state but keeps its last use (RFC 4787 REQ-6: inbound packets do not refresh). The place in the ordered list is looked for
+	 * from the tail; a reply comes within the round-trip time, so this is a step or two. After 32 steps the session takes the last use it met there.
+	 */
+	setStateKeepingTime(i: number, state: number, now16: number): void {
+		const t = this.T16;
+		const m = (i << 4) + R_META;
+		this.#detach((this.T[m] >> STATE_SHIFT) & STATE_MASK, i);
+		this.T[m] = (this.T[m] & ~(STATE_MASK << STATE_SHIFT)) | (state << STATE_SHIFT);
+		const age = (now16 - t[(i << 5) + R_LAST]) & 0xffff;
+		const l = this.#lists;
+		let before = l[(state << 1) + 1];
+		for (let steps = 0; before !== 0 && ((now16 - t[(before << 5) + R_LAST]) & 0xffff) < age; steps++) {
+			if (steps === 32) {
+				t[(i << 5) + R_LAST] = t[(before << 5) + R_LAST];
+				break;
+			}
+			before = t[(before << 5) + R_PREVIOUS];
+		}
+		const after = before === 0 ? l[state << 1] : t[(before << 5) + R_NEXT];
+		t[(i << 5) + R_PREVIOUS] = before;
+		t[(i << 5) + R_NEXT] = after;
+		if (before === 0) l[state << 1] = i;
+		else t[(before << 5) + R_NEXT] = i;
+		if (after === 0) l[(state << 1) + 1] = i;
+		else t[(after << 5) + R_PREVIOUS] = i;
+		this.#counts[state]++;
+	}
+
+	/** Seconds since the last use. */
+	age(i: number, now16: number): number {
+		return (now16 - this.T16[(i << 5) + R_LAST]) & 0xffff;
+	}
+
+	/** First expired session of a state at `now16`, 0 if there is none. */
+	expired(state: number, now16: number): number {
+		const i = this.#lists[state << 1];
+		return i !== 0 && this.age(i, now16) > this.timeouts[state] ? i : 0;
+	}
+
+	// ---- indexes ---------------------------------------------------------------------------------------------------
+
+	/** Chain number of a session key: two addresses and a ports word. The hot files spell this out. */
+	hash(a: number, b: number, ports: number): number {
+		const h = Math.imul(ports ^ this.key0, this.key1) ^ a;
+		return Math.imul(h ^ (h >>> 15) ^ b, this.key2) >>> this.shift;
+	}
+
+	#hashEndpoint(a: number, port: number): number {
+		return this.hash(a, port, port) >>> 1;
+	}
+
+	/** Session of an outbound packet, 0 if there is none. `ports` as an outbound packet has them. */
+	findOut(protocol: number, inside: number, peer: number, ports: number): number {
+		const t = this.T;
+		let i = this.outHeads[this.hash(inside, peer, ports)];
+		while (i !== 0) {
+			const e = i << 4;
+			if (t[e] === inside && t[e + R_OUT] === ports && t[e + R_PEER] === peer && (t[e + R_META] & 0xff) === protocol) break;
+			i = this.T16[(i << 5) + R_CHAIN_OUT];
+		}
+		return i;
+	}
+
+	/** Session of an inbound packet to external address number `external` (as-loaded `address`), 0 if there is none. */
+	findIn(protocol: number, peer: number, address: number, external: number, ports: number): number {
+		const t = this.T;
+		const key = protocol | (external << EXTERNAL_SHIFT);
+		let i = this.inHeads[this.hash(peer, address, ports)];
+		while (i !== 0) {
+			const e = i << 4;
+			if (t[e + R_PEER] === peer && t[e + R_IN] === ports && (t[e + R_META] & 0xffff) === key) break;
+			i = this.T16[(i << 5) + R_CHAIN_IN];
+		}
+		return i;
+	}
+
+	/** A session of the mapping of an inside endpoint, 0 if there is no such mapping. `port` as loaded. */
+	findMapping(protocol: number, inside: number, port: number): number {
+		const t = this.T;
+		let i = this.#mapOutHeads[this.#hashEndpoint(inside, port)];
+		while (i !== 0) {
+			const e = i << 4;
+			if (t[e] === inside && firstOf(t[e + R_OUT]) === port && (t[e + R_META] & 0xff) === protocol) break;
+			i = this.#chains[i << 1];
+		}
+		return i;
+	}
+
+	/** A session of the mapping that owns an external endpoint, 0 if there is none. `port` as loaded. */
+	findExternal(protocol: number, address: number, external: number, port: number): number {
+		const t = this.T;
+		const key = protocol | (external << EXTERNAL_SHIFT);
+		let i = this.#mapInHeads[this.#hashEndpoint(address, port)];
+		while (i !== 0) {
+			const e = i << 4;
+			if (secondOf(t[e + R_IN]) === port && (t[e + R_META] & 0xffff) === key) break;
+			i = this.#chains[(i << 1) + 1];
+		}
+		return i;
+	}
+
+	/** The next session of the same mapping (a ring: comes back to `i`). */
+	sibling(i: number): number {
+		return this.#ring[(i << 1) + 1];
+	}
+
+	/**
+	 * Creates a session from a free record; the caller has made sure that there is one ({@link count} of FREE > 0) and that neither key exists.
+	 * All addresses and ports as loaded; `address` is the external address whose number is `external`. Returns the record's number.
+	 */
+	create(
+		protocol: number,
+		inside: number,
+		insidePort: number,
+		address: number,
+		external: number,
+		externalPort: number,
+		peer: number,
+		peerPort: number,
+		state: number,
+		host: number,
+		hop: number,
+		now16: number,
+	): number {
+		const i = this.#lists[FREE << 1];
+		const t = this.T;
+		const t16 = this.T16;
+		const e = i << 4;
+		const out = pair(insidePort, peerPort);
+		const inn = pair(peerPort, externalPort);
+		this.#detach(FREE, i);
+		t[e] = inside;
+		t[e + R_PEER] = peer;
+		t[e + R_OUT] = out;
+		t[e + R_IN] = inn;
+		const delta = wordDelta(inside, address);
+		t[e + R_DELTA] = delta | (fold(delta + halfDelta(insidePort, externalPort)) << 16);
+		t.fill(0, e + R_ACK_OUT, e + RECORD_WORDS);
+		t16[(i << 5) + R_LAST] = now16;
+		t16[(i << 5) + R_HOST] = host;
+		t[e + R_META] = protocol | (external << EXTERNAL_SHIFT) | (state << STATE_SHIFT) | (hop << HOP_SHIFT);
+		this.#append(state, i);
+		this.#link(i, address);
+		return i;
+	}
+
+	#link(i: number, address: number): void {
+		const t = this.T;
+		const t16 = this.T16;
+		const e = i << 4;
+		let h = this.hash(t[e], t[e + R_PEER], t[e + R_OUT]);
+		t16[(i << 5) + R_CHAIN_OUT] = this.outHeads[h];
+		this.outHeads[h] = i;
+		h = this.hash(t[e + R_PEER], address, t[e + R_IN]);
+		t16[(i << 5) + R_CHAIN_IN] = this.inHeads[h];
+		this.inHeads[h] = i;
+		const m = t[e + R_META];
+		const leader = this.findExternal(m & 0xff, address, (m >> EXTERNAL_SHIFT) & 0xff, secondOf(t[e + R_IN]));
+		const r = this.#ring;
+		if (leader === 0) {
+			r[i << 1] = i;
+			r[(i << 1) + 1] = i;
+			this.#lead(i, address);
+		} else {
+			const after = r[(leader << 1) + 1];
+			r[i << 1] = leader;
+			r[(i << 1) + 1] = after;
+			r[(leader << 1) + 1] = i;
+			r[after << 1] = i;
+		}
+	}
+
+	#lead(i: number, address: number): void {
+		const t = this.T;
+		const e = i << 4;
+		let h = this.#hashEndpoint(t[e], firstOf(t[e + R_OUT]));
+		this.#chains[i << 1] = this.#mapOutHeads[h];
+		this.#mapOutHeads[h] = i;
+		h = this.#hashEndpoint(address, secondOf(t[e + R_IN]));
+		this.#chains[(i << 1) + 1] = this.#mapInHeads[h];
+		this.#mapInHeads[h] = i;
+	}
+
+	/**
+	 * Ends a session; `address` is its external address as loaded (it went into the inbound hash). Returns true if it was the last of
+	 * its mapping, whose port is then the caller's to give back. The record is free afterwards, its words are still readable until it is used again.
+	 */
+	remove(i: number, address: number): boolean {
+		const last = this.#unlink(i, address);
+		this.#detach(this.state(i), i);
+		this.T[(i << 4) + R_META] &= 0xffff;
+		this.#append(FREE, i);
+		return last;
+	}
+
+	#unlink(i: number, address: number): boolean {
+		const t = this.T;
+		const e = i << 4;
+		unchain(this.outHeads, this.hash(t[e], t[e + R_PEER], t[e + R_OUT]), this.T16, 5, R_CHAIN_OUT, i);
+		unchain(this.inHeads, this.hash(t[e + R_PEER], address, t[e + R_IN]), this.T16, 5, R_CHAIN_IN, i);
+		const r = this.#ring;
+		const before = r[i << 1];
+		const after = r[(i << 1) + 1];
+		r[(before << 1) + 1] = after;
+		r[after << 1] = before;
+		const led =
+			unchain(this.#mapOutHeads, this.#hashEndpoint(t[e], firstOf(t[e + R_OUT])), this.#chains, 1, 0, i) &&
+			unchain(this.#mapInHeads, this.#hashEndpoint(address, secondOf(t[e + R_IN])), this.#chains, 1, 1, i);
+		if (after === i) return true;
+		if (led) this.#lead(after, address);
+		return false;
+	}
+
+	/** Bytes of both directions as exact numbers: [out, in]. */
+	bytes(i: number): [number, number] {
+		const h = i << 5;
+		const e = i << 4;
+		return [
+			this.T16[h + R_HIGH_OUT] * BYTES_CARRY + this.T[e + R_BYTES_OUT],
+			this.T16[h + R_HIGH_IN] * BYTES_CARRY + this.T[e + R_BYTES_IN],
+		];
+	}
+
+	/**
+	 * Checks every invariant of lists, chains and rings; throws an Error that names the first violation. For tests and after a restore.
+	 */
+	verify(addressOf: (external: number) => number): void {
+		const n = this.layout.sessions;
+		const fail = (what: string, i: number) => {
+			throw new Error(`table: ${what} (record ${i})`);
+		};
+		let listed = 0;
+		for (let s = 0; s < STATES; s++) {
+			let before = 0;
+			let count = 0;
+			for (let i = this.#lists[s << 1]; i !== 0; i = this.next(i)) {
+				if (this.T16[(i << 5) + R_PREVIOUS] !== before) fail("list is not doubly linked", i);
+				if (this.state(i) !== s) fail("record is in a list of another state", i);
+				if (++count > n) fail("list is a loop", i);
+				before = i;
+			}
+			if (this.#lists[(s << 1) + 1] !== before) fail("list has a wrong tail", before);
+			if (count !== this.#counts[s]) fail("list has a wrong count", s);
+			listed += count;
+		}
+		if (listed !== n) fail("records are missing from the lists", listed);
+		for (let i = 1; i <= n; i++) {
+			if (this.state(i) === FREE) continue;
+			const e = i << 4;
+			const t = this.T;
+			const m = t[e + R_META];
+			const x = (m >> EXTERNAL_SHIFT) & 0xff;
+			if (this.findOut(m & 0xff, t[e], t[e + R_PEER], t[e + R_OUT]) !== i) fail("not found by its outbound key", i);
+			if (this.findIn(m & 0xff, t[e + R_PEER], addressOf(x), x, t[e + R_IN]) !== i) fail("not found by its inbound key", i);
+			const leader = this.findExternal(m & 0xff, addressOf(x), x, secondOf(t[e + R_IN]));
+			if (leader === 0) fail("its mapping is not found by the external endpoint", i);
+			if (this.state(i) === OTHER) continue;
+			if (t[leader << 4] !== t[e] || this.findMapping(m & 0xff, t[e], firstOf(t[e + R_OUT])) === 0) fail("mapping indexes disagree", i);
+			let steps = 0;
+			let j = leader;
+			while (j !== i && steps++ <= n) j = this.sibling(j);
+			if (j !== i) fail("not in the ring of its mapping", i);
+			if (adjust(0, t[e + R_DELTA] & 0xffff) !== adjust(0, wordDelta(t[e], addressOf(x)))) fail("wrong delta", i);
+		}
+	}
+}
+
+/** Takes record `i` out of a chain; false if it was not in it. `links[(record << width) + at]` is the next record. */
+function unchain(heads: Uint16Array, chain: number, links: Uint16Array, width: number, at: number, i: number): boolean {
+	let before = 0;
+	let j = heads[chain];
+	while (j !== i) {
+		if (j === 0) return false;
+		before = j;
+		j = links[(j << width) + at];
+	}
+	const after = links[(i << width) + at];
+	if (before === 0) heads[chain] = after;
+	else links[(before << width) + at] = after;
+	return true;
+}

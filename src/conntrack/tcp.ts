@@ -1,0 +1,81 @@
+/**
+ * The TCP side of a session: what a segment with SYN, FIN or RST, or any segment of a session that is not established, does to its state
+ * (RFC 7857 section 2, RFC 5382 sections 4 and 5). Ordinary segments of established sessions never come here.
+ */
+import { ACK, FIN, RST, SYN, swap32 } from "../packet/layout.ts";
+import { TCP_CLOSING, TCP_ESTABLISHED, TCP_FIN_IN, TCP_FIN_OUT, TCP_OPENED, TCP_RESET, TCP_SYN_IN, TCP_SYN_OUT } from "./states.ts";
+import { R_ACK_IN, R_ACK_OUT, type Table } from "./table.ts";
+
+/** How far beyond the expected sequence number a RST may be: one unscaled window. A later one is provoked again by the next segment. */
+const RESET_WINDOW = 65535;
+
+/**
+ * A segment from the inside. `flags` are the header's six bits, `seq` and `ack` its numbers as loaded.
+ * The acknowledgment number is remembered to judge resets from outside.
+ */
+export function tcpOut(table: Table, i: number, flags: number, seq: number, ack: number, now16: number): void {
+	const state = table.state(i);
+	const t = table.T;
+	const e = i << 4;
+	if (flags & RST) {
+		table.setState(i, TCP_RESET, now16);
+		return;
+	}
+	if (flags & SYN) {
+		if ((flags & ACK) === 0 && (state === TCP_SYN_OUT || state === TCP_CLOSING || state === TCP_RESET)) {
+			t[e + R_ACK_OUT] = 0;
+			t[e + R_ACK_IN] = swap32(swap32(seq) + 1);
+			table.setState(i, TCP_SYN_OUT, now16);
+		} else {
+			table.setState(i, state === TCP_SYN_IN ? TCP_OPENED : state, now16);
+			if (flags & ACK) t[e + R_ACK_OUT] = ack;
+		}
+		return;
+	}
+	if (flags & ACK) t[e + R_ACK_OUT] = ack;
+	table.setState(i, afterData(state, flags, TCP_FIN_OUT, TCP_FIN_IN, TCP_SYN_OUT), now16);
+}
+
+/**
+ * A segment from the peer. Returns false if it must be dropped: a RST whose numbers do not fit what the inside expects (an off-path forgery, RFC 5961
+ * section 3.2), which leaves the session as it was.
+ */
+export function tcpIn(table: Table, i: number, flags: number, seq: number, ack: number, now16: number): boolean {
+	const state = table.state(i);
+	const t = table.T;
+	const e = i << 4;
+	if (flags & RST) {
+		const unanswered = state === TCP_SYN_OUT;
+		const expected = unanswered ? t[e + R_ACK_IN] : t[e + R_ACK_OUT];
+		const ahead = (swap32(unanswered ? ack : seq) - swap32(expected)) | 0;
+		if (expected !== 0 && (ahead < 0 || ahead > RESET_WINDOW)) return false;
+		table.setState(i, TCP_RESET, now16);
+		return true;
+	}
+	if (flags & SYN) {
+		if ((flags & ACK) === 0 && (state === TCP_CLOSING || state === TCP_RESET)) table.setState(i, TCP_SYN_IN, now16);
+		else table.setState(i, state === TCP_SYN_OUT ? TCP_OPENED : state, now16);
+		return true;
+	}
+	if (flags & ACK) t[e + R_ACK_IN] = ack;
+	table.setState(i, afterData(state, flags, TCP_FIN_IN, TCP_FIN_OUT, TCP_SYN_IN), now16);
+	return true;
+}
+
+/** State after a segment without SYN and RST from the side whose FIN leads to `ownFin`, and which alone can not complete its own `opening`. */
+function afterData(state: number, flags: number, ownFin: number, otherFin: number, opening: number): number {
+	if (flags & FIN) {
+		if (state === otherFin || state === TCP_CLOSING) return TCP_CLOSING;
+		return state === opening ? state : ownFin;
+	}
+	switch (state) {
+		case TCP_OPENED:
+		case TCP_RESET:
+			return TCP_ESTABLISHED;
+		case TCP_SYN_OUT:
+		case TCP_SYN_IN:
+			return state === opening ? state : TCP_ESTABLISHED;
+		default:
+			return state;
+	}
+}

@@ -1,0 +1,718 @@
+/**
+ * The daemon: opens the ports, keeps them in step with the kernel, and breathes: poll, receive a batch, translate it, send it, run due timers, answer
+ * the control socket (design.md section 2). Time is read once per turn. Everything that can fail at start fails before the first packet is
+ * taken, with one sentence, and what was set up until then is undone.
+ */
+import * as native from "masq:native";
+import type { Plan } from "./config/plan.ts";
+import { HOST_ADF, HOST_EIF, Hosts } from "./conntrack/hosts.ts";
+import type { PortRange } from "./conntrack/ports.ts";
+import { stateTimeouts } from "./conntrack/states.ts";
+import { EXTERNAL_SHIFT, HOP_SHIFT, layoutTable, R_META, R_PEER, Table, type TableLayout } from "./conntrack/table.ts";
+import { ControlServer } from "./control/server.ts";
+import { Admission, EXPIRE_BUDGET } from "./nat/admission.ts";
+import { type Context, type Forward, type LanLink, type Link, makeDrops, type Net, type Policy, Queue } from "./nat/context.ts";
+import { Externals, externalsWords } from "./nat/externals.ts";
+import { type Fast, makeFast } from "./nat/fast.ts";
+import { IcmpSender } from "./nat/icmp-error.ts";
+import { Rare } from "./nat/rare.ts";
+import { REASON } from "./nat/reason.ts";
+import { type AddressRange, formatAddress, formatSubnet, type Subnet, subnetOf } from "./packet/address.ts";
+import { ETHERTYPE_IPV4, IP_WORD, pair, SLOT_SIZE, swap16, swap32, TCP, UDP, type Views, viewsOf } from "./packet/layout.ts";
+import { ArpResponder } from "./port/arp-responder.ts";
+import { type ClaimedPorts, lanFilter, wanFilter } from "./port/filter.ts";
+import { type GuardFacts, installGuard, removeGuard } from "./port/guard.ts";
+import { type Link as KernelLink, KernelView } from "./port/kernel-view.ts";
+import { localPorts, separateEphemeral } from "./port/local-ports.ts";
+import { macParts, NextHopTable, SPARE_SLOT_SIZE, SPARE_SLOTS } from "./port/neighbours.ts";
+import { BATCH, type Driver, PacketDriver, TunDriver } from "./port/port.ts";
+import { TunRoutes } from "./port/tun-routes.ts";
+
+const ARPHRD_ETHER = 1;
+const CAP_NET_ADMIN = 12;
+const CAP_NET_RAW = 13;
+const SIGHUP = 1;
+const SIGINT = 2;
+const SIGTERM = 15;
+const TUN_NAME = "masq0";
+const TUN_QUEUE = 2000;
+/** Room for a whole batch and the errors it may cause. */
+const QUEUE_FRAMES = BATCH * 4;
+/** Quiet seconds after which the pages of the frame buffer go back to the kernel. */
+const IDLE_RELEASE_SECONDS = 2;
+const GRO_LIST = "rx-gro-list";
+
+/** An error that ends the start with one line. */
+export class StartError extends Error {}
+
+/** Where the daemon keeps its files. */
+export interface Paths {
+	config: string;
+	socket: string;
+	state: string;
+}
+
+/** One network attachment with its driver; `index` is 0 while the device is not there. */
+interface Port {
+	name: string;
+	index: number;
+	driver: Driver | null;
+	link: Link;
+	/** The driver may have more frames than its last batch. */
+	more: boolean;
+	sent: number;
+	received: number;
+	/** GRO list setting to restore, undefined if it was not touched. */
+	restoreGro: boolean;
+}
+
+interface LanPort extends Port {
+	link: LanLink;
+	kind: "packet" | "tun";
+	subnets: Subnet[];
+}
+
+/** Meter of the loop, kept only with MASQD_METER=1: nanoseconds in TypeScript and in the send and receive calls. */
+export interface Meter {
+	packets: number;
+	jsNs: number;
+	ioNs: number;
+	batches: number;
+}
+
+/** Size of the table that a plan gives, without building it. */
+export function planTable(plan: Plan): { layout: TableLayout; bytes: number } {
+	const poolShared = plan.pools.filter((p) => p.overload).length;
+	const layout = layoutTable(plan.sessions, externalsWords(1 + poolShared, plan.ports));
+	return { layout, bytes: layout.words * 4 };
+}
+
+/** The running daemon. */
+export class Engine {
+	readonly plan: Plan;
+	readonly paths: Paths;
+	readonly kernel = new KernelView(native);
+	readonly table: Table;
+	readonly hosts: Hosts;
+	readonly externals: Externals;
+	readonly context: Context;
+	readonly admission: Admission;
+	readonly wan: Port;
+	readonly lan: LanPort[];
+	readonly meter: Meter | null = native.getenv("MASQD_METER") === "1" ? { packets: 0, jsNs: 0, ioNs: 0, batches: 0 } : null;
+	readonly warnings: string[] = [];
+	/** Milliseconds at start, for the uptime. */
+	readonly startedAt = native.now();
+	readonly tableBytes: number;
+
+	readonly #fast: Fast;
+	readonly #errors: IcmpSender;
+	readonly #hops: NextHopTable;
+	readonly #rx = new Int32Array(BATCH * 2);
+	readonly #frames: ArrayBuffer;
+	readonly #pollSet = new Int32Array(64 * 3);
+	#lock: native.Fd = -1;
+	#signals: native.Fd = -1;
+	#control: ControlServer | null = null;
+	#arp: ArpResponder | null = null;
+	#tunRoutes: TunRoutes | null = null;
+	#guard = false;
+	#guardText = "";
+	#restoreEphemeral: (() => void) | null = null;
+	#ranges: PortRange[];
+	#milliseconds = 0;
+	#secondAt = 0;
+	#busyAt = 0;
+	#stopping = false;
+
+	/** Builds tables in memory; touches nothing of the system but the state file. */
+	constructor(plan: Plan, paths: Paths) {
+		this.plan = plan;
+		this.paths = paths;
+		this.#ranges = plan.ports;
+		const { layout, bytes } = planTable(plan);
+		this.tableBytes = bytes;
+		const memory = native.mapFile(paths.state, bytes);
+		const keys = new Int32Array(4);
+		native.random(keys.buffer, 0, 16);
+		this.table = new Table(memory, layout, keys, stateTimeouts(plan.timeouts));
+		this.hosts = new Hosts(memory, layout, keys[3]);
+		const mapWords = new Int32Array(memory, layout.portMaps * 4, layout.words - layout.portMaps);
+		mapWords.fill(0);
+		this.externals = new Externals(mapWords, plan.ports);
+
+		this.#frames = native.mapFile("", BATCH * SLOT_SIZE + SPARE_SLOTS * SPARE_SLOT_SIZE);
+		native.setFrames(this.#frames, SLOT_SIZE, this.#rx);
+		this.wan = makePort(plan.wan.device, emptyLink());
+		this.lan = plan.lan.map((l) => ({
+			...makePort(l.device, emptyLink()),
+			link: { ...emptyLink(), nets: [], kernelForwards: l.driver === "tun" },
+			kind: l.driver,
+			subnets: l.subnets,
+		}));
+		const views: Views = viewsOf(this.#frames);
+		const drops = makeDrops();
+		this.#hops = new NextHopTable({
+			kernel: this.kernel,
+			views,
+			hosts: this.hosts,
+			wan: this.wan.link,
+			lan: this.lan.map((p) => p.link),
+			drops,
+			wanIndex: () => this.wan.index,
+			lanIndex: (n) => this.lan[n].index,
+			milliseconds: () => this.#milliseconds,
+			spareSlot: (n) => BATCH * SLOT_SIZE + n * SPARE_SLOT_SIZE,
+		});
+		const random = new Int32Array(64);
+		let randomAt = random.length;
+		this.context = {
+			views,
+			table: this.table,
+			hosts: this.hosts,
+			externals: this.externals,
+			hops: this.#hops,
+			wan: this.wan.link,
+			lan: this.lan.map((p) => p.link),
+			policy: emptyPolicy(),
+			drops,
+			left: 0,
+			forwardedOut: 0,
+			forwardedIn: 0,
+			errorsSent: 0,
+			now: 0,
+			now16: 0,
+			random: () => {
+				if (randomAt === random.length) {
+					native.random(random.buffer, 0, random.byteLength);
+					randomAt = 0;
+				}
+				return random[randomAt++];
+			},
+		};
+		this.#readClock();
+		this.context.policy = this.#policy();
+		this.admission = new Admission(this.context);
+		this.#errors = new IcmpSender(this.context);
+		this.#fast = makeFast(this.context, new Rare(this.context, this.admission, this.#errors));
+	}
+
+	/** Policy in as-loaded terms; fills the external addresses. Called once. */
+	#policy(): Policy {
+		const { plan, externals } = this;
+		externals.add(0, true, 0, -1);
+		for (const s of plan.statics) externals.add(swap32(s.external), false, swap32(s.internal), -1);
+		const everyLan = () => plan.lan.flatMap((l) => l.subnets.map(netOf));
+		const pools = plan.pools.map((p, number) => {
+			const list: number[] = [];
+			for (const range of p.external) for (let a = range.first; a <= range.last; a++) list.push(a);
+			const numbers = list.map((a, at) => externals.add(swap32(a), p.overload && at === list.length - 1, 0, number));
+			return { nets: p.internal.length ? p.internal.map(netOf) : everyLan(), externals: numbers, overload: p.overload };
+		});
+		const forwards: Forward[] = plan.redirects.flatMap((r) =>
+			r.protocols.map((p) => ({
+				protocol: p === "tcp" ? TCP : UDP,
+				first: r.externalPorts.first,
+				last: r.externalPorts.last,
+				inside: swap32(r.internal),
+				insideFirst: r.internalFirst,
+				source: r.source === null ? null : netOf(r.source),
+			})),
+		);
+		for (const f of forwards) for (let p = f.first; p <= f.last; p++) externals.reservePort(0, f.protocol, p);
+		return {
+			filtering: filteringFlags(plan.filtering),
+			hosts: new Map(
+				plan.hosts.map((h) => [
+					swap32(h.address),
+					{ flags: filteringFlags(h.filtering ?? plan.filtering), maxSessions: h.maxSessions ?? 0 },
+				]),
+			),
+			forwards,
+			pools,
+			ranges: plan.ports,
+			exempts: plan.exempts.map((e) => netOf(e.destination)),
+		};
+	}
+
+	// ---- start and stop ------------------------------------------------------------------------------------------------
+
+	/** Opens everything. Throws {@link StartError} with one sentence; nothing is left behind then. */
+	start(): void {
+		try {
+			this.#start();
+		} catch (error) {
+			this.stop();
+			throw error;
+		}
+	}
+
+	#start(): void {
+		this.#signals = native.signalOpen([SIGHUP, SIGINT, SIGTERM]);
+		try {
+			this.#lock = native.lockFile(`${this.paths.state}.lock`);
+		} catch (error) {
+			if ((error as native.NativeError).code === "EAGAIN")
+				throw new StartError(`another masqd is running (it holds ${this.paths.state}.lock)`);
+			throw error;
+		}
+		for (const [n, name] of [
+			[CAP_NET_ADMIN, "CAP_NET_ADMIN"],
+			[CAP_NET_RAW, "CAP_NET_RAW"],
+		] as const) {
+			if (!native.hasCapability(n)) throw new StartError(`no permission: masqd needs ${name}; start it as root`);
+		}
+		this.kernel.open();
+		this.#needDevice("wan", this.wan);
+		for (const p of this.lan) this.#needDevice("lan", p);
+		const tuns = this.lan.filter((p) => p.kind === "tun");
+		if (tuns.length > 1) throw new StartError("only one lan can have driver 'tun' in this version; give the others driver 'packet'");
+		if (tuns.length > 0 && !tunAvailable())
+			throw new StartError("no TUN: /dev/net/tun is missing; install kmod-tun or use option driver 'packet'");
+		this.#separatePorts();
+		this.#takeAddresses();
+		for (const p of tuns) this.#openTun(p);
+		this.#openDrivers();
+		this.#refreshGuard();
+		if (this.externals.list.length > 1 && this.wan.link.ethernet)
+			this.#arp = new ArpResponder(this.wan.index, this.#arpRanges(), this.#wanMac());
+		this.#control = new ControlServer(this.paths.socket, this);
+		native.keepCapabilities(2 ** CAP_NET_ADMIN + 2 ** CAP_NET_RAW);
+	}
+
+	#needDevice(what: string, p: Port): void {
+		const link = this.kernel.linkByName(p.name);
+		if (link === undefined) throw new StartError(`${what} device '${p.name}' does not exist`);
+	}
+
+	/** Keeps the router's own sockets and masqd's port range apart (design.md section 2 "The kernel beside us"). */
+	#separatePorts(): void {
+		this.#restoreEphemeral = separateEphemeral(native, this.#ranges, this.warnings);
+		for (const port of localPorts(native, this.#ranges)) {
+			this.externals.reservePort(0, TCP, port);
+			this.externals.reservePort(0, UDP, port);
+			this.#ranges = this.#ranges.flatMap((r) =>
+				port < r.first || port > r.last
+					? [r]
+					: [
+							{ first: r.first, last: port - 1 },
+							{ first: port + 1, last: r.last },
+						].filter((part) => part.first <= part.last),
+			);
+		}
+		this.context.policy.ranges = this.#ranges;
+	}
+
+	#openTun(p: LanPort): void {
+		try {
+			p.driver = new TunDriver(TUN_NAME, this.#rx);
+		} catch (error) {
+			const e = error as native.NativeError;
+			if (e.code === "ENOENT" || e.code === "ENODEV")
+				throw new StartError("no TUN: the kernel has no tun driver; install kmod-tun or use option driver 'packet'");
+			if (e.code === "EBUSY") throw new StartError(`the device name ${TUN_NAME} is taken: is another masqd running?`);
+			throw new StartError(`can not open TUN: ${e.message}`);
+		}
+		this.kernel.drain();
+		const tun = this.kernel.linkByName(TUN_NAME);
+		if (tun === undefined) throw new StartError(`the kernel does not show the device ${TUN_NAME}`);
+		this.#tunRoutes = TunRoutes.install(this.kernel, native, {
+			lans: [p.name],
+			tun: { name: TUN_NAME, ifindex: tun.index, mtu: this.wan.link.mtu || 1500, queueLength: TUN_QUEUE },
+		});
+		this.warnings.push(...this.#tunRoutes.warnings);
+	}
+
+	/** Undoes everything, in reverse, whatever of it was done. Never throws. */
+	stop(): void {
+		const attempt = (what: () => void) => {
+			try {
+				what();
+			} catch (error) {
+				native.print(2, `masqd: stop: ${(error as Error).message}\n`);
+			}
+		};
+		attempt(() => this.#control?.close());
+		attempt(() => this.#tunRoutes?.remove());
+		for (const p of [this.wan, ...this.lan]) attempt(() => this.#closePort(p));
+		attempt(() => this.#arp?.close());
+		if (this.#guard) attempt(() => removeGuard(native));
+		attempt(() => this.#restoreEphemeral?.());
+		attempt(() => this.kernel.close());
+		attempt(() => native.close(this.#signals));
+		attempt(() => native.close(this.#lock));
+	}
+
+	#closePort(p: Port): void {
+		p.driver?.close();
+		p.driver = null;
+		if (p.restoreGro && this.kernel.linkByName(p.name) !== undefined) native.setFeature(p.name, GRO_LIST, true);
+		p.restoreGro = false;
+	}
+
+	// ---- keeping in step with the kernel -----------------------------------------------------------------------------------
+
+	/** Reads indexes, MACs, MTUs and addresses of the ports from the kernel's tables. Returns true if anything differs from before. */
+	#takeAddresses(): boolean {
+		let changed = false;
+		for (const p of [this.wan, ...this.lan]) {
+			const link = this.kernel.linkByName(p.name);
+			const before = `${p.index} ${p.link.address} ${p.link.mtu} ${p.link.source} ${p.link.sourceTail}`;
+			const index = link?.index ?? 0;
+			if (index !== p.index && p.driver !== null && !(isLan(p) && p.kind === "tun")) this.#closePort(p);
+			p.index = index;
+			p.link.mtu = link?.mtu ?? 1500;
+			p.link.ethernet = link !== undefined && link.type === ARPHRD_ETHER && !(isLan(p) && p.kind === "tun");
+			if (link !== undefined && p.link.ethernet) setSource(p.link, link);
+			const own = this.kernel.addresses(index);
+			p.link.address = own.length > 0 ? swap32(own[0].address) : 0;
+			if (isLan(p)) {
+				const nets = p.subnets.length > 0 ? p.subnets : own.map((a) => subnetOf(a.address, a.prefix));
+				p.link.nets = nets.map(netOf);
+			}
+			changed ||= before !== `${p.index} ${p.link.address} ${p.link.mtu} ${p.link.source} ${p.link.sourceTail}`;
+		}
+		this.#setExternal(this.wan.link.address);
+		return changed;
+	}
+
+	/** The WAN's address changed: what was translated to the old one can not go on. */
+	#setExternal(address: number): void {
+		if (this.externals.A[0] === address) return;
+		if (address !== 0) {
+			const { T } = this.table;
+			for (let i = 1; i <= this.table.layout.sessions; i++) {
+				if (this.table.state(i) !== 0 && ((T[(i << 4) + R_META] >> EXTERNAL_SHIFT) & 0xff) === 0) this.admission.end(i);
+			}
+			this.externals.setAddress(0, address);
+		}
+	}
+
+	/** Opens the packet sockets of devices that are there and have none. */
+	#openDrivers(): void {
+		for (const p of [this.wan, ...this.lan]) {
+			if (p.driver !== null || p.index === 0) continue;
+			if (native.getFeature(p.name, GRO_LIST) === true) {
+				native.setFeature(p.name, GRO_LIST, false);
+				p.restoreGro = true;
+			}
+			p.driver = new PacketDriver(p.index, p.link.ethernet, this.#filterOf(p), this.#rx);
+		}
+	}
+
+	#claimed(): ClaimedPorts[] {
+		const ranges = this.#ranges.flatMap((r) => [TCP, UDP].map((proto) => ({ proto, first: r.first, last: r.last })));
+		return [...ranges, ...this.context.policy.forwards.map((f) => ({ proto: f.protocol, first: f.first, last: f.last }))];
+	}
+
+	#elsewhere(): Subnet[] {
+		return [...this.kernel.subnetsNotVia(this.wan.index), ...this.plan.exempts.map((e) => e.destination)];
+	}
+
+	#ownedExternals(): AddressRange[] {
+		return this.externals.list.slice(1).map((x) => ({ first: swap32(x.address) >>> 0, last: swap32(x.address) >>> 0 }));
+	}
+
+	#arpRanges(): AddressRange[] {
+		return this.#ownedExternals().filter((r) => !this.kernel.ownAddresses().includes(r.first));
+	}
+
+	#wanMac(): Uint8Array {
+		return this.kernel.linkByName(this.wan.name)?.mac ?? new Uint8Array(6);
+	}
+
+	#externalAddresses(): number[] {
+		const own = this.wan.link.address;
+		return own === 0 ? [] : [swap32(own) >>> 0];
+	}
+
+	#filterOf(p: Port): Int32Array {
+		const claimed = this.#claimed();
+		const externals = this.#externalAddresses();
+		const { ethernet } = p.link;
+		if (!isLan(p)) return wanFilter({ ethernet, externals, owned: this.#ownedExternals(), claimed });
+		return lanFilter({ ethernet, ownAddresses: this.kernel.ownAddresses(), elsewhere: this.#elsewhere(), externals, claimed });
+	}
+
+	#refreshGuard(): void {
+		const facts: GuardFacts = {
+			lan: this.lan.map((p) => ({ device: p.name, driver: p.kind })),
+			wanDevice: this.wan.name,
+			externals: this.#externalAddresses(),
+			ownedExternals: this.#ownedExternals(),
+			portRanges: this.#ranges,
+			forwards: this.context.policy.forwards.map((f) => ({ proto: f.protocol, first: f.first, last: f.last })),
+			elsewhere: this.#elsewhere(),
+			ownAddresses: this.kernel.ownAddresses(),
+			exemptDestinations: this.plan.exempts.map((e) => e.destination),
+		};
+		const text = JSON.stringify(facts);
+		if (text === this.#guardText) return;
+		installGuard(native, facts);
+		this.#guard = true;
+		this.#guardText = text;
+	}
+
+	/** Takes the kernel's news. */
+	#kernelNews(): void {
+		const changes = this.kernel.drain();
+		if (changes.links || changes.addresses || changes.routes) {
+			const before = this.wan.index;
+			this.#takeAddresses();
+			if (this.wan.index !== before) this.#hops.reset();
+			this.#hops.routesChanged();
+			this.#openDriversQuietly();
+			for (const p of [this.wan, ...this.lan]) p.driver?.filter(this.#filterOf(p));
+			this.#refreshGuard();
+			this.#renewHops();
+		}
+		this.#hops.update(changes.neighbours);
+	}
+
+	#openDriversQuietly(): void {
+		try {
+			this.#openDrivers();
+		} catch (error) {
+			native.print(2, `masqd: ${(error as Error).message}; waiting for the device\n`);
+		}
+	}
+
+	/** Routes changed: every session looks up its next hop again. */
+	#renewHops(): void {
+		const { T } = this.table;
+		for (let i = 1; i <= this.table.layout.sessions; i++) {
+			if (this.table.state(i) === 0) continue;
+			const hop = this.#hops.find(T[(i << 4) + R_PEER]);
+			const e = (i << 4) + R_META;
+			T[e] = (T[e] & ~(0xff << HOP_SHIFT)) | (Math.max(0, hop) << HOP_SHIFT);
+		}
+	}
+
+	// ---- the loop ------------------------------------------------------------------------------------------------------------
+
+	/** Runs until SIGTERM or SIGINT. */
+	run(): void {
+		while (!this.#stopping) {
+			this.#poll();
+			this.#readClock();
+			for (let n = 0; n < this.lan.length; n++) if (this.lan[n].more) this.#breatheLan(n);
+			if (this.wan.more) this.#breatheWan();
+			this.#flush();
+			if (this.#milliseconds >= this.#secondAt) this.#everySecond();
+		}
+	}
+
+	#readClock(): void {
+		this.#milliseconds = native.now();
+		const now = Math.floor(this.#milliseconds / 1000);
+		this.context.now = now;
+		this.context.now16 = now & 0xffff;
+	}
+
+	#everySecond(): void {
+		this.#secondAt = (this.context.now + 1) * 1000;
+		this.admission.expire(EXPIRE_BUDGET);
+		if (this.#hops.waiting > 0) {
+			this.#hops.flush();
+			this.#flush();
+		}
+		this.#hops.confirm();
+		if (this.#busyAt !== 0 && this.#milliseconds - this.#busyAt > IDLE_RELEASE_SECONDS * 1000) {
+			native.releasePages(this.#frames, 0, this.#frames.byteLength);
+			this.#busyAt = 0;
+		}
+	}
+
+	/** Waits for something to do; marks the ports that have frames, serves everything else at once. */
+	#poll(): void {
+		const set = this.#pollSet;
+		let n = 0;
+		const add = (fd: native.Fd, events: number) => {
+			set[n * 3] = fd;
+			set[n * 3 + 1] = events;
+			set[n * 3 + 2] = 0;
+			n++;
+		};
+		add(this.wan.driver?.fd ?? -1, native.POLLIN);
+		for (let k = 0; k < this.lan.length; k++) add(this.lan[k].driver?.fd ?? -1, native.POLLIN);
+		const fixed = n;
+		add(this.#signals, native.POLLIN);
+		add(this.kernel.fd, native.POLLIN);
+		add(this.#arp?.fd ?? -1, native.POLLIN);
+		this.#control?.pollEntries(add);
+		let busy = this.wan.more;
+		for (let k = 0; k < this.lan.length; k++) busy ||= this.lan[k].more;
+		const ready = native.poll(set, n, busy ? 0 : this.#timeout());
+		if (ready === 0) return;
+		if (set[2] !== 0) this.wan.more = true;
+		for (let k = 0; k < this.lan.length; k++) if (set[(k + 1) * 3 + 2] !== 0) this.lan[k].more = true;
+		if (set[fixed * 3 + 2] !== 0) this.#signalled();
+		if (set[fixed * 3 + 5] !== 0) {
+			this.#readClock();
+			this.#kernelNews();
+		}
+		if (set[fixed * 3 + 8] !== 0) this.#arp?.serve();
+		this.#control?.serve(set, fixed + 3);
+	}
+
+	#timeout(): number {
+		const pending = this.kernel.pendingAt() - native.now();
+		// Nothing to expire, nothing waiting: sleep until the hops want confirming.
+		const idle = this.table.used === 0 && this.#hops.waiting === 0 && this.#busyAt === 0 ? 30_000 : this.#secondAt - native.now();
+		return Math.ceil(Math.max(0, Math.min(idle, pending, 30_000)));
+	}
+
+	#signalled(): void {
+		for (let signal = native.signalRead(this.#signals); signal !== 0; signal = native.signalRead(this.#signals)) {
+			if (signal === SIGTERM || signal === SIGINT) this.#stopping = true;
+		}
+	}
+
+	#breatheLan(n: number): void {
+		const p = this.lan[n];
+		const meter = this.meter;
+		const t0 = meter === null ? 0 : native.nanoseconds();
+		const count = this.#receive(p);
+		if (count === 0) return;
+		const t1 = meter === null ? 0 : native.nanoseconds();
+		this.#fast.outbound(this.#rx, count, n);
+		if (meter !== null) this.#measure(meter, count, t0, t1);
+		this.#sendWan();
+	}
+
+	#breatheWan(): void {
+		const meter = this.meter;
+		const t0 = meter === null ? 0 : native.nanoseconds();
+		const count = this.#receive(this.wan);
+		if (count === 0) return;
+		const t1 = meter === null ? 0 : native.nanoseconds();
+		this.#fast.inbound(this.#rx, count);
+		if (meter !== null) this.#measure(meter, count, t0, t1);
+		for (const p of this.lan) if (p.link.queue.count > 0) this.#send(p);
+	}
+
+	#measure(meter: Meter, count: number, t0: number, t1: number): void {
+		meter.jsNs += native.nanoseconds() - t1;
+		meter.ioNs += t1 - t0;
+		meter.packets += count;
+		meter.batches++;
+	}
+
+	#receive(p: Port): number {
+		p.more = false;
+		if (p.driver === null) return 0;
+		let count = 0;
+		try {
+			count = p.driver.receive();
+		} catch (error) {
+			this.#portFailed(p, error as native.NativeError);
+			return 0;
+		}
+		if (count > 0) {
+			p.more = count >= 8;
+			p.received += count;
+			this.#busyAt = this.#milliseconds;
+		}
+		return count;
+	}
+
+	/** A port reported an error: if its device is gone the socket is closed until it is back, else (link down) it stays. */
+	#portFailed(p: Port, error: native.NativeError): void {
+		this.#kernelNews();
+		if (p.driver !== null && this.kernel.linkByName(p.name)?.index !== p.index) this.#closePort(p);
+		if (error.code !== "ENETDOWN") native.print(2, `masqd: ${p.name}: ${error.message}\n`);
+	}
+
+	/** Sends what is queued anywhere: errors that a batch caused on the other side, frames that had waited. */
+	#flush(): void {
+		if (this.wan.link.queue.count > 0) this.#sendWan();
+		for (let n = 0; n < this.lan.length; n++) if (this.lan[n].link.queue.count > 0) this.#send(this.lan[n]);
+	}
+
+	/** The WAN's last gate: no frame leaves whose source is not one of our addresses. One compare for the common case. */
+	#sendWan(): void {
+		const { queue } = this.wan.link;
+		const X = queue.pairs;
+		const { P } = this.context.views;
+		const own = this.externals.A[0];
+		let kept = 0;
+		for (let n = 0; n < queue.count << 1; n += 2) {
+			const source = P[(X[n] >> 2) + IP_WORD + 3];
+			if (source !== own && this.externals.find(source) < 0) {
+				this.context.drops[REASON.leak]++;
+				continue;
+			}
+			X[kept] = X[n];
+			X[kept + 1] = X[n + 1];
+			kept += 2;
+		}
+		queue.count = kept >> 1;
+		this.#send(this.wan);
+	}
+
+	#send(p: Port): void {
+		const { queue } = p.link;
+		const total = queue.count;
+		queue.count = 0;
+		if (p.driver === null) {
+			this.context.drops[REASON["send-refused"]] += total;
+			return;
+		}
+		const meter = this.meter;
+		const t0 = meter === null ? 0 : native.nanoseconds();
+		for (let from = 0; from < total; from += BATCH) {
+			const count = Math.min(BATCH, total - from);
+			const sent = p.driver.send(queue.pairs, from, count);
+			p.sent += sent;
+			if (sent < count) this.context.drops[native.sendErrno() === 0 ? REASON["queue-full"] : REASON["send-refused"]] += count - sent;
+		}
+		if (meter !== null) meter.ioNs += native.nanoseconds() - t0;
+	}
+
+	/** The line printed when packets can flow. */
+	describe(): string {
+		const lan = this.lan.map((p) => `${p.name} (${p.kind}, ${p.link.nets.map((n) => formatNet(n)).join(" ")})`).join(", ");
+		const address = this.externals.A[0] === 0 ? "no address yet" : formatAddress(swap32(this.externals.A[0]) >>> 0);
+		return `wan ${this.wan.name} ${address}, lan ${lan}, ${this.plan.sessions} sessions in ${this.tableBytes} bytes`;
+	}
+}
+
+function isLan(p: Port): p is LanPort {
+	return "kind" in p;
+}
+
+function makePort(name: string, link: Link): Port {
+	return { name, index: 0, driver: null, link, more: false, sent: 0, received: 0, restoreGro: false };
+}
+
+function emptyLink(): Link {
+	return { ethernet: true, mtu: 1500, address: 0, source: 0, sourceTail: 0, queue: new Queue(QUEUE_FRAMES) };
+}
+
+function emptyPolicy(): Policy {
+	return { filtering: 0, hosts: new Map(), forwards: [], pools: [], exempts: [], ranges: [] };
+}
+
+function setSource(link: Link, device: KernelLink): void {
+	const mac = device.mac ?? new Uint8Array(6);
+	const [head] = macParts(mac);
+	link.source = pair(head, swap16((mac[2] << 8) | mac[3]));
+	link.sourceTail = pair(swap16((mac[4] << 8) | mac[5]), ETHERTYPE_IPV4);
+}
+
+function netOf(subnet: Subnet): Net {
+	return { address: swap32(subnet.address), mask: swap32(subnet.mask) };
+}
+
+function formatNet(net: Net): string {
+	const mask = swap32(net.mask) >>> 0;
+	return formatSubnet({ address: swap32(net.address) >>> 0, mask, prefix: 32 - Math.round(Math.log2(2 ** 32 - mask)) });
+}
+
+function filteringFlags(filtering: Plan["filtering"]): number {
+	return filtering === "endpoint-independent" ? HOST_EIF : filtering === "address-dependent" ? HOST_ADF : 0;
+}
+
+function tunAvailable(): boolean {
+	return native.fileSize("/dev/net/tun") >= 0;
+}

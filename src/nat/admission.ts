@@ -1,0 +1,119 @@
+/**
+ * Who may have another session, and who makes room when the table is full (design.md section 3 "When full"; RFC 6888 REQ-4, REQ-5, REQ-11).
+ * A live, answered session is never evicted for another.
+ */
+
+import { FREE, RESTING, STATES, TCP_CLOSING, TCP_RESET, TCP_SYN_IN, TCP_SYN_OUT, UDP_DNS, UDP_NEW } from "../conntrack/states.ts";
+import { EXTERNAL_SHIFT, R_HOST, R_IN, R_META, R_OUT } from "../conntrack/table.ts";
+import { firstOf, ICMP, secondOf, swap16, TCP, UDP } from "../packet/layout.ts";
+import type { Context } from "./context.ts";
+import { REASON } from "./reason.ts";
+
+/** While at least this share of the table is free, a host may have more than its fair share. */
+const BORROW_FREE = 0.2;
+/** Sessions that may end per turn of the engine's loop. */
+export const EXPIRE_BUDGET = 256;
+/** Records looked at to find an unanswered session of the largest host. */
+const EVICT_SEARCH = 64;
+/** Seconds that an unanswered session is safe from eviction: the answer may be on its way. */
+const EVICT_AGE = 2;
+
+const FINISHED = [UDP_DNS, TCP_CLOSING, TCP_RESET, RESTING] as const;
+const UNANSWERED = [UDP_NEW, TCP_SYN_OUT, TCP_SYN_IN] as const;
+
+/** Admission, eviction and expiry of sessions. */
+export class Admission {
+	readonly #c: Context;
+	/** Second in which a search for room failed: not repeated before the next, so that a flood is refused cheaply. */
+	#fullAt = -1;
+
+	constructor(c: Context) {
+		this.#c = c;
+	}
+
+	/**
+	 * Finds room for one more session of a host (as-loaded address): returns the host's number with a record free, or minus (reason number + 1).
+	 * The caller creates the session at once or calls `hosts.release`.
+	 */
+	admit(inside: number): number {
+		const c = this.#c;
+		const policy = c.policy.hosts.get(inside);
+		const host = c.hosts.obtain(inside, policy?.flags ?? c.policy.filtering);
+		if (host === 0) return -REASON["table-full"] - 1;
+		const has = c.hosts.sessions(host);
+		let refused = -1;
+		if (policy !== undefined && policy.maxSessions > 0 && has >= policy.maxSessions) refused = REASON["host-limit"];
+		else {
+			const free = c.table.count(FREE);
+			const scarce = free < c.table.layout.sessions * BORROW_FREE;
+			if (scarce && has >= c.hosts.guaranteed && c.hosts.active > 1) refused = REASON["host-share"];
+			else if (free === 0 && !this.#makeRoom()) refused = REASON["table-full"];
+		}
+		if (refused < 0) return host;
+		if (has === 0) c.hosts.release(host);
+		return -refused - 1;
+	}
+
+	#makeRoom(): boolean {
+		const c = this.#c;
+		if (this.#fullAt === c.now) return false;
+		if (this.expire(EXPIRE_BUDGET) > 0) return true;
+		for (const state of FINISHED) {
+			const i = c.table.head(state);
+			if (i !== 0) {
+				this.end(i);
+				return true;
+			}
+		}
+		const largest = c.hosts.largest();
+		for (const state of UNANSWERED) {
+			let i = c.table.head(state);
+			for (let n = 0; i !== 0 && n < EVICT_SEARCH && c.table.age(i, c.now16) >= EVICT_AGE; n++) {
+				if (c.table.T16[(i << 5) + R_HOST] === largest) {
+					this.end(i);
+					return true;
+				}
+				i = c.table.next(i);
+			}
+		}
+		this.#fullAt = c.now;
+		return false;
+	}
+
+	/** Ends at most `budget` sessions whose time is up; returns how many. */
+	expire(budget: number): number {
+		const c = this.#c;
+		let ended = 0;
+		for (let state = 1; state < STATES; state++) {
+			for (let i = c.table.expired(state, c.now16); i !== 0 && ended < budget; i = c.table.expired(state, c.now16)) {
+				this.end(i);
+				ended++;
+			}
+		}
+		return ended;
+	}
+
+	/** Ends a session; with the last of a mapping its external port is given back. */
+	end(i: number): void {
+		const c = this.#c;
+		const meta = c.table.T[(i << 4) + R_META];
+		const n = (meta >> EXTERNAL_SHIFT) & 0xff;
+		const protocol = meta & 0xff;
+		const external = c.externals.list[n];
+		const last = c.table.remove(i, external.address);
+		if (last && external.shared && (protocol === TCP || protocol === UDP || protocol === ICMP)) {
+			const port = swap16(secondOf(c.table.T[(i << 4) + R_IN]));
+			if (!this.#forwarded(n, protocol, port, swap16(firstOf(c.table.T[(i << 4) + R_OUT])))) c.externals.releasePort(n, protocol, port);
+		}
+		if (!external.shared && external.pool >= 0 && --external.sessions === 0) external.holder = 0;
+		c.hosts.release(c.table.T16[(i << 5) + R_HOST]);
+	}
+
+	/** True for the external port of a forward: it stays reserved while the forward is configured. */
+	#forwarded(n: number, protocol: number, port: number, insidePort: number): boolean {
+		if (n !== 0) return false;
+		return this.#c.policy.forwards.some(
+			(f) => f.protocol === protocol && port >= f.first && port <= f.last && f.insideFirst + port - f.first === insidePort,
+		);
+	}
+}

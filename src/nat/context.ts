@@ -1,0 +1,141 @@
+/**
+ * What the translation code works on: frame memory, table, ports, policy. The engine makes one and the parts of `nat` share it.
+ */
+import type { Hosts } from "../conntrack/hosts.ts";
+import type { PortRange } from "../conntrack/ports.ts";
+import type { Table } from "../conntrack/table.ts";
+import type { Views } from "../packet/layout.ts";
+import type { Externals } from "./externals.ts";
+import { REASONS } from "./reason.ts";
+
+/** Frames on their way out of one port: pairs [slot byte offset, bytes of IPv4 packet]. */
+export class Queue {
+	readonly pairs: Int32Array;
+	count = 0;
+
+	constructor(capacity: number) {
+		this.pairs = new Int32Array(capacity * 2);
+	}
+
+	/** Appends a frame; false (and nothing done) when full. */
+	push(slot: number, length: number): boolean {
+		const m = this.count << 1;
+		if (m === this.pairs.length) return false;
+		this.pairs[m] = slot;
+		this.pairs[m + 1] = length;
+		this.count++;
+		return true;
+	}
+}
+
+/** A subnet by as-loaded address and mask. */
+export interface Net {
+	address: number;
+	mask: number;
+}
+
+/** What the translation knows of a LAN or WAN port. MAC parts are as loaded: bytes 0-1 and 2-5 of a destination, 0-3 and 4-5 of a source. */
+export interface Link {
+	/** The device has an Ethernet header. */
+	ethernet: boolean;
+	/** Largest IPv4 packet. */
+	mtu: number;
+	/** Own address, as loaded; source of ICMP errors that leave here. */
+	address: number;
+	/** Own MAC as a frame's source: word of bytes 0-3; word of bytes 4-5 and the IPv4 type. */
+	source: number;
+	sourceTail: number;
+	/** Frames to send. */
+	queue: Queue;
+}
+
+/** A LAN port. */
+export interface LanLink extends Link {
+	nets: Net[];
+	/** The kernel forwards between this port and the hosts (tun driver) and has counted, or will count, the hop. */
+	kernelForwards: boolean;
+}
+
+/** The WAN's next hops (implemented by the port layer). Hop 0 is "ask again". */
+export interface NextHops {
+	/** MAC bytes 0-1 by hop number, -1 while the neighbour is not known; bytes 2-5. */
+	readonly mac: Int32Array;
+	readonly macTail: Int32Array;
+	/** Hop number for a destination (as loaded); {@link NO_ROUTE}, or {@link ELSEWHERE} if the route does not lead through the WAN. */
+	find(destination: number): number;
+	/** Holds a copy of a frame until the neighbour answers, and asks the kernel to find it. */
+	hold(hop: number, slot: number, length: number): void;
+	/** As hold, for an inside host that has not been heard yet. */
+	holdInside(host: number, slot: number, length: number): void;
+}
+export const NO_ROUTE = -1;
+export const ELSEWHERE = -2;
+
+/** A port forward: external ports to an inside host. Addresses as loaded, ports host order. */
+export interface Forward {
+	protocol: number;
+	first: number;
+	last: number;
+	inside: number;
+	insideFirst: number;
+	source: Net | null;
+}
+
+/** A dynamic pool (RFC 2663 section 4.1.1). */
+export interface Pool {
+	nets: Net[];
+	/** External numbers of its addresses. */
+	externals: number[];
+	/** The last address is shared by ports when the others are taken (RFC 3022 section 5.4). */
+	overload: boolean;
+}
+
+/** Policy from the configuration, in as-loaded terms. */
+export interface Policy {
+	/** Host flags for hosts without an entry of their own (HOST_EIF, HOST_ADF or 0). */
+	filtering: number;
+	/** Own entries by as-loaded address. */
+	hosts: Map<number, { flags: number; maxSessions: number }>;
+	forwards: Forward[];
+	pools: Pool[];
+	exempts: Net[];
+	/** Port ranges of the external addresses. */
+	ranges: PortRange[];
+}
+
+/** Everything shared by the translation code. */
+export interface Context {
+	readonly views: Views;
+	readonly table: Table;
+	readonly hosts: Hosts;
+	readonly externals: Externals;
+	readonly hops: NextHops;
+	readonly wan: Link;
+	readonly lan: LanLink[];
+	policy: Policy;
+	/** Packets dropped, by reason number. */
+	readonly drops: Float64Array;
+	/** Packets left to the kernel: for the router itself. */
+	left: number;
+	/** Packets translated and handed to a port. */
+	forwardedOut: number;
+	forwardedIn: number;
+	/** ICMP errors sent. */
+	errorsSent: number;
+	/** Seconds now, and the same modulo 2^16. */
+	now: number;
+	now16: number;
+	/** A fresh random 32-bit integer. */
+	random(): number;
+}
+
+/** Zeroed counters for all reasons. */
+export function makeDrops(): Float64Array {
+	return new Float64Array(REASONS.length);
+}
+
+/** True if an as-loaded address is in one of the subnets. */
+export function inNets(nets: Net[], address: number): boolean {
+	for (let i = 0; i < nets.length; i++) if (((address ^ nets[i].address) & nets[i].mask) === 0) return true;
+	return false;
+}

@@ -1,0 +1,456 @@
+/**
+ * The common way of a packet, both directions: a plain IPv4 TCP or UDP packet of a known session. Hot file: function locals, `var`, signed 32-bit
+ * arithmetic, one call a batch, everything rare handed to `rare.ts` (performance.md "JavaScript idioms").
+ *
+ * Per packet: header checks (RFC 1812 section 5.2.2), session lookup, state and timer, RFC 1624 update of both checksums from the session's stored delta,
+ * address, port, hop count, counters, link header. The two loops are mirror images; the differences are which address and port words change and
+ * that only outbound packets refresh a UDP mapping (RFC 4787 REQ-6).
+ *
+ * Checksums: the delta of the address pair is `delta & 0xffff`, with the ports `delta >>> 16`; inbound is the ones-complement of both. A partial checksum
+ * (virtio flag) holds the pseudo-header sum only, not complemented, so it takes the address delta and no ports.
+ */
+import { HOST_MAC, HOST_PORT_SHIFT, HOST_REACHABLE } from "../conntrack/hosts.ts";
+import { TCP_ESTABLISHED, UDP_NEW, UDP_OPEN } from "../conntrack/states.ts";
+import {
+	BYTES_CARRY,
+	HOP_SHIFT,
+	R_ACK_IN,
+	R_ACK_OUT,
+	R_BYTES_IN,
+	R_BYTES_OUT,
+	R_CHAIN_IN,
+	R_CHAIN_OUT,
+	R_DELTA,
+	R_HIGH_IN,
+	R_HIGH_OUT,
+	R_HOST,
+	R_IN,
+	R_LAST,
+	R_META,
+	R_OUT,
+	R_PACKETS_IN,
+	R_PACKETS_OUT,
+	R_PEER,
+	STATE_MASK,
+	STATE_SHIFT,
+} from "../conntrack/table.ts";
+import {
+	ETHER_GROUP,
+	IP_FRAGMENT,
+	IP_PLAIN,
+	IP_SUM_SHIFT,
+	IP_VERSION_MASK,
+	IP_WORD,
+	LITTLE,
+	PROTO_SHIFT,
+	TCP,
+	TCP_FLAG_SHIFT,
+	TTL_ONE,
+	TTL_ONE_SUM,
+	TTL_PROTO_MASK,
+	TTL_SHIFT,
+	UDP,
+	VNET_PARTIAL,
+} from "../packet/layout.ts";
+import type { Context } from "./context.ts";
+import type { Rare } from "./rare.ts";
+
+/** The two batch functions. */
+export interface Fast {
+	/** Translates `count` received frames of LAN port `port` (pairs in `rx`) into the WAN queue. */
+	outbound(rx: Int32Array, count: number, port: number): void;
+	/** Translates `count` received frames of the WAN port into the queues of the LAN ports. */
+	inbound(rx: Int32Array, count: number): void;
+}
+
+/** Builds the batch functions over a context. The rare cases go to `rare`, which pushes its own results to the queues. */
+export function makeFast(c: Context, rare: Rare): Fast {
+	var imul = Math.imul;
+	var table = c.table;
+	var T0 = table.T;
+	var T16 = table.T16;
+	var outHeads = table.outHeads;
+	var inHeads = table.inHeads;
+	var key0 = table.key0;
+	var key1 = table.key1;
+	var key2 = table.key2;
+	var chainShift = table.shift;
+	var hostWords = c.hosts.W;
+
+	function outbound(rx: Int32Array, count: number, port: number): void {
+		var P = c.views.P;
+		var H = c.views.H;
+		var t = T0;
+		var t16 = T16;
+		var heads = outHeads;
+		var k0 = key0;
+		var k1 = key1;
+		var k2 = key2;
+		var shift = chainShift;
+		var now16 = c.now16;
+		var lan = c.lan[port];
+		var wan = c.wan;
+		var queue = wan.queue;
+		var X = queue.pairs;
+		var externals = c.externals.A;
+		var hopMac = c.hops.mac;
+		var hopTail = c.hops.macTail;
+		var source = wan.source;
+		var sourceTail = wan.sourceTail;
+		var mtu = wan.mtu;
+		var group = lan.ethernet ? ETHER_GROUP : 0;
+		var cross = (wan.ethernet ? 14 : 0) - (lan.ethernet ? 14 : 0);
+		var ttlOne = lan.kernelForwards ? 0 : TTL_ONE;
+		var ttlSum = lan.kernelForwards ? 0 : TTL_ONE_SUM;
+		var ttlLeast = lan.kernelForwards ? 1 : 2;
+		var versionMask = IP_VERSION_MASK;
+		var plain = IP_PLAIN;
+		var fragment = IP_FRAGMENT;
+		var ttlShift = TTL_SHIFT;
+		var protoShift = PROTO_SHIFT;
+		var sumShift = IP_SUM_SHIFT;
+		var ttlProto = TTL_PROTO_MASK;
+		var flagShift = TCP_FLAG_SHIFT;
+		var partial = VNET_PARTIAL;
+		var little = LITTLE;
+		var m = queue.count << 1;
+		var done = 0;
+		var i: number;
+		var e: number;
+		var s: number;
+		var sw: number;
+		var w: number;
+		var h: number;
+		var a: number;
+		var b: number;
+		var w2: number;
+		var inside: number;
+		var peer: number;
+		var ports: number;
+		var length: number;
+		var protocol: number;
+		var x: number;
+		var v: number;
+		var meta: number;
+		var f: number;
+		for (var n = 0, end = count << 1; n < end; n += 2) {
+			s = rx[n];
+			sw = s >> 2;
+			w = sw + IP_WORD;
+			h = w << 1;
+			a = P[w];
+			b = P[w + 1];
+			w2 = P[w + 2];
+			inside = P[w + 3];
+			peer = P[w + 4];
+			x =
+				(a & 0xffff) +
+				(a >>> 16) +
+				(b & 0xffff) +
+				(b >>> 16) +
+				(w2 & 0xffff) +
+				(w2 >>> 16) +
+				(inside & 0xffff) +
+				(inside >>> 16) +
+				(peer & 0xffff) +
+				(peer >>> 16);
+			length = H[h + 1];
+			if (little) length = ((length & 0xff) << 8) | (length >> 8);
+			protocol = (w2 >> protoShift) & 0xff;
+			if (
+				(a & versionMask) !== plain ||
+				(b & fragment) !== 0 ||
+				(x & 0xffff) + (x >> 16) !== 0xffff ||
+				length > rx[n + 1] ||
+				((w2 >>> ttlShift) & 0xff) < ttlLeast ||
+				(protocol === UDP ? length < 28 : protocol !== TCP || length < 40) ||
+				(H[(sw << 1) + 5] & group) !== 0
+			) {
+				queue.count = m >> 1;
+				rare.outbound(s, rx[n + 1], port);
+				m = queue.count << 1;
+				continue;
+			}
+			ports = P[w + 5];
+			v = imul(ports ^ k0, k1) ^ inside;
+			i = heads[imul(v ^ (v >>> 15) ^ peer, k2) >>> shift];
+			while (i !== 0) {
+				e = i << 4;
+				if (t[e + R_OUT] === ports && t[e] === inside && t[e + R_PEER] === peer && (t[e + R_META] & 0xff) === protocol) break;
+				i = t16[(i << 5) + R_CHAIN_OUT];
+			}
+			if (i === 0) {
+				queue.count = m >> 1;
+				i = rare.openOutbound(s, length, port);
+				m = queue.count << 1;
+				if (i === 0) continue;
+			}
+			e = i << 4;
+			meta = t[e + R_META];
+			f = (meta >> STATE_SHIFT) & STATE_MASK;
+			if (protocol === TCP) {
+				v = P[w + 8] >> flagShift;
+				if ((v & 7) !== 0 || f !== TCP_ESTABLISHED) rare.tcpOutbound(i, s, length);
+				else {
+					t[e + R_ACK_OUT] = P[w + 7];
+					if (t16[(i << 5) + R_LAST] !== now16) table.touch(i, now16);
+				}
+			} else if (f !== UDP_OPEN && f !== UDP_NEW) rare.udpOutbound(i);
+			else if (t16[(i << 5) + R_LAST] !== now16) table.touch(i, now16);
+			if (length > mtu) {
+				queue.count = m >> 1;
+				v = rare.tooBig(s, length, mtu, port, i);
+				m = queue.count << 1;
+				if (v !== 0) continue;
+			}
+			a = hopMac[meta >>> HOP_SHIFT];
+
+			// Translate: checksums, hop count, source.
+			v = t[e + R_DELTA];
+			b = (((w2 >>> sumShift) & 0xffff) ^ 0xffff) + (v & 0xffff) + ttlSum;
+			b = (b & 0xffff) + (b >> 16);
+			b = (b & 0xffff) + (b >> 16);
+			P[w + 2] = ((w2 & ttlProto) - ttlOne) | ((~b & 0xffff) << sumShift);
+			P[w + 3] = externals[(meta >> 8) & 0xff];
+			x = t[e + R_IN];
+			P[w + 5] = (x << 16) | (x >>> 16);
+			f = protocol === TCP ? h + 18 : h + 13;
+			x = P[sw];
+			if (x !== 0 && (x & partial) !== 0) {
+				b = H[f] + (v & 0xffff);
+				H[f] = (b & 0xffff) + (b >> 16);
+				if (cross !== 0) H[(sw << 1) + 3] += cross;
+			} else {
+				b = H[f];
+				if (b !== 0 || protocol === TCP) {
+					b = (b ^ 0xffff) + (v >>> 16);
+					b = ~((b & 0xffff) + (b >> 16)) & 0xffff;
+					H[f] = b === 0 && protocol === UDP ? 0xffff : b;
+				}
+			}
+			if (x !== 0 && cross !== 0 && H[(sw << 1) + 1] !== 0) H[(sw << 1) + 1] += cross;
+
+			t[e + R_PACKETS_OUT]++;
+			b = t[e + R_BYTES_OUT] + length;
+			if (b >= BYTES_CARRY) {
+				b -= BYTES_CARRY;
+				t16[(i << 5) + R_HIGH_OUT]++;
+			}
+			t[e + R_BYTES_OUT] = b;
+			if (a < 0) {
+				c.hops.hold(meta >>> HOP_SHIFT, s, length);
+				continue;
+			}
+			H[(sw << 1) + 5] = a;
+			P[sw + 3] = hopTail[meta >>> HOP_SHIFT];
+			P[sw + 4] = source;
+			P[sw + 5] = sourceTail;
+			X[m] = s;
+			X[m + 1] = length;
+			m += 2;
+			done++;
+		}
+		queue.count = m >> 1;
+		c.forwardedOut += done;
+	}
+
+	function inbound(rx: Int32Array, count: number): void {
+		var P = c.views.P;
+		var H = c.views.H;
+		var t = T0;
+		var t16 = T16;
+		var hw = hostWords;
+		var heads = inHeads;
+		var k0 = key0;
+		var k1 = key1;
+		var k2 = key2;
+		var shift = chainShift;
+		var now16 = c.now16;
+		var wan = c.wan;
+		var lans = c.lan;
+		var lanNumber = 0;
+		var lan = lans[0];
+		var queue = lan.queue;
+		var X = queue.pairs;
+		var own = c.externals.A[0];
+		var source = lan.source;
+		var sourceTail = lan.sourceTail;
+		var mtu = lan.mtu;
+		var group = wan.ethernet ? ETHER_GROUP : 0;
+		var wanHeader = wan.ethernet ? 14 : 0;
+		var cross = (lan.ethernet ? 14 : 0) - wanHeader;
+		var ttlOne = lan.kernelForwards ? 0 : TTL_ONE;
+		var ttlSum = lan.kernelForwards ? 0 : TTL_ONE_SUM;
+		var versionMask = IP_VERSION_MASK;
+		var plain = IP_PLAIN;
+		var fragment = IP_FRAGMENT;
+		var ttlShift = TTL_SHIFT;
+		var protoShift = PROTO_SHIFT;
+		var sumShift = IP_SUM_SHIFT;
+		var ttlProto = TTL_PROTO_MASK;
+		var flagShift = TCP_FLAG_SHIFT;
+		var partial = VNET_PARTIAL;
+		var little = LITTLE;
+		var m = queue.count << 1;
+		var done = 0;
+		var i: number;
+		var e: number;
+		var s: number;
+		var sw: number;
+		var w: number;
+		var h: number;
+		var a: number;
+		var b: number;
+		var w2: number;
+		var peer: number;
+		var outside: number;
+		var ports: number;
+		var length: number;
+		var protocol: number;
+		var key: number;
+		var x: number;
+		var v: number;
+		var meta: number;
+		var f: number;
+		for (var n = 0, end = count << 1; n < end; n += 2) {
+			s = rx[n];
+			sw = s >> 2;
+			w = sw + IP_WORD;
+			h = w << 1;
+			a = P[w];
+			b = P[w + 1];
+			w2 = P[w + 2];
+			peer = P[w + 3];
+			outside = P[w + 4];
+			x =
+				(a & 0xffff) +
+				(a >>> 16) +
+				(b & 0xffff) +
+				(b >>> 16) +
+				(w2 & 0xffff) +
+				(w2 >>> 16) +
+				(peer & 0xffff) +
+				(peer >>> 16) +
+				(outside & 0xffff) +
+				(outside >>> 16);
+			length = H[h + 1];
+			if (little) length = ((length & 0xff) << 8) | (length >> 8);
+			protocol = (w2 >> protoShift) & 0xff;
+			key = outside === own ? protocol : protocol | (c.externals.find(outside) << 8);
+			if (
+				(a & versionMask) !== plain ||
+				(b & fragment) !== 0 ||
+				(x & 0xffff) + (x >> 16) !== 0xffff ||
+				length > rx[n + 1] ||
+				((w2 >>> ttlShift) & 0xff) < 2 ||
+				(protocol === UDP ? length < 28 : protocol !== TCP || length < 40) ||
+				(H[(sw << 1) + 5] & group) !== 0 ||
+				key < 0
+			) {
+				queue.count = m >> 1;
+				rare.inbound(s, rx[n + 1]);
+				m = queue.count << 1;
+				continue;
+			}
+			ports = P[w + 5];
+			v = imul(ports ^ k0, k1) ^ peer;
+			i = heads[imul(v ^ (v >>> 15) ^ outside, k2) >>> shift];
+			while (i !== 0) {
+				e = i << 4;
+				if (t[e + R_IN] === ports && t[e + R_PEER] === peer && (t[e + R_META] & 0xffff) === key) break;
+				i = t16[(i << 5) + R_CHAIN_IN];
+			}
+			if (i === 0) {
+				queue.count = m >> 1;
+				i = rare.openInbound(s, length);
+				m = queue.count << 1;
+				if (i === 0) continue;
+			}
+			e = i << 4;
+			meta = t[e + R_META];
+			f = (meta >> STATE_SHIFT) & STATE_MASK;
+			if (protocol === TCP) {
+				v = P[w + 8] >> flagShift;
+				if ((v & 7) !== 0 || f !== TCP_ESTABLISHED) {
+					if (!rare.tcpInbound(i, s, length)) continue;
+				} else {
+					t[e + R_ACK_IN] = P[w + 7];
+					if (t16[(i << 5) + R_LAST] !== now16) table.touch(i, now16);
+				}
+			} else if (f !== UDP_OPEN) rare.udpInbound(i);
+
+			x = t16[(i << 5) + R_HOST] << 2;
+			a = hw[x + HOST_MAC];
+			b = (a >>> HOST_PORT_SHIFT) & 0xff;
+			if (b !== lanNumber) {
+				queue.count = m >> 1;
+				lanNumber = b;
+				lan = lans[b];
+				queue = lan.queue;
+				X = queue.pairs;
+				m = queue.count << 1;
+				source = lan.source;
+				sourceTail = lan.sourceTail;
+				mtu = lan.mtu;
+				cross = (lan.ethernet ? 14 : 0) - wanHeader;
+				ttlOne = lan.kernelForwards ? 0 : TTL_ONE;
+				ttlSum = lan.kernelForwards ? 0 : TTL_ONE_SUM;
+			}
+			if (length > mtu && ttlOne !== 0) {
+				queue.count = m >> 1;
+				v = rare.tooBig(s, length, mtu, -1, i);
+				m = queue.count << 1;
+				if (v !== 0) continue;
+			}
+
+			// Translate: checksums, hop count, destination.
+			v = ~t[e + R_DELTA];
+			b = (((w2 >>> sumShift) & 0xffff) ^ 0xffff) + (v & 0xffff) + ttlSum;
+			b = (b & 0xffff) + (b >> 16);
+			b = (b & 0xffff) + (b >> 16);
+			P[w + 2] = ((w2 & ttlProto) - ttlOne) | ((~b & 0xffff) << sumShift);
+			P[w + 4] = t[e];
+			b = t[e + R_OUT];
+			P[w + 5] = (b << 16) | (b >>> 16);
+			f = protocol === TCP ? h + 18 : h + 13;
+			key = P[sw];
+			if (key !== 0 && (key & partial) !== 0) {
+				b = H[f] + (v & 0xffff);
+				H[f] = (b & 0xffff) + (b >> 16);
+				if (cross !== 0) H[(sw << 1) + 3] += cross;
+			} else {
+				b = H[f];
+				if (b !== 0 || protocol === TCP) {
+					b = (b ^ 0xffff) + (v >>> 16);
+					b = ~((b & 0xffff) + (b >> 16)) & 0xffff;
+					H[f] = b === 0 && protocol === UDP ? 0xffff : b;
+				}
+			}
+			if (key !== 0 && cross !== 0 && H[(sw << 1) + 1] !== 0) H[(sw << 1) + 1] += cross;
+
+			t[e + R_PACKETS_IN]++;
+			b = t[e + R_BYTES_IN] + length;
+			if (b >= BYTES_CARRY) {
+				b -= BYTES_CARRY;
+				t16[(i << 5) + R_HIGH_IN]++;
+			}
+			t[e + R_BYTES_IN] = b;
+			if ((a & HOST_REACHABLE) === 0) {
+				c.hops.holdInside(x >> 2, s, length);
+				continue;
+			}
+			H[(sw << 1) + 5] = a;
+			P[sw + 3] = hw[x + 2];
+			P[sw + 4] = source;
+			P[sw + 5] = sourceTail;
+			X[m] = s;
+			X[m + 1] = length;
+			m += 2;
+			done++;
+		}
+		queue.count = m >> 1;
+		c.forwardedIn += done;
+	}
+
+	return { outbound, inbound };
+}

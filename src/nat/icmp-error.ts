@@ -1,0 +1,102 @@
+/**
+ * ICMP errors that the router itself sends (RFC 792, RFC 1191, RFC 1812 section 4.3): built in place of the packet that caused them.
+ */
+import { fold, sumOf } from "../packet/checksum.ts";
+import { addressValue, ICMP, IP_OFFSET, IP_WORD, pair, SLOT_IP } from "../packet/layout.ts";
+import type { Context } from "./context.ts";
+
+/** Type and code as one number: type * 256 + code. */
+export const NET_UNREACHABLE = 0x300;
+export const HOST_UNREACHABLE = 0x301;
+export const PORT_UNREACHABLE = 0x303;
+export const FRAGMENTATION_NEEDED = 0x304;
+export const PROHIBITED = 0x30d;
+export const TIME_EXCEEDED = 0xb00;
+
+/** As much of the offending packet as fits an ICMP datagram of 576 bytes (RFC 1812 section 4.3.2.3). */
+const QUOTE_MAX = 576 - 28;
+/** Errors that one source may cause at once, and per second after that: twenty traceroute probes in 0.4 s are all answered. */
+const BURST = 40;
+const RATE = 20;
+const BUCKETS = 64;
+
+/** True for ICMP types that are errors (RFC 1122 section 3.2.2). */
+export function isError(type: number): boolean {
+	return type === 3 || type === 4 || type === 5 || type === 11 || type === 12;
+}
+
+/** True if a host can have this address: not 0/8, 127/8, 224/4 and above. Takes a dotted value. */
+export function isHostAddress(value: number): boolean {
+	const net = value >>> 24;
+	return net !== 0 && net !== 127 && net < 224;
+}
+
+/** Sends errors, at a bounded rate a source. */
+export class IcmpSender {
+	readonly #c: Context;
+	/** Bucket: source, tokens, second of the last refill. */
+	readonly #buckets = new Int32Array(BUCKETS * 3);
+
+	constructor(c: Context) {
+		this.#c = c;
+	}
+
+	#allowed(source: number): boolean {
+		const b = this.#buckets;
+		const k = (Math.imul(source, this.#c.table.key1) >>> 26) * 3;
+		if (b[k] !== source) {
+			b[k] = source;
+			b[k + 1] = BURST;
+			b[k + 2] = this.#c.now;
+		} else if (b[k + 2] !== this.#c.now) {
+			b[k + 1] = Math.min(BURST, b[k + 1] + (this.#c.now - b[k + 2]) * RATE);
+			b[k + 2] = this.#c.now;
+		}
+		return b[k + 1] > 0 && b[k + 1]-- > 0;
+	}
+
+	/**
+	 * Answers the packet in slot `s` (`length` bytes, as received) with an error, back out of the port it came from: LAN port number `port`, or -1 for the WAN.
+	 * `rest` is the last halfword of the ICMP header (next-hop MTU, host order). Sends nothing where RFC 1812 section 4.3.2.7 says so, or over the rate.
+	 * The packet is gone afterwards.
+	 */
+	send(s: number, length: number, port: number, kind: number, rest = 0): void {
+		const c = this.#c;
+		const { P, H, B } = c.views;
+		const link = port < 0 ? c.wan : c.lan[port];
+		const w = (s >> 2) + IP_WORD;
+		const ip = s + SLOT_IP;
+		const source = P[w + 3];
+		if (link.address === 0 || !isHostAddress(addressValue(source)) || (P[w + 1] & IP_OFFSET) !== 0) return;
+		if (B[ip + 9] === ICMP && isError(B[ip + (B[ip] & 15) * 4])) return;
+		if (!this.#allowed(source)) return;
+		const quote = Math.min(length, QUOTE_MAX);
+		const tos = B[ip + 1];
+		B.copyWithin(ip + 28, ip, ip + quote);
+		const total = 28 + quote;
+		B.fill(0, s, s + 10);
+		B.fill(0, ip, ip + 28);
+		B[ip] = 0x45;
+		B[ip + 1] = tos;
+		B[ip + 2] = total >> 8;
+		B[ip + 3] = total & 0xff;
+		B[ip + 8] = 64;
+		B[ip + 9] = ICMP;
+		P[w + 3] = link.address;
+		P[w + 4] = source;
+		H[(w << 1) + 5] = sumOf(H, B, ip, 20) ^ 0xffff;
+		B[ip + 20] = kind >> 8;
+		B[ip + 21] = kind & 0xff;
+		B[ip + 26] = rest >> 8;
+		B[ip + 27] = rest & 0xff;
+		H[(w << 1) + 11] = fold(sumOf(H, B, ip + 20, total - 20)) ^ 0xffff;
+		if (link.ethernet) {
+			const h = s >> 1;
+			H[h + 5] = H[h + 8];
+			P[(s >> 2) + 3] = pair(H[h + 9], H[h + 10]);
+			P[(s >> 2) + 4] = link.source;
+			P[(s >> 2) + 5] = link.sourceTail;
+		}
+		if (link.queue.push(s, total)) c.errorsSent++;
+	}
+}

@@ -1,0 +1,67 @@
+/**
+ * ICMP errors in transit: the packet that they quote is rewritten to what the receiver knows (RFC 5508 section 4, RFC 3022 section 4.3).
+ *
+ * The quote is the offending packet as the error's sender saw it. From outside it has our external endpoint as source; from inside the inside endpoint as
+ * destination. Only that address and port change, with the quoted header checksum, the quoted transport checksum where it is within the quote, and the ICMP
+ * checksum over all of it, each incrementally, so that extensions and padding behind the quote (RFC 4884) stay as they are.
+ */
+import { R_IN, R_META, R_OUT } from "../conntrack/table.ts";
+import { adjust, adjustUdp, fold, halfDelta, sumOf, wordDelta } from "../packet/checksum.ts";
+import { firstOf, ICMP, IP_OFFSET, pair, secondOf, TCP, UDP } from "../packet/layout.ts";
+import type { Context } from "./context.ts";
+import { refusal } from "./opening.ts";
+import { REASON } from "./reason.ts";
+
+/**
+ * Rewrites the quote of the ICMP error that begins at byte `at` of the frame buffer and has `room` bytes. `fromInside` tells the direction; for errors from
+ * outside `external` is the external address number they were sent to. Returns the session the quote belongs to, or a refusal, with nothing changed.
+ */
+export function translateError(c: Context, at: number, room: number, fromInside: boolean, external: number): number {
+	const { P, H, B } = c.views;
+	if (room < 8 + 20 + 8) return refusal(REASON["icmp-bad-quote"]);
+	if (sumOf(H, B, at, room) !== 0xffff) return refusal(REASON["icmp-bad-checksum"]);
+	const quote = at + 8;
+	const header = (B[quote] & 15) * 4;
+	if (B[quote] >> 4 !== 4 || header < 20 || 8 + header + 8 > room) return refusal(REASON["icmp-bad-quote"]);
+	if (sumOf(H, B, quote, header) !== 0xffff) return refusal(REASON["icmp-bad-quote"]);
+	const w = quote >> 2;
+	if ((P[w + 1] & IP_OFFSET) !== 0) return refusal(REASON["icmp-no-session"]);
+	const l4 = (quote + header) >> 1;
+	const protocol = B[quote + 9];
+	const ported = protocol === TCP || protocol === UDP;
+	const id = protocol === ICMP ? H[l4 + 2] : 0;
+	const { table } = c;
+	let i: number;
+	if (fromInside) {
+		const ports = ported ? pair(H[l4 + 1], H[l4]) : protocol === ICMP ? pair(id, 0) : 0;
+		i = table.findOut(protocol, P[w + 4], P[w + 3], ports);
+	} else {
+		const ports = ported ? pair(H[l4 + 1], H[l4]) : protocol === ICMP ? pair(0, id) : 0;
+		i = table.findIn(protocol, P[w + 4], P[w + 3], external, ports);
+	}
+	if (i === 0) return refusal(REASON["icmp-no-session"]);
+
+	const e = i << 4;
+	const t = table.T;
+	const address = fromInside ? c.externals.A[(t[e + R_META] >> 8) & 0xff] : t[e];
+	const port = fromInside ? secondOf(t[e + R_IN]) : firstOf(t[e + R_OUT]);
+	const addressAt = w + (fromInside ? 4 : 3);
+	const portAt = protocol === ICMP ? l4 + 2 : l4 + (fromInside ? 1 : 0);
+	const addressChange = wordDelta(P[addressAt], address);
+	const portChange = ported || protocol === ICMP ? halfDelta(H[portAt], port) : 0;
+	// The quoted header's checksum change cancels its address change in the ICMP sum, the transport checksum's change is added to it.
+	let icmp = portChange;
+	H[(quote >> 1) + 5] = adjust(H[(quote >> 1) + 5], addressChange);
+	P[addressAt] = address;
+	if (ported || protocol === ICMP) H[portAt] = port;
+	const sumAt = protocol === TCP ? l4 + 8 : protocol === UDP ? l4 + 3 : l4 + 1;
+	const hasSum = (ported || protocol === ICMP) && sumAt * 2 + 2 <= at + room && !(protocol === UDP && H[sumAt] === 0);
+	if (hasSum) {
+		const before = H[sumAt];
+		const change = protocol === ICMP ? portChange : fold(addressChange + portChange);
+		H[sumAt] = protocol === UDP ? adjustUdp(before, change) : adjust(before, change);
+		icmp = fold(icmp + halfDelta(before, H[sumAt]));
+	}
+	H[(at >> 1) + 1] = adjust(H[(at >> 1) + 1], icmp);
+	return i;
+}

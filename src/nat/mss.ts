@@ -1,0 +1,36 @@
+/**
+ * TCP maximum segment size clamping (RFC 9293 section 3.7.1): a SYN through a WAN with a small MTU announces what fits it.
+ */
+import { adjust, halfDelta } from "../packet/checksum.ts";
+import { swap16, type Views, VNET_PARTIAL } from "../packet/layout.ts";
+
+/**
+ * Lowers the MSS option of a SYN to `most`. `l4` is the TCP header's first halfword, `room` its bytes with data. The TCP checksum
+ * is updated unless it is a partial one, which covers no data yet.
+ */
+export function clampMss(v: Views, slot: number, l4: number, room: number, most: number): void {
+	const { P, H, B } = v;
+	const end = Math.min(room, (swap16(H[l4 + 6]) >> 12) * 4) + l4 * 2;
+	for (let at = l4 * 2 + 20; at + 1 < end && B[at] !== 0; ) {
+		if (B[at] === 1) {
+			at++;
+			continue;
+		}
+		const size = B[at + 1];
+		if (size < 2 || at + size > end) return;
+		if (B[at] === 2 && size === 4) {
+			if (B[at + 2] * 256 + B[at + 3] <= most) return;
+			// The option may stand at an odd offset: update the sum over the two halfwords that it touches.
+			const first = (at + 2) >> 1;
+			const second = (at + 3) >> 1;
+			const before = [H[first], H[second]];
+			B[at + 2] = most >> 8;
+			B[at + 3] = most & 0xff;
+			if (P[slot >> 2] & VNET_PARTIAL) return;
+			H[l4 + 8] = adjust(H[l4 + 8], halfDelta(before[0], H[first]));
+			if (second !== first) H[l4 + 8] = adjust(H[l4 + 8], halfDelta(before[1], H[second]));
+			return;
+		}
+		at += size;
+	}
+}

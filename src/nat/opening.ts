@@ -1,0 +1,230 @@
+/**
+ * The decisions about a packet that belongs to no session yet: outbound (static, pool, masquerade; design.md section 4) and inbound (filtering, forwards, static).
+ * Everything is checked before state is made (RFC 7857 section 6: a packet that is dropped changes nothing).
+ */
+import { HOST_ADF, HOST_EIF, HOST_MAC } from "../conntrack/hosts.ts";
+import { ICMP_QUERY, OTHER, TCP_SYN_IN, TCP_SYN_OUT, UDP_NEW, UDP_OPEN } from "../conntrack/states.ts";
+import { EXTERNAL_SHIFT, R_HOST, R_IN, R_META, R_OUT, R_PEER } from "../conntrack/table.ts";
+import { ACK, addressValue, FIN, firstOf, ICMP, pair, RST, SYN, secondOf, swap16, TCP, UDP } from "../packet/layout.ts";
+import type { Admission } from "./admission.ts";
+import { type Context, ELSEWHERE, type Forward, inNets, NO_ROUTE } from "./context.ts";
+import { isHostAddress } from "./icmp-error.ts";
+import { REASON } from "./reason.ts";
+
+/** A decision that no session is made: minus (reason number + 1). */
+export function refusal(n: number): number {
+	return -n - 1;
+}
+
+/** Reason number of a {@link refusal}. */
+export function refused(n: number): number {
+	return -n - 1;
+}
+
+/** The packet was the router's own business: no session, no drop. */
+export const LEFT_TO_KERNEL = 0;
+
+/** Makes sessions. Addresses and ports are as loaded; results are record numbers, {@link LEFT_TO_KERNEL} or refusals. */
+export class Opening {
+	readonly #c: Context;
+	readonly #admission: Admission;
+	/** External number of static NAT by inside address. */
+	readonly #statics = new Map<number, number>();
+
+	constructor(c: Context, admission: Admission) {
+		this.#c = c;
+		this.#admission = admission;
+		for (const [n, x] of c.externals.list.entries()) if (x.inside !== 0) this.#statics.set(x.inside, n);
+	}
+
+	/**
+	 * Checks addresses of an outbound packet that may make state: -1 or a reason (RFC 1812 sections 5.3.7 and 5.3.8, BCP 38).
+	 */
+	#outboundAddresses(inside: number, peer: number, port: number): number {
+		const c = this.#c;
+		const nets = c.lan[port].nets;
+		if (inside === peer) return REASON.land;
+		if (!isHostAddress(addressValue(inside))) return REASON["martian-source"];
+		if (!inNets(nets, inside)) return REASON["spoofed-source"];
+		for (const net of nets) {
+			const host = inside & ~net.mask;
+			if (
+				((inside ^ net.address) & net.mask) === 0 &&
+				~net.mask !== 0 &&
+				addressValue(~net.mask) > 1 &&
+				(host === 0 || host === ~net.mask)
+			) {
+				return REASON["martian-source"];
+			}
+		}
+		if (!isHostAddress(addressValue(peer))) return REASON["martian-destination"];
+		return -1;
+	}
+
+	/**
+	 * Makes the session of an outbound packet. `insidePort` and `peerPort` as loaded (an ICMP query has its identifier and 0, a protocol without ports 0 and 0);
+	 * `flags` are TCP's, 0 otherwise. `slot` is where the frame is: the host's MAC is learned from it.
+	 */
+	outbound(
+		protocol: number,
+		inside: number,
+		insidePort: number,
+		peer: number,
+		peerPort: number,
+		flags: number,
+		port: number,
+		slot: number,
+	): number {
+		const c = this.#c;
+		const bad = this.#outboundAddresses(inside, peer, port);
+		if (bad >= 0) return refusal(bad);
+		// A pure ACK or data segment is adopted (the table may have been lost); it stays "unanswered" until the peer confirms it.
+		if (protocol === TCP && (flags & SYN ? flags & (ACK | FIN | RST) : (flags & (ACK | FIN | RST)) !== ACK))
+			return refusal(REASON["tcp-no-session"]);
+		const hop = c.hops.find(peer);
+		if (hop === ELSEWHERE) return refusal(REASON["not-through-wan"]);
+		if (hop === NO_ROUTE) return refusal(c.externals.A[0] === 0 ? REASON["no-external-address"] : REASON["no-route"]);
+
+		const ported = protocol === TCP || protocol === UDP || protocol === ICMP;
+		const leader = ported ? c.table.findMapping(protocol, inside, insidePort) : 0;
+		const external = leader !== 0 ? (c.table.T[(leader << 4) + R_META] >> EXTERNAL_SHIFT) & 0xff : this.#choose(inside);
+		if (external < 0) return external;
+		const address = c.externals.A[external];
+		if (address === 0) return refusal(REASON["no-external-address"]);
+		if (!ported && c.table.findIn(protocol, peer, address, external, 0) !== 0) return refusal(REASON["protocol-busy"]);
+
+		const host = this.#admission.admit(inside);
+		if (host < 0) return host;
+		const x = c.externals.list[external];
+		let externalPort = leader !== 0 ? secondOf(c.table.T[(leader << 4) + R_IN]) : insidePort;
+		if (leader === 0 && x.shared && ported) {
+			const taken = c.externals.takePort(external, protocol, swap16(insidePort), c.random());
+			if (taken < 0) {
+				if (c.hosts.sessions(host) === 0) c.hosts.release(host);
+				return refusal(REASON["ports-exhausted"]);
+			}
+			externalPort = swap16(taken);
+		}
+		if (!x.shared && x.pool >= 0) {
+			x.holder = inside;
+			x.sessions++;
+		}
+		const state = protocol === TCP ? TCP_SYN_OUT : protocol === UDP ? UDP_NEW : protocol === ICMP ? ICMP_QUERY : OTHER;
+		const i = c.table.create(protocol, inside, insidePort, address, external, externalPort, peer, peerPort, state, host, hop, c.now16);
+		c.hosts.retain(host);
+		this.#learn(host, port, slot);
+		return i;
+	}
+
+	/** Remembers where a host is from the link header of its frame. */
+	#learn(host: number, port: number, slot: number): void {
+		const { H } = this.#c.views;
+		const h = slot >> 1;
+		if (this.#c.lan[port].ethernet) this.#c.hosts.place(host, port, H[h + 8], pair(H[h + 9], H[h + 10]));
+		else this.#c.hosts.place(host, port, 0, 0);
+	}
+
+	/** External number for a host without mapping at that endpoint: static, then pool, then masquerade. A refusal if its pool is exhausted. */
+	#choose(inside: number): number {
+		const c = this.#c;
+		const fixed = this.#statics.get(inside);
+		if (fixed !== undefined) return fixed;
+		for (const pool of c.policy.pools) {
+			if (!inNets(pool.nets, inside)) continue;
+			let free = -1;
+			for (const n of pool.externals) {
+				const x = c.externals.list[n];
+				if (x.holder === inside) return n;
+				if (free < 0 && !x.shared && x.holder === 0) free = n;
+			}
+			if (free >= 0) return free;
+			return pool.overload ? pool.externals[pool.externals.length - 1] : refusal(REASON["pool-exhausted"]);
+		}
+		return 0;
+	}
+
+	/**
+	 * Makes the session of an inbound packet to external address number `external`, if a mapping, a forward or static NAT lets it in.
+	 */
+	inbound(protocol: number, peer: number, peerPort: number, external: number, externalPort: number, flags: number): number {
+		const c = this.#c;
+		const x = c.externals.list[external];
+		const value = addressValue(peer);
+		if (!isHostAddress(value) || c.externals.find(peer) >= 0) return refusal(REASON["martian-source"]);
+		for (const lan of c.lan) if (inNets(lan.nets, peer)) return refusal(REASON["martian-source"]);
+		const opens = protocol !== TCP || (flags & (SYN | ACK | RST | FIN)) === SYN;
+		const ported = protocol === TCP || protocol === UDP;
+
+		let inside = x.inside;
+		let insidePort = externalPort;
+		let known = REASON["no-mapping"];
+		const leader = ported ? c.table.findExternal(protocol, x.address, external, externalPort) : 0;
+		if (inside === 0 && leader !== 0 && this.#accepts(leader, peer)) {
+			inside = c.table.T[leader << 4];
+			insidePort = firstOf(c.table.T[(leader << 4) + R_OUT]);
+		} else if (leader !== 0) known = REASON.filtered;
+		if (inside === 0 && external === 0 && ported) {
+			const port = swap16(externalPort);
+			const forward = this.#forward(protocol, port, peer);
+			if (forward !== undefined) {
+				inside = forward.inside;
+				insidePort = swap16(forward.insideFirst + port - forward.first);
+			} else if (leader === 0 && !c.policy.ranges.some((r) => port >= r.first && port <= r.last)) return LEFT_TO_KERNEL;
+		}
+		if (inside === 0) return refusal(known);
+		if (!opens) return refusal(REASON["tcp-no-session"]);
+		if (c.table.findOut(protocol, inside, peer, pair(insidePort, peerPort)) !== 0) return refusal(REASON.filtered);
+		const port = c.lan.findIndex((l) => inNets(l.nets, inside));
+		const hop = c.hops.find(peer);
+		if (port < 0 || hop < 0) return refusal(REASON["no-route"]);
+		const host = this.#admission.admit(inside);
+		if (host < 0) return host;
+		const state = protocol === TCP ? TCP_SYN_IN : protocol === UDP ? UDP_OPEN : protocol === ICMP ? ICMP_QUERY : OTHER;
+		const i = c.table.create(protocol, inside, insidePort, x.address, external, externalPort, peer, peerPort, state, host, hop, c.now16);
+		c.hosts.retain(host);
+		if (!c.lan[port].ethernet) c.hosts.place(host, port, 0, 0);
+		else c.hosts.assign(host, port);
+		return i;
+	}
+
+	/** Filtering of an existing mapping towards a new peer endpoint (RFC 4787 section 5, REQ-8). */
+	#accepts(leader: number, peer: number): boolean {
+		const c = this.#c;
+		const flags = c.hosts.W[c.table.T16[(leader << 5) + R_HOST] * 4 + HOST_MAC];
+		if (flags & HOST_EIF) return true;
+		if ((flags & HOST_ADF) === 0) return false;
+		let i = leader;
+		do {
+			if (c.table.T[(i << 4) + R_PEER] === peer) return true;
+			i = c.table.sibling(i);
+		} while (i !== leader);
+		return false;
+	}
+
+	#forward(protocol: number, port: number, peer: number): Forward | undefined {
+		return this.#c.policy.forwards.find(
+			(f) =>
+				f.protocol === protocol &&
+				port >= f.first &&
+				port <= f.last &&
+				(f.source === null || ((peer ^ f.source.address) & f.source.mask) === 0),
+		);
+	}
+}
+
+/** Reason number if the TCP or UDP header of a plain packet in slot `s` can not be right, else -1. `l4` is its first halfword, `room` its bytes. */
+export function transportFault(H: Uint16Array, protocol: number, l4: number, room: number): number {
+	if (protocol === UDP) {
+		const stated = swap16(H[l4 + 2]);
+		return room < 8 || stated < 8 || stated > room ? REASON["bad-transport"] : -1;
+	}
+	if (protocol !== TCP) return -1;
+	const word = swap16(H[l4 + 6]);
+	const flags = word & 0x3f;
+	const header = (word >> 12) * 4;
+	if (room < 20 || header < 20 || header > room || H[l4] === 0 || H[l4 + 1] === 0) return REASON["bad-transport"];
+	// No flags, SYN with FIN, or FIN without ACK: no TCP sends these.
+	if ((flags & (SYN | RST | ACK | FIN)) === 0 || (flags & (SYN | FIN)) === (SYN | FIN) || (flags & (FIN | ACK | RST)) === FIN)
+		return REASON["bad-transport"];
+	return -1;
+}

@@ -1,0 +1,65 @@
+/**
+ * Why a packet was dropped: one enumeration, one sentence and one remedy each. Counters are kept by the number.
+ */
+
+interface Reason {
+	/** Short name, as counters and JSON show it. */
+	name: string;
+	/** What happened, as a sentence. */
+	text: string;
+	/** What the owner can do about it. */
+	remedy: string;
+}
+
+/** All reasons in the order of their numbers. */
+export const REASONS = [
+	["short-packet", "The packet is shorter than an IPv4 header.", "Look for a broken device or driver on that side."],
+	["bad-version", "The packet does not say that it is IPv4.", "Look for a broken device or driver on that side."],
+	["bad-header-length", "The IPv4 header length is impossible.", "Look for a broken device or driver on that side."],
+	["bad-total-length", "The IPv4 total length does not fit the packet.", "Look for a broken device or driver on that side."],
+	["bad-header-checksum", "The IPv4 header checksum is wrong.", "Look for a broken device, cable or driver on that side."],
+	["bad-transport", "The TCP, UDP or ICMP header is impossible.", "Look for a broken or hostile sender."],
+	["link-broadcast", "A link-layer broadcast carried a unicast packet.", "None needed: RFC 1812 section 5.3.4 forbids forwarding it."],
+	["martian-source", "The source address can not be that of a host.", "Correct the sender's address."],
+	["martian-destination", "The destination address can not be forwarded to.", "Correct the destination."],
+	["spoofed-source", "The source address does not belong to the LAN it came from.", "Add the subnet to that LAN: list subnet 'A.B.C.D/N'."],
+	["land", "Source and destination are the same endpoint.", "None needed: it is an attack or a broken sender."],
+	["source-route", "The packet carries a source route option.", "None: source routes are not forwarded."],
+	["ttl-expired", "The time to live ran out here.", "None needed: this is how traceroute works, or a routing loop."],
+	["no-external-address", "The WAN port has no address at the moment.", "Bring the WAN link up."],
+	["no-route", "The router has no route to the destination.", "Add a default route on the WAN."],
+	["not-through-wan", "The route to the destination does not lead through the WAN port.", "None needed if the kernel forwards it."],
+	["no-next-hop", "The next hop does not answer ARP.", "Look at the WAN link and the gateway's address."],
+	["host-unreachable", "The inside host does not answer ARP.", "Switch the host on, or correct dest_ip."],
+	["too-big", "The packet is larger than the MTU and must not be fragmented.", "None needed: the sender was told the MTU."],
+	["fragment", "A fragment that could not be translated.", "Lower the sender's packet size."],
+	["table-full", "All sessions are in use.", "Raise option sessions, or find the host with most sessions."],
+	["host-limit", "The host has as many sessions as it may have.", "Raise its option max_sessions."],
+	["host-share", "The host has its fair share of a nearly full table.", "Raise option sessions."],
+	["ports-exhausted", "Every external port is in use.", "Add a range: list ports 'A-B'."],
+	["pool-exhausted", "Every external address of the pool is in use.", "Add addresses to the pool, or set option overload '1'."],
+	["protocol-busy", "Another host already uses this protocol with that peer.", "Only one host can, because the protocol has no ports."],
+	["tcp-no-session", "A TCP segment that can not begin a session belongs to none.", "None needed: the connection had ended."],
+	["tcp-bad-reset", "A TCP reset with a sequence number outside the window.", "None needed: it is a forgery or very old."],
+	["icmp-bad-checksum", "The ICMP checksum is wrong.", "Look for a broken device on that side."],
+	["icmp-bad-quote", "The packet quoted by an ICMP error is damaged.", "Look for a broken device on that side."],
+	["icmp-no-session", "An ICMP error about a packet of no known session.", "None needed: the session had ended."],
+	["icmp-unsupported", "An ICMP type that is not translated.", "None: RFC 5508 REQ-11 allows dropping it."],
+	["no-mapping", "Nothing inside has asked for this packet.", "To let it in: config redirect with this src_dport."],
+	["filtered", "The mapping exists, but not for this peer.", "To let it in: option filtering 'endpoint-independent' for the host."],
+	["not-ours", "The destination is not one of our external addresses.", "None needed."],
+	["queue-full", "The send buffer of the port was full.", "None needed: the link is slower than its senders."],
+	["send-refused", "The kernel refused to send the frame.", "Look at the port's state in masqd status."],
+	["leak", "A frame without one of our addresses reached the WAN port.", "Please report this: it is a bug in masqd."],
+] as const satisfies readonly (readonly [string, string, string])[];
+
+export type ReasonName = (typeof REASONS)[number][0];
+
+/** Number of a reason by its name: `REASON["no-mapping"]`. */
+export const REASON = Object.fromEntries(REASONS.map((r, i) => [r[0], i])) as Record<ReasonName, number>;
+
+/** The words for reason number `n`. */
+export function reason(n: number): Reason {
+	const r = REASONS[n];
+	return { name: r[0], text: r[1], remedy: r[2] };
+}

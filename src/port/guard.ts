@@ -1,0 +1,206 @@
+/**
+ * The guard: the one nft table, `inet masqd`, that keeps the kernel off the packets that are masqd's.
+ *
+ * Packet sockets receive before netfilter, so what is dropped here has been seen by masqd already; it is dropped for the
+ * kernel only, which would answer it (RST, ICMP), forward it untranslated or translate it a second time.
+ *
+ * Before conntrack and before defragmentation, at prerouting:
+ *  - `lan_unicast`: from a LAN of the packet driver, unicast that is neither for the router nor for a network that the kernel
+ *    routes elsewhere than by the WAN. With the tun driver the kernel forwards these packets to masqd and must not lose them.
+ *  - `claimed`: TCP and UDP from the WAN or a LAN to an external address at a port of masqd's range or of a port forward.
+ *  - `owned`: everything to external addresses that are masqd's alone, unless a tun-driver LAN is about to deliver it to masqd.
+ * After source NAT, at postrouting:
+ *  - `leak`: what would leave by the WAN with a source that is not the WAN device's. It must stay 0: masqd's own packets do
+ *    not pass here, and the kernel has nothing to send under another address.
+ *
+ * The script deletes the table and makes it anew in one transaction, so there is never a moment without a guard and what a
+ * killed predecessor left is replaced. Addresses are told apart by `fib` expressions, which follow the kernel's addresses by
+ * themselves; where the kernel has none (no kmod-nft-fib) sets of addresses stand in, and the guard has to be installed again
+ * when an address changes.
+ */
+
+import { type AddressRange, formatAddress, type Subnet, subnetRange } from "../packet/address.ts";
+import { mergeRanges } from "./filter.ts";
+
+/** A LAN port as the guard sees it. */
+export interface GuardLan {
+	device: string;
+	driver: "packet" | "tun";
+}
+
+/** Destination ports of one protocol. */
+export interface GuardForward {
+	/** IP protocol number: 6 or 17. */
+	proto: number;
+	first: number;
+	last: number;
+}
+
+/** What the ruleset is made of. */
+export interface GuardFacts {
+	lan: readonly GuardLan[];
+	wanDevice: string;
+	/** External addresses that are the WAN device's own. Empty while it has none. */
+	externals: readonly number[];
+	/** External addresses that are masqd's alone: static NAT and pools. */
+	ownedExternals: readonly AddressRange[];
+	/** masqd's port range, of TCP and of UDP. */
+	portRanges: readonly { first: number; last: number }[];
+	forwards: readonly GuardForward[];
+	/** Destinations that the kernel routes elsewhere than by the WAN: the LANs, other connected networks, VPNs. */
+	elsewhere: readonly Subnet[];
+	/** Sources that may leave by the WAN untranslated (a public subnet behind the router). */
+	exemptSources?: readonly Subnet[];
+	/** Destinations that are not translated: packets to them may leave with any source. */
+	exemptDestinations?: readonly Subnet[];
+	/** Every address of the router; used only where the kernel has no `fib` expressions. */
+	ownAddresses: readonly number[];
+}
+
+/** How the ruleset tells the router's own addresses: by `fib` expressions or by sets. */
+export type AddressTest = "fib" | "sets";
+
+/** Names of the guard's counters. */
+export const GUARD_COUNTERS = ["lan_unicast", "claimed_lan", "claimed_wan", "owned", "leak"] as const;
+export type GuardCounter = (typeof GUARD_COUNTERS)[number];
+
+/** The one system call that the guard needs: `masq:native`, or a test's stand-in. */
+export type GuardIo = Pick<typeof import("masq:native"), "run">;
+
+const TABLE = "inet masqd";
+/** Before defragmentation (-400), so that nothing is collected that will be dropped. */
+const PREROUTING_PRIORITY = -450;
+/** After source NAT (100). */
+const POSTROUTING_PRIORITY = 300;
+const NFT_TIMEOUT_MS = 10_000;
+const TCP = 6;
+const UDP = 17;
+const MULTICAST = "224.0.0.0";
+
+/**
+ * The whole ruleset as an nft script: delete and recreate in one transaction.
+ *
+ * @param addressTest - "sets" for kernels without `fib` expressions.
+ */
+export function guardRuleset(g: GuardFacts, addressTest: AddressTest = "fib"): string {
+	const packetLans = g.lan.filter((lan) => lan.driver === "packet").map((lan) => lan.device);
+	const tunLans = g.lan.filter((lan) => lan.driver === "tun").map((lan) => lan.device);
+	const lans = [...packetLans, ...tunLans];
+	const fib = addressTest === "fib";
+
+	const lines: string[] = [`add table ${TABLE}`, `delete table ${TABLE}`, `table ${TABLE} {`];
+	for (const name of GUARD_COUNTERS) lines.push(`\tcounter ${name} {`, "\t}");
+	set(lines, "elsewhere", "ipv4_addr", addressElements(g.elsewhere.map(subnetRange)));
+	set(lines, "externals", "ipv4_addr", addressElements(g.externals.map(single)));
+	set(lines, "owned_externals", "ipv4_addr", addressElements(g.ownedExternals));
+	set(lines, "claimed_tcp", "inet_service", portElements(g, TCP));
+	set(lines, "claimed_udp", "inet_service", portElements(g, UDP));
+	set(
+		lines,
+		"may_leave",
+		"ipv4_addr",
+		addressElements([single(0), ...g.externals.map(single), ...(g.exemptSources ?? []).map(subnetRange)]),
+	);
+	set(lines, "exempt_destinations", "ipv4_addr", addressElements((g.exemptDestinations ?? []).map(subnetRange)));
+	if (!fib) set(lines, "own", "ipv4_addr", addressElements(g.ownAddresses.map(single)));
+
+	lines.push("\tchain prerouting {", `\t\ttype filter hook prerouting priority ${PREROUTING_PRIORITY}; policy accept;`);
+	if (packetLans.length > 0) {
+		const foreign = fib ? "fib daddr type unicast" : `ip daddr != @own ip daddr < ${MULTICAST}`;
+		lines.push(`\t\tiifname ${names(packetLans)} ip daddr != @elsewhere ${foreign} counter name lan_unicast drop`);
+	}
+	for (const [from, counter] of [
+		[[g.wanDevice], "claimed_wan"],
+		[lans, "claimed_lan"],
+	] as const) {
+		if (from.length === 0) continue;
+		lines.push(`\t\tiifname ${names(from)} ip daddr @externals tcp dport @claimed_tcp counter name ${counter} drop`);
+		lines.push(`\t\tiifname ${names(from)} ip daddr @externals udp dport @claimed_udp counter name ${counter} drop`);
+	}
+	const toTun = tunLans.length === 0 ? "" : `iifname != ${names(tunLans)} `;
+	lines.push(`\t\t${toTun}ip daddr @owned_externals counter name owned drop`);
+	lines.push("\t}");
+
+	lines.push("\tchain postrouting {", `\t\ttype filter hook postrouting priority ${POSTROUTING_PRIORITY}; policy accept;`);
+	const strange = fib ? " fib saddr . oif type != local" : "";
+	lines.push(`\t\toifname ${quoted(g.wanDevice)} ip saddr != @may_leave ip daddr != @exempt_destinations${strange} counter name leak drop`);
+	lines.push("\t}", "}", "");
+	return lines.join("\n");
+}
+
+/**
+ * Installs the guard, in place of one that is there. Tries `fib` expressions first.
+ *
+ * @returns which address test the kernel took; after "sets" the guard must be installed again when an address changes.
+ * @throws Error with nft's own words if the kernel takes neither, or the native error if there is no nft.
+ */
+export function installGuard(io: GuardIo, g: GuardFacts): AddressTest {
+	const first = nft(io, ["nft", "-f", "-"], guardRuleset(g, "fib"));
+	if (first.status === 0) return "fib";
+	if (nft(io, ["nft", "-f", "-"], guardRuleset(g, "sets")).status === 0) return "sets";
+	throw new Error(`install the guard table: nft: ${firstLine(first.output)}`);
+}
+
+/** Removes the guard; no error if there is none. */
+export function removeGuard(io: GuardIo): void {
+	const result = nft(io, ["nft", "-f", "-"], `add table ${TABLE}\ndelete table ${TABLE}\n`);
+	if (result.status !== 0) throw new Error(`remove the guard table: nft: ${firstLine(result.output)}`);
+}
+
+/** Packets counted since the guard was installed. Throws if it is not there any more, which `fw4 flush` can do. */
+export function guardCounters(io: GuardIo): Record<GuardCounter, number> {
+	const result = nft(io, ["nft", "-t", "list", "table", "inet", "masqd"], "");
+	if (result.status !== 0) throw new Error(`read the guard table: nft: ${firstLine(result.output)}`);
+	return parseCounters(result.output);
+}
+
+/** Reads the packet counts out of `nft list`; counters that are not there are 0. Its text form, because OpenWrt's nft may lack JSON. */
+export function parseCounters(listing: string): Record<GuardCounter, number> {
+	const counters: Record<GuardCounter, number> = { lan_unicast: 0, claimed_lan: 0, claimed_wan: 0, owned: 0, leak: 0 };
+	for (const [, name, packets] of listing.matchAll(/^\s*counter (\w+) \{\s*packets (\d+) bytes \d+/gm)) {
+		if (name !== undefined && name in counters) counters[name as GuardCounter] = Number(packets);
+	}
+	return counters;
+}
+
+function nft(io: GuardIo, argv: string[], script: string): { status: number; output: string } {
+	return io.run(argv, script, NFT_TIMEOUT_MS);
+}
+
+function firstLine(output: string): string {
+	return output.split("\n", 1)[0] as string;
+}
+
+function single(address: number): AddressRange {
+	return { first: address, last: address };
+}
+
+function set(lines: string[], name: string, type: string, elements: readonly string[]): void {
+	lines.push(`\tset ${name} {`, `\t\ttype ${type}`, "\t\tflags interval");
+	if (elements.length > 0) lines.push(`\t\telements = { ${elements.join(", ")} }`);
+	lines.push("\t}");
+}
+
+function addressElements(ranges: readonly AddressRange[]): string[] {
+	return mergeRanges(ranges).map(({ first, last }) =>
+		first === last ? formatAddress(first) : `${formatAddress(first)}-${formatAddress(last)}`,
+	);
+}
+
+function portElements(g: GuardFacts, proto: number): string[] {
+	const ranges = mergeRanges([...g.portRanges, ...g.forwards.filter((forward) => forward.proto === proto)]);
+	return ranges.map(({ first, last }) => (first === last ? `${first}` : `${first}-${last}`));
+}
+
+function names(devices: readonly string[]): string {
+	return devices.length === 1 ? quoted(devices[0] as string) : `{ ${devices.map(quoted).join(", ")} }`;
+}
+
+/**
+ * A device name as an nft string. The kernel allows almost any byte in one, nft no escapes in its strings: a name that would
+ * end the string, or mean a pattern, is refused.
+ */
+function quoted(device: string): string {
+	if (!/^[^"\\*\s]{1,15}$/.test(device)) throw new Error(`guard: device name ${JSON.stringify(device)} cannot be written in nft`);
+	return `"${device}"`;
+}

@@ -1,0 +1,271 @@
+/**
+ * Next hops of the WAN port and the frames that wait for a neighbour to answer (packet driver: masqd writes the link header itself).
+ *
+ * Theory of operation. Every gateway or on-link peer in use has a small number, which the session record carries; the MAC of that number stands in two
+ * arrays that the fast loops read, -1 while it is not known. The kernel resolves and confirms neighbours (KernelView.resolve), its notifications fill
+ * the arrays. A device without link header has one hop, number 1, that is always good. Hop 0 is for destinations beyond the 255th next
+ * hop: their frames go through {@link NextHopTable.hold} one by one. Inside hosts are found the same way until they send a frame.
+ */
+import { HOST_ADDRESS, type Hosts } from "../conntrack/hosts.ts";
+import { ELSEWHERE, type LanLink, type Link, type NextHops, NO_ROUTE } from "../nat/context.ts";
+import { REASON } from "../nat/reason.ts";
+import { addressValue, pair, SLOT_IP, SLOT_SIZE, swap16, swap32, type Views } from "../packet/layout.ts";
+import { isUsable, type KernelView, type Neighbour } from "./kernel-view.ts";
+
+const HOPS = 256;
+/** Frames that may wait, and the longest of them that is kept. */
+const WAITING_MAX = 32;
+const WAITING_BYTES = 2048;
+/** Milliseconds after which a waiting frame is given up: the kernel's three ARP requests take as long. */
+const PATIENCE = 3000;
+/** Milliseconds between two confirmations of a hop in use. */
+const CONFIRM = 30_000;
+/** Milliseconds between two requests to the kernel about one neighbour. */
+const ASK_AGAIN = 1000;
+
+interface Waiting {
+	/** Next hop number, or -1 for an inside host. */
+	hop: number;
+	/** Neighbour's address, dotted value. */
+	neighbour: number;
+	host: number;
+	/** Address of the inside host, to see that the record is still its. */
+	inside: number;
+	length: number;
+	deadline: number;
+}
+
+/** What the table needs of the rest of the daemon. */
+export interface NextHopOwner {
+	readonly kernel: KernelView;
+	readonly views: Views;
+	readonly hosts: Hosts;
+	readonly wan: Link;
+	readonly lan: LanLink[];
+	readonly drops: Float64Array;
+	/** Device of the WAN port and of a LAN port; 0 while it is not there. */
+	wanIndex(): number;
+	lanIndex(port: number): number;
+	/** Milliseconds now. */
+	milliseconds(): number;
+	/** A slot of the frame buffer that no batch uses, by number 0..WAITING_MAX-1: a waiting frame is put there to be sent. */
+	spareSlot(n: number): number;
+}
+
+/** Implements {@link NextHops} over the kernel's neighbour table. */
+export class NextHopTable implements NextHops {
+	readonly mac = new Int32Array(HOPS).fill(-1);
+	readonly macTail = new Int32Array(HOPS);
+	readonly #owner: NextHopOwner;
+	/** Neighbour's address (dotted value) by hop number; index 0 unused. */
+	readonly #addresses: number[] = [0];
+	readonly #numbers = new Map<number, number>();
+	/** Hop numbers by destination (as loaded), a cache over the routing table. */
+	readonly #cache = new Map<number, number>();
+	readonly #waiting: Waiting[] = [];
+	readonly #store = new Uint8Array(WAITING_MAX * WAITING_BYTES);
+	/** When each neighbour was last asked for, in milliseconds. */
+	readonly #asked = new Map<number, number>();
+	#confirmAt = 0;
+
+	constructor(owner: NextHopOwner) {
+		this.#owner = owner;
+	}
+
+	find(destination: number): number {
+		const known = this.#cache.get(destination);
+		if (known !== undefined) return known;
+		const found = this.#route(destination);
+		if (this.#cache.size >= 4096) this.#cache.clear();
+		this.#cache.set(destination, found);
+		return found;
+	}
+
+	#route(destination: number): number {
+		const { kernel, wan } = this.#owner;
+		const value = addressValue(destination);
+		const route = kernel.lookup(value);
+		if (route === null || route.ifindex === 0) return NO_ROUTE;
+		if (route.ifindex !== this.#owner.wanIndex() || kernel.isLocal(value) || kernel.isBroadcast(value)) return ELSEWHERE;
+		if (!wan.ethernet) {
+			this.mac[1] = 0;
+			return 1;
+		}
+		return this.#number(route.gateway || value);
+	}
+
+	#number(address: number): number {
+		const known = this.#numbers.get(address);
+		if (known !== undefined) return known;
+		if (this.#addresses.length === HOPS) return 0;
+		const n = this.#addresses.length;
+		this.#addresses.push(address);
+		this.#numbers.set(address, n);
+		const neighbour = this.#owner.kernel.neighbour(this.#owner.wanIndex(), address);
+		if (neighbour !== undefined) this.#learn(n, neighbour);
+		if (this.mac[n] < 0) this.#ask(this.#owner.wanIndex(), address);
+		return n;
+	}
+
+	#learn(n: number, neighbour: Neighbour): void {
+		if (isUsable(neighbour)) {
+			[this.mac[n], this.macTail[n]] = macParts(neighbour.mac as Uint8Array);
+		} else this.mac[n] = -1;
+	}
+
+	#ask(ifindex: number, address: number): void {
+		if (ifindex === 0) return;
+		const now = this.#owner.milliseconds();
+		if (now - (this.#asked.get(address) ?? Number.NEGATIVE_INFINITY) < ASK_AGAIN) return;
+		if (this.#asked.size >= HOPS * 4) this.#asked.clear();
+		this.#asked.set(address, now);
+		try {
+			this.#owner.kernel.resolve(ifindex, address);
+		} catch {
+			// The device is going away; its notification will say so.
+		}
+	}
+
+	hold(hop: number, slot: number, length: number): void {
+		const { views } = this.#owner;
+		const address = hop > 0 ? this.#addresses[hop] : this.#gatewayOf(views.P[(slot + SLOT_IP + 16) >> 2]);
+		this.#keep(slot, length, { hop, neighbour: address, host: 0, inside: 0 }, this.#owner.wanIndex(), REASON["no-next-hop"]);
+	}
+
+	#gatewayOf(destination: number): number {
+		const value = addressValue(destination);
+		return this.#owner.kernel.lookup(value)?.gateway || value;
+	}
+
+	holdInside(host: number, slot: number, length: number): void {
+		const { hosts } = this.#owner;
+		const inside = hosts.W[host * 4 + HOST_ADDRESS];
+		const address = addressValue(inside);
+		const port = (hosts.W[host * 4 + 1] >>> 16) & 0xff;
+		const ifindex = this.#owner.lanIndex(port);
+		const route = this.#owner.kernel.lookup(address);
+		const neighbour = route !== null && route.ifindex === ifindex && route.gateway !== 0 ? route.gateway : address;
+		const known = this.#owner.kernel.neighbour(ifindex, neighbour);
+		if (known !== undefined && isUsable(known)) {
+			hosts.place(host, port, ...macParts(known.mac as Uint8Array));
+			this.#sendInside(port, host, slot, length);
+			return;
+		}
+		this.#keep(slot, length, { hop: -1, neighbour, host, inside }, ifindex, REASON["host-unreachable"]);
+	}
+
+	#keep(slot: number, length: number, who: Pick<Waiting, "hop" | "neighbour" | "host" | "inside">, ifindex: number, reason: number): void {
+		if (this.#waiting.length === WAITING_MAX || length + SLOT_IP > WAITING_BYTES) {
+			this.#owner.drops[reason]++;
+			this.#ask(ifindex, who.neighbour);
+			return;
+		}
+		const n = this.#waiting.length;
+		this.#store.set(this.#owner.views.B.subarray(slot, slot + SLOT_IP + length), n * WAITING_BYTES);
+		this.#waiting.push({ ...who, length, deadline: this.#owner.milliseconds() + PATIENCE });
+		this.#ask(ifindex, who.neighbour);
+	}
+
+	/** Takes the kernel's news of neighbours: fills hops, moves inside hosts, sends what waited. Frames go to the ports' queues. */
+	update(neighbours: Neighbour[]): void {
+		const o = this.#owner;
+		for (const neighbour of neighbours) {
+			if (neighbour.ifindex === o.wanIndex()) {
+				const n = this.#numbers.get(neighbour.address);
+				if (n !== undefined) this.#learn(n, neighbour);
+			}
+			if (!isUsable(neighbour)) continue;
+			for (let port = 0; port < o.lan.length; port++) {
+				if (neighbour.ifindex !== o.lanIndex(port) || !o.lan[port].ethernet) continue;
+				const host = o.hosts.find(swap32(neighbour.address));
+				if (host !== 0) o.hosts.place(host, port, ...macParts(neighbour.mac as Uint8Array));
+			}
+		}
+		if (this.#waiting.length > 0) this.flush();
+	}
+
+	/** Sends frames whose neighbour has answered, gives up those that waited too long. */
+	flush(): void {
+		const o = this.#owner;
+		const now = o.milliseconds();
+		for (let n = this.#waiting.length - 1; n >= 0; n--) {
+			const f = this.#waiting[n];
+			const ifindex = f.hop >= 0 ? o.wanIndex() : o.lanIndex((o.hosts.W[f.host * 4 + 1] >>> 16) & 0xff);
+			const known = o.kernel.neighbour(ifindex, f.neighbour);
+			const usable = known !== undefined && isUsable(known);
+			if (!usable && now < f.deadline) continue;
+			const slot = o.spareSlot(n);
+			o.views.B.set(this.#store.subarray(n * WAITING_BYTES, n * WAITING_BYTES + SLOT_IP + f.length), slot);
+			if (!usable) o.drops[f.hop >= 0 ? REASON["no-next-hop"] : REASON["host-unreachable"]]++;
+			else if (f.hop >= 0) this.#sendOut(macParts(known.mac as Uint8Array), slot, f.length);
+			else if (o.hosts.W[f.host * 4 + HOST_ADDRESS] === f.inside) {
+				const port = (o.hosts.W[f.host * 4 + 1] >>> 16) & 0xff;
+				o.hosts.place(f.host, port, ...macParts(known.mac as Uint8Array));
+				this.#sendInside(port, f.host, slot, f.length);
+			}
+			this.#remove(n);
+		}
+	}
+
+	/** Frames waiting now. */
+	get waiting(): number {
+		return this.#waiting.length;
+	}
+
+	#remove(n: number): void {
+		const last = this.#waiting.pop() as Waiting;
+		if (n === this.#waiting.length) return;
+		const from = this.#waiting.length * WAITING_BYTES;
+		this.#store.copyWithin(n * WAITING_BYTES, from, from + WAITING_BYTES);
+		this.#waiting[n] = last;
+	}
+
+	#sendOut([mac, tail]: [number, number], slot: number, length: number): void {
+		this.#header(this.#owner.wan, mac, tail, slot, length);
+	}
+
+	#sendInside(port: number, host: number, slot: number, length: number): void {
+		const { W } = this.#owner.hosts;
+		this.#header(this.#owner.lan[port], W[host * 4 + 1] & 0xffff, W[host * 4 + 2], slot, length);
+	}
+
+	#header(link: Link, mac: number, tail: number, slot: number, length: number): void {
+		const { P, H } = this.#owner.views;
+		H[(slot >> 1) + 5] = mac;
+		P[(slot >> 2) + 3] = tail;
+		P[(slot >> 2) + 4] = link.source;
+		P[(slot >> 2) + 5] = link.sourceTail;
+		link.queue.push(slot, length);
+	}
+
+	/** Forgets routes (they changed); hop numbers and MACs stay. */
+	routesChanged(): void {
+		this.#cache.clear();
+	}
+
+	/** Forgets everything: the WAN device is another one. */
+	reset(): void {
+		this.#cache.clear();
+		this.#numbers.clear();
+		this.#addresses.length = 1;
+		this.mac.fill(-1);
+	}
+
+	/** Asks the kernel now and then to confirm the hops, so that a dead gateway or a new MAC is noticed though the kernel sends it nothing. */
+	confirm(): void {
+		const now = this.#owner.milliseconds();
+		if (now < this.#confirmAt || !this.#owner.wan.ethernet) return;
+		this.#confirmAt = now + CONFIRM;
+		for (let n = 1; n < this.#addresses.length; n++) this.#ask(this.#owner.wanIndex(), this.#addresses[n]);
+	}
+}
+
+/** A MAC as the two as-loaded parts of a destination: bytes 0-1 and 2-5. */
+export function macParts(mac: Uint8Array): [number, number] {
+	const half = (n: number) => swap16((mac[n] << 8) | mac[n + 1]);
+	return [half(0), pair(half(2), half(4))];
+}
+
+/** Spare slots that {@link NextHopOwner.spareSlot} must provide, in bytes. */
+export const SPARE_SLOTS = WAITING_MAX;
+export const SPARE_SLOT_SIZE = Math.min(SLOT_SIZE, WAITING_BYTES);

@@ -1,0 +1,176 @@
+/**
+ * Policy routing for the tun driver: what makes the kernel hand LAN packets to the TUN device.
+ *
+ * Two rules a LAN device, then one route:
+ *
+ *     P    iif LAN lookup main suppress_prefixlength 0     connected networks, VPNs: as ever
+ *     P+1  iif LAN lookup T                                everything else
+ *     T    default dev TUN
+ *
+ * The rules are made last and removed first, so the LAN's packets turn to the TUN device only when it can take them. When
+ * masqd dies the kernel removes the device and with it the route; the rules then find table T empty and do no harm. They are
+ * known as ours by their protocol number and the next start removes them.
+ *
+ * The TUN device has no address. Packets come out of it with the sources of Internet hosts, and on a hairpin with the
+ * router's own external address, so reverse path filtering is turned off on it and its own addresses are accepted.
+ */
+
+import { type KernelView, MASQD_PROTOCOL, type PolicyRoute, type PolicyRule } from "./kernel-view.ts";
+import { RTN, type RtnetlinkError, TABLE } from "./rtnetlink.ts";
+
+/** The system calls needed besides those of the view: `masq:native`, or a test's stand-in. */
+export type SysctlIo = Pick<typeof import("masq:native"), "readFile" | "writeFile">;
+
+/** What {@link TunRoutes.install} sets up. */
+export interface TunRoutesFacts {
+	/** LAN device names. */
+	lans: readonly string[];
+	/** The TUN device: its name, index, and the MTU (bytes) and transmit queue length (packets) to give it. */
+	tun: { name: string; ifindex: number; mtu: number; queueLength: number };
+}
+
+const FIRST_TABLE = 7777;
+const FIRST_PRIORITY = 100;
+/** The rule of the main table; ours have to come before it. */
+const LAST_PRIORITY = 32765;
+const STRICT = "1";
+
+export class TunRoutes {
+	/** The routing table in use. */
+	readonly table: number;
+	/** Priority of the first rule; the second is one more. */
+	readonly priority: number;
+	/** What the administrator should know, each a sentence with its remedy. */
+	readonly warnings: readonly string[];
+
+	readonly #view: KernelView;
+	readonly #io: SysctlIo;
+	readonly #rules: PolicyRule[] = [];
+	readonly #restore: { path: string; value: string }[] = [];
+
+	private constructor(view: KernelView, io: SysctlIo, table: number, priority: number, warnings: readonly string[]) {
+		this.#view = view;
+		this.#io = io;
+		this.table = table;
+		this.priority = priority;
+		this.warnings = warnings;
+	}
+
+	/**
+	 * Removes what a predecessor left, sets the TUN device up and routes the LANs to it. What was done is undone before an
+	 * error is passed on.
+	 *
+	 * @throws RtnetlinkError for a refused request; Error if no table or rule priority is free; the native error of a sysctl.
+	 */
+	static install(view: KernelView, io: SysctlIo, facts: TunRoutesFacts): TunRoutes {
+		removeLeftovers(view);
+		const table = freeTable(view);
+		const routes = new TunRoutes(view, io, table, freePriority(view), reversePathWarnings(io));
+		try {
+			routes.#setUp(facts);
+		} catch (error) {
+			routes.remove();
+			throw error;
+		}
+		return routes;
+	}
+
+	#setUp({ lans, tun }: TunRoutesFacts): void {
+		const device = `/proc/sys/net/ipv4/conf/${tun.name}`;
+		this.#io.writeFile(`${device}/rp_filter`, "0", 0o644);
+		this.#io.writeFile(`${device}/accept_local`, "1", 0o644);
+		this.#io.writeFile(`${device}/forwarding`, "1", 0o644);
+		try {
+			this.#io.writeFile(`/proc/sys/net/ipv6/conf/${tun.name}/disable_ipv6`, "1", 0o644);
+		} catch {
+			// A kernel without IPv6 sends none into the device.
+		}
+		for (const lan of lans) this.#forward(lan);
+		this.#view.setLinkUp(tun.ifindex, tun.mtu, tun.queueLength);
+		this.#view.addRoute({ table: this.table, ifindex: tun.ifindex });
+		for (const iif of lans) this.#addRule({ priority: this.priority, iif, table: TABLE.MAIN, suppressPrefix: 0 });
+		for (const iif of lans) this.#addRule({ priority: this.priority + 1, iif, table: this.table });
+	}
+
+	#forward(lan: string): void {
+		const path = `/proc/sys/net/ipv4/conf/${lan}/forwarding`;
+		const value = this.#io.readFile(path).trim();
+		if (value === "1") return;
+		this.#io.writeFile(path, "1", 0o644);
+		this.#restore.push({ path, value });
+	}
+
+	#addRule(rule: PolicyRule): void {
+		this.#view.addRule(rule);
+		this.#rules.push(rule);
+	}
+
+	/**
+	 * Removes rules and route and restores the sysctls of the LAN devices; those of the TUN device go with it. Never throws:
+	 * what is gone already (a device, a rule) needs no removal.
+	 */
+	remove(): void {
+		for (const rule of this.#rules.splice(0).reverse()) ignoring(() => this.#view.delRule(rule));
+		ignoring(() => removeLeftovers(this.#view));
+		for (const { path, value } of this.#restore.splice(0)) ignoring(() => this.#io.writeFile(path, value, 0o644));
+	}
+}
+
+/** Removes every policy rule and every route that carries masqd's protocol number. */
+export function removeLeftovers(view: KernelView): void {
+	for (const { protocol, priority, iif, table, suppressPrefix } of view.listRules()) {
+		if (protocol !== MASQD_PROTOCOL) continue;
+		const rule: PolicyRule = { priority, iif, table };
+		if (suppressPrefix >= 0) rule.suppressPrefix = suppressPrefix;
+		gone(() => view.delRule(rule));
+	}
+	for (const { protocol, table, destination, prefix, ifindex, metric, routeType } of view.listRoutes()) {
+		if (protocol !== MASQD_PROTOCOL) continue;
+		const route: PolicyRoute = { table, destination, prefix, metric, type: routeType };
+		if (ifindex !== 0 && routeType === RTN.UNICAST) route.ifindex = ifindex;
+		gone(() => view.delRoute(route));
+	}
+}
+
+function freeTable(view: KernelView): number {
+	const taken = new Set<number>();
+	for (const route of view.listRoutes()) taken.add(route.table);
+	for (const rule of view.listRules()) taken.add(rule.table);
+	for (let table = FIRST_TABLE; table < FIRST_TABLE + 1000; table++) if (!taken.has(table)) return table;
+	throw new Error(`tun routes: routing tables ${FIRST_TABLE} and the thousand after it are all in use`);
+}
+
+function freePriority(view: KernelView): number {
+	const taken = new Set<number>();
+	for (const rule of view.listRules()) taken.add(rule.priority);
+	for (let priority = FIRST_PRIORITY; priority < LAST_PRIORITY; priority++) {
+		if (!taken.has(priority) && !taken.has(priority + 1)) return priority;
+	}
+	throw new Error("tun routes: no two policy rule priorities in a row are free before that of the main table");
+}
+
+function reversePathWarnings(io: SysctlIo): string[] {
+	if (io.readFile("/proc/sys/net/ipv4/conf/all/rp_filter").trim() !== STRICT) return [];
+	return [
+		"net.ipv4.conf.all.rp_filter is 1: strict reverse path filtering overrides the setting of the TUN device and drops every " +
+			"answer from the Internet. Set net.ipv4.conf.all.rp_filter=0 (or 2) and the value wanted on each other device.",
+	];
+}
+
+/** Runs a deletion; that there is nothing to delete any more is no error. */
+function gone(deletion: () => void): void {
+	try {
+		deletion();
+	} catch (error) {
+		const { code } = error as RtnetlinkError;
+		if (code !== "ENOENT" && code !== "ESRCH" && code !== "ENODEV") throw error;
+	}
+}
+
+function ignoring(step: () => void): void {
+	try {
+		step();
+	} catch {
+		// The device, and with it the route or the sysctl, is gone.
+	}
+}

@@ -1,0 +1,208 @@
+"""The routers that are compared. A new one is one more line in CANDIDATES."""
+
+import json
+import os
+import time
+
+import topology
+from process import Broken, Process, run
+from topology import GATEWAY, SERVER, WAN, tool
+
+ROOT = os.path.normpath(os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", ".."))
+MASQD = os.path.join(ROOT, "build", "masqd")
+MASQD_MUSL = os.path.join(ROOT, "build", "musl", "masqd")
+MASQD_BUNDLE = os.path.join(ROOT, "build", "masqd.js")
+
+# Sessions of masqd's table in the speed measurements: room for 16,384 UDP mappings and every connection of a round.
+SESSIONS = 65536
+
+READY_SECONDS = 10
+
+
+class Candidate:
+    """A router: how it is started in a site, and what the server sees of it."""
+
+    kind = "router"
+    """Kind of topology.Site that it needs."""
+    seen_source = WAN
+    """Address that the server sees."""
+    required = True
+    """False: a measurement that it cannot do is a line in the report, not a broken run."""
+    has_start = True
+    """False: nothing is started, so there is no start time."""
+    cpu_rate = 100_000
+    """Packets/s of the load under which CPU time is measured."""
+    planned = ""
+    """Why it cannot be run yet."""
+
+    def __init__(self, key, title):
+        self.key = key
+        self.title = title
+        """Two lines over its column."""
+
+    def missing(self):
+        """Why it cannot run on this machine, or an empty string."""
+        return self.planned
+
+    def start(self, site):
+        """Starts it and returns when it says that it serves; its process, if it is one, becomes site.process."""
+        raise NotImplementedError
+
+    def open(self, folder, **options):
+        """A site with this candidate forwarding in it, and the seconds from its start to the client's first ping reply."""
+        site = topology.Site(self.key, self.kind, folder)
+        try:
+            site.create()
+            site.serve(self.seen_source)
+            ping = Process([tool("first-reply"), SERVER, "15"], site.client, log=site.log("first-reply"))
+            ping.line(5)
+            begin = time.monotonic()
+            self.start(site, **options)
+            reply = json.loads(ping.line(16))
+            ping.stop()
+            site.gateway_mac()
+        except BaseException:
+            site.remove()
+            raise
+        return site, reply["at"] - begin
+
+
+class Nft(Candidate):
+    """The kernel's masquerade by nftables, conntrack set as OpenWrt sets it where that makes it faster (no checksum test)."""
+
+    RULES = """
+table ip nat {
+    chain postrouting {
+        type nat hook postrouting priority srcnat; policy accept;
+        oifname "wan0" masquerade
+    }
+}
+"""
+
+    def start(self, site):
+        run(["nft", "-f", "-"], site.router, text=self.RULES)
+        run(["sysctl", "-qw", "net.netfilter.nf_conntrack_checksum=0"], site.router)
+
+
+class Forward(Candidate):
+    """The kernel forwards and translates nothing; the server has a route back. The limit for everything on this topology."""
+
+    seen_source = topology.CLIENT
+    has_start = False
+
+    def start(self, site):
+        run(["ip", "-n", site.server, "route", "add", "192.168.1.0/24", "via", WAN])
+
+
+class Wire(Candidate):
+    """No router at all: the cost of generator, sink and hosts that is taken off the CPU figures. Not a column."""
+
+    kind = "wire"
+    has_start = False
+
+    def start(self, site):
+        pass
+
+
+class Masqd(Candidate):
+    """masqd, started as a user starts it. `driver` and `offload` are its options of these names."""
+
+    def __init__(self, key, title, driver, offload, planned=""):
+        super().__init__(key, title)
+        self.driver = driver
+        self.offload = offload
+        self.planned = planned
+
+    def missing(self):
+        if self.planned:
+            return self.planned
+        return "" if os.access(MASQD, os.X_OK) else "build/masqd does not exist: run make build"
+
+    def configuration(self, sessions):
+        return "\n".join([
+            "config masqd 'main'", "\toption enabled '1'", f"\toption sessions '{sessions}'",
+            f"\toption offload '{self.offload}'",
+            "config wan", "\toption device 'wan0'",
+            "config lan", "\toption device 'lan0'", f"\toption driver '{self.driver}'", ""])
+
+    def write(self, folder, sessions):
+        path = os.path.join(folder, "masqd.uci")
+        with open(path, "w", encoding="ascii") as file:
+            file.write(self.configuration(sessions))
+        return path
+
+    def start(self, site, sessions=SESSIONS, binary=MASQD, env=None):
+        path = self.write(site.folder, sessions)
+        arguments = ["run", "-c", path, "--socket", self.socket(site), "--state", os.path.join(site.folder, "state")]
+        site.process = Process([binary, *arguments], site.router, env={"MASQD_JS": MASQD_BUNDLE, **(env or {})},
+                               log=site.log("masqd"))
+        site.process.wait_for("masqd: ready:", READY_SECONDS)
+
+    @staticmethod
+    def socket(site):
+        return os.path.join(site.folder, "masqd.sock")
+
+
+class Slirp(Candidate):
+    """slirp4netns with its largest MTU (65520). It gives the client 10.0.2.100/24, its gateway is 10.0.2.2."""
+
+    kind = "tap"
+    required = False
+    cpu_rate = 20_000
+
+    def missing(self):
+        return _program("slirp4netns")
+
+    def start(self, site):
+        site.source, site.gateway = "10.0.2.100", "10.0.2.2"
+        site.process = Process(
+            ["slirp4netns", "--configure", "--mtu=65520", "--disable-dns", "--netns-type=path",
+             f"/run/netns/{site.client}", site.device], site.router, log=site.log("slirp4netns"))
+
+
+class Pasta(Candidate):
+    """pasta with its default MTU (65520) and no port forwarding. Root, as without it this version cannot join the namespace."""
+
+    kind = "tap"
+    required = False
+    cpu_rate = 20_000
+
+    def missing(self):
+        return _program("pasta")
+
+    def start(self, site):
+        site.process = Process(
+            ["pasta", "--foreground", "--quiet", "--runas", "0", "--ipv4-only", "--netns", f"/run/netns/{site.client}",
+             "--config-net", "--ns-ifname", site.device, "--interface", "wan0", "--address", topology.CLIENT,
+             "--netmask", "255.255.255.0", "--gateway", GATEWAY, "--mtu", "65520", "--dns", "none", "--tcp-ports", "none",
+             "--udp-ports", "none", "--tcp-ns", "none", "--udp-ns", "none"], site.router, log=site.log("pasta"))
+
+
+def _program(name):
+    for folder in os.environ.get("PATH", "").split(":"):
+        if os.access(os.path.join(folder, name), os.X_OK):
+            return ""
+    return f"{name} is not installed"
+
+
+BASELINE = "nft"
+WIRE = Wire("wire", "\nwire")
+
+CANDIDATES = [
+    Nft("nft", "nft\nmasquerade"),
+    Masqd("packet", "masqd\npacket", driver="packet", offload="off"),
+    Masqd("tun", "masqd\ntun", driver="tun", offload="off"),
+    Masqd("offload", "masqd\noffload", driver="packet", offload="on", planned="comes with the offload issue"),
+    Forward("forward", "forward\nno NAT"),
+    Slirp("slirp4netns", "slirp4\nnetns"),
+    Pasta("pasta", "\npasta"),
+]
+
+
+def chosen(keys):
+    """The candidates with these keys, in the table's order; all that are not just planned if `keys` is empty."""
+    known = {candidate.key for candidate in CANDIDATES}
+    unknown = [key for key in keys if key not in known]
+    if unknown:
+        raise Broken(f"no candidate {', '.join(unknown)}; there are {', '.join(sorted(known))}")
+    return [c for c in CANDIDATES if (c.key in keys if keys else not c.planned)]

@@ -1,0 +1,507 @@
+"""The measurements. Each takes a site and returns {metric: value}; METRICS says what the metrics are.
+
+CPU placement on two cores: the packet generator and the clients stay on CPU 0, the server's programs on CPU 1. The router
+is not placed: the kernel forwards on the CPU of whoever sends, a router process runs where the scheduler puts it.
+"""
+
+import json
+import os
+import re
+import time
+from dataclasses import dataclass
+
+import candidates
+from process import Broken, Process, cpu_seconds, machine_busy_seconds, run, status_field
+from topology import CLOSING_PORT, CLOSING_PORTS, ECHO_PORT, GENERATOR_CPU, SERVER, SERVER_CPU, SINK_PORT, tool
+
+FLOWS = (1, 1024, 16384)
+FIRST_SPORT = 1024
+LOSS_FREE = 0.001
+IPERF_PORT = 5201
+SMALL_TABLE = 4096
+
+ROUTER_CPU = "router CPU a packet = CPU time of the whole machine less that of the same load on a wire without a router"
+
+
+@dataclass(frozen=True)
+class Metric:
+    key: str
+    label: str
+    unit: str
+    higher: bool = True
+    digits: int = 2
+    compared: bool = True
+    """Whether a ratio to nft masquerade means anything."""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Lengths in seconds."""
+
+    stream: int = 1
+    saturation: float = 0.8
+    step: float = 0.5
+    steps: int = 5
+    loss_free_flows: tuple = FLOWS
+    latency: float = 0.8
+    connections: float = 1.0
+    load: float = 1.0
+    idle: float = 3.0
+
+
+QUICK = Settings(saturation=0.5, step=0.3, steps=3, loss_free_flows=(1024,), latency=0.5, connections=0.6, load=0.7, idle=2.0)
+
+
+def _flows(n):
+    return {1: "1 flow", 1024: "1k flows", 16384: "16k flows"}[n]
+
+
+def _packet_metrics(n):
+    of = _flows(n)
+    return [
+        Metric(f"udp_{n}", f"UDP 64 B, {of}", "kpps", digits=0),
+        Metric(f"udp_{n}_loss", "  its loss", "%", higher=False, digits=1, compared=False),
+        Metric(f"udp_{n}_lossfree", f"  no loss, {of}", "kpps", digits=0),
+    ]
+
+
+METRICS = [
+    Metric("tcp_1", "TCP 1 stream", "Gbit/s", digits=1),
+    Metric("tcp_8", "TCP 8 streams", "Gbit/s", digits=1),
+    Metric("tcp_1_reverse", "TCP reverse 1", "Gbit/s", digits=1),
+    Metric("tcp_8_reverse", "TCP reverse 8", "Gbit/s", digits=1),
+    *[metric for n in FLOWS for metric in _packet_metrics(n)],
+    Metric("udp_p50", "UDP 1 B RTT p50", "us", higher=False, digits=1),
+    Metric("udp_p99", "UDP 1 B RTT p99", "us", higher=False, digits=0),
+    Metric("tcp_p50", "TCP 1 B RTT p50", "us", higher=False, digits=1),
+    Metric("tcp_p99", "TCP 1 B RTT p99", "us", higher=False, digits=0),
+    Metric("connections", "connections", "k/s", digits=1),
+    *[Metric(f"cpu_{n}", f"CPU, {_flows(n)}", "us/pkt", higher=False) for n in FLOWS],
+    *[Metric(f"process_{n}", f"  process, {_flows(n)}", "us/pkt", higher=False, compared=False) for n in FLOWS],
+    *[Metric(f"cycles_{n}", f"cycles, {_flows(n)}", "/pkt", higher=False, digits=0) for n in FLOWS],
+    Metric("start", "start to 1st packet", "ms", higher=False, digits=1, compared=False),
+    Metric("rss", "RSS after this round", "MB", higher=False, compared=False),
+    Metric("javascript", "JavaScript, saturated", "us/pkt", higher=False, compared=False),
+    Metric("io", "system calls, satur.", "us/pkt", higher=False, compared=False),
+    Metric("javascript_paced", "JavaScript, 100 kpps", "us/pkt", higher=False, compared=False),
+    Metric("normal_kpps", "full table: normal", "kpps", digits=0, compared=False),
+    Metric("normal_cpu", "  process CPU", "us/pkt", higher=False, compared=False),
+    Metric("flood_kpps", "full table: flood", "kpps", digits=0, compared=False),
+    Metric("flood_cpu", "  process CPU", "us/pkt", higher=False, compared=False),
+    Metric("flood_ratio", "  flood / normal", "x", higher=False, compared=False),
+    Metric("flood_kept", "  sessions kept", "%", digits=1, compared=False),
+    *[metric for build in ("glibc", "musl") for metric in (
+        Metric(f"rss_{build}_idle", f"RSS {build}, 4096, idle", "MB", higher=False, compared=False),
+        Metric(f"rss_{build}_load", "  after load", "MB", higher=False, compared=False),
+        Metric(f"wakeups_{build}", "  wake-ups when idle", "/s", higher=False, compared=False))],
+    Metric("table_bytes", "table", "B/sess.", higher=False, digits=1, compared=False),
+]
+
+
+# ---- UDP -----------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Load:
+    """UDP flows from the client: source ports x destination ports, taking turns."""
+
+    sports: int
+    sport: int = FIRST_SPORT
+    dport: int = SINK_PORT
+    dports: int = 1
+    payload: str = "x"
+
+    def arguments(self, site, rate, seconds, packets):
+        return [tool("blast"), site.device, site.gateway_mac(), site.source, SERVER, str(self.sport), str(self.sports),
+                str(self.dport), str(self.dports), str(int(rate)), str(seconds), str(packets), str(GENERATOR_CPU),
+                self.payload]
+
+
+def send(site, load, rate=0, seconds=0.0, packets=0):
+    """Sends for `seconds`, or so many `packets`, and returns {"offered", "refused", "seconds"}."""
+    limit = seconds + (packets / rate if rate else 0) + 10
+    return json.loads(run(load.arguments(site, rate, seconds, packets), site.client, timeout=limit))
+
+
+def settled(site, patience=2.0):
+    """The sink's count once it no longer grows."""
+    until = time.monotonic() + patience
+    last = site.sink.ask()
+    while time.monotonic() < until:
+        time.sleep(0.03)
+        count = site.sink.ask()
+        if count["good"] == last["good"]:
+            return _checked(count)
+        last = count
+    return _checked(last)
+
+
+def _checked(count):
+    if count["wrong"]:
+        raise Broken(f"{count['wrong']} packets reached the server from a wrong source address")
+    return count["good"]
+
+
+def warm(site, load):
+    """Opens the load's flows, one packet each, slowly enough for every candidate."""
+    before = settled(site)
+    send(site, load, rate=20_000 if not site.kind == "tap" else 10_000, packets=load.sports)
+    return settled(site) - before
+
+
+def saturate(site, load, seconds):
+    """Sends without a pause: (delivered/s, share lost), both of the steady state after 0.2 s."""
+    blast = Process(load.arguments(site, 0, seconds + 0.4, 0), site.client)
+    time.sleep(0.2)
+    first = site.sink.ask()
+    time.sleep(seconds)
+    last = site.sink.ask()
+    sent = json.loads(blast.finish(10))
+    settled(site)
+    _checked(last)
+    delivered = (last["good"] - first["good"]) / (last["at"] - first["at"])
+    offered = sent["offered"] / sent["seconds"]
+    return delivered, max(0.0, 1 - delivered / offered)
+
+
+def holds(site, load, rate, seconds):
+    """Whether a rate is carried with less than 0.1 % lost and no queue growing, and the rate that really was sent."""
+    before = settled(site)
+    sent = send(site, load, rate=rate, seconds=seconds)
+    time.sleep(max(0.0, sent["end"] + 0.025 - time.monotonic()))
+    arrived = site.sink.ask()["good"] - before
+    settled(site)
+    return arrived >= sent["offered"] * (1 - LOSS_FREE), sent["offered"] / sent["seconds"]
+
+
+def loss_free(site, load, settings, delivered, loss):
+    """The highest rate found that `holds`, by bisection below and a little above what saturation delivers; None if none."""
+    if loss < LOSS_FREE:
+        return delivered
+    low, high, rate = None, delivered * 1.2, delivered * 0.95
+    for _ in range(settings.steps):
+        fits, real = holds(site, load, rate, settings.step)
+        if fits:
+            low = real
+            if real < rate * 0.97:  # the generator itself is at its limit
+                break
+        else:
+            high = rate
+        rate = (low + high) / 2 if low else high * 0.6
+    return low
+
+
+def udp(flows):
+    def measure(site, _candidate, settings, _context):
+        load = Load(flows)
+        opened = warm(site, load)
+        delivered, loss = saturate(site, load, settings.saturation)
+        result = {f"udp_{flows}": delivered / 1e3, f"udp_{flows}_loss": loss * 100}
+        if opened < flows * 0.99:
+            result["note"] = f"UDP, {_flows(flows)}: only {opened} of {flows} flows were carried when opened one by one"
+        if flows in settings.loss_free_flows:
+            rate = loss_free(site, load, settings, delivered, loss)
+            if rate is None:
+                result["unmeasured"] = {f"udp_{flows}_lossfree": "lost more than 0.1 % at every rate tried"}
+            else:
+                result[f"udp_{flows}_lossfree"] = rate / 1e3
+        elif loss < LOSS_FREE:
+            result[f"udp_{flows}_lossfree"] = delivered / 1e3
+        else:
+            result["unmeasured"] = {f"udp_{flows}_lossfree": "not searched for in the quick run"}
+        return result
+    return measure
+
+
+# ---- CPU -----------------------------------------------------------------------------------------------------------
+
+
+def _loaded(site, flows, rate, seconds, counter):
+    """One paced load with everything around it read: machine CPU s, process CPU s, cycles (None if not counted), packets."""
+    load = Load(flows)
+    if site.kind != "wire":
+        warm(site, load)
+    before = settled(site)
+    cycles = counter.ask()["cycles"] if counter else 0
+    process = cpu_seconds(site.process.pid) if site.process else 0
+    busy = machine_busy_seconds()
+    sent = send(site, load, rate=rate, seconds=seconds)
+    good = settled(site)
+    return {
+        "busy": machine_busy_seconds() - busy,
+        "process": cpu_seconds(site.process.pid) - process if site.process else 0,
+        "cycles": counter.ask()["cycles"] - cycles if counter else 0,
+        "offered": sent["offered"],
+        "delivered": good - before,
+    }
+
+
+def cpu(flows):
+    def measure(site, candidate, settings, context):
+        rate = candidate.cpu_rate
+        key = (flows, rate)
+        if key not in context.wire:
+            context.wire[key] = _loaded(context.wire_site, flows, rate, settings.load, context.counter)
+        wire = context.wire[key]
+        loaded = _loaded(site, flows, rate, settings.load, context.counter)
+        if not loaded["delivered"]:
+            raise Broken(f"CPU, {_flows(flows)}: nothing arrived")
+
+        def each(name):
+            """Cost of the router for each delivered packet."""
+            return (loaded[name] - wire[name] / wire["offered"] * loaded["offered"]) / loaded["delivered"]
+
+        result = {f"cpu_{flows}": each("busy") * 1e6}
+        if site.process:
+            result[f"process_{flows}"] = loaded["process"] / loaded["delivered"] * 1e6
+        if context.counter:
+            result[f"cycles_{flows}"] = each("cycles")
+        share = loaded["delivered"] / loaded["offered"]
+        if share < 0.99:
+            result["note"] = f"CPU, {_flows(flows)}: overloaded, {share:.0%} of {rate // 1000} kpps delivered"
+        return result
+    return measure
+
+
+# ---- TCP and latency -----------------------------------------------------------------------------------------------
+
+
+def tcp(streams, reverse):
+    def measure(site, _candidate, settings, _context):
+        server = Process(["iperf3", "-s", "-1", "--forceflush", "-p", str(IPERF_PORT), "-A", str(SERVER_CPU)], site.server)
+        try:
+            server.wait_for("Server listening", 5)
+            text = run(["iperf3", "-c", SERVER, "-p", str(IPERF_PORT), "-J", "-t", str(settings.stream), "-P", str(streams),
+                        "-A", str(GENERATOR_CPU), *(["-R"] if reverse else [])], site.client, timeout=settings.stream + 15)
+        finally:
+            server.stop()
+        rate = json.loads(text)["end"]["sum_received"]["bits_per_second"]
+        return {f"tcp_{streams}{'_reverse' if reverse else ''}": rate / 1e9}
+    return measure
+
+
+def latency(protocol):
+    def measure(site, _candidate, settings, _context):
+        got = json.loads(run([tool("latency"), protocol, SERVER, str(ECHO_PORT), str(settings.latency), str(GENERATOR_CPU)],
+                             site.client, timeout=settings.latency + 10))
+        result = {f"{protocol}_p50": got["p50"], f"{protocol}_p99": got["p99"]}
+        if got["lost"]:
+            result["note"] = f"{protocol.upper()} RTT: {got['lost']} of {got['count'] + got['lost']} answers lost"
+        return result
+    return measure
+
+
+def connections(site, _candidate, settings, _context):
+    got = json.loads(run([tool("connect"), SERVER, str(CLOSING_PORT), str(CLOSING_PORTS), str(settings.connections),
+                          str(GENERATOR_CPU)], site.client, timeout=settings.connections + 10))
+    if not got["done"]:
+        raise Broken(f"no TCP connection done, {got['failed']} failed")
+    result = {"connections": got["rate"] / 1e3}
+    if got["failed"]:
+        result["note"] = f"connections: {got['failed']} failed, {got['done']} done"
+    return result
+
+
+def memory(site, _candidate, _settings, _context):
+    return {"rss": _megabytes(site.process.pid)} if site.process else {}
+
+
+def _megabytes(pid):
+    return status_field(pid, "VmRSS") * 1024 / 1e6
+
+
+# ---- masqd only: each opens a site of its own ----------------------------------------------------------------------
+
+
+def _meter(candidate, site):
+    status = json.loads(run([candidates.MASQD, "status", "-j", "--socket", candidate.socket(site)],
+                            env={"MASQD_JS": candidates.MASQD_BUNDLE}))
+    if "meter" not in status:
+        raise Broken("masqd status -j has no field meter")
+    return status["meter"]
+
+
+def javascript(candidate, settings, context):
+    """Time in JavaScript and in system calls for each packet that masqd handled, by its own meter."""
+    site, _ = candidate.open(context.folder, env={"MASQD_METER": "1"})
+    try:
+        load = Load(1024)
+        warm(site, load)
+        result = {}
+        for rate, suffix in ((100_000, "_paced"), (0, "")):
+            before = _meter(candidate, site)
+            send(site, load, rate=rate, seconds=settings.saturation)
+            settled(site)
+            after = _meter(candidate, site)
+            packets = after["packets"] - before["packets"]
+            if packets <= 0:
+                raise Broken("the meter of masqd counted no packet")
+            result[f"javascript{suffix}"] = (after["jsNs"] - before["jsNs"]) / packets / 1e3
+            if not rate:
+                result["io"] = (after["ioNs"] - before["ioNs"]) / packets / 1e3
+        return result
+    finally:
+        site.remove()
+
+
+def _router_drops(site):
+    """Packets that never reached masqd: its packet sockets' full buffers and its TUN device's full queue."""
+    sockets = run(["ss", "-0", "-n", "-m"], site.router)
+    links = json.loads(run(["ip", "-n", site.router, "-j", "-s", "-d", "link", "show"]))
+    drops = sum(int(n) for n in re.findall(r"skmem:\([^)]*\bd(\d+)\)", sockets))
+    for link in links:
+        if link.get("linkinfo", {}).get("info_kind") == "tun":
+            drops += link["stats64"]["tx"]["dropped"]
+    return drops
+
+
+def _quiet(pid, patience=3.0):
+    """CPU seconds of a process once it has nothing more to do."""
+    until = time.monotonic() + patience
+    used = cpu_seconds(pid)
+    while time.monotonic() < until:
+        time.sleep(0.03)
+        later = cpu_seconds(pid)
+        if later - used < 0.001:
+            return later
+        used = later
+    return used
+
+
+def _handled(site, load, seconds):
+    """Sends without a pause: (packets/s that masqd handled, its CPU seconds for each)."""
+    drops, used = _router_drops(site), _quiet(site.process.pid)
+    sent = send(site, load, seconds=seconds)
+    used = _quiet(site.process.pid) - used
+    handled = sent["offered"] - sent["refused"] - (_router_drops(site) - drops)
+    if handled <= 0:
+        raise Broken("masqd handled no packet")
+    return handled / max(sent["seconds"], used), used / handled
+
+
+# Two thousand source ports, each to two of the server's ports: 4096 sessions on 2048 mappings.
+ESTABLISHED = Load(SMALL_TABLE // 2, dport=ECHO_PORT, dports=2, payload="e")
+NORMAL = Load(1, dport=ECHO_PORT)
+FLOOD = Load(40_000, sport=20_000, dport=10_000, dports=1_000)
+
+# The client's kernel must not answer the echoes to the raw generator with ICMP errors; the rule counts them as well.
+QUIET_RULES = f"""
+table ip quiet {{
+    chain prerouting {{
+        type filter hook prerouting priority raw; policy accept;
+        udp sport {{ {ECHO_PORT}, {ECHO_PORT + 1} }} counter drop
+    }}
+}}
+"""
+
+
+def _answered(site):
+    """Sends one packet on each of the 4096 sessions and returns how many were answered."""
+
+    def count():
+        return int(re.search(r"packets (\d+)", run(["nft", "list", "table", "ip", "quiet"], site.client))[1])
+
+    before = count()
+    send(site, ESTABLISHED, rate=20_000, packets=SMALL_TABLE)
+    after, until = count(), time.monotonic() + 1
+    while after - before < SMALL_TABLE and time.monotonic() < until:
+        time.sleep(0.03)
+        after = count()
+    return after - before
+
+
+def flood(candidate, settings, context):
+    """A normal packet against a packet of a new flow, on a table that 4096 answered sessions fill."""
+    site, _ = candidate.open(context.folder, sessions=SMALL_TABLE)
+    try:
+        run(["nft", "-f", "-"], site.client, text=QUIET_RULES)
+        _answered(site)
+        filled = _answered(site)
+        if filled < SMALL_TABLE * 0.9:
+            raise Broken(f"flood: only {filled} of {SMALL_TABLE} sessions could be opened")
+        normal_rate, normal_cost = _handled(site, NORMAL, settings.saturation)
+        flood_rate, flood_cost = _handled(site, FLOOD, settings.saturation)
+        kept = _answered(site)
+        return {
+            "normal_kpps": normal_rate / 1e3, "normal_cpu": normal_cost * 1e6,
+            "flood_kpps": flood_rate / 1e3, "flood_cpu": flood_cost * 1e6,
+            "flood_ratio": flood_cost / normal_cost, "flood_kept": kept / filled * 100,
+        }
+    finally:
+        site.remove()
+
+
+def footprint(candidate, settings, context):
+    """RSS and wake-ups of masqd with a table of 4096 sessions, for each build that exists."""
+    result = {"unmeasured": {}}
+    for build, binary in (("glibc", candidates.MASQD), ("musl", candidates.MASQD_MUSL)):
+        if not os.access(binary, os.X_OK):
+            for key in (f"rss_{build}_idle", f"rss_{build}_load", f"wakeups_{build}"):
+                result["unmeasured"][key] = f"{os.path.relpath(binary, candidates.ROOT)} does not exist"
+            continue
+        site, _ = candidate.open(context.folder, sessions=SMALL_TABLE, binary=binary)
+        try:
+            pid = site.process.pid
+            wakeups, since = status_field(pid, "voluntary_ctxt_switches"), time.monotonic()
+            time.sleep(settings.idle)
+            result[f"wakeups_{build}"] = (
+                (status_field(pid, "voluntary_ctxt_switches") - wakeups) / (time.monotonic() - since))
+            result[f"rss_{build}_idle"] = _megabytes(pid)
+            run(["nft", "-f", "-"], site.client, text=QUIET_RULES)
+            _answered(site)
+            send(site, NORMAL, seconds=0.3)
+            tcp(8, False)(site, candidate, settings, context)
+            result[f"rss_{build}_load"] = _megabytes(pid)
+        finally:
+            site.remove()
+    return result
+
+
+def table(candidate, _settings, context):
+    """Bytes of the table for each session, as masqd check prints them."""
+    path = candidate.write(context.folder, SMALL_TABLE)
+    text = run([candidates.MASQD, "check", "-c", path], env={"MASQD_JS": candidates.MASQD_BUNDLE})
+    found = re.search(r"([\d.]+)\s*(?:bytes|B)\s*(?:a|per|/)\s*session", text)
+    if not found:
+        raise Broken('masqd check does not print "N bytes a session"')
+    return {"table_bytes": float(found[1])}
+
+
+# name, function(site, candidate, settings, context)
+MEASURES = [
+    *[(f"tcp{streams}{'r' if reverse else ''}", tcp(streams, reverse)) for reverse in (False, True) for streams in (1, 8)],
+    ("udplatency", latency("udp")),
+    ("tcplatency", latency("tcp")),
+    ("connections", connections),
+    # From few flows to many, after all else: slirp4netns and pasta keep a socket for each and are slower from then on.
+    *[measurement for n in FLOWS for measurement in ((f"udp{n}", udp(n)), (f"cpu{n}", cpu(n)))],
+    ("rss", memory),
+]
+
+# name, which of masqd's candidates, function(candidate, settings, context)
+MASQD_MEASURES = [
+    ("javascript", ("packet", "tun"), javascript),
+    ("flood", ("packet", "tun"), flood),
+    ("footprint", ("packet",), footprint),
+    ("table", ("packet",), table),
+]
+
+
+class Context:
+    """What measurements of one round share: the wire site, what was measured on it, and the cycle counter if there is one."""
+
+    def __init__(self, folder, counter):
+        self.folder = folder
+        self.counter = counter
+        self.wire = {}
+        self.wire_site = None
+
+
+def gives(name):
+    """The first metric of a measurement: the one whose cell says that it failed."""
+    if name.startswith("tcp") and name != "tcplatency":
+        return [f"tcp_{name[3]}{'_reverse' if name.endswith('r') else ''}"]
+    return {
+        "udplatency": ["udp_p50"], "tcplatency": ["tcp_p50"], "flood": ["flood_ratio"], "footprint": ["rss_glibc_load"],
+        "table": ["table_bytes"], **{f"udp{n}": [f"udp_{n}"] for n in FLOWS}, **{f"cpu{n}": [f"cpu_{n}"] for n in FLOWS},
+    }.get(name, [name])

@@ -1,0 +1,25 @@
+#!/bin/sh
+# Runs test/engine/native-surface.ts on the real engine, in a network namespace that ends with it.
+#
+#   test/engine/run-native.sh [MASQD-EXECUTABLE]      (default: build/masqd)
+#
+# Needs root for the namespace, TUN and packet sockets. Works on the normal, the sanitizer and the musl build; leak
+# detection stays on, because the host frees the whole engine before it ends.
+set -eu
+cd "$(dirname "$0")/../.."
+program=${1:-build/masqd}
+[ -x "$program" ] || {
+	echo "run-native: $program: not built" >&2
+	exit 1
+}
+mkdir -p build/test
+bundle=$(mktemp -d build/test/native-XXXXXX)
+trap 'rm -rf "$bundle"' EXIT
+trap 'exit 1' HUP INT TERM
+
+node test/engine/surface-list.mjs >"$bundle/surface.json"
+npx esbuild test/engine/native-surface.ts --bundle --format=esm --target=es2023 --external:masq:native \
+	"--define:SURFACE=$(cat "$bundle/surface.json")" "--define:SCRATCH=\"$bundle\"" \
+	--outfile="$bundle/native-surface.js" --log-level=warning
+
+UBSAN_OPTIONS=print_stacktrace=1 MASQD_JS=$bundle/native-surface.js unshare -n "$program"

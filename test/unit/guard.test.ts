@@ -1,0 +1,188 @@
+import { describe, expect, it } from "vitest";
+import { parseAddress, parseSubnet, type Subnet } from "../../src/packet/address.ts";
+import { type GuardFacts, guardCounters, guardRuleset, installGuard, parseCounters, removeGuard } from "../../src/port/guard.ts";
+
+const address = (text: string): number => parseAddress(text) as number;
+const subnet = (text: string): Subnet => parseSubnet(text) as Subnet;
+
+const FACTS: GuardFacts = {
+	lan: [
+		{ device: "br-lan", driver: "packet" },
+		{ device: "br-guest", driver: "tun" },
+	],
+	wanDevice: "pppoe-wan",
+	externals: [address("203.0.113.1")],
+	ownedExternals: [
+		{ first: address("203.0.113.16"), last: address("203.0.113.31") },
+		{ first: address("203.0.113.10"), last: address("203.0.113.10") },
+	],
+	portRanges: [{ first: 32768, last: 65535 }],
+	forwards: [
+		{ proto: 6, first: 2222, last: 2222 },
+		{ proto: 17, first: 5000, last: 5009 },
+		{ proto: 6, first: 40000, last: 40000 },
+	],
+	elsewhere: [subnet("192.168.1.0/24"), subnet("192.168.2.0/24"), subnet("10.8.0.0/16")],
+	exemptSources: [subnet("198.51.100.8/29")],
+	ownAddresses: [address("192.168.1.1"), address("192.168.2.1"), address("203.0.113.1")],
+};
+
+const GOLDEN = `add table inet masqd
+delete table inet masqd
+table inet masqd {
+	counter lan_unicast {
+	}
+	counter claimed_lan {
+	}
+	counter claimed_wan {
+	}
+	counter owned {
+	}
+	counter leak {
+	}
+	set elsewhere {
+		type ipv4_addr
+		flags interval
+		elements = { 10.8.0.0-10.8.255.255, 192.168.1.0-192.168.2.255 }
+	}
+	set externals {
+		type ipv4_addr
+		flags interval
+		elements = { 203.0.113.1 }
+	}
+	set owned_externals {
+		type ipv4_addr
+		flags interval
+		elements = { 203.0.113.10, 203.0.113.16-203.0.113.31 }
+	}
+	set claimed_tcp {
+		type inet_service
+		flags interval
+		elements = { 2222, 32768-65535 }
+	}
+	set claimed_udp {
+		type inet_service
+		flags interval
+		elements = { 5000-5009, 32768-65535 }
+	}
+	set may_leave {
+		type ipv4_addr
+		flags interval
+		elements = { 0.0.0.0, 198.51.100.8-198.51.100.15, 203.0.113.1 }
+	}
+	chain prerouting {
+		type filter hook prerouting priority -450; policy accept;
+		iifname "br-lan" ip daddr != @elsewhere fib daddr type unicast counter name lan_unicast drop
+		iifname "pppoe-wan" ip daddr @externals tcp dport @claimed_tcp counter name claimed_wan drop
+		iifname "pppoe-wan" ip daddr @externals udp dport @claimed_udp counter name claimed_wan drop
+		iifname { "br-lan", "br-guest" } ip daddr @externals tcp dport @claimed_tcp counter name claimed_lan drop
+		iifname { "br-lan", "br-guest" } ip daddr @externals udp dport @claimed_udp counter name claimed_lan drop
+		iifname != "br-guest" ip daddr @owned_externals counter name owned drop
+	}
+	chain postrouting {
+		type filter hook postrouting priority 300; policy accept;
+		oifname "pppoe-wan" ip saddr != @may_leave fib saddr . oif type != local counter name leak drop
+	}
+}
+`;
+
+describe("guard ruleset", () => {
+	it("is one transaction that replaces the table", () => {
+		expect(guardRuleset(FACTS)).toBe(GOLDEN);
+	});
+
+	it("tells addresses by sets where the kernel has no fib", () => {
+		const script = guardRuleset(FACTS, "sets");
+		expect(script.includes("fib")).toBe(false);
+		expect(script.includes("elements = { 192.168.1.1, 192.168.2.1, 203.0.113.1 }")).toBe(true);
+		expect(
+			script.includes('iifname "br-lan" ip daddr != @elsewhere ip daddr != @own ip daddr < 224.0.0.0 counter name lan_unicast drop'),
+		).toBe(true);
+		expect(script.includes('oifname "pppoe-wan" ip saddr != @may_leave counter name leak drop')).toBe(true);
+	});
+
+	it("has no elements line for an empty set and no LAN rule without a LAN", () => {
+		const script = guardRuleset({ ...FACTS, lan: [], externals: [], ownedExternals: [], portRanges: [], forwards: [], elsewhere: [] });
+		expect(script.split("elements").length - 1).toBe(1);
+		expect(script.includes("lan_unicast drop")).toBe(false);
+		expect(script.includes("claimed_lan drop")).toBe(false);
+		expect(script.includes("\t\tip daddr @owned_externals counter name owned drop")).toBe(true);
+	});
+
+	it("lets tun-driver LANs through to the TUN device", () => {
+		const script = guardRuleset({ ...FACTS, lan: [{ device: "br-lan", driver: "tun" }] });
+		expect(script.includes("lan_unicast drop")).toBe(false);
+		expect(script.includes('iifname != "br-lan" ip daddr @owned_externals counter name owned drop')).toBe(true);
+	});
+
+	it("refuses a device name that would mean something to nft", () => {
+		for (const wanDevice of ['a"; flush ruleset; "', "wan*", "a\nb", "a\\", ""]) {
+			expect(() => guardRuleset({ ...FACTS, wanDevice })).toThrow("cannot be written in nft");
+		}
+	});
+});
+
+/** A stand-in of nft that refuses scripts with any of these words. */
+function nft(refused: string[], output = "") {
+	const calls: { argv: string[]; stdin: string }[] = [];
+	const run = (argv: string[], stdin: string) => {
+		calls.push({ argv, stdin });
+		return refused.some((word) => stdin.includes(word)) ? { status: 1, output: "Error: refused\nmore" } : { status: 0, output };
+	};
+	return { run, calls };
+}
+
+describe("guard installation", () => {
+	it("prefers fib", () => {
+		const io = nft([]);
+		expect(installGuard(io, FACTS)).toBe("fib");
+		expect(io.calls.length).toBe(1);
+		expect(io.calls[0].argv).toEqual(["nft", "-f", "-"]);
+		expect(io.calls[0].stdin).toBe(GOLDEN);
+	});
+	it("falls back to sets", () => {
+		const io = nft(["fib"]);
+		expect(installGuard(io, FACTS)).toBe("sets");
+		expect(io.calls[1].stdin).toBe(guardRuleset(FACTS, "sets"));
+	});
+	it("fails with nft's first line", () => {
+		expect(() => installGuard(nft(["table"]), FACTS)).toThrow("install the guard table: nft: Error: refused");
+		expect(() => removeGuard(nft(["table"]))).toThrow("remove the guard table: nft: Error: refused");
+	});
+	it("removes what may not be there", () => {
+		const io = nft([]);
+		removeGuard(io);
+		expect(io.calls[0].stdin).toBe("add table inet masqd\ndelete table inet masqd\n");
+	});
+});
+
+describe("guard counters", () => {
+	const LISTING = `table inet masqd {
+	counter lan_unicast {
+		packets 12345 bytes 1234567
+	}
+
+	counter leak {
+		packets 0 bytes 0
+	}
+
+	counter claimed_wan {
+		packets 7 bytes 420
+	}
+
+	chain postrouting {
+		oifname "wan0" counter name "leak" drop
+	}
+}
+`;
+	it("reads nft's listing", () => {
+		expect(parseCounters(LISTING)).toEqual({ lan_unicast: 12345, claimed_lan: 0, claimed_wan: 7, owned: 0, leak: 0 });
+		const io = nft([], LISTING);
+		expect(guardCounters(io).claimed_wan).toBe(7);
+		expect(io.calls[0].argv).toEqual(["nft", "-t", "list", "table", "inet", "masqd"]);
+	});
+	it("says so when the table is gone", () => {
+		const run = () => ({ status: 1, output: "Error: No such file or directory\nlist table" });
+		expect(() => guardCounters({ run })).toThrow("read the guard table: nft: Error: No such file or directory");
+	});
+});
