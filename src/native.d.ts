@@ -160,8 +160,9 @@ declare module "masq:native" {
 	/**
 	 * AF_PACKET socket, bound to ETH_P_IP on the device, with PACKET_VNET_HDR, PACKET_IGNORE_OUTGOING and the buffer sizes in bytes
 	 * (SO_RCVBUFFORCE, SO_SNDBUFFORCE). `ethernet` true: the link header is in the slot; false: the device has no link header (ppp, raw-ip,
-	 * tun). SOCK_RAW for both: the kernel refuses PACKET_VNET_HDR on SOCK_DGRAM. `filter` is a classic BPF program as groups of 4 words [code, jt, jf, k], or null; it is attached before the
-	 * bind, so nothing unfiltered is ever received. Throws EPERM, ENODEV, ENETDOWN, EPROTOTYPE (`ethernet` is not what the device is).
+	 * tun). SOCK_RAW for both: the kernel refuses PACKET_VNET_HDR on SOCK_DGRAM. `filter` is a classic BPF program as groups of 4 words
+	 * [code, jt, jf, k], or null; it is attached before the bind, so nothing unfiltered is ever received. Throws EPERM, ENODEV, ENETDOWN,
+	 * EPROTOTYPE (`ethernet` is not what the device is).
 	 */
 	export function packetOpen(ifindex: number, ethernet: boolean, filter: Int32Array | null, receiveBuffer: number, sendBuffer: number): Fd;
 	/** Replaces the classic BPF filter of a packet socket; same form as in {@link packetOpen}. */

@@ -16,9 +16,11 @@ How it measures
   - "UDP 64 B" is the steady rate of correct packets at the server while the generator sends without a pause (blast.c,
     sink.c), its loss is of the same moments; "no loss" is the highest rate found with less than 0.1 % lost and no queue
     left 25 ms after the end.
-  - CPU and cycles of the router side: the whole machine under a fixed load, less the same load on a plain wire. Taking
-    off the generator's and the sink's own rusage instead would be wrong here: without IRQ time accounting the kernel's
-    forwarding is billed to the process that it interrupts, which is the generator. Cycles only where perf_event counts.
+  - CPU of the router side: CPU time of generator, router process and ksoftirqd under a fixed load, less the same load on
+    a plain wire. Without IRQ time accounting the kernel's forwarding is billed to the process in whose context the
+    softirq runs, which is the generator: so its own rusage cannot simply be taken off, and everything that matters is in
+    these three. (The idle time of /proc/stat would also count whatever else the machine does.) Cycles: the whole
+    machine's less the wire's, only where perf_event counts.
   - slirp4netns and pasta: the client has only the tap that they give it, they send from sockets in the router's
     namespace over the same WAN veth pair. MTU 65520 on the tap, descriptors for every flow, no sandbox options.
     They answer TCP themselves, so their TCP figures are of a proxy; they have no need of the first veth pair.

@@ -14,6 +14,7 @@
 #include <net/if.h>
 #include <netinet/ip.h>
 #include <netinet/udp.h>
+#include <sys/resource.h>
 #include <sys/socket.h>
 
 #define BATCH 64
@@ -45,6 +46,16 @@ static uint16_t fold(uint32_t total)
 	total = (total & 0xffff) + (total >> 16);
 	total = (total & 0xffff) + (total >> 16);
 	return (uint16_t)~total;
+}
+
+/** cpu_time() - CPU seconds that this process has had, user and kernel, with the softirqs that ran in its context. */
+static double cpu_time(void)
+{
+	struct rusage usage;
+
+	getrusage(RUSAGE_SELF, &usage);
+	return (double)(usage.ru_utime.tv_sec + usage.ru_stime.tv_sec) +
+	       (double)(usage.ru_utime.tv_usec + usage.ru_stime.tv_usec) / 1e6;
 }
 
 int main(int argc, char **argv)
@@ -99,7 +110,7 @@ int main(int argc, char **argv)
 	uint32_t burst = rate == 0 ? BATCH : rate / 4000 < 1 ? 1 : rate / 4000 > BATCH ? BATCH : (uint32_t)(rate / 4000);
 	uint32_t s = 0, d = 0;
 	uint64_t offered = 0, refused = 0;
-	double begin = now(), end = begin;
+	double cpu = cpu_time(), begin = now(), end = begin;
 
 	while (packets ? offered < packets : end - begin < seconds) {
 		uint32_t n = packets && packets - offered < burst ? (uint32_t)(packets - offered) : burst;
@@ -144,7 +155,7 @@ int main(int argc, char **argv)
 			}
 		}
 	}
-	printf("{\"offered\":%llu,\"refused\":%llu,\"seconds\":%.6f,\"end\":%.6f}\n", (unsigned long long)offered,
-	       (unsigned long long)refused, end - begin, end);
+	printf("{\"offered\":%llu,\"refused\":%llu,\"seconds\":%.6f,\"end\":%.6f,\"cpu\":%.6f}\n",
+	       (unsigned long long)offered, (unsigned long long)refused, end - begin, end, cpu_time() - cpu);
 	return 0;
 }

@@ -11,7 +11,7 @@ import time
 from dataclasses import dataclass
 
 import candidates
-from process import Broken, Process, cpu_seconds, machine_busy_seconds, run, status_field
+from process import Broken, Process, cpu_seconds, run, softirq_threads, status_field
 from topology import CLOSING_PORT, CLOSING_PORTS, ECHO_PORT, GENERATOR_CPU, SERVER, SERVER_CPU, SINK_PORT, tool
 
 FLOWS = (1, 1024, 16384)
@@ -20,7 +20,7 @@ LOSS_FREE = 0.001
 IPERF_PORT = 5201
 SMALL_TABLE = 4096
 
-ROUTER_CPU = "router CPU a packet = CPU time of the whole machine less that of the same load on a wire without a router"
+ROUTER_CPU = "CPU = CPU time of generator, router process and ksoftirqd less that of the same load on a wire without a router"
 
 
 @dataclass(frozen=True)
@@ -216,21 +216,23 @@ def udp(flows):
 # ---- CPU -----------------------------------------------------------------------------------------------------------
 
 
-def _loaded(site, flows, rate, seconds, counter):
-    """One paced load with everything around it read: machine CPU s, process CPU s, cycles (None if not counted), packets."""
+def _loaded(site, flows, rate, seconds, context):
+    """One paced load and what it cost: CPU s of all that took part, of the router process, cycles, and packets."""
     load = Load(flows)
+    router = [site.process.pid] if site.process else []
     if site.kind != "wire":
         warm(site, load)
     before = settled(site)
-    cycles = counter.ask()["cycles"] if counter else 0
-    process = cpu_seconds(site.process.pid) if site.process else 0
-    busy = machine_busy_seconds()
+    cycles = context.counter.ask()["cycles"] if context.counter else 0
+    process, softirq = sum(map(cpu_seconds, router)), sum(map(cpu_seconds, context.softirq_threads))
     sent = send(site, load, rate=rate, seconds=seconds)
     good = settled(site)
+    process = sum(map(cpu_seconds, router)) - process
+    softirq = sum(map(cpu_seconds, context.softirq_threads)) - softirq
     return {
-        "busy": machine_busy_seconds() - busy,
-        "process": cpu_seconds(site.process.pid) - process if site.process else 0,
-        "cycles": counter.ask()["cycles"] - cycles if counter else 0,
+        "cpu": sent["cpu"] + process + softirq,
+        "process": process,
+        "cycles": context.counter.ask()["cycles"] - cycles if context.counter else 0,
         "offered": sent["offered"],
         "delivered": good - before,
     }
@@ -241,9 +243,9 @@ def cpu(flows):
         rate = candidate.cpu_rate
         key = (flows, rate)
         if key not in context.wire:
-            context.wire[key] = _loaded(context.wire_site, flows, rate, settings.load, context.counter)
+            context.wire[key] = _loaded(context.wire_site, flows, rate, settings.load, context)
         wire = context.wire[key]
-        loaded = _loaded(site, flows, rate, settings.load, context.counter)
+        loaded = _loaded(site, flows, rate, settings.load, context)
         if not loaded["delivered"]:
             raise Broken(f"CPU, {_flows(flows)}: nothing arrived")
 
@@ -251,7 +253,7 @@ def cpu(flows):
             """Cost of the router for each delivered packet."""
             return (loaded[name] - wire[name] / wire["offered"] * loaded["offered"]) / loaded["delivered"]
 
-        result = {f"cpu_{flows}": each("busy") * 1e6}
+        result = {f"cpu_{flows}": each("cpu") * 1e6}
         if site.process:
             result[f"process_{flows}"] = loaded["process"] / loaded["delivered"] * 1e6
         if context.counter:
@@ -495,6 +497,7 @@ class Context:
         self.counter = counter
         self.wire = {}
         self.wire_site = None
+        self.softirq_threads = softirq_threads()
 
 
 def gives(name):

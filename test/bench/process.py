@@ -174,24 +174,18 @@ def status_field(pid, name):
     raise Broken(f"/proc/{pid}/status has no {name}")
 
 
-def machine_busy_seconds():
-    """CPU time of all CPUs together without idling and without this process, since some fixed moment.
-
-    From the idle clock, which is exact where ticks are samples. /proc/stat prints it in hundredths of a second, so this
-    waits for the moment at which the number steps (at most 50 ms).
-    """
-    hundredths = _idle_hundredths()
-    until = time.monotonic() + 0.05
-    while True:
-        later, at = _idle_hundredths(), time.monotonic()
-        if later != hundredths or at > until:
-            return at * os.cpu_count() - later / os.sysconf("SC_CLK_TCK") - time.process_time()
-
-
-def _idle_hundredths():
-    with open("/proc/stat", "rb", buffering=0) as file:
-        words = file.read(200).split()
-    return int(words[4]) + int(words[5])
+def softirq_threads():
+    """Process ids of the kernel's ksoftirqd threads."""
+    found = []
+    for name in os.listdir("/proc"):
+        if name.isdigit():
+            try:
+                with open(f"/proc/{name}/comm", encoding="ascii", errors="replace") as file:
+                    if file.read().startswith("ksoftirqd/"):
+                        found.append(int(name))
+            except OSError:
+                pass
+    return found
 
 
 def machine_steal_seconds():

@@ -94,6 +94,10 @@ class Bed:
                 sysctl(f"net/ipv4/conf/{key}/rp_filter", 0)
                 sysctl(f"net/ipv4/conf/{key}/send_redirects", 0)
         self.switch = self.router if lan == "bridge" else self._namespace("switch")
+        for host in {self.router, self.switch}:
+            # As OpenWrt has it; else every bridged frame would pass netfilter before the bridge's own sockets see it.
+            with host.inside(), contextlib.suppress(FileNotFoundError):
+                sysctl("net/bridge/bridge-nf-call-iptables", 0)
         self.build_lan()
         self.build_wan()
         if far:

@@ -24,6 +24,7 @@ const FACTS: GuardFacts = {
 	],
 	elsewhere: [subnet("192.168.1.0/24"), subnet("192.168.2.0/24"), subnet("10.8.0.0/16")],
 	exemptSources: [subnet("198.51.100.8/29")],
+	exemptDestinations: [subnet("198.51.100.128/25")],
 	ownAddresses: [address("192.168.1.1"), address("192.168.2.1"), address("203.0.113.1")],
 };
 
@@ -70,6 +71,11 @@ table inet masqd {
 		flags interval
 		elements = { 0.0.0.0, 198.51.100.8-198.51.100.15, 203.0.113.1 }
 	}
+	set exempt_destinations {
+		type ipv4_addr
+		flags interval
+		elements = { 198.51.100.128-198.51.100.255 }
+	}
 	chain prerouting {
 		type filter hook prerouting priority -450; policy accept;
 		iifname "br-lan" ip daddr != @elsewhere fib daddr type unicast counter name lan_unicast drop
@@ -81,7 +87,7 @@ table inet masqd {
 	}
 	chain postrouting {
 		type filter hook postrouting priority 300; policy accept;
-		oifname "pppoe-wan" ip saddr != @may_leave fib saddr . oif type != local counter name leak drop
+		oifname "pppoe-wan" ip saddr != @may_leave ip daddr != @exempt_destinations fib saddr . oif type != local counter name leak drop
 	}
 }
 `;
@@ -98,11 +104,22 @@ describe("guard ruleset", () => {
 		expect(
 			script.includes('iifname "br-lan" ip daddr != @elsewhere ip daddr != @own ip daddr < 224.0.0.0 counter name lan_unicast drop'),
 		).toBe(true);
-		expect(script.includes('oifname "pppoe-wan" ip saddr != @may_leave counter name leak drop')).toBe(true);
+		expect(script.includes('oifname "pppoe-wan" ip saddr != @may_leave ip daddr != @exempt_destinations counter name leak drop')).toBe(
+			true,
+		);
 	});
 
 	it("has no elements line for an empty set and no LAN rule without a LAN", () => {
-		const script = guardRuleset({ ...FACTS, lan: [], externals: [], ownedExternals: [], portRanges: [], forwards: [], elsewhere: [] });
+		const script = guardRuleset({
+			...FACTS,
+			lan: [],
+			externals: [],
+			ownedExternals: [],
+			portRanges: [],
+			forwards: [],
+			elsewhere: [],
+			exemptDestinations: [],
+		});
 		expect(script.split("elements").length - 1).toBe(1);
 		expect(script.includes("lan_unicast drop")).toBe(false);
 		expect(script.includes("claimed_lan drop")).toBe(false);
