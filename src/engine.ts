@@ -318,6 +318,7 @@ export class Engine {
 		if (tun === undefined) throw new StartError(`the kernel does not show the device ${TUN_NAME}`);
 		this.#tunRoutes = TunRoutes.install(this.kernel, native, {
 			lans: [p.name],
+			elsewhere: this.#elsewhere(),
 			tun: { name: TUN_NAME, ifindex: tun.index, mtu: this.wan.link.mtu || 1500, queueLength: TUN_QUEUE },
 		});
 		this.warnings.push(...this.#tunRoutes.warnings);
@@ -463,6 +464,7 @@ export class Engine {
 			this.#hops.routesChanged();
 			this.#openDriversQuietly();
 			for (const p of [this.wan, ...this.lan]) p.driver?.filter(this.#filterOf(p));
+			this.#tunRoutes?.update(this.#elsewhere());
 			this.#refreshGuard();
 			this.#renewHops();
 		}

@@ -1,11 +1,14 @@
 /**
  * Policy routing for the tun driver: what makes the kernel hand LAN packets to the TUN device.
  *
- * Two rules a LAN device, then one route:
+ * One rule a LAN device and one table:
  *
- *     P    iif LAN lookup main suppress_prefixlength 0     connected networks, VPNs: as ever
- *     P+1  iif LAN lookup T                                everything else
+ *     P    iif LAN lookup T
  *     T    default dev TUN
+ *     T    throw SUBNET            one for each subnet that does not lead through the WAN: on to the next rule, as ever
+ *
+ * (`lookup main suppress_prefixlength 0` before T would let packets to hosts of the WAN's own subnet, and to any other network
+ * with a route of its own through the WAN, pass by masqd.)
  *
  * The rules are made last and removed first, so the LAN's packets turn to the TUN device only when it can take them. When
  * masqd dies the kernel removes the device and with it the route; the rules then find table T empty and do no harm. They are
@@ -15,8 +18,9 @@
  * router's own external address, so reverse path filtering is turned off on it and its own addresses are accepted.
  */
 
+import type { Subnet } from "../packet/address.ts";
 import { type KernelView, MASQD_PROTOCOL, type PolicyRoute, type PolicyRule } from "./kernel-view.ts";
-import { RTN, type RtnetlinkError, TABLE } from "./rtnetlink.ts";
+import { RTN, type RtnetlinkError } from "./rtnetlink.ts";
 
 /** The system calls needed besides those of the view: `masq:native`, or a test's stand-in. */
 export type SysctlIo = Pick<typeof import("masq:native"), "readFile" | "writeFile">;
@@ -25,6 +29,8 @@ export type SysctlIo = Pick<typeof import("masq:native"), "readFile" | "writeFil
 export interface TunRoutesFacts {
 	/** LAN device names. */
 	lans: readonly string[];
+	/** Destinations that stay the kernel's. */
+	elsewhere: readonly Subnet[];
 	/** The TUN device: its name, index, and the MTU (bytes) and transmit queue length (packets) to give it. */
 	tun: { name: string; ifindex: number; mtu: number; queueLength: number };
 }
@@ -38,7 +44,7 @@ const STRICT = "1";
 export class TunRoutes {
 	/** The routing table in use. */
 	readonly table: number;
-	/** Priority of the first rule; the second is one more. */
+	/** Priority of the rules. */
 	readonly priority: number;
 	/** What the administrator should know, each a sentence with its remedy. */
 	readonly warnings: readonly string[];
@@ -46,6 +52,7 @@ export class TunRoutes {
 	readonly #view: KernelView;
 	readonly #io: SysctlIo;
 	readonly #rules: PolicyRule[] = [];
+	#thrown = new Map<string, Subnet>();
 	readonly #restore: { path: string; value: string }[] = [];
 
 	private constructor(view: KernelView, io: SysctlIo, table: number, priority: number, warnings: readonly string[]) {
@@ -75,7 +82,7 @@ export class TunRoutes {
 		return routes;
 	}
 
-	#setUp({ lans, tun }: TunRoutesFacts): void {
+	#setUp({ lans, elsewhere, tun }: TunRoutesFacts): void {
 		const device = `/proc/sys/net/ipv4/conf/${tun.name}`;
 		this.#io.writeFile(`${device}/rp_filter`, "0", 0o644);
 		this.#io.writeFile(`${device}/accept_local`, "1", 0o644);
@@ -87,9 +94,22 @@ export class TunRoutes {
 		}
 		for (const lan of lans) this.#forward(lan);
 		this.#view.setLinkUp(tun.ifindex, tun.mtu, tun.queueLength);
+		this.update(elsewhere);
 		this.#view.addRoute({ table: this.table, ifindex: tun.ifindex });
-		for (const iif of lans) this.#addRule({ priority: this.priority, iif, table: TABLE.MAIN, suppressPrefix: 0 });
-		for (const iif of lans) this.#addRule({ priority: this.priority + 1, iif, table: this.table });
+		for (const iif of lans) this.#addRule({ priority: this.priority, iif, table: this.table });
+	}
+
+	/** Changes which destinations stay the kernel's; additions come first, so that nothing of them is ever taken. */
+	update(elsewhere: readonly Subnet[]): void {
+		const wanted = new Map(elsewhere.map((subnet) => [`${subnet.address}/${subnet.prefix}`, subnet]));
+		for (const [key, { address, prefix }] of wanted) {
+			if (this.#thrown.has(key)) continue;
+			this.#view.addRoute({ table: this.table, destination: address, prefix, type: RTN.THROW });
+		}
+		for (const [key, { address, prefix }] of this.#thrown) {
+			if (!wanted.has(key)) gone(() => this.#view.delRoute({ table: this.table, destination: address, prefix, type: RTN.THROW }));
+		}
+		this.#thrown = wanted;
 	}
 
 	#forward(lan: string): void {
@@ -144,9 +164,9 @@ function freePriority(view: KernelView): number {
 	const taken = new Set<number>();
 	for (const rule of view.listRules()) taken.add(rule.priority);
 	for (let priority = FIRST_PRIORITY; priority < LAST_PRIORITY; priority++) {
-		if (!taken.has(priority) && !taken.has(priority + 1)) return priority;
+		if (!taken.has(priority)) return priority;
 	}
-	throw new Error("tun routes: no two policy rule priorities in a row are free before that of the main table");
+	throw new Error("tun routes: no policy rule priority is free before that of the main table");
 }
 
 function reversePathWarnings(io: SysctlIo): string[] {

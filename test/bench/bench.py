@@ -24,7 +24,7 @@ How it measures
   - slirp4netns and pasta: the client has only the tap that they give it, they send from sockets in the router's
     namespace over the same WAN veth pair. MTU 65520 on the tap, descriptors for every flow, no sandbox options.
     They answer TCP themselves, so their TCP figures are of a proxy; they have no need of the first veth pair.
-  - masqd runs as `build/masqd run`, with a table of 65,536 sessions for speed, 4,096 for flood and RSS.
+  - masqd runs as `build/masqd run`, with a table of 65,535 sessions for speed, 4,096 for flood and RSS.
   - "JavaScript" is masqd's own meter (MASQD_METER=1) in a process of its own, so the meter slows nothing else.
   - Two cores: the generator and the clients on CPU 0, the server on CPU 1, the router where the scheduler puts it.
     The kernel forwards on the CPU of the sender.
@@ -255,13 +255,16 @@ class Bench:
             if candidate.has_start:
                 self.results.add(candidate.key, "start", number, start * 1e3)
         except Broken as error:
-            self._fail(candidate, f"round {number}, start: {error}")
+            self._fail(candidate, f"round {number}, start: {error}", *[n for n, _ in measure.MEASURES if self._wanted(n)])
 
     def _try(self, candidate, number, name, function):
         try:
             values = function()
         except Broken as error:
             self._fail(candidate, f"round {number}, {name}: {error}", name)
+            return
+        except (OSError, LookupError, ValueError) as error:  # a process that is gone, an answer of another form
+            self._fail(candidate, f"round {number}, {name}: {type(error).__name__}: {error}", name)
             return
         note = values.pop("note", None)
         if note:
@@ -271,14 +274,14 @@ class Bench:
         for metric, value in values.items():
             self.results.add(candidate.key, metric, number, value)
 
-    def _fail(self, candidate, text, name=None):
+    def _fail(self, candidate, text, *names):
         """What a candidate could not do: of slirp4netns and pasta it is said in the report, of the others it is a broken run."""
         if candidate.required:
             self.broken.append(f"{candidate.key}: {text}")
         else:
             self.results.note(candidate.key, f"could not be measured in {text}")
-        for metric in measure.gives(name) if name else ():
-            self.results.reason(candidate.key, metric, text)
+        for name in names:
+            self.results.reason(candidate.key, measure.gives(name), text)
 
     @staticmethod
     def _progress(text):

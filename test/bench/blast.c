@@ -14,6 +14,7 @@
 #include <net/if.h>
 #include <netinet/ip.h>
 #include <netinet/udp.h>
+#include <sys/ioctl.h>
 #include <sys/resource.h>
 #include <sys/socket.h>
 
@@ -92,7 +93,11 @@ int main(int argc, char **argv)
 		errno = EINVAL;
 		die(argv[2]);
 	}
-	model.eth.ether_shost[0] = 2;
+	struct ifreq hardware = { 0 };
+	strncpy(hardware.ifr_name, device, IFNAMSIZ - 1);
+	if (ioctl(fd, SIOCGIFHWADDR, &hardware))
+		die(device);
+	memcpy(model.eth.ether_shost, hardware.ifr_hwaddr.sa_data, ETHER_ADDR_LEN);
 	model.ip.check = fold(sum(&model.ip, sizeof(model.ip), 0));
 	uint32_t constant = sum(&model.ip.saddr, 8, htons(IPPROTO_UDP));
 	constant = sum(&model.udp.len, 2, constant + model.udp.len);

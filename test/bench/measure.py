@@ -277,7 +277,10 @@ def tcp(streams, reverse):
                         "-A", str(GENERATOR_CPU), *(["-R"] if reverse else [])], site.client, timeout=settings.stream + 15)
         finally:
             server.stop()
-        rate = json.loads(text)["end"]["sum_received"]["bits_per_second"]
+        said = json.loads(text)
+        if "sum_received" not in said["end"]:
+            raise Broken(f"iperf3: {said.get('error', 'no result')}")
+        rate = said["end"]["sum_received"]["bits_per_second"]
         return {f"tcp_{streams}{'_reverse' if reverse else ''}": rate / 1e9}
     return measure
 
@@ -449,10 +452,10 @@ def footprint(candidate, settings, context):
             result[f"wakeups_{build}"] = (
                 (status_field(pid, "voluntary_ctxt_switches") - wakeups) / (time.monotonic() - since))
             result[f"rss_{build}_idle"] = _megabytes(pid)
+            tcp(8, False)(site, candidate, settings, context)
             run(["nft", "-f", "-"], site.client, text=QUIET_RULES)
             _answered(site)
             send(site, NORMAL, seconds=0.3)
-            tcp(8, False)(site, candidate, settings, context)
             result[f"rss_{build}_load"] = _megabytes(pid)
         finally:
             site.remove()
@@ -503,8 +506,8 @@ class Context:
 def gives(name):
     """The first metric of a measurement: the one whose cell says that it failed."""
     if name.startswith("tcp") and name != "tcplatency":
-        return [f"tcp_{name[3]}{'_reverse' if name.endswith('r') else ''}"]
+        return f"tcp_{name[3]}{'_reverse' if name.endswith('r') else ''}"
     return {
-        "udplatency": ["udp_p50"], "tcplatency": ["tcp_p50"], "flood": ["flood_ratio"], "footprint": ["rss_glibc_load"],
-        "table": ["table_bytes"], **{f"udp{n}": [f"udp_{n}"] for n in FLOWS}, **{f"cpu{n}": [f"cpu_{n}"] for n in FLOWS},
-    }.get(name, [name])
+        "udplatency": "udp_p50", "tcplatency": "tcp_p50", "flood": "flood_ratio", "footprint": "rss_glibc_load",
+        "table": "table_bytes", **{f"udp{n}": f"udp_{n}" for n in FLOWS}, **{f"cpu{n}": f"cpu_{n}" for n in FLOWS},
+    }.get(name, name)

@@ -18,7 +18,7 @@ trap 'rm -rf "$bundle"' EXIT
 trap 'exit 1' HUP INT TERM
 
 node test/engine/surface-list.mjs >"$bundle/surface.json"
-npx esbuild test/engine/native-surface.ts --bundle --format=esm --target=es2023 --external:masq:native \
+node_modules/.bin/esbuild test/engine/native-surface.ts --bundle --format=esm --target=es2023 --external:masq:native \
 	"--define:SURFACE=$(cat "$bundle/surface.json")" "--define:SCRATCH=\"$bundle\"" \
 	--outfile="$bundle/native-surface.js" --log-level=warning
 

@@ -402,14 +402,15 @@ describe("TunRoutes", () => {
 		};
 		return { io, writes };
 	}
-	const FACTS = { lans: ["lan0"], tun: { name: "masq0", ifindex: 9, mtu: 1500, queueLength: 500 } };
+	const ELSEWHERE = [{ address: 0xc0a80100, mask: 0xffffff00, prefix: 24 }];
+	const FACTS = { lans: ["lan0"], elsewhere: ELSEWHERE, tun: { name: "masq0", ifindex: 9, mtu: 1500, queueLength: 500 } };
 
 	it("removes leftovers, then sets sysctls, link, route and rules in that order", () => {
 		const kernel = router();
 		kernel.rules.push(rule(100, "lan0", 7777, MASQD_PROTOCOL));
 		const { io, writes } = sysctls({});
 		const routes = TunRoutes.install(opened(kernel), io, FACTS);
-		expect(kernel.requested).toEqual([RTM.DELRULE, RTM.SETLINK, RTM.NEWROUTE, RTM.NEWRULE, RTM.NEWRULE]);
+		expect(kernel.requested).toEqual([RTM.DELRULE, RTM.SETLINK, RTM.NEWROUTE, RTM.NEWROUTE, RTM.NEWRULE]);
 		expect(writes).toEqual([
 			"ipv4/conf/masq0/rp_filter=0",
 			"ipv4/conf/masq0/accept_local=1",
@@ -425,10 +426,10 @@ describe("TunRoutes", () => {
 
 	it("keeps out of the way of other rules and tables", () => {
 		const kernel = router();
-		kernel.rules.push(rule(101, "x", 254, 0), rule(103, "x", 7778, 0));
+		kernel.rules.push(rule(100, "x", 254, 0), rule(101, "x", 7778, 0));
 		kernel.routes.push(route("10.0.0.0", 8, LAN, { table: 7777 }));
 		const routes = TunRoutes.install(opened(kernel), sysctls({}).io, FACTS);
-		expect([routes.priority, routes.table]).toEqual([104, 7779]);
+		expect([routes.priority, routes.table]).toEqual([102, 7779]);
 	});
 
 	it("warns of strict reverse path filtering", () => {
