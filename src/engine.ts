@@ -3,12 +3,14 @@
  * the control socket (design.md section 2). Time is read once per turn. Everything that can fail at start fails before the first packet is
  * taken, with one sentence, and what was set up until then is undone.
  */
+
 import * as native from "masq:native";
 import type { Plan } from "./config/plan.ts";
-import { HOST_ADF, HOST_EIF, Hosts } from "./conntrack/hosts.ts";
+import { Hosts } from "./conntrack/hosts.ts";
 import type { PortRange } from "./conntrack/ports.ts";
+import { EXTERNAL_SHIFT, HOP_SHIFT, HOST_ADF, HOST_EIF, R_META, R_PEER } from "./conntrack/record.ts";
 import { stateTimeouts } from "./conntrack/states.ts";
-import { EXTERNAL_SHIFT, HOP_SHIFT, layoutTable, R_META, R_PEER, Table, type TableLayout } from "./conntrack/table.ts";
+import { layoutTable, Table, type TableLayout } from "./conntrack/table.ts";
 import { ControlServer } from "./control/server.ts";
 import { Admission, EXPIRE_BUDGET } from "./nat/admission.ts";
 import { type Context, type Forward, type LanLink, type Link, makeDrops, type Net, type Policy, Queue } from "./nat/context.ts";

@@ -4,22 +4,8 @@
  * A record is four words: address; MAC bytes 0-1 (half), LAN port number (byte) and flags (byte); MAC bytes 2-5; session count (half) and next in
  * hash chain (half). Record 0 is none. A host's record goes with its last session.
  */
+import { HOST_MAC, HOST_MAC_TAIL, HOST_NEXT, HOST_PORT_SHIFT, HOST_REACHABLE, HOST_SESSIONS } from "./record.ts";
 import type { TableLayout } from "./table.ts";
-
-/** Word offsets of a host record. */
-export const HOST_ADDRESS = 0;
-export const HOST_MAC = 1;
-export const HOST_MAC_TAIL = 2;
-/** Halfword offsets of a host record. */
-export const HOST_SESSIONS = 6;
-export const HOST_NEXT = 7;
-/** Shift of the LAN port number in word HOST_MAC, and its flags above it. */
-export const HOST_PORT_SHIFT = 16;
-/** The MAC is known (always set on ports without link header). */
-export const HOST_REACHABLE = 1 << 24;
-/** Filtering of the host's mappings (RFC 4787 REQ-8); neither bit: address- and port-dependent. */
-export const HOST_EIF = 1 << 25;
-export const HOST_ADF = 1 << 26;
 
 /** Least number of sessions that every host may have, however full the table is. */
 export const HOST_MINIMUM = 16;

@@ -13,54 +13,35 @@
  * Every state has one timeout and one doubly linked list ordered by last use: a refresh moves a record to the tail, expiry looks at heads only. Free
  * records form the list of state FREE (first in, first out). Last use is kept in seconds modulo 2^16; timeouts are therefore below 2^16 s.
  *
- * Record (32-bit words; halfwords in memory order):
- *
- *   0 inside address          1 peer address
- *   2 ports as an outbound packet has them (inside, peer)    3 ports as an inbound packet has them (peer, external)
- *   4 protocol | external address number << 8 | state << 16 | flags << 21 | next hop number << 24
- *   5 delta of the address | delta of address and port << 16 (outbound; inbound is the complement)
- *   6 last use (half), host number (half)                    7 list: previous, next (halves)
- *   8 chains: next by outbound key, next by inbound key (halves)
- *   9 last acknowledgment number from inside                10 the same from the peer        (TCP, as loaded)
- *  11 packets out  12 packets in  13 bytes out  14 bytes in (30 bits each)  15 bytes out, in: high part (halves)
- *
- * Addresses, ports and acknowledgment numbers are as loaded (packet/layout.ts).
+ * The record's layout is in record.ts. Addresses, ports and acknowledgment numbers are as loaded (packet/layout.ts).
  */
 import { adjust, fold, halfDelta, wordDelta } from "../packet/checksum.ts";
 import { firstOf, pair, secondOf } from "../packet/layout.ts";
+import {
+	BYTES_CARRY,
+	EXTERNAL_SHIFT,
+	HOP_SHIFT,
+	R_ACK_OUT,
+	R_BYTES_IN,
+	R_BYTES_OUT,
+	R_CHAIN_IN,
+	R_CHAIN_OUT,
+	R_DELTA,
+	R_HIGH_IN,
+	R_HIGH_OUT,
+	R_HOST,
+	R_IN,
+	R_LAST,
+	R_META,
+	R_NEXT,
+	R_OUT,
+	R_PEER,
+	R_PREVIOUS,
+	RECORD_WORDS,
+	STATE_MASK,
+	STATE_SHIFT,
+} from "./record.ts";
 import { FREE, OTHER, STATES } from "./states.ts";
-
-export const RECORD_WORDS = 16;
-export const R_INSIDE = 0;
-export const R_PEER = 1;
-export const R_OUT = 2;
-export const R_IN = 3;
-export const R_META = 4;
-export const R_DELTA = 5;
-export const R_ACK_OUT = 9;
-export const R_ACK_IN = 10;
-export const R_PACKETS_OUT = 11;
-export const R_PACKETS_IN = 12;
-export const R_BYTES_OUT = 13;
-export const R_BYTES_IN = 14;
-/** Halfword offsets from the record's first halfword. */
-export const R_LAST = 12;
-export const R_HOST = 13;
-export const R_PREVIOUS = 14;
-export const R_NEXT = 15;
-export const R_CHAIN_OUT = 16;
-export const R_CHAIN_IN = 17;
-export const R_HIGH_OUT = 30;
-export const R_HIGH_IN = 31;
-
-/** Bit fields of word R_META. */
-export const EXTERNAL_SHIFT = 8;
-export const STATE_SHIFT = 16;
-export const STATE_MASK = 0x1f;
-export const HOP_SHIFT = 24;
-
-/** Bytes of a byte counter's low word before it carries into the high half. */
-export const BYTES_CARRY = 0x40000000;
 
 const MAGIC = 0x6d617371;
 /** Changes with every change of the layout: a file with another number is not ours to read. */

@@ -2,9 +2,11 @@
  * The TCP side of a session: what a segment with SYN, FIN or RST, or any segment of a session that is not established, does to its state
  * (RFC 7857 section 2, RFC 5382 sections 4 and 5). Ordinary segments of established sessions never come here.
  */
+
 import { ACK, FIN, RST, SYN, swap32 } from "../packet/layout.ts";
+import { R_ACK_IN, R_ACK_OUT } from "./record.ts";
 import { TCP_CLOSING, TCP_ESTABLISHED, TCP_FIN_IN, TCP_FIN_OUT, TCP_OPENED, TCP_RESET, TCP_SYN_IN, TCP_SYN_OUT } from "./states.ts";
-import { R_ACK_IN, R_ACK_OUT, type Table } from "./table.ts";
+import type { Table } from "./table.ts";
 
 /** How far beyond the expected sequence number a RST may be: one unscaled window. A later one is provoked again by the next segment. */
 const RESET_WINDOW = 65535;

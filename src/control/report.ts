@@ -1,9 +1,10 @@
 /**
  * What the daemon tells about itself: the data behind `status` and `flows`.
  */
+
 import * as native from "masq:native";
+import { EXTERNAL_SHIFT, R_IN, R_META, R_OUT, R_PACKETS_IN, R_PACKETS_OUT, R_PEER } from "../conntrack/record.ts";
 import { FREE, RESTING, STATE_NAMES } from "../conntrack/states.ts";
-import { EXTERNAL_SHIFT, R_IN, R_META, R_OUT, R_PACKETS_IN, R_PACKETS_OUT, R_PEER } from "../conntrack/table.ts";
 import type { Engine } from "../engine.ts";
 import { reason } from "../nat/reason.ts";
 import { formatAddress } from "../packet/address.ts";

@@ -3,8 +3,8 @@
  * A live, answered session is never evicted for another.
  */
 
+import { EXTERNAL_SHIFT, R_HOST, R_IN, R_META, R_OUT } from "../conntrack/record.ts";
 import { FREE, RESTING, STATES, TCP_CLOSING, TCP_RESET, TCP_SYN_IN, TCP_SYN_OUT, UDP_DNS, UDP_NEW } from "../conntrack/states.ts";
-import { EXTERNAL_SHIFT, R_HOST, R_IN, R_META, R_OUT } from "../conntrack/table.ts";
 import { firstOf, ICMP, secondOf, swap16, TCP, UDP } from "../packet/layout.ts";
 import type { Context } from "./context.ts";
 import { REASON } from "./reason.ts";

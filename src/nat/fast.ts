@@ -9,11 +9,12 @@
  * Checksums: the delta of the address pair is `delta & 0xffff`, with the ports `delta >>> 16`; inbound is the ones-complement of both. A partial checksum
  * (virtio flag) holds the pseudo-header sum only, not complemented, so it takes the address delta and no ports.
  */
-import { HOST_MAC, HOST_PORT_SHIFT, HOST_REACHABLE } from "../conntrack/hosts.ts";
-import { TCP_ESTABLISHED, UDP_NEW, UDP_OPEN } from "../conntrack/states.ts";
 import {
 	BYTES_CARRY,
 	HOP_SHIFT,
+	HOST_MAC,
+	HOST_PORT_SHIFT,
+	HOST_REACHABLE,
 	R_ACK_IN,
 	R_ACK_OUT,
 	R_BYTES_IN,
@@ -33,7 +34,8 @@ import {
 	R_PEER,
 	STATE_MASK,
 	STATE_SHIFT,
-} from "../conntrack/table.ts";
+} from "../conntrack/record.ts";
+import { TCP_ESTABLISHED, UDP_NEW, UDP_OPEN } from "../conntrack/states.ts";
 import {
 	ETHER_GROUP,
 	IP_FRAGMENT,

@@ -5,7 +5,7 @@
  * destination. Only that address and port change, with the quoted header checksum, the quoted transport checksum where it is within the quote, and the ICMP
  * checksum over all of it, each incrementally, so that extensions and padding behind the quote (RFC 4884) stay as they are.
  */
-import { R_IN, R_META, R_OUT } from "../conntrack/table.ts";
+import { R_IN, R_META, R_OUT } from "../conntrack/record.ts";
 import { adjust, adjustUdp, fold, halfDelta, sumOf, wordDelta } from "../packet/checksum.ts";
 import { firstOf, ICMP, IP_OFFSET, pair, secondOf, TCP, UDP } from "../packet/layout.ts";
 import type { Context } from "./context.ts";

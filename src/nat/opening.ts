@@ -2,9 +2,8 @@
  * The decisions about a packet that belongs to no session yet: outbound (static, pool, masquerade; design.md section 4) and inbound (filtering, forwards, static).
  * Everything is checked before state is made (RFC 7857 section 6: a packet that is dropped changes nothing).
  */
-import { HOST_ADF, HOST_EIF, HOST_MAC } from "../conntrack/hosts.ts";
+import { EXTERNAL_SHIFT, HOST_ADF, HOST_EIF, HOST_MAC, R_HOST, R_IN, R_META, R_OUT, R_PEER } from "../conntrack/record.ts";
 import { ICMP_QUERY, OTHER, TCP_SYN_IN, TCP_SYN_OUT, UDP_NEW, UDP_OPEN } from "../conntrack/states.ts";
-import { EXTERNAL_SHIFT, R_HOST, R_IN, R_META, R_OUT, R_PEER } from "../conntrack/table.ts";
 import { ACK, addressValue, FIN, firstOf, ICMP, pair, RST, SYN, secondOf, swap16, TCP, UDP } from "../packet/layout.ts";
 import type { Admission } from "./admission.ts";
 import { type Context, ELSEWHERE, type Forward, inNets, NO_ROUTE } from "./context.ts";

@@ -3,12 +3,14 @@
  * state, packets that are too big. The fast loops (fast.ts) hand frames over and this code drops, answers or queues them.
  */
 
-import { HOST_MAC, HOST_MAC_TAIL, HOST_PORT_SHIFT, HOST_REACHABLE } from "../conntrack/hosts.ts";
-import { UDP_DNS, UDP_NEW, UDP_OPEN } from "../conntrack/states.ts";
 import {
 	BYTES_CARRY,
 	EXTERNAL_SHIFT,
 	HOP_SHIFT,
+	HOST_MAC,
+	HOST_MAC_TAIL,
+	HOST_PORT_SHIFT,
+	HOST_REACHABLE,
 	R_BYTES_IN,
 	R_BYTES_OUT,
 	R_DELTA,
@@ -20,7 +22,8 @@ import {
 	R_OUT,
 	R_PACKETS_IN,
 	R_PACKETS_OUT,
-} from "../conntrack/table.ts";
+} from "../conntrack/record.ts";
+import { UDP_DNS, UDP_NEW, UDP_OPEN } from "../conntrack/states.ts";
 import { tcpIn, tcpOut } from "../conntrack/tcp.ts";
 import { adjust, adjustUdp, fold, halfDelta, sumOf } from "../packet/checksum.ts";
 import {

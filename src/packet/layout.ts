@@ -7,27 +7,42 @@
  * section 2 B), so nothing is swapped on the per-packet way; the few fields that are not 16- or 32-bit units have mirrored constants here.
  */
 
-/** True on little-endian hosts. */
-export const LITTLE = new Uint8Array(new Uint32Array([1]).buffer)[0] === 1;
+// Plain numbers come first: only those does esbuild inline (conntrack/record.ts).
 
 /** Slot offsets in bytes; the same numbers as SLOT_* of masq:native. */
 export const SLOT_VNET = 0;
 export const SLOT_ETHER = 10;
 export const SLOT_IP = 24;
-/** First word of the IP packet in a slot. */
-export const IP_WORD = SLOT_IP >> 2;
-/** Bytes of a slot: the largest IPv4 packet behind its headers, and room to fragment or quote. */
-export const SLOT_SIZE = 65536 + 128;
 
-/** Virtio header: flags and gso_type are bytes 0 and 1. */
-export const VNET_PARTIAL = LITTLE ? 1 : 0x01000000;
-/** Virtio gso_type in word 0 (VIRTIO_NET_HDR_GSO_*); zero means a plain frame. */
-export const VNET_GSO = LITTLE ? 0xff00 : 0x00ff0000;
 /** Halfword index (from the slot's first halfword) of hdr_len, gso_size and csum_start. */
 export const VNET_HDR_LEN = 1;
 export const VNET_GSO_SIZE = 2;
 export const VNET_CSUM_START = 3;
 export const VNET_CSUM_OFFSET = 4;
+
+/** TCP flags. */
+export const FIN = 1;
+export const SYN = 2;
+export const RST = 4;
+export const ACK = 16;
+
+/** Protocol numbers. */
+export const ICMP = 1;
+export const TCP = 6;
+export const UDP = 17;
+
+/** First word of the IP packet in a slot. */
+export const IP_WORD = 6;
+/** Bytes of a slot: the largest IPv4 packet behind its headers, and room to quote. */
+export const SLOT_SIZE = 65664;
+
+/** True on little-endian hosts. */
+export const LITTLE = new Uint8Array(new Uint32Array([1]).buffer)[0] === 1;
+
+/** Virtio header: flags and gso_type are bytes 0 and 1. */
+export const VNET_PARTIAL = LITTLE ? 1 : 0x01000000;
+/** Virtio gso_type in word 0 (VIRTIO_NET_HDR_GSO_*); zero means a plain frame. */
+export const VNET_GSO = LITTLE ? 0xff00 : 0x00ff0000;
 
 /** Group bit of the destination MAC in the slot's halfword at SLOT_ETHER. */
 export const ETHER_GROUP = LITTLE ? 1 : 0x0100;
@@ -59,14 +74,6 @@ export const TTL_ONE_SUM = LITTLE ? 0xfffe : 0xfeff;
 // ---- TCP header (RFC 9293), word 8 of a packet without options: data offset, flags, window ---------------------------------
 export const TCP_FLAG_SHIFT = LITTLE ? 8 : 16;
 export const TCP_DOFF_SHIFT = LITTLE ? 4 : 28;
-export const FIN = 1;
-export const SYN = 2;
-export const RST = 4;
-export const ACK = 16;
-
-export const ICMP = 1;
-export const TCP = 6;
-export const UDP = 17;
 
 /** 16-bit value between host and as-loaded order (its own inverse). */
 export function swap16(v: number): number {

@@ -6,7 +6,9 @@
  * the arrays. A device without link header has one hop, number 1, that is always good. Hop 0 is for destinations beyond the 255th next
  * hop: their frames go through {@link NextHopTable.hold} one by one. Inside hosts are found the same way until they send a frame.
  */
-import { HOST_ADDRESS, type Hosts } from "../conntrack/hosts.ts";
+
+import type { Hosts } from "../conntrack/hosts.ts";
+import { HOST_ADDRESS } from "../conntrack/record.ts";
 import { ELSEWHERE, type LanLink, type Link, type NextHops, NO_ROUTE } from "../nat/context.ts";
 import { REASON } from "../nat/reason.ts";
 import { addressValue, pair, SLOT_IP, SLOT_SIZE, swap16, swap32, type Views } from "../packet/layout.ts";

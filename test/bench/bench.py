@@ -151,6 +151,7 @@ class Bench:
         self.no_counter = ""
         self.load_before = os.getloadavg()[0]
         self.seconds = self.steal = 0.0
+        self.spent = {}
 
     def measure(self):
         """All rounds."""
@@ -196,6 +197,7 @@ class Bench:
             "cpus": os.cpu_count(), "cpu": model, "loadBefore": self.load_before, "stealShare": steal_share,
             "busy": self.load_before > 0.5 or steal_share > 0.02, "routerCpu": measure.ROUTER_CPU,
             "cycles": self.no_counter or "counted", "settings": self.settings.__dict__,
+            "spentSeconds": self.spent,
         }
 
     def _open_counter(self):
@@ -259,7 +261,7 @@ class Bench:
 
     def _try(self, candidate, number, name, function):
         try:
-            values = function()
+            values = self._timed(candidate, name, function)
         except Broken as error:
             self._fail(candidate, f"round {number}, {name}: {error}", name)
             return
@@ -273,6 +275,14 @@ class Bench:
             self.results.reason(candidate.key, metric, reason)
         for metric, value in values.items():
             self.results.add(candidate.key, metric, number, value)
+
+    def _timed(self, candidate, name, function):
+        begin = time.monotonic()
+        try:
+            return function()
+        finally:
+            spent = self.spent.setdefault(name, {})
+            spent[candidate.key] = round(spent.get(candidate.key, 0) + time.monotonic() - begin, 2)
 
     def _fail(self, candidate, text, *names):
         """What a candidate could not do: of slirp4netns and pasta it is said in the report, of the others it is a broken run."""

@@ -66,6 +66,8 @@ class Bed:
         self.external = list(external)
         self.daemon = None
         self.config = None
+        self.sniffer = None
+        self._leaked = []
         self._closing = contextlib.ExitStack()
         try:
             self.folder = temporary_folder(self.prefix)
@@ -154,9 +156,10 @@ class Bed:
                 f"route add default via {R}",
                 *(f"neigh replace 203.0.113.{n} lladdr {wan_mac(f'203.0.113.{n}')} dev wan0 nud permanent" for n in RAW_HOSTS),
             )
-        # The other external addresses are ours by proxy of the WAN side: it sends them to the gateway.
-        if len(self.external) > 1:
+        if BASELINE and len(self.external) > 1:  # the kernel answers no ARP for them; masqd does
             self.wan.ip(*(f"route replace {a}/32 via {GATEWAY} dev eth0" for a in self.external[1:]))
+        if self.sniffer is not None:
+            self._leaked += self.sniffer.offenders()
         self.sniffer = LeakSniffer(self.wan, "eth0", self.external)
         self._closing.callback(self.sniffer.close)
         self.wan_wire = Wire(self.wan, "eth0", GATEWAY_MAC, wan_mac, headerless=self.wan_kind == "tun")
@@ -259,11 +262,27 @@ class Bed:
                 return int(line.split()[1])
         raise AssertionError("no VmRSS")
 
+    def snapshot(self):
+        """Everything that masqd may change in the router and has to put back."""
+        seen = [
+            self.router.run(*argv).stdout
+            for argv in (
+                ("nft", "list", "ruleset"),
+                ("ip", "rule"),
+                ("ip", "route", "show", "table", "all"),
+                ("ip", "-br", "link"),
+                ("ethtool", "-k", "wan0"),
+                ("ethtool", "-k", self.lan_device),
+                ("sysctl", "net.ipv4.ip_local_port_range", "net.ipv4.ip_local_reserved_ports", "net.ipv4.ip_forward"),
+            )
+        ]
+        return "\n".join(seen)
+
     # ---- the end --------------------------------------------------------------------------------------
 
     def check(self):
         """The invariants that hold at the end of every test."""
-        leaked = self.sniffer.offenders()
+        leaked = self._leaked + self.sniffer.offenders()
         if BASELINE:
             return
         assert not leaked, f"foreign sources on the WAN wire: {leaked[:10]}"

@@ -24,7 +24,8 @@ const subnet = (text: string): Subnet => parseSubnet(text) as Subnet;
 let failures = 0;
 let passes = 0;
 function check(what: string, holds: boolean, seen = ""): void {
-	if (!holds) failures++;
+	if (holds) passes++;
+	else failures++;
 	native.print(1, `${holds ? "ok  " : "FAIL"} ${what}${seen === "" ? "" : `: ${seen}`}\n`);
 }
 
