@@ -29,7 +29,7 @@ static struct iovec *ether_vectors;
 static struct mmsghdr *ether_messages;
 static struct mmsghdr *plain_messages;
 /* Zero is the engine's number 0, so these may be freed before they are set. */
-static JSValue held_buffer, held_rx;
+static JSValue held_buffer, held_rx, held_headers;
 
 static struct iovec send_vectors[2 * BATCH_MAX];
 static struct mmsghdr send_messages[BATCH_MAX];
@@ -48,7 +48,8 @@ void frames_forget(JSContext *ctx)
 	memset(&frames, 0, sizeof frames);
 	JS_FreeValue(ctx, held_buffer);
 	JS_FreeValue(ctx, held_rx);
-	held_buffer = held_rx = JS_UNDEFINED;
+	JS_FreeValue(ctx, held_headers);
+	held_buffer = held_rx = held_headers = JS_UNDEFINED;
 }
 
 /**
@@ -63,6 +64,14 @@ NATIVE(native_set_frames)
 	if (!next.base || argument_int(ctx, argv[1], "slotSize", SLOT_IP + 4, INT32_MAX, &next.slot_size) < 0 ||
 	    argument_words(ctx, argv[2], "rx", &next.rx, &count) < 0)
 		return JS_EXCEPTION;
+	if (!JS_IsNull(argv[3])) {
+		size_t size;
+
+		next.headers = JS_GetArrayBuffer(ctx, &size, argv[3]);
+		if (!next.headers)
+			return JS_EXCEPTION;
+		next.header_count = (int32_t)(size / HEADER_SIZE);
+	}
 	if (next.slot_size % 4)
 		return JS_ThrowRangeError(ctx, "slotSize: not a multiple of 4");
 	next.slots = (int32_t)(next.size / (size_t)next.slot_size);
@@ -96,6 +105,7 @@ NATIVE(native_set_frames)
 	frames = next;
 	held_buffer = JS_DupValue(ctx, argv[0]);
 	held_rx = JS_DupValue(ctx, argv[2]);
+	held_headers = JS_DupValue(ctx, argv[3]);
 	return JS_UNDEFINED;
 }
 
@@ -286,7 +296,7 @@ int argument_slots(JSContext *ctx, JSValueConst first_value, JSValueConst most_v
  * @pairs: first of them
  * @count: how many
  *
- * Every pair is checked to lie inside the frame buffer before the first is sent.
+ * Every pair is checked to lie inside the frame buffer and to name a registered link header before the first is sent.
  *
  * Return: 0, or -1 with a TypeError or RangeError pending.
  */
@@ -308,9 +318,9 @@ int argument_pairs(JSContext *ctx, JSValueConst tx, JSValueConst from_value, JSV
 		return -1;
 	words += 2 * (size_t)from;
 	for (int32_t i = 0; i < *count; i++) {
-		int64_t offset = words[2 * i], bytes = words[2 * i + 1];
+		int64_t offset = words[2 * i], bytes = words[2 * i + 1] & LENGTH_MASK;
 
-		if (offset < 0 || bytes < 0 || offset + SLOT_IP + bytes > (int64_t)frames.size) {
+		if (offset < 0 || words[2 * i + 1] < 0 || words[2 * i + 1] >> HEADER_SHIFT > frames.header_count || offset + SLOT_IP + bytes > (int64_t)frames.size) {
 			JS_ThrowRangeError(ctx, "tx: pair %d is outside the frame buffer", from + i);
 			return -1;
 		}
@@ -372,10 +382,13 @@ NATIVE(native_packet_send)
 		return JS_EXCEPTION;
 	for (int32_t i = 0; i < count; i++) {
 		uint8_t *slot = frames.base + pairs[2 * i];
-		size_t length = (size_t)pairs[2 * i + 1];
+		size_t length = (size_t)pairs[2 * i + 1] & LENGTH_MASK;
+		int32_t header = pairs[2 * i + 1] >> HEADER_SHIFT;
 		struct iovec *vectors = &send_vectors[2 * i];
 
 		if (ether) {
+			if (header)
+				memcpy(slot + SLOT_ETHER, frames.headers + (header - 1) * HEADER_SIZE, ETHER_SIZE);
 			vectors[0] = (struct iovec){ slot, SLOT_IP + length };
 		} else {
 			vectors[0] = (struct iovec){ slot + SLOT_VNET, VNET_SIZE };

@@ -29,6 +29,12 @@
 	JSValue function(JSContext *ctx, JSValueConst self __attribute__((unused)), int argc __attribute__((unused)),  \
 			 JSValueConst *argv __attribute__((unused)))
 
+/* The second word of a frame to send: its length, and above it one more than the number of its link header (0: as in the slot). */
+#define HEADER_SHIFT 17
+#define LENGTH_MASK ((1 << HEADER_SHIFT) - 1)
+/* Bytes from one registered link header to the next. */
+#define HEADER_SIZE 16
+
 /**
  * struct frames - the frame buffer that all ports share, as registered by setFrames()
  * @base: first byte of the buffer, NULL while none is registered
@@ -37,6 +43,8 @@
  * @slot_size: bytes a slot
  * @rx: pairs [slot offset, bytes of IP packet] that receiving calls write
  * @rx_pairs: number of pairs that fit @rx
+ * @headers: link headers for sending, HEADER_SIZE bytes each, NULL if none are registered
+ * @header_count: number of them
  * @vectors: two vectors a slot for ports without a link header: the virtio header, then the IP packet
  */
 struct frames {
@@ -46,6 +54,8 @@ struct frames {
 	int32_t slot_size;
 	int32_t *rx;
 	int32_t rx_pairs;
+	uint8_t *headers;
+	int32_t header_count;
 	struct iovec *vectors;
 };
 

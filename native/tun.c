@@ -94,7 +94,7 @@ NATIVE(native_tun_send)
 	send_errno = 0;
 	for (int32_t i = 0; i < count; i++) {
 		uint8_t *slot = frames.base + pairs[2 * i];
-		struct iovec vectors[2] = { { slot + SLOT_VNET, VNET_SIZE }, { slot + SLOT_IP, (size_t)pairs[2 * i + 1] } };
+		struct iovec vectors[2] = { { slot + SLOT_VNET, VNET_SIZE }, { slot + SLOT_IP, (size_t)pairs[2 * i + 1] & LENGTH_MASK } };
 		ssize_t put;
 
 		do

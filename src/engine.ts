@@ -8,7 +8,7 @@ import * as native from "masq:native";
 import type { Plan } from "./config/plan.ts";
 import { Hosts } from "./conntrack/hosts.ts";
 import type { PortRange } from "./conntrack/ports.ts";
-import { EXTERNAL_SHIFT, HOP_SHIFT, HOST_ADF, HOST_EIF, R_META, R_PEER } from "./conntrack/record.ts";
+import { EXTERNAL_SHIFT, HOP_SHIFT, HOST_ADF, HOST_EIF, HOST_PLACE, HOST_PORT_SHIFT, R_META, R_PEER } from "./conntrack/record.ts";
 import { stateTimeouts } from "./conntrack/states.ts";
 import { layoutTable, Table, type TableLayout } from "./conntrack/table.ts";
 import { ControlServer } from "./control/server.ts";
@@ -20,13 +20,14 @@ import { IcmpSender } from "./nat/icmp-error.ts";
 import { Rare } from "./nat/rare.ts";
 import { REASON } from "./nat/reason.ts";
 import { type AddressRange, formatAddress, formatSubnet, type Subnet, subnetOf } from "./packet/address.ts";
-import { ETHERTYPE_IPV4, IP_WORD, pair, SLOT_SIZE, swap16, swap32, TCP, UDP, type Views, viewsOf } from "./packet/layout.ts";
+import { IP_WORD, SLOT_SIZE, swap32, TCP, UDP, type Views, viewsOf } from "./packet/layout.ts";
+import { HOST_HEADERS, LinkHeaders } from "./packet/link-header.ts";
 import { ArpResponder } from "./port/arp-responder.ts";
 import { type ClaimedPorts, lanFilter, wanFilter } from "./port/filter.ts";
 import { type GuardFacts, installGuard, removeGuard } from "./port/guard.ts";
-import { type Link as KernelLink, KernelView } from "./port/kernel-view.ts";
+import { KernelView } from "./port/kernel-view.ts";
 import { localPorts, separateEphemeral } from "./port/local-ports.ts";
-import { macParts, NextHopTable, SPARE_SLOT_SIZE, SPARE_SLOTS } from "./port/neighbours.ts";
+import { NextHopTable, SPARE_SLOT_SIZE, SPARE_SLOTS } from "./port/neighbours.ts";
 import { BATCH, type Driver, PacketDriver, TunDriver } from "./port/port.ts";
 import { TunRoutes } from "./port/tun-routes.ts";
 
@@ -144,7 +145,8 @@ export class Engine {
 		this.externals = new Externals(mapWords, plan.ports);
 
 		this.#frames = native.mapFile("", BATCH * SLOT_SIZE + SPARE_SLOTS * SPARE_SLOT_SIZE);
-		native.setFrames(this.#frames, SLOT_SIZE, this.#rx);
+		const headers = new LinkHeaders(layout.hosts);
+		native.setFrames(this.#frames, SLOT_SIZE, this.#rx, headers.buffer);
 		this.wan = makePort(plan.wan.device, emptyLink());
 		this.lan = plan.lan.map((l) => ({
 			...makePort(l.device, emptyLink()),
@@ -158,6 +160,7 @@ export class Engine {
 			kernel: this.kernel,
 			views,
 			hosts: this.hosts,
+			headers,
 			wan: this.wan.link,
 			lan: this.lan.map((p) => p.link),
 			drops,
@@ -174,6 +177,7 @@ export class Engine {
 			hosts: this.hosts,
 			externals: this.externals,
 			hops: this.#hops,
+			headers,
 			wan: this.wan.link,
 			lan: this.lan.map((p) => p.link),
 			policy: emptyPolicy(),
@@ -360,23 +364,38 @@ export class Engine {
 		let changed = false;
 		for (const p of [this.wan, ...this.lan]) {
 			const link = this.kernel.linkByName(p.name);
-			const before = `${p.index} ${p.link.address} ${p.link.mtu} ${p.link.source} ${p.link.sourceTail}`;
+			const before = `${p.index} ${p.link.address} ${p.link.mtu} ${p.link.mac}`;
 			const index = link?.index ?? 0;
 			if (index !== p.index && p.driver !== null && !(isLan(p) && p.kind === "tun")) this.#closePort(p);
 			p.index = index;
 			p.link.mtu = link?.mtu ?? 1500;
 			p.link.ethernet = link !== undefined && link.type === ARPHRD_ETHER && !(isLan(p) && p.kind === "tun");
-			if (link !== undefined && p.link.ethernet) setSource(p.link, link);
+			if (link !== undefined && p.link.ethernet && link.mac !== null) p.link.mac = link.mac;
 			const own = this.kernel.addresses(index);
 			p.link.address = own.length > 0 ? swap32(own[0].address) : 0;
 			if (isLan(p)) {
 				const nets = p.subnets.length > 0 ? p.subnets : own.map((a) => subnetOf(a.address, a.prefix));
 				p.link.nets = nets.map(netOf);
 			}
-			changed ||= before !== `${p.index} ${p.link.address} ${p.link.mtu} ${p.link.source} ${p.link.sourceTail}`;
+			this.#renewSource(p);
+			changed ||= before !== `${p.index} ${p.link.address} ${p.link.mtu} ${p.link.mac}`;
 		}
 		this.#setExternal(this.wan.link.address);
 		return changed;
+	}
+
+	/** Link headers carry the port's own MAC, which may have changed. */
+	#renewSource(p: Port): void {
+		const { headers } = this.context;
+		if (!isLan(p)) headers.setSource(0, HOST_HEADERS - 1, p.link.mac);
+		else if (this.lan.length === 1) headers.setSource(HOST_HEADERS, HOST_HEADERS + this.table.layout.hosts, p.link.mac);
+		else {
+			const number = this.lan.indexOf(p);
+			for (let host = 1; host <= this.table.layout.hosts; host++) {
+				const place = this.hosts.W[host * 4 + HOST_PLACE];
+				if (((place >>> HOST_PORT_SHIFT) & 0xff) === number) headers.setSource(HOST_HEADERS + host, HOST_HEADERS + host, p.link.mac);
+			}
+		}
 	}
 
 	/** The WAN's address changed: what was translated to the old one can not go on. */
@@ -421,7 +440,7 @@ export class Engine {
 	}
 
 	#wanMac(): Uint8Array {
-		return this.kernel.linkByName(this.wan.name)?.mac ?? new Uint8Array(6);
+		return this.wan.link.mac;
 	}
 
 	#externalAddresses(): number[] {
@@ -690,18 +709,11 @@ function makePort(name: string, link: Link): Port {
 }
 
 function emptyLink(): Link {
-	return { ethernet: true, mtu: 1500, address: 0, source: 0, sourceTail: 0, queue: new Queue(QUEUE_FRAMES) };
+	return { ethernet: true, mtu: 1500, address: 0, mac: new Uint8Array(6), queue: new Queue(QUEUE_FRAMES) };
 }
 
 function emptyPolicy(): Policy {
 	return { filtering: 0, hosts: new Map(), forwards: [], pools: [], exempts: [], ranges: [] };
-}
-
-function setSource(link: Link, device: KernelLink): void {
-	const mac = device.mac ?? new Uint8Array(6);
-	const [head] = macParts(mac);
-	link.source = pair(head, swap16((mac[2] << 8) | mac[3]));
-	link.sourceTail = pair(swap16((mac[4] << 8) | mac[5]), ETHERTYPE_IPV4);
 }
 
 function netOf(subnet: Subnet): Net {

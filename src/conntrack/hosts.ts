@@ -1,16 +1,16 @@
 /**
  * Inside hosts that have sessions: how many, where they are on the LAN, what policy they have. Fixed memory beside the session table.
  *
- * A record is four words: address; MAC bytes 0-1 (half), LAN port number (byte) and flags (byte); MAC bytes 2-5; session count (half) and next in
- * hash chain (half). Record 0 is none. A host's record goes with its last session.
+ * A record is four words: address; LAN port number in bits 16-23 and flags above; nothing yet; session count (half) and next in hash chain (half).
+ * Record 0 is none. A host's record goes with its last session. Its link header has the same number (packet/link-header.ts).
  */
-import { HOST_MAC, HOST_MAC_TAIL, HOST_NEXT, HOST_PORT_SHIFT, HOST_REACHABLE, HOST_SESSIONS } from "./record.ts";
+import { HOST_NEXT, HOST_PLACE, HOST_PORT_SHIFT, HOST_REACHABLE, HOST_SESSIONS } from "./record.ts";
 import type { TableLayout } from "./table.ts";
 
 /** Least number of sessions that every host may have, however full the table is. */
 export const HOST_MINIMUM = 16;
 
-/** The table of hosts. Addresses and MAC parts are as loaded. */
+/** The table of hosts. Addresses are as loaded. */
 export class Hosts {
 	/** Words of all records (index = host * 4 + word). */
 	readonly W: Int32Array;
@@ -62,8 +62,7 @@ export class Hosts {
 		const chain = this.#chain(address);
 		this.#free = this.#halves[i * 8 + HOST_NEXT];
 		this.W[i * 4] = address;
-		this.W[i * 4 + HOST_MAC] = flags;
-		this.W[i * 4 + HOST_MAC_TAIL] = 0;
+		this.W[i * 4 + HOST_PLACE] = flags;
 		this.#halves[i * 8 + HOST_SESSIONS] = 0;
 		this.#halves[i * 8 + HOST_NEXT] = this.#heads[chain];
 		this.#heads[chain] = i;
@@ -101,16 +100,15 @@ export class Hosts {
 		this.active--;
 	}
 
-	/** Records where on the LAN a host is: LAN port number and MAC (two as-loaded parts). */
-	place(i: number, port: number, mac: number, macTail: number): void {
-		const w = i * 4 + HOST_MAC;
-		this.W[w] = (this.W[w] & -0x01000000) | HOST_REACHABLE | (port << HOST_PORT_SHIFT) | mac;
-		this.W[i * 4 + HOST_MAC_TAIL] = macTail;
+	/** Records that a host has been heard on a LAN port. */
+	place(i: number, port: number): void {
+		this.assign(i, port);
+		this.W[i * 4 + HOST_PLACE] |= HOST_REACHABLE;
 	}
 
 	/** Says on which LAN port a host is that has not been heard yet. */
 	assign(i: number, port: number): void {
-		const w = i * 4 + HOST_MAC;
+		const w = i * 4 + HOST_PLACE;
 		this.W[w] = (this.W[w] & ~(0xff << HOST_PORT_SHIFT)) | (port << HOST_PORT_SHIFT);
 	}
 

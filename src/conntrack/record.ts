@@ -49,14 +49,13 @@ export const BYTES_CARRY = 0x40000000;
 // ---- host record (hosts.ts) ----
 /** Word offsets of a host record. */
 export const HOST_ADDRESS = 0;
-export const HOST_MAC = 1;
-export const HOST_MAC_TAIL = 2;
+export const HOST_PLACE = 1;
 /** Halfword offsets of a host record. */
 export const HOST_SESSIONS = 6;
 export const HOST_NEXT = 7;
-/** Shift of the LAN port number in word HOST_MAC, and its flags above it. */
+/** Shift of the LAN port number in word HOST_PLACE, and its flags above it. */
 export const HOST_PORT_SHIFT = 16;
-/** The MAC is known (always set on ports without link header). */
+/** Its link header is known (always set on ports without one). */
 export const HOST_REACHABLE = 1 << 24;
 /** Filtering of the host's mappings (RFC 4787 REQ-8); neither bit: address- and port-dependent. */
 export const HOST_EIF = 1 << 25;

@@ -5,10 +5,11 @@ import type { Hosts } from "../conntrack/hosts.ts";
 import type { PortRange } from "../conntrack/ports.ts";
 import type { Table } from "../conntrack/table.ts";
 import type { Views } from "../packet/layout.ts";
+import type { LinkHeaders } from "../packet/link-header.ts";
 import type { Externals } from "./externals.ts";
 import { REASONS } from "./reason.ts";
 
-/** Frames on their way out of one port: pairs [slot byte offset, bytes of IPv4 packet]. */
+/** Frames on their way out of one port: pairs [slot byte offset, bytes of IPv4 packet | link header tag]. */
 export class Queue {
 	readonly pairs: Int32Array;
 	count = 0;
@@ -17,12 +18,12 @@ export class Queue {
 		this.pairs = new Int32Array(capacity * 2);
 	}
 
-	/** Appends a frame; false (and nothing done) when full. */
-	push(slot: number, length: number): boolean {
+	/** Appends a frame; `tag` names its link header, 0: the slot has it already. False (and nothing done) when full. */
+	push(slot: number, length: number, tag: number): boolean {
 		const m = this.count << 1;
 		if (m === this.pairs.length) return false;
 		this.pairs[m] = slot;
-		this.pairs[m + 1] = length;
+		this.pairs[m + 1] = length | tag;
 		this.count++;
 		return true;
 	}
@@ -34,7 +35,7 @@ export interface Net {
 	mask: number;
 }
 
-/** What the translation knows of a LAN or WAN port. MAC parts are as loaded: bytes 0-1 and 2-5 of a destination, 0-3 and 4-5 of a source. */
+/** What the translation knows of a LAN or WAN port. */
 export interface Link {
 	/** The device has an Ethernet header. */
 	ethernet: boolean;
@@ -42,9 +43,8 @@ export interface Link {
 	mtu: number;
 	/** Own address, as loaded; source of ICMP errors that leave here. */
 	address: number;
-	/** Own MAC as a frame's source: word of bytes 0-3; word of bytes 4-5 and the IPv4 type. */
-	source: number;
-	sourceTail: number;
+	/** Own MAC, six bytes. */
+	mac: Uint8Array;
 	/** Frames to send. */
 	queue: Queue;
 }
@@ -58,9 +58,8 @@ export interface LanLink extends Link {
 
 /** The WAN's next hops (implemented by the port layer). Hop 0 is "ask again". */
 export interface NextHops {
-	/** MAC bytes 0-1 by hop number, -1 while the neighbour is not known; bytes 2-5. */
-	readonly mac: Int32Array;
-	readonly macTail: Int32Array;
+	/** By hop number: what the descriptor of a frame to it adds for its link header (packet/link-header.ts), 0 while the neighbour is not known. */
+	readonly tags: Int32Array;
 	/** Hop number for a destination (as loaded); {@link NO_ROUTE}, or {@link ELSEWHERE} if the route does not lead through the WAN. */
 	find(destination: number): number;
 	/** Holds a copy of a frame until the neighbour answers, and asks the kernel to find it. */
@@ -110,6 +109,7 @@ export interface Context {
 	readonly hosts: Hosts;
 	readonly externals: Externals;
 	readonly hops: NextHops;
+	readonly headers: LinkHeaders;
 	readonly wan: Link;
 	readonly lan: LanLink[];
 	policy: Policy;

@@ -2,7 +2,8 @@
  * The common way of a packet, both directions: a plain IPv4 TCP or UDP packet of a known session. Hot file: function locals, `var`, signed 32-bit
  * arithmetic, one call a batch, everything rare handed to `rare.ts` (performance.md "JavaScript idioms").
  *
- * Per packet: header checks (RFC 1812 section 5.2.2), session lookup, state and timer, RFC 1624 update of both checksums from the session's stored delta,
+ * Per packet: header checks (RFC 1812 section 5.2.2; the IPv4 header checksum is verified before a frame gets here: the kernel does it for TUN, the socket
+ * filter for packet sockets, which cuts a faulty frame short so that it fails the length check and is judged by the rare code), session lookup, state and timer, RFC 1624 update of both checksums from the session's stored delta,
  * address, port, hop count, counters, link header. The two loops are mirror images; the differences are which address and port words change and
  * that only outbound packets refresh a UDP mapping (RFC 4787 REQ-6).
  *
@@ -12,7 +13,7 @@
 import {
 	BYTES_CARRY,
 	HOP_SHIFT,
-	HOST_MAC,
+	HOST_PLACE,
 	HOST_PORT_SHIFT,
 	HOST_REACHABLE,
 	R_ACK_IN,
@@ -54,6 +55,7 @@ import {
 	UDP,
 	VNET_PARTIAL,
 } from "../packet/layout.ts";
+import { HEADER_SHIFT, HOST_TAG } from "../packet/link-header.ts";
 import type { Context } from "./context.ts";
 import type { Rare } from "./rare.ts";
 
@@ -95,10 +97,7 @@ export function makeFast(c: Context, rare: Rare): Fast {
 		var queue = wan.queue;
 		var X = queue.pairs;
 		var externals = c.externals.A;
-		var hopMac = c.hops.mac;
-		var hopTail = c.hops.macTail;
-		var source = wan.source;
-		var sourceTail = wan.sourceTail;
+		var tags = c.hops.tags;
 		var mtu = wan.mtu;
 		var group = lan.ethernet ? ETHER_GROUP : 0;
 		var cross = (wan.ethernet ? 14 : 0) - (lan.ethernet ? 14 : 0);
@@ -116,7 +115,7 @@ export function makeFast(c: Context, rare: Rare): Fast {
 		var partial = VNET_PARTIAL;
 		var little = LITTLE;
 		var m = queue.count << 1;
-		var done = 0;
+		var skipped = 0;
 		var i: number;
 		var e: number;
 		var s: number;
@@ -145,24 +144,12 @@ export function makeFast(c: Context, rare: Rare): Fast {
 			w2 = P[w + 2];
 			inside = P[w + 3];
 			peer = P[w + 4];
-			x =
-				(a & 0xffff) +
-				(a >>> 16) +
-				(b & 0xffff) +
-				(b >>> 16) +
-				(w2 & 0xffff) +
-				(w2 >>> 16) +
-				(inside & 0xffff) +
-				(inside >>> 16) +
-				(peer & 0xffff) +
-				(peer >>> 16);
 			length = H[h + 1];
 			if (little) length = ((length & 0xff) << 8) | (length >> 8);
 			protocol = (w2 >> protoShift) & 0xff;
 			if (
 				(a & versionMask) !== plain ||
 				(b & fragment) !== 0 ||
-				(x & 0xffff) + (x >> 16) !== 0xffff ||
 				length > rx[n + 1] ||
 				((w2 >>> ttlShift) & 0xff) < ttlLeast ||
 				(protocol === UDP ? length < 28 : protocol !== TCP || length < 40) ||
@@ -171,6 +158,7 @@ export function makeFast(c: Context, rare: Rare): Fast {
 				queue.count = m >> 1;
 				rare.outbound(s, rx[n + 1], port);
 				m = queue.count << 1;
+				skipped++;
 				continue;
 			}
 			ports = P[w + 5];
@@ -185,7 +173,10 @@ export function makeFast(c: Context, rare: Rare): Fast {
 				queue.count = m >> 1;
 				i = rare.openOutbound(s, length, port);
 				m = queue.count << 1;
-				if (i === 0) continue;
+				if (i === 0) {
+					skipped++;
+					continue;
+				}
 			}
 			e = i << 4;
 			meta = t[e + R_META];
@@ -203,9 +194,12 @@ export function makeFast(c: Context, rare: Rare): Fast {
 				queue.count = m >> 1;
 				v = rare.tooBig(s, length, mtu, port, i);
 				m = queue.count << 1;
-				if (v !== 0) continue;
+				if (v !== 0) {
+					skipped++;
+					continue;
+				}
 			}
-			a = hopMac[meta >>> HOP_SHIFT];
+			a = tags[meta >>> HOP_SHIFT];
 
 			// Translate: checksums, hop count, source.
 			v = t[e + R_DELTA];
@@ -218,19 +212,18 @@ export function makeFast(c: Context, rare: Rare): Fast {
 			P[w + 5] = (x << 16) | (x >>> 16);
 			f = protocol === TCP ? h + 18 : h + 13;
 			x = P[sw];
-			if (x !== 0 && (x & partial) !== 0) {
-				b = H[f] + (v & 0xffff);
+			b = H[f];
+			if ((x & partial) !== 0) {
+				b += v & 0xffff;
 				H[f] = (b & 0xffff) + (b >> 16);
 				if (cross !== 0) H[(sw << 1) + 3] += cross;
-			} else {
-				b = H[f];
-				if (b !== 0 || protocol === TCP) {
-					b = (b ^ 0xffff) + (v >>> 16);
-					b = ~((b & 0xffff) + (b >> 16)) & 0xffff;
-					H[f] = b === 0 && protocol === UDP ? 0xffff : b;
-				}
+			} else if (b !== 0 || protocol === TCP) {
+				b = (b ^ 0xffff) + (v >>> 16);
+				b = ~((b & 0xffff) + (b >> 16));
+				if ((b & 0xffff) === 0 && protocol === UDP) b = 0xffff;
+				H[f] = b;
 			}
-			if (x !== 0 && cross !== 0 && H[(sw << 1) + 1] !== 0) H[(sw << 1) + 1] += cross;
+			if (cross !== 0 && x !== 0 && H[(sw << 1) + 1] !== 0) H[(sw << 1) + 1] += cross;
 
 			t[e + R_PACKETS_OUT]++;
 			b = t[e + R_BYTES_OUT] + length;
@@ -239,21 +232,17 @@ export function makeFast(c: Context, rare: Rare): Fast {
 				t16[(i << 5) + R_HIGH_OUT]++;
 			}
 			t[e + R_BYTES_OUT] = b;
-			if (a < 0) {
+			if (a === 0) {
 				c.hops.hold(meta >>> HOP_SHIFT, s, length);
+				skipped++;
 				continue;
 			}
-			H[(sw << 1) + 5] = a;
-			P[sw + 3] = hopTail[meta >>> HOP_SHIFT];
-			P[sw + 4] = source;
-			P[sw + 5] = sourceTail;
 			X[m] = s;
-			X[m + 1] = length;
+			X[m + 1] = length | a;
 			m += 2;
-			done++;
 		}
 		queue.count = m >> 1;
-		c.forwardedOut += done;
+		c.forwardedOut += count - skipped;
 	}
 
 	function inbound(rx: Int32Array, count: number): void {
@@ -275,8 +264,6 @@ export function makeFast(c: Context, rare: Rare): Fast {
 		var queue = lan.queue;
 		var X = queue.pairs;
 		var own = c.externals.A[0];
-		var source = lan.source;
-		var sourceTail = lan.sourceTail;
 		var mtu = lan.mtu;
 		var group = wan.ethernet ? ETHER_GROUP : 0;
 		var wanHeader = wan.ethernet ? 14 : 0;
@@ -294,7 +281,7 @@ export function makeFast(c: Context, rare: Rare): Fast {
 		var partial = VNET_PARTIAL;
 		var little = LITTLE;
 		var m = queue.count << 1;
-		var done = 0;
+		var skipped = 0;
 		var i: number;
 		var e: number;
 		var s: number;
@@ -324,17 +311,6 @@ export function makeFast(c: Context, rare: Rare): Fast {
 			w2 = P[w + 2];
 			peer = P[w + 3];
 			outside = P[w + 4];
-			x =
-				(a & 0xffff) +
-				(a >>> 16) +
-				(b & 0xffff) +
-				(b >>> 16) +
-				(w2 & 0xffff) +
-				(w2 >>> 16) +
-				(peer & 0xffff) +
-				(peer >>> 16) +
-				(outside & 0xffff) +
-				(outside >>> 16);
 			length = H[h + 1];
 			if (little) length = ((length & 0xff) << 8) | (length >> 8);
 			protocol = (w2 >> protoShift) & 0xff;
@@ -342,7 +318,6 @@ export function makeFast(c: Context, rare: Rare): Fast {
 			if (
 				(a & versionMask) !== plain ||
 				(b & fragment) !== 0 ||
-				(x & 0xffff) + (x >> 16) !== 0xffff ||
 				length > rx[n + 1] ||
 				((w2 >>> ttlShift) & 0xff) < 2 ||
 				(protocol === UDP ? length < 28 : protocol !== TCP || length < 40) ||
@@ -352,6 +327,7 @@ export function makeFast(c: Context, rare: Rare): Fast {
 				queue.count = m >> 1;
 				rare.inbound(s, rx[n + 1]);
 				m = queue.count << 1;
+				skipped++;
 				continue;
 			}
 			ports = P[w + 5];
@@ -366,7 +342,10 @@ export function makeFast(c: Context, rare: Rare): Fast {
 				queue.count = m >> 1;
 				i = rare.openInbound(s, length);
 				m = queue.count << 1;
-				if (i === 0) continue;
+				if (i === 0) {
+					skipped++;
+					continue;
+				}
 			}
 			e = i << 4;
 			meta = t[e + R_META];
@@ -374,7 +353,10 @@ export function makeFast(c: Context, rare: Rare): Fast {
 			if (protocol === TCP) {
 				v = P[w + 8] >> flagShift;
 				if ((v & 7) !== 0 || f !== TCP_ESTABLISHED) {
-					if (!rare.tcpInbound(i, s, length)) continue;
+					if (!rare.tcpInbound(i, s, length)) {
+						skipped++;
+						continue;
+					}
 				} else {
 					t[e + R_ACK_IN] = P[w + 7];
 					if (t16[(i << 5) + R_LAST] !== now16) table.touch(i, now16);
@@ -382,7 +364,7 @@ export function makeFast(c: Context, rare: Rare): Fast {
 			} else if (f !== UDP_OPEN) rare.udpInbound(i);
 
 			x = t16[(i << 5) + R_HOST] << 2;
-			a = hw[x + HOST_MAC];
+			a = hw[x + HOST_PLACE];
 			b = (a >>> HOST_PORT_SHIFT) & 0xff;
 			if (b !== lanNumber) {
 				queue.count = m >> 1;
@@ -391,8 +373,6 @@ export function makeFast(c: Context, rare: Rare): Fast {
 				queue = lan.queue;
 				X = queue.pairs;
 				m = queue.count << 1;
-				source = lan.source;
-				sourceTail = lan.sourceTail;
 				mtu = lan.mtu;
 				cross = (lan.ethernet ? 14 : 0) - wanHeader;
 				ttlOne = lan.kernelForwards ? 0 : TTL_ONE;
@@ -402,7 +382,10 @@ export function makeFast(c: Context, rare: Rare): Fast {
 				queue.count = m >> 1;
 				v = rare.tooBig(s, length, mtu, -1, i);
 				m = queue.count << 1;
-				if (v !== 0) continue;
+				if (v !== 0) {
+					skipped++;
+					continue;
+				}
 			}
 
 			// Translate: checksums, hop count, destination.
@@ -416,19 +399,18 @@ export function makeFast(c: Context, rare: Rare): Fast {
 			P[w + 5] = (b << 16) | (b >>> 16);
 			f = protocol === TCP ? h + 18 : h + 13;
 			key = P[sw];
-			if (key !== 0 && (key & partial) !== 0) {
-				b = H[f] + (v & 0xffff);
+			b = H[f];
+			if ((key & partial) !== 0) {
+				b += v & 0xffff;
 				H[f] = (b & 0xffff) + (b >> 16);
 				if (cross !== 0) H[(sw << 1) + 3] += cross;
-			} else {
-				b = H[f];
-				if (b !== 0 || protocol === TCP) {
-					b = (b ^ 0xffff) + (v >>> 16);
-					b = ~((b & 0xffff) + (b >> 16)) & 0xffff;
-					H[f] = b === 0 && protocol === UDP ? 0xffff : b;
-				}
+			} else if (b !== 0 || protocol === TCP) {
+				b = (b ^ 0xffff) + (v >>> 16);
+				b = ~((b & 0xffff) + (b >> 16));
+				if ((b & 0xffff) === 0 && protocol === UDP) b = 0xffff;
+				H[f] = b;
 			}
-			if (key !== 0 && cross !== 0 && H[(sw << 1) + 1] !== 0) H[(sw << 1) + 1] += cross;
+			if (cross !== 0 && key !== 0 && H[(sw << 1) + 1] !== 0) H[(sw << 1) + 1] += cross;
 
 			t[e + R_PACKETS_IN]++;
 			b = t[e + R_BYTES_IN] + length;
@@ -439,19 +421,15 @@ export function makeFast(c: Context, rare: Rare): Fast {
 			t[e + R_BYTES_IN] = b;
 			if ((a & HOST_REACHABLE) === 0) {
 				c.hops.holdInside(x >> 2, s, length);
+				skipped++;
 				continue;
 			}
-			H[(sw << 1) + 5] = a;
-			P[sw + 3] = hw[x + 2];
-			P[sw + 4] = source;
-			P[sw + 5] = sourceTail;
 			X[m] = s;
-			X[m + 1] = length;
+			X[m + 1] = length | ((x << (HEADER_SHIFT - 2)) + HOST_TAG);
 			m += 2;
-			done++;
 		}
 		queue.count = m >> 1;
-		c.forwardedIn += done;
+		c.forwardedIn += count - skipped;
 	}
 
 	return { outbound, inbound };

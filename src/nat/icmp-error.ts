@@ -2,7 +2,7 @@
  * ICMP errors that the router itself sends (RFC 792, RFC 1191, RFC 1812 section 4.3): built in place of the packet that caused them.
  */
 import { fold, sumOf } from "../packet/checksum.ts";
-import { addressValue, ICMP, IP_OFFSET, IP_WORD, pair, SLOT_IP } from "../packet/layout.ts";
+import { addressValue, ICMP, IP_OFFSET, IP_WORD, SLOT_ETHER, SLOT_IP } from "../packet/layout.ts";
 import type { Context } from "./context.ts";
 
 /** Type and code as one number: type * 256 + code. */
@@ -91,12 +91,9 @@ export class IcmpSender {
 		B[ip + 27] = rest & 0xff;
 		H[(w << 1) + 11] = fold(sumOf(H, B, ip + 20, total - 20)) ^ 0xffff;
 		if (link.ethernet) {
-			const h = s >> 1;
-			H[h + 5] = H[h + 8];
-			P[(s >> 2) + 3] = pair(H[h + 9], H[h + 10]);
-			P[(s >> 2) + 4] = link.source;
-			P[(s >> 2) + 5] = link.sourceTail;
+			B.copyWithin(s + SLOT_ETHER, s + SLOT_ETHER + 6, s + SLOT_ETHER + 12);
+			B.set(link.mac, s + SLOT_ETHER + 6);
 		}
-		if (link.queue.push(s, total)) c.errorsSent++;
+		if (link.queue.push(s, total, 0)) c.errorsSent++;
 	}
 }

@@ -2,9 +2,10 @@
  * The decisions about a packet that belongs to no session yet: outbound (static, pool, masquerade; design.md section 4) and inbound (filtering, forwards, static).
  * Everything is checked before state is made (RFC 7857 section 6: a packet that is dropped changes nothing).
  */
-import { EXTERNAL_SHIFT, HOST_ADF, HOST_EIF, HOST_MAC, R_HOST, R_IN, R_META, R_OUT, R_PEER } from "../conntrack/record.ts";
+import { EXTERNAL_SHIFT, HOST_ADF, HOST_EIF, HOST_PLACE, R_HOST, R_IN, R_META, R_OUT, R_PEER } from "../conntrack/record.ts";
 import { ICMP_QUERY, OTHER, TCP_SYN_IN, TCP_SYN_OUT, UDP_NEW, UDP_OPEN } from "../conntrack/states.ts";
-import { ACK, addressValue, FIN, firstOf, ICMP, pair, RST, SYN, secondOf, swap16, TCP, UDP } from "../packet/layout.ts";
+import { ACK, addressValue, FIN, firstOf, ICMP, pair, RST, SLOT_ETHER, SYN, secondOf, swap16, TCP, UDP } from "../packet/layout.ts";
+import { HOST_HEADERS } from "../packet/link-header.ts";
 import type { Admission } from "./admission.ts";
 import { type Context, ELSEWHERE, type Forward, inNets, NO_ROUTE } from "./context.ts";
 import { isHostAddress } from "./icmp-error.ts";
@@ -117,10 +118,9 @@ export class Opening {
 
 	/** Remembers where a host is from the link header of its frame. */
 	#learn(host: number, port: number, slot: number): void {
-		const { H } = this.#c.views;
-		const h = slot >> 1;
-		if (this.#c.lan[port].ethernet) this.#c.hosts.place(host, port, H[h + 8], pair(H[h + 9], H[h + 10]));
-		else this.#c.hosts.place(host, port, 0, 0);
+		const { hosts, headers, views, lan } = this.#c;
+		if (lan[port].ethernet) headers.set(HOST_HEADERS + host, views.B, slot + SLOT_ETHER + 6, lan[port].mac);
+		hosts.place(host, port);
 	}
 
 	/** External number for a host without mapping at that endpoint: static, then pool, then masquerade. A refusal if its pool is exhausted. */
@@ -181,7 +181,7 @@ export class Opening {
 		const state = protocol === TCP ? TCP_SYN_IN : protocol === UDP ? UDP_OPEN : protocol === ICMP ? ICMP_QUERY : OTHER;
 		const i = c.table.create(protocol, inside, insidePort, x.address, external, externalPort, peer, peerPort, state, host, hop, c.now16);
 		c.hosts.retain(host);
-		if (!c.lan[port].ethernet) c.hosts.place(host, port, 0, 0);
+		if (!c.lan[port].ethernet) c.hosts.place(host, port);
 		else c.hosts.assign(host, port);
 		return i;
 	}
@@ -189,7 +189,7 @@ export class Opening {
 	/** Filtering of an existing mapping towards a new peer endpoint (RFC 4787 section 5, REQ-8). */
 	#accepts(leader: number, peer: number): boolean {
 		const c = this.#c;
-		const flags = c.hosts.W[c.table.T16[(leader << 5) + R_HOST] * 4 + HOST_MAC];
+		const flags = c.hosts.W[c.table.T16[(leader << 5) + R_HOST] * 4 + HOST_PLACE];
 		if (flags & HOST_EIF) return true;
 		if ((flags & HOST_ADF) === 0) return false;
 		let i = leader;

@@ -7,8 +7,7 @@ import {
 	BYTES_CARRY,
 	EXTERNAL_SHIFT,
 	HOP_SHIFT,
-	HOST_MAC,
-	HOST_MAC_TAIL,
+	HOST_PLACE,
 	HOST_PORT_SHIFT,
 	HOST_REACHABLE,
 	R_BYTES_IN,
@@ -48,6 +47,7 @@ import {
 	VNET_HDR_LEN,
 	VNET_PARTIAL,
 } from "../packet/layout.ts";
+import { HOST_HEADERS, headerTag } from "../packet/link-header.ts";
 import type { Admission } from "./admission.ts";
 import type { Context, Link } from "./context.ts";
 import {
@@ -314,7 +314,7 @@ export class Rare {
 		if (protocol === TCP && !this.#tcpInbound(i, s, (ip + header) >> 2, room)) return;
 		if (protocol === UDP) this.udpInbound(i);
 		const host = c.table.T16[(i << 5) + R_HOST];
-		const lan = c.lan[(c.hosts.W[host * 4 + HOST_MAC] >>> HOST_PORT_SHIFT) & 0xff];
+		const lan = c.lan[(c.hosts.W[host * 4 + HOST_PLACE] >>> HOST_PORT_SHIFT) & 0xff];
 		if (length > lan.mtu && !lan.kernelForwards && this.tooBig(s, length, lan.mtu, -1, i) !== 0) return;
 		const t = c.table.T;
 		this.#rewrite(s, header, protocol, ~t[(i << 4) + R_DELTA], lan, c.wan, lan);
@@ -341,9 +341,9 @@ export class Rare {
 		if (B[ip] >> 4 !== 4) return this.#drop(REASON["bad-version"]);
 		const header = (B[ip] & 15) * 4;
 		if (header < 20 || header > received) return this.#drop(REASON["bad-header-length"]);
+		if (sumOf(H, B, ip, header) !== 0xffff) return this.#drop(REASON["bad-header-checksum"]);
 		const length = swap16(H[(ip >> 1) + 1]);
 		if (length < header || length > received) return this.#drop(REASON["bad-total-length"]);
-		if (sumOf(H, B, ip, header) !== 0xffff) return this.#drop(REASON["bad-header-checksum"]);
 		if (link.ethernet && (H[(s >> 1) + 5] & ETHER_GROUP) !== 0) return this.#drop(REASON["link-broadcast"]);
 		if ((P[(ip >> 2) + 1] & IP_FRAGMENT) !== 0) return this.#drop(REASON.fragment);
 		for (let at = ip + 20; at < ip + header && B[at] !== 0; ) {
@@ -395,26 +395,16 @@ export class Rare {
 	}
 
 	#toWan(s: number, length: number, hop: number): void {
-		const c = this.#c;
-		const { P, H } = c.views;
-		if (c.hops.mac[hop] < 0) return c.hops.hold(hop, s, length);
-		H[(s >> 1) + 5] = c.hops.mac[hop];
-		P[(s >> 2) + 3] = c.hops.macTail[hop];
-		P[(s >> 2) + 4] = c.wan.source;
-		P[(s >> 2) + 5] = c.wan.sourceTail;
-		c.wan.queue.push(s, length);
+		const { hops, wan } = this.#c;
+		const tag = hops.tags[hop];
+		if (tag === 0) hops.hold(hop, s, length);
+		else wan.queue.push(s, length, tag);
 	}
 
 	#toLan(s: number, length: number, host: number, lan: Link): void {
-		const c = this.#c;
-		const { P, H } = c.views;
-		const mac = c.hosts.W[host * 4 + HOST_MAC];
-		if ((mac & HOST_REACHABLE) === 0) return c.hops.holdInside(host, s, length);
-		H[(s >> 1) + 5] = mac;
-		P[(s >> 2) + 3] = c.hosts.W[host * 4 + HOST_MAC_TAIL];
-		P[(s >> 2) + 4] = lan.source;
-		P[(s >> 2) + 5] = lan.sourceTail;
-		lan.queue.push(s, length);
+		const { hops, hosts } = this.#c;
+		if ((hosts.W[host * 4 + HOST_PLACE] & HOST_REACHABLE) === 0) hops.holdInside(host, s, length);
+		else lan.queue.push(s, length, headerTag(HOST_HEADERS + host));
 	}
 
 	// ---- ICMP errors -----------------------------------------------------------------------------------------------------
@@ -458,7 +448,7 @@ export class Rare {
 		if (B[s + SLOT_IP + 8] < 2) return void this.#drop(REASON["ttl-expired"]);
 		const inside = c.table.T[found << 4];
 		const host = c.table.T16[(found << 5) + R_HOST];
-		const lan = c.lan[(c.hosts.W[host * 4 + HOST_MAC] >>> HOST_PORT_SHIFT) & 0xff];
+		const lan = c.lan[(c.hosts.W[host * 4 + HOST_PLACE] >>> HOST_PORT_SHIFT) & 0xff];
 		const delta = fold(halfDelta(P[w + 4] & 0xffff, inside & 0xffff) + halfDelta(P[w + 4] >>> 16, inside >>> 16));
 		H[(w << 1) + 5] = adjust(H[(w << 1) + 5], lan.kernelForwards ? delta : fold(delta + TTL_ONE_SUM));
 		if (!lan.kernelForwards) P[w + 2] -= TTL_ONE;

@@ -63,6 +63,12 @@ const JSET = 0x45;
 const JGE_X = 0x3d;
 const SUB_K = 0x14;
 const TXA = 0x87;
+const TAX = 0x07;
+const ADD_X = 0x0c;
+const AND_K = 0x54;
+const RSH_K = 0x74;
+const ST = 0x02;
+const LD_M = 0x60;
 const RET_K = 0x06;
 
 /** Ancillary data: `skb->pkt_type` (SKF_AD_OFF + SKF_AD_PKTTYPE). */
@@ -71,6 +77,8 @@ const PACKET_OTHERHOST = 3;
 
 const ETHERNET_HEADER = 14;
 const IP_HEADER_MIN = 20;
+/** Version 4, five words. */
+const IP_PLAIN = 0x45;
 const IP_FRAGMENT = 6;
 const IP_PROTOCOL = 9;
 const IP_DESTINATION = 16;
@@ -238,7 +246,7 @@ export function lanFilter(facts: LanFilterFacts): Int32Array {
 	f.op(LD_B_IND, ip);
 	for (const type of ICMP_ERRORS) f.jump(JEQ, type, "accept", null);
 	f.goto("drop");
-	return finish(f);
+	return finishChecked(f, ip);
 }
 
 /**
@@ -255,7 +263,7 @@ export function wanFilter(facts: WanFilterFacts): Int32Array {
 	f.at("external");
 	f.op(LD_B_ABS, ip + IP_PROTOCOL);
 	matchPorts(f, ip, facts.claimed, "accept");
-	return finish(f);
+	return finishChecked(f, ip);
 }
 
 /** The filter of an ARP socket (Ethernet header first): requests for an address in one of the ranges (RFC 826). */
@@ -304,6 +312,25 @@ function matchPorts(f: FilterAssembler, ip: number, claimed: readonly ClaimedPor
 
 function finish(f: FilterAssembler): Int32Array {
 	return f.at("drop").op(RET_K, 0).at("accept").op(RET_K, -1).assemble();
+}
+
+/**
+ * As {@link finish} for the sockets whose frames are translated: a plain header (five words) with a wrong checksum is cut off behind the header. The daemon
+ * sees by the length that something is wrong, finds out what, and counts it; frames of its fast way need no sum in JavaScript (110 ns).
+ */
+function finishChecked(f: FilterAssembler, ip: number): Int32Array {
+	f.at("drop").op(RET_K, 0).at("accept");
+	f.op(LD_LEN).jump(JGE, ip + IP_HEADER_MIN, null, "whole");
+	f.op(LD_B_ABS, ip).jump(JEQ, IP_PLAIN, null, "whole");
+	f.op(LD_H_ABS, ip);
+	for (let at = 2; at < IP_HEADER_MIN; at += 2)
+		f.op(TAX)
+			.op(LD_H_ABS, ip + at)
+			.op(ADD_X);
+	f.op(ST, 0).op(RSH_K, 16).op(TAX).op(LD_M, 0).op(AND_K, 0xffff).op(ADD_X);
+	f.jump(JEQ, 0xffff, "whole", null);
+	f.op(RET_K, ip + IP_HEADER_MIN);
+	return f.at("whole").op(RET_K, -1).assemble();
 }
 
 function single(address: number): AddressRange {

@@ -1,17 +1,18 @@
 /**
  * Next hops of the WAN port and the frames that wait for a neighbour to answer (packet driver: masqd writes the link header itself).
  *
- * Theory of operation. Every gateway or on-link peer in use has a small number, which the session record carries; the MAC of that number stands in two
- * arrays that the fast loops read, -1 while it is not known. The kernel resolves and confirms neighbours (KernelView.resolve), its notifications fill
- * the arrays. A device without link header has one hop, number 1, that is always good. Hop 0 is for destinations beyond the 255th next
+ * Theory of operation. Every gateway or on-link peer in use has a small number, which the session record carries; its MAC stands in the
+ * link header table, and its tag in an array that the fast loops read, 0 while it is not known. The kernel resolves and confirms neighbours (KernelView.resolve), its notifications fill
+ * both. A device without link header has one hop, number 1, that is always good. Hop 0 is for destinations beyond the 255th next
  * hop: their frames go through {@link NextHopTable.hold} one by one. Inside hosts are found the same way until they send a frame.
  */
 
 import type { Hosts } from "../conntrack/hosts.ts";
-import { HOST_ADDRESS } from "../conntrack/record.ts";
+import { HOST_ADDRESS, HOST_PLACE, HOST_PORT_SHIFT } from "../conntrack/record.ts";
 import { ELSEWHERE, type LanLink, type Link, type NextHops, NO_ROUTE } from "../nat/context.ts";
 import { REASON } from "../nat/reason.ts";
-import { addressValue, pair, SLOT_IP, SLOT_SIZE, swap16, swap32, type Views } from "../packet/layout.ts";
+import { addressValue, SLOT_ETHER, SLOT_IP, SLOT_SIZE, swap32, type Views } from "../packet/layout.ts";
+import { HOST_HEADERS, headerTag, type LinkHeaders } from "../packet/link-header.ts";
 import { isUsable, type KernelView, type Neighbour } from "./kernel-view.ts";
 
 const HOPS = 256;
@@ -42,6 +43,7 @@ export interface NextHopOwner {
 	readonly kernel: KernelView;
 	readonly views: Views;
 	readonly hosts: Hosts;
+	readonly headers: LinkHeaders;
 	readonly wan: Link;
 	readonly lan: LanLink[];
 	readonly drops: Float64Array;
@@ -56,8 +58,7 @@ export interface NextHopOwner {
 
 /** Implements {@link NextHops} over the kernel's neighbour table. */
 export class NextHopTable implements NextHops {
-	readonly mac = new Int32Array(HOPS).fill(-1);
-	readonly macTail = new Int32Array(HOPS);
+	readonly tags = new Int32Array(HOPS);
 	readonly #owner: NextHopOwner;
 	/** Neighbour's address (dotted value) by hop number; index 0 unused. */
 	readonly #addresses: number[] = [0];
@@ -90,7 +91,7 @@ export class NextHopTable implements NextHops {
 		if (route === null || route.ifindex === 0) return NO_ROUTE;
 		if (route.ifindex !== this.#owner.wanIndex() || kernel.isLocal(value) || kernel.isBroadcast(value)) return ELSEWHERE;
 		if (!wan.ethernet) {
-			this.mac[1] = 0;
+			this.tags[1] = headerTag(1);
 			return 1;
 		}
 		return this.#number(route.gateway || value);
@@ -105,14 +106,16 @@ export class NextHopTable implements NextHops {
 		this.#numbers.set(address, n);
 		const neighbour = this.#owner.kernel.neighbour(this.#owner.wanIndex(), address);
 		if (neighbour !== undefined) this.#learn(n, neighbour);
-		if (this.mac[n] < 0) this.#ask(this.#owner.wanIndex(), address);
+		if (this.tags[n] === 0) this.#ask(this.#owner.wanIndex(), address);
 		return n;
 	}
 
 	#learn(n: number, neighbour: Neighbour): void {
+		const { headers, wan } = this.#owner;
 		if (isUsable(neighbour)) {
-			[this.mac[n], this.macTail[n]] = macParts(neighbour.mac as Uint8Array);
-		} else this.mac[n] = -1;
+			headers.set(n, neighbour.mac as Uint8Array, 0, wan.mac);
+			this.tags[n] = headerTag(n);
+		} else this.tags[n] = 0;
 	}
 
 	#ask(ifindex: number, address: number): void {
@@ -140,17 +143,17 @@ export class NextHopTable implements NextHops {
 	}
 
 	holdInside(host: number, slot: number, length: number): void {
-		const { hosts } = this.#owner;
+		const { hosts, lan } = this.#owner;
 		const inside = hosts.W[host * 4 + HOST_ADDRESS];
 		const address = addressValue(inside);
-		const port = (hosts.W[host * 4 + 1] >>> 16) & 0xff;
+		const port = (hosts.W[host * 4 + HOST_PLACE] >>> HOST_PORT_SHIFT) & 0xff;
 		const ifindex = this.#owner.lanIndex(port);
 		const route = this.#owner.kernel.lookup(address);
 		const neighbour = route !== null && route.ifindex === ifindex && route.gateway !== 0 ? route.gateway : address;
 		const known = this.#owner.kernel.neighbour(ifindex, neighbour);
 		if (known !== undefined && isUsable(known)) {
-			hosts.place(host, port, ...macParts(known.mac as Uint8Array));
-			this.#sendInside(port, host, slot, length);
+			this.#place(host, port, known);
+			lan[port].queue.push(slot, length, headerTag(HOST_HEADERS + host));
 			return;
 		}
 		this.#keep(slot, length, { hop: -1, neighbour, host, inside }, ifindex, REASON["host-unreachable"]);
@@ -180,7 +183,7 @@ export class NextHopTable implements NextHops {
 			for (let port = 0; port < o.lan.length; port++) {
 				if (neighbour.ifindex !== o.lanIndex(port) || !o.lan[port].ethernet) continue;
 				const host = o.hosts.find(swap32(neighbour.address));
-				if (host !== 0) o.hosts.place(host, port, ...macParts(neighbour.mac as Uint8Array));
+				if (host !== 0) this.#place(host, port, neighbour);
 			}
 		}
 		if (this.#waiting.length > 0) this.flush();
@@ -192,18 +195,23 @@ export class NextHopTable implements NextHops {
 		const now = o.milliseconds();
 		for (let n = this.#waiting.length - 1; n >= 0; n--) {
 			const f = this.#waiting[n];
-			const ifindex = f.hop >= 0 ? o.wanIndex() : o.lanIndex((o.hosts.W[f.host * 4 + 1] >>> 16) & 0xff);
+			const ifindex = f.hop >= 0 ? o.wanIndex() : o.lanIndex((o.hosts.W[f.host * 4 + HOST_PLACE] >>> HOST_PORT_SHIFT) & 0xff);
 			const known = o.kernel.neighbour(ifindex, f.neighbour);
 			const usable = known !== undefined && isUsable(known);
 			if (!usable && now < f.deadline) continue;
 			const slot = o.spareSlot(n);
 			o.views.B.set(this.#store.subarray(n * WAITING_BYTES, n * WAITING_BYTES + SLOT_IP + f.length), slot);
 			if (!usable) o.drops[f.hop >= 0 ? REASON["no-next-hop"] : REASON["host-unreachable"]]++;
-			else if (f.hop >= 0) this.#sendOut(macParts(known.mac as Uint8Array), slot, f.length);
-			else if (o.hosts.W[f.host * 4 + HOST_ADDRESS] === f.inside) {
-				const port = (o.hosts.W[f.host * 4 + 1] >>> 16) & 0xff;
-				o.hosts.place(f.host, port, ...macParts(known.mac as Uint8Array));
-				this.#sendInside(port, f.host, slot, f.length);
+			else if (f.hop >= 0) {
+				// The hop may have no number (0) or another one by now: the header goes into the slot itself.
+				o.views.B.set(known.mac as Uint8Array, slot + SLOT_ETHER);
+				o.views.B.set(o.wan.mac, slot + SLOT_ETHER + 6);
+				o.views.B.set([0x08, 0x00], slot + SLOT_ETHER + 12);
+				o.wan.queue.push(slot, f.length, 0);
+			} else if (o.hosts.W[f.host * 4 + HOST_ADDRESS] === f.inside) {
+				const port = (o.hosts.W[f.host * 4 + HOST_PLACE] >>> HOST_PORT_SHIFT) & 0xff;
+				this.#place(f.host, port, known);
+				o.lan[port].queue.push(slot, f.length, headerTag(HOST_HEADERS + f.host));
 			}
 			this.#remove(n);
 		}
@@ -222,22 +230,10 @@ export class NextHopTable implements NextHops {
 		this.#waiting[n] = last;
 	}
 
-	#sendOut([mac, tail]: [number, number], slot: number, length: number): void {
-		this.#header(this.#owner.wan, mac, tail, slot, length);
-	}
-
-	#sendInside(port: number, host: number, slot: number, length: number): void {
-		const { W } = this.#owner.hosts;
-		this.#header(this.#owner.lan[port], W[host * 4 + 1] & 0xffff, W[host * 4 + 2], slot, length);
-	}
-
-	#header(link: Link, mac: number, tail: number, slot: number, length: number): void {
-		const { P, H } = this.#owner.views;
-		H[(slot >> 1) + 5] = mac;
-		P[(slot >> 2) + 3] = tail;
-		P[(slot >> 2) + 4] = link.source;
-		P[(slot >> 2) + 5] = link.sourceTail;
-		link.queue.push(slot, length);
+	#place(host: number, port: number, neighbour: Neighbour): void {
+		const { hosts, headers, lan } = this.#owner;
+		headers.set(HOST_HEADERS + host, neighbour.mac as Uint8Array, 0, lan[port].mac);
+		hosts.place(host, port);
 	}
 
 	/** Forgets routes (they changed); hop numbers and MACs stay. */
@@ -250,7 +246,7 @@ export class NextHopTable implements NextHops {
 		this.#cache.clear();
 		this.#numbers.clear();
 		this.#addresses.length = 1;
-		this.mac.fill(-1);
+		this.tags.fill(0);
 	}
 
 	/** Asks the kernel now and then to confirm the hops, so that a dead gateway or a new MAC is noticed though the kernel sends it nothing. */
@@ -260,12 +256,6 @@ export class NextHopTable implements NextHops {
 		this.#confirmAt = now + CONFIRM;
 		for (let n = 1; n < this.#addresses.length; n++) this.#ask(this.#owner.wanIndex(), this.#addresses[n]);
 	}
-}
-
-/** A MAC as the two as-loaded parts of a destination: bytes 0-1 and 2-5. */
-export function macParts(mac: Uint8Array): [number, number] {
-	const half = (n: number) => swap16((mac[n] << 8) | mac[n + 1]);
-	return [half(0), pair(half(2), half(4))];
 }
 
 /** Spare slots that {@link NextHopOwner.spareSlot} must provide, in bytes. */

@@ -34,16 +34,17 @@ failure, SIGINT or SIGTERM; what a killed run has left is deleted by the next.
 """
 
 import argparse
+import json
 import os
 import platform
 import shutil
 import signal
 import sys
-import tempfile
 import time
 
 import candidates
 import measure
+import measure_masqd
 import process
 import report
 import topology
@@ -63,7 +64,7 @@ class Interrupted(Exception):
 
 def main():
     arguments = _arguments()
-    names = [name for name, _ in measure.MEASURES] + [name for name, *_ in measure.MASQD_MEASURES]
+    names = [name for name, _ in measure.MEASURES] + [name for name, *_ in measure_masqd.MEASURES]
     if arguments.list:
         print("candidates:", " ".join(c.key for c in candidates.CANDIDATES))
         print("measures:  ", " ".join(names))
@@ -81,9 +82,7 @@ def main():
 
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, _interrupt)
-    # A state file belongs on tmpfs, as on a router.
-    folder = tempfile.mkdtemp(prefix=f"mqb{os.getpid()}-", dir="/dev/shm" if os.path.isdir("/dev/shm") else None)
-    os.chmod(folder, 0o755)
+    folder = topology.folder()
     bench = Bench(arguments, shown, folder)
     try:
         topology.remove_stale()
@@ -204,7 +203,7 @@ class Bench:
         counter = Process([tool("cycles")], log=os.path.join(self.folder, "cycles.err"))
         first = counter.line(5)
         if "error" in first:
-            self.no_counter = f"not counted on this machine ({process.json.loads(first)['error']})"
+            self.no_counter = f"not counted on this machine ({json.loads(first)['error']})"
             counter.stop()
         else:
             self.counter = counter
@@ -244,7 +243,7 @@ class Bench:
                 context.wire_site.remove()
         if number > MASQD_ROUNDS:
             return
-        for name, keys, function in measure.MASQD_MEASURES:
+        for name, keys, function in measure_masqd.MEASURES:
             for candidate in order:
                 if candidate.key in keys and self._wanted(name):
                     self._progress(f"round {number}: {name}")
@@ -285,7 +284,7 @@ class Bench:
             spent[candidate.key] = round(spent.get(candidate.key, 0) + time.monotonic() - begin, 2)
 
     def _fail(self, candidate, text, *names):
-        """What a candidate could not do: of slirp4netns and pasta it is said in the report, of the others it is a broken run."""
+        """What a candidate could not do: slirp4netns and pasta may (the report says it), of the others it is a broken run."""
         if candidate.required:
             self.broken.append(f"{candidate.key}: {text}")
         else:

@@ -13,7 +13,8 @@ MASQD = os.path.join(ROOT, "build", "masqd")
 MASQD_MUSL = os.path.join(ROOT, "build", "musl", "masqd")
 MASQD_BUNDLE = os.path.join(ROOT, "build", "masqd.js")
 
-# Sessions of masqd's table in the speed measurements: the most it allows; room for 16,384 UDP mappings and every connection of a round.
+# Sessions of masqd's table in the speed measurements: the most it allows, so that 16,384 UDP mappings and every
+# connection of a round have room.
 SESSIONS = 65535
 
 READY_SECONDS = 10

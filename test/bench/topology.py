@@ -13,6 +13,8 @@ pair with nothing between, the client at 203.0.113.1: what generator, sink and t
 import json
 import os
 import re
+import shutil
+import tempfile
 
 from process import Broken, Process, run
 
@@ -32,6 +34,7 @@ SERVER_CPU = 1
 TOOLS = os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "..", "build", "bench")
 
 _PREFIX = "mqb"
+_TMPFS = "/dev/shm"
 _made = []
 
 
@@ -134,9 +137,24 @@ def remove_all():
             _made.remove(name)
 
 
+def folder():
+    """A new folder for the run's files, on tmpfs (where a router keeps masqd's state file) if there is one."""
+    path = tempfile.mkdtemp(prefix=f"{_PREFIX}{os.getpid()}-", dir=_TMPFS if os.path.isdir(_TMPFS) else None)
+    os.chmod(path, 0o755)  # slirp4netns and pasta may give up root
+    return path
+
+
 def remove_stale():
-    """Deletes what a run that was killed has left: namespaces of ours whose benchmark process no longer exists."""
+    """Deletes what a run that was killed has left: namespaces and folders of a benchmark process that no longer exists."""
     for line in run(["ip", "netns", "list"]).splitlines():
-        match = re.match(rf"({_PREFIX}(\d+)-\S+)", line)
-        if match and not os.path.exists(f"/proc/{match[2]}"):
-            run(["ip", "netns", "delete", match[1]])
+        if _is_stale(line):
+            run(["ip", "netns", "delete", line.split()[0]])
+    for place in (_TMPFS, tempfile.gettempdir()):
+        for name in os.listdir(place) if os.path.isdir(place) else ():
+            if _is_stale(name):
+                shutil.rmtree(os.path.join(place, name), ignore_errors=True)
+
+
+def _is_stale(name):
+    match = re.match(rf"{_PREFIX}(\d+)-", name)
+    return bool(match) and not os.path.exists(f"/proc/{match[1]}")

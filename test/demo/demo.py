@@ -171,21 +171,26 @@ class Demo:
 
 
 def shell(bed):
-    """An interactive shell on the LAN host, its neighbours at hand."""
-    masqd = " ".join(map(str, [bed.command()[0], "COMMAND", "--socket", bed.socket_path]))
-    print()
-    say(f"This is a shell on the LAN host {H1}. exit ends it and tidies up. The servers: web and iperf3 on {S1}, DNS on {S2}.")
-    for what, command in (
-        ("the router", f"nsenter --net=/run/netns/{bed.router.name} sh"),
-        ("the WAN", f"nsenter --net=/run/netns/{bed.wan.name} sh"),
-        ("masqd", masqd.replace("COMMAND", "flows")),
+    """An interactive shell on the LAN host, with commands for its neighbours on its path."""
+    tools = bed.folder / "bin"
+    tools.mkdir()
+    for name, line in (
+        ("masqd", f'exec {bed.command()[0]} "$@" --socket {bed.socket_path}'),
+        ("router", f'exec ip netns exec {bed.router.name} "$@"'),
+        ("wan", f'exec ip netns exec {bed.wan.name} "$@"'),
     ):
-        print(f"  {what}:")
-        print(f"    {command}")
+        (tools / name).write_text(f"#!/bin/sh\n{line}\n")
+        (tools / name).chmod(0o755)
+    print()
+    say(
+        f"This is a shell on the LAN host {H1}; exit ends it and tidies up. The web server and iperf3 are at {S1}, DNS is at {S2}. "
+        "Try: masqd flows, masqd status; router COMMAND and wan COMMAND run a command on the other two hosts."
+    )
     sys.stdout.flush()
-    program = os.environ.get("SHELL", "/bin/sh")
-    program = program if os.access(program, os.X_OK) and program.startswith("/") else "/bin/sh"
-    subprocess.run(bed.h1.command(program), check=False, env={**os.environ, "SHELL": program, "PS1": "lan-host# "})
+    program = os.environ.get("SHELL", "")
+    program = program if program.startswith("/") and os.access(program, os.X_OK) else "/bin/sh"
+    there = {**os.environ, "SHELL": program, "PATH": f"{tools}:{os.environ['PATH']}", "PS1": "lan-host# "}
+    subprocess.run(bed.h1.command(program), check=False, env=there)
 
 
 def main(words):

@@ -690,16 +690,16 @@ test("frames: nothing before setFrames", () => {
 });
 
 test("setFrames: bounds, replacement", () => {
-	outOfRange(() => native.setFrames(frameBuffer, 2047, rx));
-	outOfRange(() => native.setFrames(frameBuffer, 24, rx));
-	outOfRange(() => native.setFrames(new ArrayBuffer(2047), 2048, rx));
-	outOfRange(() => native.setFrames(frameBuffer, 2048, new Int32Array(1)));
-	outOfType(() => native.setFrames(frame as unknown as ArrayBuffer, 2048, rx));
+	outOfRange(() => native.setFrames(frameBuffer, 2047, rx, null));
+	outOfRange(() => native.setFrames(frameBuffer, 24, rx, null));
+	outOfRange(() => native.setFrames(new ArrayBuffer(2047), 2048, rx, null));
+	outOfRange(() => native.setFrames(frameBuffer, 2048, new Int32Array(1), null));
+	outOfType(() => native.setFrames(frame as unknown as ArrayBuffer, 2048, rx, null));
 	const path = `${SCRATCH}/frames`;
-	native.setFrames(native.mapFile(path, 65536), 2048, new Int32Array(8));
+	native.setFrames(native.mapFile(path, 65536), 2048, new Int32Array(8), null);
 	truth(native.readFile("/proc/self/maps").includes("/frames\n"), "kept alive by the registration");
 	outOfRange(() => native.packetReceive(0, true, 0, 5));
-	native.setFrames(frameBuffer, SLOT_SIZE, rx);
+	native.setFrames(frameBuffer, SLOT_SIZE, rx, null);
 	truth(!native.readFile("/proc/self/maps").includes("/frames\n"), "let go of");
 });
 
@@ -814,17 +814,17 @@ test("a frame that does not fit its slot is cut", () => {
 	fill(0, 0, 3000, 1);
 	native.tunSend(tun, long, 0, 1);
 	truth(readable(packet), "long frame");
-	native.setFrames(small, 256, rx);
+	native.setFrames(small, 256, rx, null);
 	equal(native.packetReceive(packet, false, 0, 8), 1);
 	equal([rx[0], rx[1]], [0, 256 - IP]);
-	native.setFrames(frameBuffer, SLOT_SIZE, rx);
+	native.setFrames(frameBuffer, SLOT_SIZE, rx, null);
 	fill(0, 0, 3000, 1);
 	equal(native.packetSend(packet, false, long, 0, 1), 1);
 	truth(readable(tun), "long frame at the other side");
-	native.setFrames(small, 256, rx);
+	native.setFrames(small, 256, rx, null);
 	equal(native.tunReceive(tun, 1, 8), 1);
 	equal([rx[0], rx[1]], [256, 256 - IP]);
-	native.setFrames(frameBuffer, SLOT_SIZE, rx);
+	native.setFrames(frameBuffer, SLOT_SIZE, rx, null);
 	sh("ip", "link", "set", TUN, "mtu", "1500");
 });
 
@@ -943,7 +943,7 @@ test("a super-packet with its virtio header crosses as one", () => {
 	const big = native.mapFile("", 2 * 65600);
 	const view = new DataView(big);
 	const length = 20 + 20 + 40 * 1400;
-	native.setFrames(big, 65600, rx);
+	native.setFrames(big, 65600, rx, null);
 	view.setUint16(IP, 0x4500);
 	view.setUint16(IP + 2, length);
 	view.setUint8(IP + 8, 64);
@@ -967,7 +967,7 @@ test("a super-packet with its virtio header crosses as one", () => {
 	receive((first, max) => native.packetReceive(right, true, first, Math.min(max, 1)), 1, 1);
 	equal([rx[0], rx[1]], [65600, length]);
 	equal([view.getUint8(65600), view.getUint8(65601) & 0x7f, header(4), header(6), header(8)], [1, 1, 1400, 34, 16]);
-	native.setFrames(frameBuffer, SLOT_SIZE, rx);
+	native.setFrames(frameBuffer, SLOT_SIZE, rx, null);
 });
 
 test("etherOpen: another protocol, by read and write", () => {

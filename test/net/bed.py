@@ -67,6 +67,7 @@ class Bed:
         self.daemon = None
         self.config = None
         self.sniffer = None
+        self.guard_may_drop = False
         self._leaked = []
         self._closing = contextlib.ExitStack()
         try:
@@ -288,7 +289,7 @@ class Bed:
         assert not leaked, f"foreign sources on the WAN wire: {leaked[:10]}"
         if self.daemon is not None:
             assert self.daemon.running(), f"masqd has died with {self.daemon.wait()}:\n{self.daemon.output}"
-            assert self.leaks() == 0, f"the leak guard has counted: {self.status()}"
+            assert self.guard_may_drop or self.leaks() == 0, f"the leak guard has counted: {self.status()}"
             self.stop()
 
     def close(self):

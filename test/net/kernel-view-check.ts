@@ -416,7 +416,7 @@ function checkFilters(view: KernelView): void {
 	const lan1 = view.linkByName("lan1");
 	if (lan === undefined || lan1 === undefined) throw new Error("no lan0");
 	const slots = new ArrayBuffer(64 * 2048);
-	native.setFrames(slots, 2048, new Int32Array(128));
+	native.setFrames(slots, 2048, new Int32Array(128), null);
 	const ether = native.etherOpen(lan1.index, 0x88b5, null);
 	const tun = native.tunOpen("ppp9");
 	batch(["link set ppp9 up"]);

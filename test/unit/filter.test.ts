@@ -7,6 +7,7 @@ function runFilter(words: Int32Array, data: Uint8Array, pkttype = 0): number {
 	const view = new DataView(data.buffer, data.byteOffset, data.length);
 	let a = 0;
 	let x = 0;
+	const memory: number[] = [];
 	for (let at = 0; ; at++) {
 		if (at * 4 >= words.length) throw new Error("ran off the end");
 		const [code, jt, jf] = [words[at * 4], words[at * 4 + 1], words[at * 4 + 2]];
@@ -29,6 +30,12 @@ function runFilter(words: Int32Array, data: Uint8Array, pkttype = 0): number {
 			if (k >= data.length) return 0;
 			x = (view.getUint8(k) & 0xf) * 4;
 		} else if (code === 0x87) a = x;
+		else if (code === 0x07) x = a;
+		else if (code === 0x0c) a = (a + x) >>> 0;
+		else if (code === 0x54) a = (a & k) >>> 0;
+		else if (code === 0x74) a >>>= k;
+		else if (code === 0x02) memory[k] = a;
+		else if (code === 0x60) a = memory[k] as number;
 		else if (code === 0x14) a = (a - k) >>> 0;
 		else if (code === 0x05) at += k;
 		else if (code === 0x15) test(a === k);
@@ -64,6 +71,10 @@ function frame({ to, proto = 17, payload, offset = 0, options = 0, ethernet = tr
 	view.setUint8(9, proto);
 	view.setUint32(12, 0xc0a8010a);
 	view.setUint32(16, address(to));
+	let sum = 0;
+	for (let at = 0; at < header; at += 2) sum += view.getUint16(at);
+	while (sum > 0xffff) sum = (sum & 0xffff) + (sum >>> 16);
+	view.setUint16(10, sum ^ 0xffff);
 	bytes.set(rest, start + header);
 	return length === undefined ? bytes : bytes.slice(0, length);
 }
@@ -161,6 +172,18 @@ for (const ethernet of [true, false]) {
 			const bad = frame({ to: EXTERNAL, ethernet });
 			bad[start] = 0x43;
 			expect(runFilter(program, bad)).toBe(0xffffffff);
+		});
+
+		it("cuts a frame with a wrong header checksum off behind the header", () => {
+			const start = ethernet ? 14 : 0;
+			for (const at of [1, 5, 8, 10, 11, 15]) {
+				const bad = frame({ to: "198.51.100.9", ethernet });
+				bad[start + at] ^= 0x40;
+				expect(runFilter(program, bad)).toBe(start + 20);
+			}
+			const optioned = frame({ to: "198.51.100.9", options: 4, ethernet });
+			optioned[start + 10] ^= 1;
+			expect(runFilter(program, optioned)).toBe(0xffffffff);
 		});
 	});
 

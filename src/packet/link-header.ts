@@ -1,0 +1,47 @@
+/**
+ * Ethernet headers ready to be sent: one for each next hop of the WAN and each inside host, copied in front of a frame by the shim (native.d.ts "frames").
+ */
+
+/** Bytes from one header to the next, of which 14 are used. */
+export const HEADER_SIZE = 16;
+/** Bit above which a send descriptor's second word names its header; the bits below are the packet's length. */
+export const HEADER_SHIFT = 17;
+export const LENGTH_MASK = 0x1ffff;
+/** Numbers 0..255 belong to the WAN's next hops, those from here to inside hosts by their host number. */
+export const HOST_HEADERS = 256;
+/** What a send descriptor's second word adds for host number 0; every further host adds 1 << HEADER_SHIFT. */
+export const HOST_TAG = (HOST_HEADERS + 1) << HEADER_SHIFT;
+
+/** What a send descriptor's second word adds to name header `n`. */
+export function headerTag(n: number): number {
+	return (n + 1) << HEADER_SHIFT;
+}
+
+/** The headers in one buffer. */
+export class LinkHeaders {
+	readonly buffer: ArrayBuffer;
+	readonly #B: Uint8Array;
+
+	/** @param hosts largest host number */
+	constructor(hosts: number) {
+		this.buffer = new ArrayBuffer((HOST_HEADERS + hosts + 1) * HEADER_SIZE);
+		this.#B = new Uint8Array(this.buffer);
+	}
+
+	/** Writes header `n`: destination is six bytes of `from` at `at`, source is six bytes. */
+	set(n: number, from: Uint8Array, at: number, source: Uint8Array): void {
+		const B = this.#B;
+		const h = n * HEADER_SIZE;
+		for (let i = 0; i < 6; i++) {
+			B[h + i] = from[at + i];
+			B[h + 6 + i] = source[i];
+		}
+		B[h + 12] = 0x08;
+		B[h + 13] = 0x00;
+	}
+
+	/** Changes the source of headers `first` to `last`. */
+	setSource(first: number, last: number, source: Uint8Array): void {
+		for (let n = first; n <= last; n++) this.#B.set(source.subarray(0, 6), n * HEADER_SIZE + 6);
+	}
+}
