@@ -47,7 +47,7 @@ build/masqd.js: $(SOURCES) package.json node_modules/.ready
 
 .PHONY: trace
 trace: build/masqd.js ## turn a stack trace on stdin into source lines
-	@node test/trace.mjs build/masqd.js.map
+	@node test/tools/trace.mjs build/masqd.js.map
 
 .PHONY: demo
 demo: build ## show masqd at work on real traffic (SHELL=1: keep the hosts and open a shell)

@@ -3,6 +3,11 @@
  */
 import type { Flow, StatusReply } from "./protocol.ts";
 
+/** Width of a serial console that everything fits. */
+const COLUMNS = 76;
+/** Labels stand to the left of this. */
+const INDENT = " ".repeat(14);
+
 const UNITS = ["B", "kB", "MB", "GB", "TB"];
 
 /** Bytes with a decimal unit, three digits. */
@@ -53,7 +58,7 @@ export function wrap(text: string, width: number, indent: string): string {
 /** The whole of `masqd status`. */
 export function renderStatus(s: StatusReply): string {
 	const out: string[] = [];
-	const add = (label: string, text: string) => out.push(`${label.padEnd(14)}${text}\n`);
+	const add = (label: string, text: string) => out.push(wrap(text, COLUMNS, INDENT).replace(INDENT, label.padEnd(INDENT.length)));
 	add("masqd", `${s.version}, up ${formatSeconds(s.uptime)}, ${s.rssKb} kB resident`);
 	for (const p of s.ports) {
 		add(`${p.role} ${p.name}`, `${p.driver}, ${p.up ? "up" : "DOWN"}, ${p.address || "no address"}, mtu ${p.mtu}`);
@@ -76,8 +81,8 @@ export function renderStatus(s: StatusReply): string {
 	if (s.drops.length === 0) add("drops", "none");
 	for (const d of s.drops) {
 		add("dropped", `${d.count} ${d.reason}`);
-		out.push(wrap(`${d.text} ${d.remedy}`, 76, "              "));
+		out.push(wrap(`${d.text} ${d.remedy}`, COLUMNS, INDENT));
 	}
-	for (const w of s.warnings) out.push(wrap(`warning: ${w}`, 76, ""));
+	for (const w of s.warnings) out.push(wrap(`warning: ${w}`, COLUMNS, ""));
 	return out.join("");
 }

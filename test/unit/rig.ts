@@ -1,0 +1,532 @@
+/**
+ * A bench for the core: the Context of src/nat over plain memory, with next hops, clock and random numbers that the test sets. Frames go in through
+ * the batch functions as a port would hand them over, and what stands in the queues afterwards is read back as packets.
+ *
+ * Every run checks what must hold whatever the test is about: each frame is forwarded, held for a next hop, left to the kernel or dropped for one reason;
+ * all checksums and lengths that come out are right; no frame leaves the WAN with another source than ours; nothing is written behind a
+ * packet (the bytes there are marked). A violation throws.
+ */
+
+import { HOST_ADF, HOST_EIF, Hosts } from "../../src/conntrack/hosts.ts";
+import type { PortRange } from "../../src/conntrack/ports.ts";
+import { FREE, OTHER, STATE_NAMES, stateTimeouts, type Timeouts } from "../../src/conntrack/states.ts";
+import {
+	EXTERNAL_SHIFT,
+	layoutTable,
+	R_HOST,
+	R_IN,
+	R_META,
+	R_OUT,
+	R_PACKETS_IN,
+	R_PACKETS_OUT,
+	R_PEER,
+	Table,
+} from "../../src/conntrack/table.ts";
+import { Admission } from "../../src/nat/admission.ts";
+import { type Context, ELSEWHERE, type LanLink, type Link, makeDrops, type Net, type NextHops, NO_ROUTE, Queue } from "../../src/nat/context.ts";
+import { Externals, externalsWords } from "../../src/nat/externals.ts";
+import { type Fast, makeFast } from "../../src/nat/fast.ts";
+import { IcmpSender } from "../../src/nat/icmp-error.ts";
+import { Rare } from "../../src/nat/rare.ts";
+import { REASONS } from "../../src/nat/reason.ts";
+import { formatAddress, parseAddress, parseSubnet } from "../../src/packet/address.ts";
+import { firstOf, SLOT_SIZE, secondOf, swap16, swap32, viewsOf } from "../../src/packet/layout.ts";
+import { type Frame, type Packet, readPacket } from "./rig-frame.ts";
+
+export const SLOTS = 64;
+const GATEWAY_HOP = 1;
+const UNKNOWN_HOP = 2;
+export const GATEWAY_MAC = "02:00:00:00:01:fe";
+export const WAN_MAC = "02:00:00:00:00:02";
+export const WAN_ADDRESS = "203.0.113.1";
+/** Bytes behind a packet that must not be written, and what they hold. */
+const MARGIN = 64;
+const MARK = 0xee;
+
+export const DEFAULT_TIMEOUTS: Timeouts = {
+	udp: 300,
+	dns: 2,
+	icmp: 60,
+	tcp_opening: 240,
+	tcp_established: 7440,
+	tcp_closing: 240,
+	tcp_reset: 240,
+	other: 300,
+};
+
+export type FilteringName = "eif" | "adf" | "apdf";
+
+export interface LanOptions {
+	ethernet?: boolean;
+	/** As the tun driver: no link header, the kernel counts the hop. */
+	tun?: boolean;
+	mtu?: number;
+	/** Router's address here; default .1 of 192.168.(1 + port number).0/24. */
+	address?: string;
+	nets?: string[];
+}
+
+export interface RigOptions {
+	sessions?: number;
+	ranges?: PortRange[];
+	wan?: { ethernet?: boolean; mtu?: number; address?: string | null };
+	lan?: LanOptions[];
+	filtering?: FilteringName;
+	hosts?: { address: string; filtering?: FilteringName; maxSessions?: number }[];
+	forwards?: { protocol: number; first: number; last?: number; inside: string; insideFirst?: number; source?: string }[];
+	statics?: { inside: string; external: string }[];
+	pools?: { nets: string[]; externals: string[]; overload?: boolean }[];
+	timeouts?: Partial<Timeouts>;
+	seed?: number;
+	/** Frame memory of at least SLOTS slots; shared by all rigs if not given. */
+	frames?: ArrayBuffer;
+	/** Makes memory for the table. */
+	memory?: (bytes: number) => ArrayBuffer;
+}
+
+/** What a run brought about. */
+export interface Outcome {
+	wan: Packet[];
+	/** By LAN port. */
+	lan: Packet[][];
+	/** Reason names, one for each dropped frame. */
+	drops: string[];
+	left: number;
+	/** Frames held for a next hop, as the WAN or the LAN would get them. */
+	held: Packet[];
+	/** ICMP errors that the router sent. */
+	errors: number;
+}
+
+/** Where a destination's route leads. */
+export type Way = "gateway" | "unknown" | "no-route" | "elsewhere";
+
+let sharedFrames: ArrayBuffer | null = null;
+
+/** An as-loaded address. */
+export function loaded(address: string): number {
+	return swap32(parseAddress(address) as number);
+}
+
+/** Text of an as-loaded address. */
+export function dotted(word: number): string {
+	return formatAddress(swap32(word) >>> 0);
+}
+
+/** MAC of a host on the LAN in tests: made from its address. */
+export function macOf(address: string): string {
+	return ["02", "10", ...address.split(".").map((n) => Number(n).toString(16).padStart(2, "0"))].join(":");
+}
+
+function macBytes(mac: string): number[] {
+	return mac.split(":").map((n) => Number.parseInt(n, 16));
+}
+
+function net(text: string): Net {
+	const subnet = parseSubnet(text);
+	if (subnet === null) throw new Error(`not a subnet: ${text}`);
+	return { address: swap32(subnet.address), mask: swap32(subnet.mask) };
+}
+
+const FLAGS: Record<FilteringName, number> = { eif: HOST_EIF, adf: HOST_ADF, apdf: 0 };
+
+/** Words of six bytes as the core wants them: two bytes and four (a destination), and four bytes and two (a source). */
+function macWords(mac: string): { head: number; tail: number; source: number; sourceTail: number } {
+	const buffer = new ArrayBuffer(16);
+	const bytes = new Uint8Array(buffer);
+	bytes.set(macBytes(mac), 2);
+	bytes.set([...macBytes(mac), 8, 0], 8);
+	const words = new Int32Array(buffer);
+	return { head: new Uint16Array(buffer)[1], tail: words[1], source: words[2], sourceTail: words[3] };
+}
+
+/** Next hops that a test sets. */
+export class FakeHops implements NextHops {
+	readonly mac = new Int32Array(256).fill(-1);
+	readonly macTail = new Int32Array(256);
+	/** Way of every destination that `ways` does not name. */
+	default: Way = "gateway";
+	readonly ways = new Map<string, Way>();
+	/** True: an inside host that was not heard yet answers at once, so that its frame goes to the queue within the call. */
+	answersInside = false;
+	readonly held: { slot: number; length: number; host: number }[] = [];
+	readonly #rig: () => Rig;
+
+	constructor(rig: () => Rig) {
+		this.#rig = rig;
+		const words = macWords(GATEWAY_MAC);
+		this.mac[GATEWAY_HOP] = words.head;
+		this.macTail[GATEWAY_HOP] = words.tail;
+	}
+
+	find(destination: number): number {
+		switch (this.ways.size === 0 ? this.default : (this.ways.get(dotted(destination)) ?? this.default)) {
+			case "gateway":
+				return GATEWAY_HOP;
+			case "unknown":
+				return UNKNOWN_HOP;
+			case "no-route":
+				return NO_ROUTE;
+			default:
+				return ELSEWHERE;
+		}
+	}
+
+	hold(_hop: number, slot: number, length: number): void {
+		this.held.push({ slot, length, host: 0 });
+	}
+
+	holdInside(host: number, slot: number, length: number): void {
+		const { context } = this.#rig();
+		if (this.answersInside) {
+			const words = macWords(macOf(dotted(context.hosts.W[host * 4])));
+			const port = (context.hosts.W[host * 4 + 1] >>> 16) & 0xff;
+			context.hosts.place(host, port, words.head, words.tail);
+			const { B } = context.views;
+			B.set(macBytes(macOf(dotted(context.hosts.W[host * 4]))), slot + 10);
+			B.set([...macBytes(lanMac(port)), 8, 0], slot + 16);
+			context.lan[port].queue.push(slot, length);
+			this.answered++;
+		} else this.held.push({ slot, length, host });
+	}
+
+	/** Frames that {@link answersInside} put in a queue; the core does not count them as forwarded. */
+	answered = 0;
+}
+
+function lanMac(port: number): string {
+	return `02:00:00:00:10:0${port + 1}`;
+}
+
+/** The core on the bench. */
+export class Rig {
+	readonly context: Context;
+	readonly table: Table;
+	readonly hosts: Hosts;
+	readonly externals: Externals;
+	readonly admission: Admission;
+	readonly hops: FakeHops;
+	readonly fast: Fast;
+	/** Received frames: pairs [slot, bytes of IP]. */
+	readonly rx = new Int32Array(SLOTS * 2);
+	/** Packets may come out with wrong transport checksums (the test sent some in). */
+	strict = true;
+	#random: number;
+	#reserved = new Set<string>();
+
+	constructor(o: RigOptions = {}) {
+		const ranges = o.ranges ?? [{ first: 32768, last: 65535 }];
+		const shared = 1 + (o.pools ?? []).filter((p) => p.overload).length;
+		const layout = layoutTable(o.sessions ?? 1024, externalsWords(shared, ranges));
+		const memory = (o.memory ?? ((bytes: number) => new ArrayBuffer(bytes)))(layout.words * 4);
+		this.#random = (o.seed ?? 1) | 0;
+		const keys = Int32Array.from([this.random(), this.random(), this.random(), this.random()]);
+		this.table = new Table(memory, layout, keys, stateTimeouts({ ...DEFAULT_TIMEOUTS, ...o.timeouts }));
+		this.hosts = new Hosts(memory, layout, keys[3]);
+		this.externals = new Externals(new Int32Array(memory, layout.portMaps * 4, layout.words - layout.portMaps), ranges);
+		if (sharedFrames === null && o.frames === undefined) sharedFrames = new ArrayBuffer(SLOTS * SLOT_SIZE);
+
+		const wanAddress = o.wan?.address === undefined ? WAN_ADDRESS : o.wan.address;
+		const own = wanAddress === null ? 0 : loaded(wanAddress);
+		this.externals.add(own, true, 0, -1);
+		for (const s of o.statics ?? []) this.externals.add(loaded(s.external), false, loaded(s.inside), -1);
+		const pools = (o.pools ?? []).map((p, number) => ({
+			nets: p.nets.map(net),
+			overload: p.overload ?? false,
+			externals: p.externals.map((a, at) =>
+				this.externals.add(loaded(a), (p.overload ?? false) && at === p.externals.length - 1, 0, number),
+			),
+		}));
+		const forwards = (o.forwards ?? []).map((f) => ({
+			protocol: f.protocol,
+			first: f.first,
+			last: f.last ?? f.first,
+			inside: loaded(f.inside),
+			insideFirst: f.insideFirst ?? f.first,
+			source: f.source === undefined ? null : net(f.source),
+		}));
+		for (const f of forwards)
+			for (let p = f.first; p <= f.last; p++) if (this.externals.reservePort(0, f.protocol, p)) this.#reserved.add(`0 ${f.protocol} ${p}`);
+		const link = (mac: string, ethernet: boolean, mtu: number, address: number): Link => {
+			const { source, sourceTail } = macWords(mac);
+			return { ethernet, mtu, address, source, sourceTail, queue: new Queue(SLOTS * 4) };
+		};
+		const lan = (o.lan ?? [{}]).map((l, n): LanLink => {
+			const base = link(lanMac(n), (l.ethernet ?? true) && !l.tun, l.mtu ?? 1500, loaded(l.address ?? `192.168.${n + 1}.1`));
+			return { ...base, nets: (l.nets ?? [`192.168.${n + 1}.0/24`]).map(net), kernelForwards: l.tun ?? false };
+		});
+		this.hops = new FakeHops(() => this);
+		this.context = {
+			views: viewsOf(o.frames ?? (sharedFrames as ArrayBuffer)),
+			table: this.table,
+			hosts: this.hosts,
+			externals: this.externals,
+			hops: this.hops,
+			wan: link(WAN_MAC, o.wan?.ethernet ?? true, o.wan?.mtu ?? 1500, own),
+			lan,
+			policy: {
+				filtering: FLAGS[o.filtering ?? "apdf"],
+				hosts: new Map(
+					(o.hosts ?? []).map((h) => [
+						loaded(h.address),
+						{ flags: FLAGS[h.filtering ?? o.filtering ?? "apdf"], maxSessions: h.maxSessions ?? 0 },
+					]),
+				),
+				forwards,
+				pools,
+				exempts: [],
+				ranges,
+			},
+			drops: makeDrops(),
+			left: 0,
+			forwardedOut: 0,
+			forwardedIn: 0,
+			errorsSent: 0,
+			now: 0,
+			now16: 0,
+			random: () => this.random(),
+		};
+		this.at(100_000);
+		this.admission = new Admission(this.context);
+		this.fast = makeFast(this.context, new Rare(this.context, this.admission, new IcmpSender(this.context)));
+	}
+
+	/** A random 32-bit integer from the seed (xorshift). */
+	random(): number {
+		let x = this.#random || 0x9e3779b9;
+		x ^= x << 13;
+		x ^= x >>> 17;
+		x ^= x << 5;
+		this.#random = x | 0;
+		return this.#random;
+	}
+
+	/** Sets the clock to a second. */
+	at(second: number): void {
+		this.context.now = second;
+		this.context.now16 = second & 0xffff;
+	}
+
+	/** Lets seconds go by, ending what is due in each as the engine does. */
+	pass(seconds: number): void {
+		this.at(this.context.now + seconds);
+		while (this.admission.expire(256) > 0) continue;
+	}
+
+	// ---- frames in ---------------------------------------------------------------------------------------------------------
+
+	/** Puts a frame into slot number `n` as a port would; returns the slot's offset. */
+	put(n: number, frame: Frame, link: Link, to: string, from: string): number {
+		const slot = n * SLOT_SIZE;
+		const { B, H } = this.context.views;
+		const header = link.ethernet ? 14 : 0;
+		B.fill(0, slot, slot + 10);
+		if (frame.partial !== null) {
+			B[slot] = 1;
+			H[(slot >> 1) + 3] = frame.partial.start + header;
+			H[(slot >> 1) + 4] = frame.partial.offset;
+		}
+		if (frame.gsoType !== 0) {
+			B[slot + 1] = frame.gsoType;
+			H[(slot >> 1) + 1] = frame.headers + header;
+			H[(slot >> 1) + 2] = frame.gsoSize;
+		}
+		if (link.ethernet) B.set([...macBytes(frame.group ? "01:00:5e:00:00:01" : to), ...macBytes(from), 8, 0], slot + 10);
+		else B.fill(MARK, slot + 10, slot + 24);
+		B.set(frame.ip, slot + 24);
+		B.fill(MARK, slot + 24 + frame.ip.length, slot + 24 + frame.ip.length + MARGIN);
+		return slot;
+	}
+
+	/** Frames from LAN port `port`. */
+	out(frames: Frame | Frame[], port = 0): Outcome {
+		const list = Array.isArray(frames) ? frames : [frames];
+		const lan = this.context.lan[port];
+		list.forEach((frame, n) => {
+			const from = macOf(`${frame.ip[12]}.${frame.ip[13]}.${frame.ip[14]}.${frame.ip[15]}`);
+			this.rx[n * 2] = this.put(n, frame, lan, lanMac(port), from);
+			this.rx[n * 2 + 1] = frame.ip.length;
+		});
+		return this.#run(list, () => this.fast.outbound(this.rx, list.length, port));
+	}
+
+	/** Frames from the WAN. */
+	in(frames: Frame | Frame[]): Outcome {
+		const list = Array.isArray(frames) ? frames : [frames];
+		list.forEach((frame, n) => {
+			this.rx[n * 2] = this.put(n, frame, this.context.wan, WAN_MAC, GATEWAY_MAC);
+			this.rx[n * 2 + 1] = frame.ip.length;
+		});
+		return this.#run(list, () => this.fast.inbound(this.rx, list.length));
+	}
+
+	/** One frame out of which exactly one packet comes on the WAN, and nothing else happens. */
+	toWan(frame: Frame, port = 0): Packet {
+		const outcome = this.out(frame, port);
+		if (outcome.wan.length !== 1 || outcome.drops.length > 0) throw new Error(`not forwarded: ${summary(outcome)}`);
+		return outcome.wan[0];
+	}
+
+	/** One frame from the WAN of which exactly one packet comes to LAN port `port`. */
+	toLan(frame: Frame, port = 0): Packet {
+		const outcome = this.in(frame);
+		if (outcome.lan[port].length !== 1 || outcome.drops.length > 0) throw new Error(`not forwarded: ${summary(outcome)}`);
+		return outcome.lan[port][0];
+	}
+
+	// ---- frames out --------------------------------------------------------------------------------------------------------
+
+	#run(frames: Frame[], run: () => void): Outcome {
+		const c = this.context;
+		const drops = c.drops.slice();
+		const before = { left: c.left, forwarded: c.forwardedOut + c.forwardedIn, errors: c.errorsSent };
+		this.hops.held.length = 0;
+		this.hops.answered = 0;
+		run();
+		const outcome: Outcome = { wan: [], lan: c.lan.map(() => []), drops: [], left: c.left - before.left, held: [], errors: 0 };
+		c.drops.forEach((n, reason) => {
+			for (let k = drops[reason]; k < n; k++) outcome.drops.push(REASONS[reason][0]);
+		});
+		outcome.errors = c.errorsSent - before.errors;
+		outcome.wan = this.#read(c.wan, frames);
+		outcome.lan = c.lan.map((link) => this.#read(link, frames));
+		outcome.held = this.hops.held.map((h) => this.#packet(h.slot, h.length, h.host === 0 ? c.wan : c.lan[0], frames));
+		for (const p of outcome.wan) {
+			if (this.externals.find(loaded(p.source)) < 0) throw new Error(`LEAK: ${p.line}`);
+		}
+		const queued = outcome.wan.length + outcome.lan.reduce((n, l) => n + l.length, 0);
+		const forwarded = c.forwardedOut + c.forwardedIn - before.forwarded + this.hops.answered;
+		if (queued !== forwarded + outcome.errors) throw new Error(`${queued} frames queued, ${forwarded} forwarded, ${outcome.errors} errors`);
+		const account = forwarded + outcome.drops.length + outcome.left + outcome.held.length;
+		if (account !== frames.length) throw new Error(`${frames.length} frames in, ${account} accounted for: ${summary(outcome)}`);
+		return outcome;
+	}
+
+	#read(link: Link, frames: Frame[]): Packet[] {
+		const list: Packet[] = [];
+		for (let n = 0; n < link.queue.count; n++) {
+			list.push(this.#packet(link.queue.pairs[n * 2], link.queue.pairs[n * 2 + 1], link, frames));
+		}
+		link.queue.count = 0;
+		return list;
+	}
+
+	#packet(slot: number, length: number, link: Link, frames: Frame[]): Packet {
+		const { B, H } = this.context.views;
+		const header = link.ethernet ? 14 : 0;
+		const bytes = B.slice(slot + 24, slot + 24 + length);
+		const partial = B[slot] & 1 ? { start: H[(slot >> 1) + 3] - header, offset: H[(slot >> 1) + 4] } : null;
+		const packet = readPacket(bytes, partial);
+		packet.gsoType = B[slot + 1];
+		packet.gsoSize = H[(slot >> 1) + 2];
+		packet.headers = packet.gsoType === 0 ? 0 : H[(slot >> 1) + 1] - header;
+		if (link.ethernet) {
+			const mac = (at: number) => [...B.subarray(at, at + 6)].map((b) => b.toString(16).padStart(2, "0")).join(":");
+			packet.ether = { to: mac(slot + 10), from: mac(slot + 16), type: B[slot + 22] * 256 + B[slot + 23] };
+		}
+		const frame = frames[slot / SLOT_SIZE];
+		if (length === frame.ip.length) {
+			for (let k = 0; k < MARGIN; k++) if (B[slot + 24 + length + k] !== MARK) packet.faults.push(`byte ${length + k} behind it written`);
+		}
+		if (packet.faults.length > 0 && this.strict) throw new Error(`${packet.line}: ${packet.faults.join(", ")}`);
+		return packet;
+	}
+
+	// ---- state ----------------------------------------------------------------------------------------------------------------
+
+	/** Record numbers of all sessions. */
+	records(): number[] {
+		const list: number[] = [];
+		for (let i = 1; i <= this.table.layout.sessions; i++) if (this.table.state(i) !== FREE) list.push(i);
+		return list;
+	}
+
+	/** A session in a line: "udp 192.168.1.10:40000 203.0.113.1:40000 203.0.113.10:53 new". */
+	describe(i: number): string {
+		const t = this.table.T;
+		const e = i << 4;
+		const protocol = t[e + R_META] & 0xff;
+		const name = protocol === 6 ? "tcp" : protocol === 17 ? "udp" : protocol === 1 ? "icmp" : `proto-${protocol}`;
+		const at = (address: number, port: number) => `${dotted(address)}:${swap16(port)}`;
+		const external = this.externals.A[(t[e + R_META] >> EXTERNAL_SHIFT) & 0xff];
+		return [
+			name,
+			at(t[e], firstOf(t[e + R_OUT])),
+			at(external, secondOf(t[e + R_IN])),
+			at(t[e + R_PEER], secondOf(t[e + R_OUT])),
+			STATE_NAMES[this.table.state(i)],
+		].join(" ");
+	}
+
+	/** All sessions, sorted lines of {@link describe}. */
+	flows(): string[] {
+		return this.records()
+			.map((i) => this.describe(i))
+			.sort();
+	}
+
+	/** Name of the state of the only session there is. */
+	get state(): string {
+		const all = this.records();
+		if (all.length !== 1) throw new Error(`${all.length} sessions: ${this.flows().join("; ")}`);
+		return STATE_NAMES[this.table.state(all[0])];
+	}
+
+	/** [packets out, in, bytes out, in] of the only session there is. */
+	get counters(): [number, number, number, number] {
+		const [i] = this.records();
+		return [this.table.T[(i << 4) + R_PACKETS_OUT], this.table.T[(i << 4) + R_PACKETS_IN], ...this.table.bytes(i)];
+	}
+
+	/**
+	 * Checks the table's own invariants, and those between table, hosts and ports: hosts count their sessions, the port bitmaps lack exactly the
+	 * ports of live mappings and forwards, and no external endpoint belongs to two inside endpoints (U-3).
+	 */
+	verify(): void {
+		this.table.verify((n) => this.externals.A[n]);
+		const t = this.table.T;
+		const perHost = new Map<number, number>();
+		const owners = new Map<string, string>();
+		const taken = new Map<string, Set<number>>();
+		for (const i of this.records()) {
+			const e = i << 4;
+			const host = this.table.T16[(i << 5) + R_HOST];
+			perHost.set(host, (perHost.get(host) ?? 0) + 1);
+			if (this.hosts.W[host * 4] !== t[e]) throw new Error(`host record of another address: ${this.describe(i)}`);
+			const protocol = t[e + R_META] & 0xff;
+			const n = (t[e + R_META] >> EXTERNAL_SHIFT) & 0xff;
+			const port = swap16(secondOf(t[e + R_IN]));
+			if (this.table.state(i) === OTHER) continue;
+			const inside = `${dotted(t[e])}:${swap16(firstOf(t[e + R_OUT]))}`;
+			const owner = owners.get(`${n} ${protocol} ${port}`);
+			if (owner !== undefined && owner !== inside) throw new Error(`port overloading: ${owner} and ${this.describe(i)}`);
+			owners.set(`${n} ${protocol} ${port}`, inside);
+			if (!this.externals.list[n].shared || this.#reserved.has(`${n} ${protocol} ${port}`)) continue;
+			if (!this.context.policy.ranges.some((r) => port >= r.first && port <= r.last)) continue;
+			const set = taken.get(`${n} ${protocol}`) ?? new Set();
+			taken.set(`${n} ${protocol}`, set.add(port));
+		}
+		for (const [host, count] of perHost) {
+			if (this.hosts.sessions(host) !== count) throw new Error(`host ${dotted(this.hosts.W[host * 4])} counts ${this.hosts.sessions(host)} of ${count} sessions`);
+		}
+		if (this.hosts.active !== perHost.size) throw new Error(`${this.hosts.active} hosts are active, ${perHost.size} have sessions`);
+		for (const [n, x] of this.externals.list.entries()) {
+			if (!x.shared) continue;
+			for (const protocol of [6, 17, 1]) {
+				const [free, total] = this.externals.portCount(n, protocol);
+				const used = taken.get(`${n} ${protocol}`)?.size ?? 0;
+				const reserved = [...this.#reserved].filter((r) => r.startsWith(`${n} ${protocol} `)).length;
+				if (free + used + reserved !== total)
+					throw new Error(`external ${n} protocol ${protocol}: ${free} free, ${used} used, ${reserved} reserved of ${total} ports`);
+			}
+		}
+	}
+}
+
+/** An outcome in a line, for messages. */
+export function summary(o: Outcome): string {
+	const parts = [...o.wan.map((p) => `wan: ${p.line}`), ...o.lan.flatMap((l, n) => l.map((p) => `lan ${n}: ${p.line}`))];
+	parts.push(...o.drops.map((d) => `drop: ${d}`), ...o.held.map((p) => `held: ${p.line}`));
+	if (o.left > 0) parts.push(`left: ${o.left}`);
+	return parts.join("; ") || "nothing";
+}
