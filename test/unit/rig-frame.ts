@@ -320,7 +320,8 @@ export function readPacket(bytes: Uint8Array, partial: { start: number; offset: 
 	const total = get16(bytes, 2);
 	const protocol = bytes[9];
 	if (bytes[0] >> 4 !== 4 || header < 20) faults.push("not IPv4");
-	if (quoted ? total < bytes.length && total < header : total !== bytes.length) faults.push(`total length ${total} of ${bytes.length} bytes`);
+	if (quoted ? total < bytes.length && total < header : total !== bytes.length)
+		faults.push(`total length ${total} of ${bytes.length} bytes`);
 	if (sum(bytes, 0, header) !== 0xffff) faults.push("header checksum");
 	const whole = bytes.length >= total;
 	const ip = whole ? bytes.slice(0, total) : bytes.slice();

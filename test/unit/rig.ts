@@ -7,12 +7,14 @@
  * packet (the bytes there are marked). A violation throws.
  */
 
-import { HOST_ADF, HOST_EIF, Hosts } from "../../src/conntrack/hosts.ts";
+import { Hosts } from "../../src/conntrack/hosts.ts";
 import type { PortRange } from "../../src/conntrack/ports.ts";
-import { FREE, OTHER, STATE_NAMES, stateTimeouts, type Timeouts } from "../../src/conntrack/states.ts";
 import {
 	EXTERNAL_SHIFT,
-	layoutTable,
+	HOST_ADF,
+	HOST_EIF,
+	HOST_PLACE,
+	HOST_PORT_SHIFT,
 	R_HOST,
 	R_IN,
 	R_META,
@@ -20,10 +22,21 @@ import {
 	R_PACKETS_IN,
 	R_PACKETS_OUT,
 	R_PEER,
-	Table,
-} from "../../src/conntrack/table.ts";
+} from "../../src/conntrack/record.ts";
+import { FREE, OTHER, STATE_NAMES, stateTimeouts, type Timeouts } from "../../src/conntrack/states.ts";
+import { layoutTable, Table } from "../../src/conntrack/table.ts";
 import { Admission } from "../../src/nat/admission.ts";
-import { type Context, ELSEWHERE, type LanLink, type Link, makeDrops, type Net, type NextHops, NO_ROUTE, Queue } from "../../src/nat/context.ts";
+import {
+	type Context,
+	ELSEWHERE,
+	type LanLink,
+	type Link,
+	makeDrops,
+	type Net,
+	type NextHops,
+	NO_ROUTE,
+	Queue,
+} from "../../src/nat/context.ts";
 import { Externals, externalsWords } from "../../src/nat/externals.ts";
 import { type Fast, makeFast } from "../../src/nat/fast.ts";
 import { IcmpSender } from "../../src/nat/icmp-error.ts";
@@ -31,7 +44,8 @@ import { Rare } from "../../src/nat/rare.ts";
 import { REASONS } from "../../src/nat/reason.ts";
 import { formatAddress, parseAddress, parseSubnet } from "../../src/packet/address.ts";
 import { firstOf, SLOT_SIZE, secondOf, swap16, swap32, viewsOf } from "../../src/packet/layout.ts";
-import { type Frame, type Packet, readPacket } from "./rig-frame.ts";
+import { HEADER_SHIFT, HEADER_SIZE, HOST_HEADERS, headerTag, LENGTH_MASK, LinkHeaders } from "../../src/packet/link-header.ts";
+import { type Frame, type Packet, readPacket, sum } from "./rig-frame.ts";
 
 export const SLOTS = 64;
 const GATEWAY_HOP = 1;
@@ -118,8 +132,8 @@ export function macOf(address: string): string {
 	return ["02", "10", ...address.split(".").map((n) => Number(n).toString(16).padStart(2, "0"))].join(":");
 }
 
-function macBytes(mac: string): number[] {
-	return mac.split(":").map((n) => Number.parseInt(n, 16));
+function macBytes(mac: string): Uint8Array {
+	return Uint8Array.from(mac.split(":"), (n) => Number.parseInt(n, 16));
 }
 
 function net(text: string): Net {
@@ -130,33 +144,22 @@ function net(text: string): Net {
 
 const FLAGS: Record<FilteringName, number> = { eif: HOST_EIF, adf: HOST_ADF, apdf: 0 };
 
-/** Words of six bytes as the core wants them: two bytes and four (a destination), and four bytes and two (a source). */
-function macWords(mac: string): { head: number; tail: number; source: number; sourceTail: number } {
-	const buffer = new ArrayBuffer(16);
-	const bytes = new Uint8Array(buffer);
-	bytes.set(macBytes(mac), 2);
-	bytes.set([...macBytes(mac), 8, 0], 8);
-	const words = new Int32Array(buffer);
-	return { head: new Uint16Array(buffer)[1], tail: words[1], source: words[2], sourceTail: words[3] };
-}
-
 /** Next hops that a test sets. */
 export class FakeHops implements NextHops {
-	readonly mac = new Int32Array(256).fill(-1);
-	readonly macTail = new Int32Array(256);
+	readonly tags = new Int32Array(256);
 	/** Way of every destination that `ways` does not name. */
 	default: Way = "gateway";
 	readonly ways = new Map<string, Way>();
 	/** True: an inside host that was not heard yet answers at once, so that its frame goes to the queue within the call. */
 	answersInside = false;
+	/** Frames that {@link answersInside} put in a queue; the core does not count them as forwarded. */
+	answered = 0;
 	readonly held: { slot: number; length: number; host: number }[] = [];
 	readonly #rig: () => Rig;
 
 	constructor(rig: () => Rig) {
 		this.#rig = rig;
-		const words = macWords(GATEWAY_MAC);
-		this.mac[GATEWAY_HOP] = words.head;
-		this.macTail[GATEWAY_HOP] = words.tail;
+		this.tags[GATEWAY_HOP] = headerTag(GATEWAY_HOP);
 	}
 
 	find(destination: number): number {
@@ -177,21 +180,17 @@ export class FakeHops implements NextHops {
 	}
 
 	holdInside(host: number, slot: number, length: number): void {
-		const { context } = this.#rig();
-		if (this.answersInside) {
-			const words = macWords(macOf(dotted(context.hosts.W[host * 4])));
-			const port = (context.hosts.W[host * 4 + 1] >>> 16) & 0xff;
-			context.hosts.place(host, port, words.head, words.tail);
-			const { B } = context.views;
-			B.set(macBytes(macOf(dotted(context.hosts.W[host * 4]))), slot + 10);
-			B.set([...macBytes(lanMac(port)), 8, 0], slot + 16);
-			context.lan[port].queue.push(slot, length);
-			this.answered++;
-		} else this.held.push({ slot, length, host });
+		if (!this.answersInside) {
+			this.held.push({ slot, length, host });
+			return;
+		}
+		const { hosts, headers, lan } = this.#rig().context;
+		const port = (hosts.W[host * 4 + HOST_PLACE] >>> HOST_PORT_SHIFT) & 0xff;
+		headers.set(HOST_HEADERS + host, macBytes(macOf(dotted(hosts.W[host * 4]))), 0, lan[port].mac);
+		hosts.place(host, port);
+		lan[port].queue.push(slot, length, headerTag(HOST_HEADERS + host));
+		this.answered++;
 	}
-
-	/** Frames that {@link answersInside} put in a queue; the core does not count them as forwarded. */
-	answered = 0;
 }
 
 function lanMac(port: number): string {
@@ -247,21 +246,27 @@ export class Rig {
 		}));
 		for (const f of forwards)
 			for (let p = f.first; p <= f.last; p++) if (this.externals.reservePort(0, f.protocol, p)) this.#reserved.add(`0 ${f.protocol} ${p}`);
-		const link = (mac: string, ethernet: boolean, mtu: number, address: number): Link => {
-			const { source, sourceTail } = macWords(mac);
-			return { ethernet, mtu, address, source, sourceTail, queue: new Queue(SLOTS * 4) };
-		};
+		const link = (mac: string, ethernet: boolean, mtu: number, address: number): Link => ({
+			ethernet,
+			mtu,
+			address,
+			mac: macBytes(mac),
+			queue: new Queue(SLOTS * 4),
+		});
 		const lan = (o.lan ?? [{}]).map((l, n): LanLink => {
 			const base = link(lanMac(n), (l.ethernet ?? true) && !l.tun, l.mtu ?? 1500, loaded(l.address ?? `192.168.${n + 1}.1`));
 			return { ...base, nets: (l.nets ?? [`192.168.${n + 1}.0/24`]).map(net), kernelForwards: l.tun ?? false };
 		});
 		this.hops = new FakeHops(() => this);
+		const headers = new LinkHeaders(layout.hosts);
+		headers.set(GATEWAY_HOP, macBytes(GATEWAY_MAC), 0, macBytes(WAN_MAC));
 		this.context = {
 			views: viewsOf(o.frames ?? (sharedFrames as ArrayBuffer)),
 			table: this.table,
 			hosts: this.hosts,
 			externals: this.externals,
 			hops: this.hops,
+			headers,
 			wan: link(WAN_MAC, o.wan?.ethernet ?? true, o.wan?.mtu ?? 1500, own),
 			lan,
 			policy: {
@@ -310,14 +315,20 @@ export class Rig {
 	/** Lets seconds go by, ending what is due in each as the engine does. */
 	pass(seconds: number): void {
 		this.at(this.context.now + seconds);
-		while (this.admission.expire(256) > 0) continue;
+		while (this.admission.expire(256) > 0);
 	}
 
 	// ---- frames in ---------------------------------------------------------------------------------------------------------
 
-	/** Puts a frame into slot number `n` as a port would; returns the slot's offset. */
-	put(n: number, frame: Frame, link: Link, to: string, from: string): number {
+	/**
+	 * Puts a frame into slot number `n` as a port would, and its pair into `rx`. A plain header with a wrong checksum comes cut off behind the header, as the
+	 * filter of a packet socket does it (src/port/filter.ts).
+	 */
+	put(n: number, frame: Frame, link: Link, to: string, from: string): void {
 		const slot = n * SLOT_SIZE;
+		const cut = frame.ip[0] === 0x45 && frame.ip.length >= 20 && sum(frame.ip, 0, 20) !== 0xffff;
+		this.rx[n * 2] = slot;
+		this.rx[n * 2 + 1] = cut ? 20 : frame.ip.length;
 		const { B, H } = this.context.views;
 		const header = link.ethernet ? 14 : 0;
 		B.fill(0, slot, slot + 10);
@@ -335,7 +346,6 @@ export class Rig {
 		else B.fill(MARK, slot + 10, slot + 24);
 		B.set(frame.ip, slot + 24);
 		B.fill(MARK, slot + 24 + frame.ip.length, slot + 24 + frame.ip.length + MARGIN);
-		return slot;
 	}
 
 	/** Frames from LAN port `port`. */
@@ -344,8 +354,7 @@ export class Rig {
 		const lan = this.context.lan[port];
 		list.forEach((frame, n) => {
 			const from = macOf(`${frame.ip[12]}.${frame.ip[13]}.${frame.ip[14]}.${frame.ip[15]}`);
-			this.rx[n * 2] = this.put(n, frame, lan, lanMac(port), from);
-			this.rx[n * 2 + 1] = frame.ip.length;
+			this.put(n, frame, lan, lanMac(port), from);
 		});
 		return this.#run(list, () => this.fast.outbound(this.rx, list.length, port));
 	}
@@ -354,8 +363,7 @@ export class Rig {
 	in(frames: Frame | Frame[]): Outcome {
 		const list = Array.isArray(frames) ? frames : [frames];
 		list.forEach((frame, n) => {
-			this.rx[n * 2] = this.put(n, frame, this.context.wan, WAN_MAC, GATEWAY_MAC);
-			this.rx[n * 2 + 1] = frame.ip.length;
+			this.put(n, frame, this.context.wan, WAN_MAC, GATEWAY_MAC);
 		});
 		return this.#run(list, () => this.fast.inbound(this.rx, list.length));
 	}
@@ -405,7 +413,12 @@ export class Rig {
 	#read(link: Link, frames: Frame[]): Packet[] {
 		const list: Packet[] = [];
 		for (let n = 0; n < link.queue.count; n++) {
-			list.push(this.#packet(link.queue.pairs[n * 2], link.queue.pairs[n * 2 + 1], link, frames));
+			const slot = link.queue.pairs[n * 2];
+			const word = link.queue.pairs[n * 2 + 1];
+			const header = (word >>> HEADER_SHIFT) - 1;
+			const { buffer } = this.context.headers;
+			if (link.ethernet && header >= 0) this.context.views.B.set(new Uint8Array(buffer, header * HEADER_SIZE, 14), slot + 10);
+			list.push(this.#packet(slot, word & LENGTH_MASK, link, frames));
 		}
 		link.queue.count = 0;
 		return list;
@@ -507,7 +520,8 @@ export class Rig {
 			taken.set(`${n} ${protocol}`, set.add(port));
 		}
 		for (const [host, count] of perHost) {
-			if (this.hosts.sessions(host) !== count) throw new Error(`host ${dotted(this.hosts.W[host * 4])} counts ${this.hosts.sessions(host)} of ${count} sessions`);
+			if (this.hosts.sessions(host) !== count)
+				throw new Error(`host ${dotted(this.hosts.W[host * 4])} counts ${this.hosts.sessions(host)} of ${count} sessions`);
 		}
 		if (this.hosts.active !== perHost.size) throw new Error(`${this.hosts.active} hosts are active, ${perHost.size} have sessions`);
 		for (const [n, x] of this.externals.list.entries()) {
