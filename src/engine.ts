@@ -164,6 +164,10 @@ export class Engine {
 			wan: this.wan.link,
 			lan: this.lan.map((p) => p.link),
 			drops,
+			forwarded: (out) => {
+				if (out) this.context.forwardedOut++;
+				else this.context.forwardedIn++;
+			},
 			wanIndex: () => this.wan.index,
 			lanIndex: (n) => this.lan[n].index,
 			milliseconds: () => this.#milliseconds,

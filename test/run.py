@@ -178,7 +178,7 @@ class Run:
             process = subprocess.Popen(
                 command,
                 cwd=ROOT,
-                env={**os.environ, **suite.environment},
+                env={**os.environ, "NO_COLOR": "1", **suite.environment},
                 stdin=subprocess.DEVNULL,
                 stdout=heard,
                 stderr=subprocess.STDOUT,

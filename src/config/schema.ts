@@ -254,7 +254,8 @@ export const PROTOCOL: ValueType<readonly Protocol[]> = {
 
 const FILTERING = oneOf(["endpoint-independent", "address-dependent", "address-and-port-dependent"]);
 
-const SECONDS = integer(1, 604800);
+// The session table keeps the last use in seconds modulo 2^16 (conntrack/table.ts).
+const SECONDS = integer(1, 65000);
 
 function timeout(seconds: number, help: string, floor?: Floor): SingleOption<number> {
 	return option(SECONDS, String(seconds), floor === undefined ? { help, unit: "s" } : { help, unit: "s", floor });

@@ -55,8 +55,11 @@ export function tcpIn(table: Table, i: number, flags: number, seq: number, ack: 
 		return true;
 	}
 	if (flags & SYN) {
-		if ((flags & ACK) === 0 && (state === TCP_CLOSING || state === TCP_RESET)) table.setState(i, TCP_SYN_IN, now16);
-		else table.setState(i, state === TCP_SYN_OUT ? TCP_OPENED : state, now16);
+		if ((flags & ACK) === 0 && (state === TCP_CLOSING || state === TCP_RESET)) {
+			t[e + R_ACK_OUT] = 0;
+			t[e + R_ACK_IN] = 0;
+			table.setState(i, TCP_SYN_IN, now16);
+		} else table.setState(i, state === TCP_SYN_OUT ? TCP_OPENED : state, now16);
 		return true;
 	}
 	if (flags & ACK) t[e + R_ACK_IN] = ack;

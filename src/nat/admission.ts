@@ -32,8 +32,8 @@ export class Admission {
 	}
 
 	/**
-	 * Finds room for one more session of a host (as-loaded address): returns the host's number with a record free, or minus (reason number + 1).
-	 * The caller creates the session at once or calls `hosts.release`.
+	 * Finds room for one more session of a host (as-loaded address): returns the host's number with a record free and the session counted, or minus
+	 * (reason number + 1). The caller creates the session at once or calls `hosts.release`. Sessions may have ended to make room, the host's own too.
 	 */
 	admit(inside: number): number {
 		const c = this.#c;
@@ -41,6 +41,8 @@ export class Admission {
 		const host = c.hosts.obtain(inside, policy?.flags ?? c.policy.filtering);
 		if (host === 0) return -REASON["table-full"] - 1;
 		const has = c.hosts.sessions(host);
+		// Counted before room is made: that may end the host's last other session, and its record would go.
+		c.hosts.retain(host);
 		let refused = -1;
 		if (policy !== undefined && policy.maxSessions > 0 && has >= policy.maxSessions) refused = REASON["host-limit"];
 		else {
@@ -50,7 +52,7 @@ export class Admission {
 			else if (free === 0 && !this.#makeRoom()) refused = REASON["table-full"];
 		}
 		if (refused < 0) return host;
-		if (has === 0) c.hosts.release(host);
+		c.hosts.release(host);
 		return -refused - 1;
 	}
 

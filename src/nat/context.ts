@@ -4,7 +4,7 @@
 import type { Hosts } from "../conntrack/hosts.ts";
 import type { PortRange } from "../conntrack/ports.ts";
 import type { Table } from "../conntrack/table.ts";
-import type { Views } from "../packet/layout.ts";
+import { addressValue, type Views } from "../packet/layout.ts";
 import type { LinkHeaders } from "../packet/link-header.ts";
 import type { Externals } from "./externals.ts";
 import { REASONS } from "./reason.ts";
@@ -132,6 +132,15 @@ export interface Context {
 /** Zeroed counters for all reasons. */
 export function makeDrops(): Float64Array {
 	return new Float64Array(REASONS.length);
+}
+
+/** True if an as-loaded address is the first (network) or last (broadcast) of one of the subnets; a /31 and a /32 have neither (RFC 3021). */
+export function isBroadcast(nets: Net[], address: number): boolean {
+	for (const net of nets) {
+		const host = address & ~net.mask;
+		if (((address ^ net.address) & net.mask) === 0 && addressValue(~net.mask) > 1 && (host === 0 || host === ~net.mask)) return true;
+	}
+	return false;
 }
 
 /** True if an as-loaded address is in one of the subnets. */

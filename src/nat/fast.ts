@@ -233,7 +233,9 @@ export function makeFast(c: Context, rare: Rare): Fast {
 			}
 			t[e + R_BYTES_OUT] = b;
 			if (a === 0) {
+				queue.count = m >> 1;
 				c.hops.hold(meta >>> HOP_SHIFT, s, length);
+				m = queue.count << 1;
 				skipped++;
 				continue;
 			}
@@ -420,7 +422,9 @@ export function makeFast(c: Context, rare: Rare): Fast {
 			}
 			t[e + R_BYTES_IN] = b;
 			if ((a & HOST_REACHABLE) === 0) {
+				queue.count = m >> 1;
 				c.hops.holdInside(x >> 2, s, length);
+				m = queue.count << 1;
 				skipped++;
 				continue;
 			}

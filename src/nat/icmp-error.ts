@@ -3,7 +3,7 @@
  */
 import { fold, sumOf } from "../packet/checksum.ts";
 import { addressValue, ICMP, IP_OFFSET, IP_WORD, SLOT_ETHER, SLOT_IP } from "../packet/layout.ts";
-import type { Context } from "./context.ts";
+import { type Context, inNets, isBroadcast } from "./context.ts";
 
 /** Type and code as one number: type * 256 + code. */
 export const NET_UNREACHABLE = 0x300;
@@ -12,6 +12,9 @@ export const PORT_UNREACHABLE = 0x303;
 export const FRAGMENTATION_NEEDED = 0x304;
 export const PROHIBITED = 0x30d;
 export const TIME_EXCEEDED = 0xb00;
+/** Types that do not pass: deprecated (RFC 6633), and only for hosts on the link of their sender (RFC 1122 section 3.2.2.2). */
+export const SOURCE_QUENCH = 4;
+export const REDIRECT = 5;
 
 /** As much of the offending packet as fits an ICMP datagram of 576 bytes (RFC 1812 section 4.3.2.3). */
 const QUOTE_MAX = 576 - 28;
@@ -67,6 +70,12 @@ export class IcmpSender {
 		const w = (s >> 2) + IP_WORD;
 		const ip = s + SLOT_IP;
 		const source = P[w + 3];
+		const target = P[w + 4];
+		if (port >= 0) {
+			const { nets } = c.lan[port];
+			if (!inNets(nets, source) || isBroadcast(nets, source) || isBroadcast(nets, target)) return;
+		}
+		if (!isHostAddress(addressValue(target))) return;
 		if (link.address === 0 || !isHostAddress(addressValue(source)) || (P[w + 1] & IP_OFFSET) !== 0) return;
 		if (B[ip + 9] === ICMP && isError(B[ip + (B[ip] & 15) * 4])) return;
 		if (!this.#allowed(source)) return;

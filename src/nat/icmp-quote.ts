@@ -9,6 +9,7 @@ import { R_IN, R_META, R_OUT } from "../conntrack/record.ts";
 import { adjust, adjustUdp, fold, halfDelta, sumOf, wordDelta } from "../packet/checksum.ts";
 import { firstOf, ICMP, IP_OFFSET, pair, secondOf, TCP, UDP } from "../packet/layout.ts";
 import type { Context } from "./context.ts";
+import { REDIRECT, SOURCE_QUENCH } from "./icmp-error.ts";
 import { refusal } from "./opening.ts";
 import { REASON } from "./reason.ts";
 
@@ -20,6 +21,7 @@ export function translateError(c: Context, at: number, room: number, fromInside:
 	const { P, H, B } = c.views;
 	if (room < 8 + 20 + 8) return refusal(REASON["icmp-bad-quote"]);
 	if (sumOf(H, B, at, room) !== 0xffff) return refusal(REASON["icmp-bad-checksum"]);
+	if (B[at] === SOURCE_QUENCH || B[at] === REDIRECT) return refusal(REASON["icmp-unsupported"]);
 	const quote = at + 8;
 	const header = (B[quote] & 15) * 4;
 	if (B[quote] >> 4 !== 4 || header < 20 || 8 + header + 8 > room) return refusal(REASON["icmp-bad-quote"]);
@@ -37,6 +39,7 @@ export function translateError(c: Context, at: number, room: number, fromInside:
 		i = table.findOut(protocol, P[w + 4], P[w + 3], ports);
 	} else {
 		const ports = ported ? pair(H[l4 + 1], H[l4]) : protocol === ICMP ? pair(0, id) : 0;
+		if (P[w + 3] !== c.externals.A[external]) return refusal(REASON["icmp-no-session"]);
 		i = table.findIn(protocol, P[w + 4], P[w + 3], external, ports);
 	}
 	if (i === 0) return refusal(REASON["icmp-no-session"]);

@@ -4,10 +4,27 @@
  */
 import { EXTERNAL_SHIFT, HOST_ADF, HOST_EIF, HOST_PLACE, R_HOST, R_IN, R_META, R_OUT, R_PEER } from "../conntrack/record.ts";
 import { ICMP_QUERY, OTHER, TCP_SYN_IN, TCP_SYN_OUT, UDP_NEW, UDP_OPEN } from "../conntrack/states.ts";
-import { ACK, addressValue, FIN, firstOf, ICMP, pair, RST, SLOT_ETHER, SYN, secondOf, swap16, TCP, UDP } from "../packet/layout.ts";
+import {
+	ACK,
+	addressValue,
+	DCCP,
+	FIN,
+	firstOf,
+	ICMP,
+	pair,
+	RST,
+	SLOT_ETHER,
+	SYN,
+	secondOf,
+	swap16,
+	TCP,
+	UDP,
+	UDPLITE,
+} from "../packet/layout.ts";
 import { HOST_HEADERS } from "../packet/link-header.ts";
 import type { Admission } from "./admission.ts";
-import { type Context, ELSEWHERE, type Forward, inNets, NO_ROUTE } from "./context.ts";
+import { type Context, ELSEWHERE, type Forward, inNets, isBroadcast, NO_ROUTE } from "./context.ts";
+import type { External } from "./externals.ts";
 import { isHostAddress } from "./icmp-error.ts";
 import { REASON } from "./reason.ts";
 
@@ -46,17 +63,7 @@ export class Opening {
 		if (inside === peer) return REASON.land;
 		if (!isHostAddress(addressValue(inside))) return REASON["martian-source"];
 		if (!inNets(nets, inside)) return REASON["spoofed-source"];
-		for (const net of nets) {
-			const host = inside & ~net.mask;
-			if (
-				((inside ^ net.address) & net.mask) === 0 &&
-				~net.mask !== 0 &&
-				addressValue(~net.mask) > 1 &&
-				(host === 0 || host === ~net.mask)
-			) {
-				return REASON["martian-source"];
-			}
-		}
+		if (isBroadcast(nets, inside)) return REASON["martian-source"];
 		if (!isHostAddress(addressValue(peer))) return REASON["martian-destination"];
 		return -1;
 	}
@@ -97,21 +104,19 @@ export class Opening {
 		if (host < 0) return host;
 		const x = c.externals.list[external];
 		let externalPort = leader !== 0 ? secondOf(c.table.T[(leader << 4) + R_IN]) : insidePort;
-		if (leader === 0 && x.shared && ported) {
-			const taken = c.externals.takePort(external, protocol, swap16(insidePort), c.random());
+		// Admission may have ended the mapping itself to make room: its port is taken again then.
+		const mapped = leader !== 0 && c.table.findExternal(protocol, address, external, externalPort) !== 0;
+		if (!mapped && x.shared && ported) {
+			const taken = c.externals.takePort(external, protocol, swap16(externalPort), c.random());
 			if (taken < 0) {
-				if (c.hosts.sessions(host) === 0) c.hosts.release(host);
+				c.hosts.release(host);
 				return refusal(REASON["ports-exhausted"]);
 			}
 			externalPort = swap16(taken);
 		}
-		if (!x.shared && x.pool >= 0) {
-			x.holder = inside;
-			x.sessions++;
-		}
+		hold(x, inside);
 		const state = protocol === TCP ? TCP_SYN_OUT : protocol === UDP ? UDP_NEW : protocol === ICMP ? ICMP_QUERY : OTHER;
 		const i = c.table.create(protocol, inside, insidePort, address, external, externalPort, peer, peerPort, state, host, hop, c.now16);
-		c.hosts.retain(host);
 		this.#learn(host, port, slot);
 		return i;
 	}
@@ -168,7 +173,8 @@ export class Opening {
 			if (forward !== undefined) {
 				inside = forward.inside;
 				insidePort = swap16(forward.insideFirst + port - forward.first);
-			} else if (leader === 0 && !c.policy.ranges.some((r) => port >= r.first && port <= r.last)) return LEFT_TO_KERNEL;
+			} else if (this.#isForwarded(protocol, port)) known = REASON.filtered;
+			else if (leader === 0 && !c.policy.ranges.some((r) => port >= r.first && port <= r.last)) return LEFT_TO_KERNEL;
 		}
 		if (inside === 0) return refusal(known);
 		if (!opens) return refusal(REASON["tcp-no-session"]);
@@ -178,9 +184,11 @@ export class Opening {
 		if (port < 0 || hop < 0) return refusal(REASON["no-route"]);
 		const host = this.#admission.admit(inside);
 		if (host < 0) return host;
+		if (leader !== 0 && x.shared && c.table.findExternal(protocol, x.address, external, externalPort) === 0)
+			c.externals.reservePort(external, protocol, swap16(externalPort));
+		hold(x, inside);
 		const state = protocol === TCP ? TCP_SYN_IN : protocol === UDP ? UDP_OPEN : protocol === ICMP ? ICMP_QUERY : OTHER;
 		const i = c.table.create(protocol, inside, insidePort, x.address, external, externalPort, peer, peerPort, state, host, hop, c.now16);
-		c.hosts.retain(host);
 		if (!c.lan[port].ethernet) c.hosts.place(host, port);
 		else c.hosts.assign(host, port);
 		return i;
@@ -200,6 +208,11 @@ export class Opening {
 		return false;
 	}
 
+	/** True if a forward for some source has this port: the kernel is kept off it then. */
+	#isForwarded(protocol: number, port: number): boolean {
+		return this.#c.policy.forwards.some((f) => f.protocol === protocol && port >= f.first && port <= f.last);
+	}
+
 	#forward(protocol: number, port: number, peer: number): Forward | undefined {
 		return this.#c.policy.forwards.find(
 			(f) =>
@@ -211,12 +224,20 @@ export class Opening {
 	}
 }
 
+/** Counts one more session of the host that has a pool address alone. */
+function hold(x: External, inside: number): void {
+	if (x.shared || x.pool < 0) return;
+	x.holder = inside;
+	x.sessions++;
+}
+
 /** Reason number if the TCP or UDP header of a plain packet in slot `s` can not be right, else -1. `l4` is its first halfword, `room` its bytes. */
 export function transportFault(H: Uint16Array, protocol: number, l4: number, room: number): number {
 	if (protocol === UDP) {
 		const stated = swap16(H[l4 + 2]);
 		return room < 8 || stated < 8 || stated > room ? REASON["bad-transport"] : -1;
 	}
+	if (protocol === UDPLITE || protocol === DCCP) return room < 8 ? REASON["bad-transport"] : -1;
 	if (protocol !== TCP) return -1;
 	const word = swap16(H[l4 + 6]);
 	const flags = word & 0x3f;

@@ -26,6 +26,7 @@ import { UDP_DNS, UDP_NEW, UDP_OPEN } from "../conntrack/states.ts";
 import { tcpIn, tcpOut } from "../conntrack/tcp.ts";
 import { adjust, adjustUdp, fold, halfDelta, sumOf } from "../packet/checksum.ts";
 import {
+	DCCP,
 	ETHER_GROUP,
 	firstOf,
 	ICMP,
@@ -41,6 +42,7 @@ import {
 	TTL_ONE,
 	TTL_ONE_SUM,
 	UDP,
+	UDPLITE,
 	VNET_CSUM_START,
 	VNET_GSO,
 	VNET_GSO_SIZE,
@@ -62,7 +64,7 @@ import {
 import { translateError } from "./icmp-quote.ts";
 import { clampMss } from "./mss.ts";
 import { LEFT_TO_KERNEL, Opening, refused, transportFault } from "./opening.ts";
-import { REASON } from "./reason.ts";
+import { REASON, type ReasonName } from "./reason.ts";
 
 const ECHO_REPLY = 0;
 const ECHO = 8;
@@ -73,11 +75,13 @@ const DNS_PORT = swap16(53);
 /** The rare ways of a packet. `s` is a slot's byte offset, `length` bytes of IPv4, `port` a LAN port number. */
 export class Rare {
 	readonly #c: Context;
+	readonly #admission: Admission;
 	readonly #opening: Opening;
 	readonly #errors: IcmpSender;
 
 	constructor(c: Context, admission: Admission, errors: IcmpSender) {
 		this.#c = c;
+		this.#admission = admission;
 		this.#errors = errors;
 		this.#opening = new Opening(c, admission);
 	}
@@ -141,7 +145,9 @@ export class Rare {
 		if (fault >= 0) return this.#drop(fault);
 		const flags = protocol === TCP ? swap16(H[l4 + 6]) & 0x3f : 0;
 		const ported = protocol === TCP || protocol === UDP;
-		const i = this.#opening.inbound(protocol, peer, ported ? H[l4] : 0, c.externals.find(outside), ported ? H[l4 + 1] : 0, flags);
+		const external = c.externals.find(outside);
+		if (external < 0) return this.#drop(REASON["not-ours"]);
+		const i = this.#opening.inbound(protocol, peer, ported ? H[l4] : 0, external, ported ? H[l4 + 1] : 0, flags);
 		if (i > 0) return i;
 		if (i === LEFT_TO_KERNEL) c.left++;
 		else this.#drop(refused(i));
@@ -198,11 +204,12 @@ export class Rare {
 	 * (RFC 1191, RFC 4787 REQ-13). `port` is where it came from, -1 for the WAN.
 	 */
 	tooBig(s: number, length: number, mtu: number, port: number, i: number): number {
-		const { P, H } = this.#c.views;
+		const { P, H, B } = this.#c.views;
 		const w = (s >> 2) + IP_WORD;
 		if (P[s >> 2] & VNET_GSO) {
 			const tcp = (this.#c.table.T[(i << 4) + R_META] & 0xff) === TCP;
-			const header = tcp ? 20 + (swap16(H[(w << 1) + 16]) >> 12) * 4 : 28;
+			const ip = (B[s + SLOT_IP] & 15) * 4;
+			const header = ip + (tcp ? (swap16(H[(w << 1) + (ip >> 1) + 6]) >> 12) * 4 : 8);
 			if (H[(s >> 1) + VNET_GSO_SIZE] + header <= mtu) return 0;
 		}
 		if (P[w + 1] & IP_DF) {
@@ -269,7 +276,6 @@ export class Rare {
 		else if (protocol === TCP || protocol === UDP) H[l4] = secondOf(t[(i << 4) + R_IN]);
 		this.#count(i, length, R_PACKETS_OUT, R_BYTES_OUT, R_HIGH_OUT);
 		this.#toWan(s, length, meta >>> HOP_SHIFT);
-		c.forwardedOut++;
 	}
 
 	/** Any frame from the WAN port. */
@@ -289,24 +295,35 @@ export class Rare {
 		const l4 = (ip + header) >> 1;
 		const protocol = B[ip + 9];
 		let i: number;
+		let fresh = false;
 		if (protocol === ICMP) {
 			if (room < 8) return void this.#drop(REASON["bad-transport"]);
 			const type = B[ip + header];
 			if (isError(type)) return this.#errorInbound(s, length, header, external);
+			const asks = type === ECHO || type === TIMESTAMP;
+			if (!asks && type !== ECHO_REPLY && type !== TIMESTAMP_REPLY) return this.#leave(external, "icmp-unsupported");
+			// A query to a shared address is for the router, even if one from inside to that peer has the same identifier.
+			if (asks && c.externals.list[external].shared) return this.#leave(external);
 			i = c.table.findIn(ICMP, peer, outside, external, pair(0, H[l4 + 2]));
-			if (i === 0 && (type === ECHO || type === TIMESTAMP) && external !== 0) {
+			if (i === 0 && asks) {
+				fresh = true;
 				i = this.#opening.inbound(ICMP, peer, 0, external, H[l4 + 2], 0);
 				if (i < 0) return void this.#drop(refused(i));
 			}
 			if (i === 0) return this.#leave(external);
 		} else {
+			const fault = transportFault(H, protocol, l4, room);
+			if (fault >= 0) return void this.#drop(fault);
 			const ported = protocol === TCP || protocol === UDP;
 			i = c.table.findIn(protocol, peer, outside, external, ported ? P[(ip + header) >> 2] : 0);
 			if (i === 0 && !ported && external === 0) return this.#leave(external);
+			fresh = i === 0;
 			if (i === 0) i = this.#openInbound(protocol, peer, outside, l4, room);
 			if (i === 0) return;
 		}
+		// Judged only now, because what is for the router itself may arrive with its last hop (RFC 1812 section 5.3.1).
 		if (B[ip + 8] < 2) {
+			if (fresh) this.#admission.end(i);
 			this.#drop(REASON["ttl-expired"]);
 			this.#errors.send(s, length, -1, TIME_EXCEEDED);
 			return;
@@ -323,12 +340,12 @@ export class Rare {
 		else if (protocol === TCP || protocol === UDP) H[l4 + 1] = firstOf(t[(i << 4) + R_OUT]);
 		this.#count(i, length, R_PACKETS_IN, R_BYTES_IN, R_HIGH_IN);
 		this.#toLan(s, length, host, lan);
-		c.forwardedIn++;
 	}
 
-	#leave(external: number): void {
+	/** What the WAN port's own address gets and we do not want is the kernel's; at the other external addresses there is only us. */
+	#leave(external: number, reason: ReasonName = "no-mapping"): void {
 		if (external === 0) this.#c.left++;
-		else this.#drop(REASON["no-mapping"]);
+		else this.#drop(REASON[reason]);
 	}
 
 	/**
@@ -366,11 +383,13 @@ export class Rare {
 		H[h + 5] = adjust(H[h + 5], lan.kernelForwards ? addresses : fold(addresses + TTL_ONE_SUM));
 		if (!lan.kernelForwards) P[(ip >> 2) + 2] -= TTL_ONE;
 		if (P[s >> 2] & VNET_PARTIAL) {
+			// Of TCP and UDP the pseudo-header is summed already; of the others nothing is yet.
 			const field = protocol === TCP ? l4 + 8 : l4 + 3;
-			H[field] = fold(H[field] + addresses);
+			if (protocol === TCP || protocol === UDP) H[field] = fold(H[field] + addresses);
 		} else if (protocol === TCP) H[l4 + 8] = adjust(H[l4 + 8], both);
 		else if (protocol === UDP && H[l4 + 3] !== 0) H[l4 + 3] = adjustUdp(H[l4 + 3], both);
 		else if (protocol === ICMP) H[l4 + 1] = adjust(H[l4 + 1], fold(both + (addresses ^ 0xffff)));
+		else if (protocol === UDPLITE || protocol === DCCP) H[l4 + 3] = adjustUdp(H[l4 + 3], addresses);
 		this.#cross(s, from, to);
 	}
 
@@ -395,16 +414,18 @@ export class Rare {
 	}
 
 	#toWan(s: number, length: number, hop: number): void {
-		const { hops, wan } = this.#c;
-		const tag = hops.tags[hop];
-		if (tag === 0) hops.hold(hop, s, length);
-		else wan.queue.push(s, length, tag);
+		const c = this.#c;
+		const tag = c.hops.tags[hop];
+		if (tag === 0) c.hops.hold(hop, s, length);
+		else if (c.wan.queue.push(s, length, tag)) c.forwardedOut++;
+		else this.#drop(REASON["queue-full"]);
 	}
 
 	#toLan(s: number, length: number, host: number, lan: Link): void {
-		const { hops, hosts } = this.#c;
-		if ((hosts.W[host * 4 + HOST_PLACE] & HOST_REACHABLE) === 0) hops.holdInside(host, s, length);
-		else lan.queue.push(s, length, headerTag(HOST_HEADERS + host));
+		const c = this.#c;
+		if ((c.hosts.W[host * 4 + HOST_PLACE] & HOST_REACHABLE) === 0) c.hops.holdInside(host, s, length);
+		else if (lan.queue.push(s, length, headerTag(HOST_HEADERS + host))) c.forwardedIn++;
+		else this.#drop(REASON["queue-full"]);
 	}
 
 	// ---- ICMP errors -----------------------------------------------------------------------------------------------------
@@ -428,7 +449,6 @@ export class Rare {
 		const hop = c.hops.find(P[w + 4]);
 		if (hop < 0) return void this.#drop(REASON["no-route"]);
 		this.#toWan(s, length, hop);
-		c.forwardedOut++;
 	}
 
 	/** An error from outside about a packet that went out through a session (RFC 5508 REQ-4, RFC 4787 REQ-12: it changes no state). */
@@ -455,6 +475,5 @@ export class Rare {
 		P[w + 4] = inside;
 		this.#cross(s, c.wan, lan);
 		this.#toLan(s, length, host, lan);
-		c.forwardedIn++;
 	}
 }

@@ -30,6 +30,8 @@ export const ACK = 16;
 export const ICMP = 1;
 export const TCP = 6;
 export const UDP = 17;
+export const DCCP = 33;
+export const UDPLITE = 136;
 
 /** First word of the IP packet in a slot. */
 export const IP_WORD = 6;

@@ -47,6 +47,8 @@ export interface NextHopOwner {
 	readonly wan: Link;
 	readonly lan: LanLink[];
 	readonly drops: Float64Array;
+	/** Counts a frame that was held and is now handed to the WAN (true) or a LAN port. */
+	forwarded(out: boolean): void;
 	/** Device of the WAN port and of a LAN port; 0 while it is not there. */
 	wanIndex(): number;
 	lanIndex(port: number): number;
@@ -153,7 +155,7 @@ export class NextHopTable implements NextHops {
 		const known = this.#owner.kernel.neighbour(ifindex, neighbour);
 		if (known !== undefined && isUsable(known)) {
 			this.#place(host, port, known);
-			lan[port].queue.push(slot, length, headerTag(HOST_HEADERS + host));
+			this.#send(lan[port], slot, length, headerTag(HOST_HEADERS + host));
 			return;
 		}
 		this.#keep(slot, length, { hop: -1, neighbour, host, inside }, ifindex, REASON["host-unreachable"]);
@@ -207,14 +209,19 @@ export class NextHopTable implements NextHops {
 				o.views.B.set(known.mac as Uint8Array, slot + SLOT_ETHER);
 				o.views.B.set(o.wan.mac, slot + SLOT_ETHER + 6);
 				o.views.B.set([0x08, 0x00], slot + SLOT_ETHER + 12);
-				o.wan.queue.push(slot, f.length, 0);
+				this.#send(o.wan, slot, f.length, 0);
 			} else if (o.hosts.W[f.host * 4 + HOST_ADDRESS] === f.inside) {
 				const port = (o.hosts.W[f.host * 4 + HOST_PLACE] >>> HOST_PORT_SHIFT) & 0xff;
 				this.#place(f.host, port, known);
-				o.lan[port].queue.push(slot, f.length, headerTag(HOST_HEADERS + f.host));
+				this.#send(o.lan[port], slot, f.length, headerTag(HOST_HEADERS + f.host));
 			}
 			this.#remove(n);
 		}
+	}
+
+	#send(link: Link, slot: number, length: number, tag: number): void {
+		if (link.queue.push(slot, length, tag)) this.#owner.forwarded(link === this.#owner.wan);
+		else this.#owner.drops[REASON["queue-full"]]++;
 	}
 
 	/** Frames waiting now. */

@@ -144,7 +144,7 @@ class Bench:
         self.shown = shown
         self.folder = folder
         self.results = report.Results()
-        self.broken = []
+        self.broken = {}
         self.rounds = 0
         self.counter = None
         self.no_counter = ""
@@ -169,7 +169,8 @@ class Bench:
     def report(self):
         """Prints the table and writes the JSON file. Returns the exit status."""
         about = self._about()
-        lines = [f"masqd bench: {about['rounds']} round{'s' if self.rounds > 1 else ''}{' (quick)' if self.quick else ''}, "
+        of = f" of {self.most_rounds}, as many as the time allows" if self.rounds < self.most_rounds else ""
+        lines = [f"masqd bench: {self.rounds} round{'s' if self.rounds > 1 else ''}{of}{' (quick)' if self.quick else ''}, "
                  f"{self.seconds:.0f} s, Linux {about['kernel']}, {about['cpus']} CPUs ({about['cpu']})"]
         if about["busy"]:
             lines.append(f"The machine is not quiet (load {self.load_before:.1f} before the run, "
@@ -178,8 +179,8 @@ class Bench:
         lines.append(f"cycles: {self.no_counter}" if self.no_counter else "cycles: of the router side, at the same load as CPU")
         lines += report.target_lines(self.results)
         if self.broken:
-            lines += ["", "BROKEN measurements:", *[f"  {text}" for text in self.broken]]
-        report.write(self.json, {**report.document(self.results, self.shown, about), "broken": self.broken})
+            lines += ["", "BROKEN measurements:", *[f"  {text} (round {', '.join(map(str, rounds))})" for text, rounds in self.broken.items()]]
+        report.write(self.json, {**report.document(self.results, self.shown, about), "broken": list(self.broken)})
         print("\n".join(lines))
         return 1 if self.broken else 0
 
@@ -222,7 +223,7 @@ class Bench:
                 context.wire_site, _ = candidates.WIRE.open(self.folder)
             for candidate in order:
                 self._open(candidate, number, sites)
-            for name, function in wanted:
+            for at, (name, function) in enumerate(wanted):
                 self._progress(f"round {number}: {name}")
                 for candidate in order:
                     site = sites.get(candidate.key)
@@ -230,15 +231,15 @@ class Bench:
                         self._try(candidate, number, name, lambda c=candidate, s=site, f=function: f(
                             s, c, self.settings, context))
                         if site.process and not site.process.alive():
-                            self._fail(candidate, f"round {number}, {name}: "
-                                       f"it ended during the measurement{site.process.last_words()}")
+                            self._fail(candidate, number, f"{name}: it ended during the measurement{site.process.last_words()}",
+                                       *[later for later, _ in wanted[at + 1:]])
                             sites.pop(candidate.key).remove()
         finally:
             for candidate in order:
                 if candidate.key in sites:
                     status = sites.pop(candidate.key).remove()
                     if candidate.required and status:
-                        self._fail(candidate, f"round {number}: it ended with status {status} when stopped")
+                        self._fail(candidate, number, f"it ended with status {status} when stopped")
             if context.wire_site:
                 context.wire_site.remove()
         if number > MASQD_ROUNDS:
@@ -256,20 +257,22 @@ class Bench:
             if candidate.has_start:
                 self.results.add(candidate.key, "start", number, start * 1e3)
         except Broken as error:
-            self._fail(candidate, f"round {number}, start: {error}", *[n for n, _ in measure.MEASURES if self._wanted(n)])
+            self._fail(candidate, number, f"start: {error}", *[n for n, _ in measure.MEASURES if self._wanted(n)])
 
     def _try(self, candidate, number, name, function):
         try:
             values = self._timed(candidate, name, function)
         except Broken as error:
-            self._fail(candidate, f"round {number}, {name}: {error}", name)
+            self._fail(candidate, number, f"{name}: {error}", name)
             return
         except (OSError, LookupError, ValueError) as error:  # a process that is gone, an answer of another form
-            self._fail(candidate, f"round {number}, {name}: {type(error).__name__}: {error}", name)
+            self._fail(candidate, number, f"{name}: {type(error).__name__}: {error}", name)
             return
         note = values.pop("note", None)
         if note:
             self.results.note(candidate.key, note)
+        for text in values.pop("broken", ()):
+            self._fail(candidate, number, f"{name}: {text}")
         for metric, reason in values.pop("unmeasured", {}).items():
             self.results.reason(candidate.key, metric, reason)
         for metric, value in values.items():
@@ -283,12 +286,12 @@ class Bench:
             spent = self.spent.setdefault(name, {})
             spent[candidate.key] = round(spent.get(candidate.key, 0) + time.monotonic() - begin, 2)
 
-    def _fail(self, candidate, text, *names):
+    def _fail(self, candidate, number, text, *names):
         """What a candidate could not do: slirp4netns and pasta may (the report says it), of the others it is a broken run."""
         if candidate.required:
-            self.broken.append(f"{candidate.key}: {text}")
+            self.broken.setdefault(f"{candidate.key}: {text}", []).append(number)
         else:
-            self.results.note(candidate.key, f"could not be measured in {text}")
+            self.results.note(candidate.key, f"{text} (round {number})")
         for name in names:
             self.results.reason(candidate.key, measure.gives(name), text)
 

@@ -18,6 +18,7 @@ MASQD_BUNDLE = os.path.join(ROOT, "build", "masqd.js")
 SESSIONS = 65535
 
 READY_SECONDS = 10
+PING_SECONDS = 5
 
 
 class Candidate:
@@ -55,11 +56,16 @@ class Candidate:
         try:
             site.create()
             site.serve(self.seen_source)
-            ping = Process([tool("first-reply"), SERVER, "15"], site.client, log=site.log("first-reply"))
+            ping = Process([tool("first-reply"), SERVER, str(PING_SECONDS + READY_SECONDS)],
+                           site.client, log=site.log("first-reply"))
             ping.line(5)
             begin = time.monotonic()
             self.start(site, **options)
-            reply = json.loads(ping.line(16))
+            try:
+                reply = json.loads(ping.line(PING_SECONDS))
+            except Broken:
+                words = site.process.last_words() if site.process else ""
+                raise Broken(f"no ping reply within {PING_SECONDS} s of its start{words}") from None
             ping.stop()
             site.gateway_mac()
         except BaseException:

@@ -160,14 +160,20 @@ def _idle_wakeups(pids, seconds):
 
 def footprint(candidate, settings, context):
     """RSS and wake-ups of masqd with a table of 4096 sessions, for each build that exists."""
-    result, sites = {"unmeasured": {}}, {}
+    result, sites, broken = {"unmeasured": {}}, {}, []
     try:
         for build, binary in (("glibc", candidates.MASQD), ("musl", candidates.MASQD_MUSL)):
+            name = os.path.relpath(binary, candidates.ROOT)
+            why = f"{name} does not exist"
             if os.access(binary, os.X_OK):
-                sites[build], _ = candidate.open(context.folder, sessions=SMALL_TABLE, binary=binary)
-                continue
+                try:
+                    sites[build], _ = candidate.open(context.folder, sessions=SMALL_TABLE, binary=binary)
+                    continue
+                except Broken as error:
+                    why = f"{name}: {error}"
+                    broken.append(why)
             for key in (f"rss_{build}_idle", f"rss_{build}_load", f"wakeups_{build}"):
-                result["unmeasured"][key] = f"{os.path.relpath(binary, candidates.ROOT)} does not exist"
+                result["unmeasured"][key] = why
         wakeups = _idle_wakeups([site.process.pid for site in sites.values()], settings.idle)
         for build, site in sites.items():
             pid = site.process.pid
@@ -178,7 +184,7 @@ def footprint(candidate, settings, context):
             _answered(site)
             send(site, NORMAL, seconds=0.3)
             result[f"rss_{build}_load"] = megabytes(pid)
-        return result
+        return {**result, "broken": broken}
     finally:
         for site in sites.values():
             site.remove()

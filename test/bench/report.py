@@ -107,8 +107,9 @@ def table(results, shown):
                 _span(results.rounds(c.key, metric.key).values(), metric.digits) if c in present else "" for c in shown]))
     lines += [""] + [f"[{number}] {', '.join(keys)}: {reason}" for number, (reason, keys) in enumerate(footnotes.items(), 1)]
     lines += [f"note: {key}: {text}" for (key, _), text in sorted(results.notes.items())]
-    lines.append(f"{ROUTER_CPU},")
-    lines.append("  at 100 kpps, for slirp4netns and pasta at 20 kpps. Ranges: of the ratio; in nft's column of the value.")
+    lines.append(f"CPU: {ROUTER_CPU},")
+    lines.append("  at 100 kpps, for slirp4netns and pasta at 20 kpps.")
+    lines.append("Ranges are of the ratio, of the value where there is none.")
     return lines
 
 

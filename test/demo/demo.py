@@ -10,6 +10,7 @@ import json
 import os
 import pathlib
 import re
+import signal
 import subprocess
 import sys
 import textwrap
@@ -64,7 +65,7 @@ class Demo:
 
     def step_ping(self):
         """Ping"""
-        seen = self.bed.h1.run("ping", "-n", "-c", "3", "-i", "0.2", S1).stdout
+        seen = self.bed.h1.run("ping", "-n", "-c", "3", "-i", "0.2", "-w", "30", S1).stdout
         need("3 received" in seen, seen)
         rtt = re.search(r"= [\d.]+/([\d.]+)/", seen)
         say(f"The LAN host {H1} pinged the server {S1} three times and got three replies, {rtt[1]} ms on average.")
@@ -220,4 +221,9 @@ def main(words):
     return 1 if failed else 0
 
 
-sys.exit(main(sys.argv[1:]))
+for number in (signal.SIGTERM, signal.SIGHUP):
+    signal.signal(number, lambda which, _: sys.exit(128 + which))
+try:
+    sys.exit(main(sys.argv[1:]))
+except KeyboardInterrupt:
+    sys.exit(130)

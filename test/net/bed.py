@@ -17,9 +17,10 @@ import contextlib
 import json
 import os
 import pathlib
+import re
 import shutil
 
-from namespace import Namespace, Process, await_listener, run, sysctl, temporary_folder, wait_until
+from namespace import Namespace, Process, await_listener, remove, run, sysctl, temporary_folder, wait_until
 from wire import LeakSniffer, Wire
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
@@ -81,9 +82,9 @@ class Bed:
     # ---- building -------------------------------------------------------------------------------------
 
     def _namespace(self, role):
-        made = Namespace(f"{self.prefix}-{role}")
-        self._closing.callback(made.remove)
-        return made
+        name = f"{self.prefix}-{role}"
+        self._closing.callback(remove, name)
+        return Namespace(name)
 
     def _build(self, lan, far):
         self.router = self._namespace("router")
@@ -105,6 +106,8 @@ class Bed:
         self.build_wan()
         if far:
             self._build_far()
+        for host in {self.router, self.switch}:
+            wait_until(lambda: "DOWN" not in run("ip", "-n", host.name, "-br", "link").stdout, "all links up")
 
     def build_lan(self):
         """Makes the LAN device and its hosts (also again, after it was deleted)."""
@@ -227,7 +230,7 @@ class Bed:
             return
         status = daemon.stop()
         assert status == 0, f"masqd ended with {status}:\n{daemon.output}"
-        assert "Sanitizer" not in daemon.output, daemon.output
+        assert not re.search(r"Sanitizer|runtime error:|^\s+at ", daemon.output, re.MULTILINE), daemon.output
 
     def masqd(self, *argv, **options):
         """Runs one of the other subcommands against this daemon."""

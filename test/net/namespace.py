@@ -162,6 +162,10 @@ class Namespace:
     def start(self, *argv, env=None):
         return Process(self.command(*argv), env)
 
+    def ping(self, address, count=1):
+        """Pings that many times, one after another; what ping said. Each reply may take as long as it likes."""
+        return "".join(self.run("ping", "-n", "-c", "1", "-W", f"{GUARD:.0f}", address).stdout for _ in range(count))
+
     def ip(self, *commands):
         """Runs iproute2 commands, one a string, in one batch."""
         run("ip", "-n", self.name, "-batch", "-", stdin="\n".join(commands) + "\n")
@@ -195,11 +199,13 @@ class Namespace:
         made.listen(16)
         return made
 
-    def remove(self):
-        for pid in run("ip", "netns", "pids", self.name, check=False).stdout.split():
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(int(pid), signal.SIGKILL)
-        run("ip", "netns", "del", self.name, check=False)
+
+def remove(name):
+    """Ends what still runs in a namespace and removes it; nothing happens if there is none."""
+    for pid in run("ip", "netns", "pids", name, check=False).stdout.split():
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(int(pid), signal.SIGKILL)
+    run("ip", "netns", "del", name, check=False)
 
 
 def _setns(descriptor):
@@ -253,7 +259,4 @@ def remove_leftovers():
         if path.parent != NETNS:
             shutil.rmtree(path, ignore_errors=True)
             continue
-        for pid in run("ip", "netns", "pids", path.name, check=False).stdout.split():
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(int(pid), signal.SIGKILL)
-        run("ip", "netns", "del", path.name, check=False)
+        remove(path.name)

@@ -13,15 +13,15 @@ SIZE = 50 << 20
 
 
 def test_ping(bed):
-    seen = bed.h1.run("ping", "-n", "-c", "3", "-i", "0.01", S1).stdout
-    assert "3 received" in seen and "ttl=63" in seen
+    seen = bed.h1.ping(S1, 3)
+    assert seen.count("1 received") == 3 and seen.count("ttl=63") == 3
 
 
 def test_ping_with_many_identifiers(bed):
     """Two hosts, 40 pings at once each: every reply finds its own asker."""
-    asked = [host.start("ping", "-n", "-c", "2", "-i", "0.01", server) for host in (bed.h1, bed.h2) for server in (S1, S2) for _ in range(20)]
+    asked = [host.start("ping", "-n", "-c", "1", "-W", "30", server) for host in (bed.h1, bed.h2) for server in (S1, S2) for _ in range(20)]
     for ping in asked:
-        assert ping.wait() == 0 and "2 received" in ping.output, ping.output
+        assert ping.wait() == 0 and "1 received" in ping.output, ping.output
 
 
 @pytest.mark.parametrize("kind", [["-U", "-p", "33434"], ["-I"], ["-T", "-p", "80"]], ids=["udp", "icmp", "tcp"])
@@ -85,7 +85,7 @@ def test_udp_stream(bed):
 def test_other_devices(make_bed, options):
     """A LAN device that is no bridge; a WAN device without Ethernet header (ppp, wwan, tun)."""
     bed = make_bed(**options).start()
-    assert "3 received" in bed.h1.run("ping", "-n", "-c", "3", "-i", "0.01", S1).stdout
+    bed.h1.ping(S1)
     server = WebServer(bed.wan, bed.folder / "web")
     expected = payload(server.www / "big", 1 << 20)
     bed.h1.run("curl", "-sS", "-f", "-o", bed.folder / "got", f"http://{S1}/big")

@@ -7,7 +7,7 @@ import subprocess
 import pytest
 
 from bed import GATEWAY, H1, LAN_GATEWAY, MASQD, S1, S2, iperf_server
-from namespace import run, wait_until
+from namespace import run, sysctl, wait_until
 from packets import udp
 
 pytestmark = pytest.mark.masqd
@@ -93,7 +93,7 @@ def test_asking_never_blocks_forwarding(bed):
         client.connect(str(bed.socket_path))
         client.send(b'{"v":1,"command":"flows","after":0,"limit":100}\n' * 20)
         asking.append(client)
-    assert "3 received" in bed.h1.run("ping", "-n", "-c", "3", "-i", "0.01", S1).stdout
+    bed.h1.ping(S1, 3)
     assert bed.status()["forwarded"] == {"out": 3, "in": 3}
     for client in asking:
         client.close()
@@ -130,7 +130,7 @@ def test_nonsense_on_the_control_socket(bed):
 def test_the_routers_own_services(bed):
     """Ping, a server and a client of the router itself, from both sides and to both sides."""
     for host, address in ((bed.h1, LAN_GATEWAY), (bed.h1, GATEWAY), (bed.wan, GATEWAY), (bed.router, S1), (bed.router, H1)):
-        assert "2 received" in host.run("ping", "-n", "-c", "2", "-i", "0.01", address).stdout
+        host.ping(address, 2)
     listener = bed.router.listener("", 8080)
     for host, address, seen in ((bed.h1, LAN_GATEWAY, H1), (bed.h1, GATEWAY, H1), (bed.wan, GATEWAY, S1)):
         client = host.tcp()
@@ -149,8 +149,21 @@ def test_the_routers_own_services(bed):
 
 
 def test_hosts_of_the_lan_talk_to_each_other(bed):
-    assert "2 received" in bed.h1.run("ping", "-n", "-c", "2", "-i", "0.01", "192.168.1.20").stdout
+    bed.h1.ping("192.168.1.20", 2)
     assert bed.status()["forwarded"] == {"out": 0, "in": 0}
+
+
+def test_bridge_netfilter(make_bed):
+    """br_netfilter shows bridged frames to the guard before the bridge's own socket has them: it works, or masqd says why not."""
+    bed = make_bed()
+    with bed.router.inside():
+        try:
+            sysctl("net/bridge/bridge-nf-call-iptables", 1)
+        except FileNotFoundError:
+            pytest.skip("this kernel has no br_netfilter")
+    bed.start()
+    worked = bed.h1.run("ping", "-n", "-c", "1", "-W", "2", S1, check=False).returncode == 0
+    assert worked or "bridge-nf-call-iptables" in bed.daemon.output
 
 
 # ---- refusing to start -------------------------------------------------------------------------------------
@@ -235,7 +248,7 @@ def test_second_instance(bed):
     assert second.wait() == 1
     assert len(second.lines) == 1 and "another masqd" in second.lines[0], second.output
     assert bed.snapshot().split("counter")[0] == before.split("counter")[0]
-    assert "3 received" in bed.h1.run("ping", "-n", "-c", "3", "-i", "0.01", S1).stdout
+    bed.h1.ping(S1, 3)
     assert bed.status()["forwarded"] == {"out": 3, "in": 3}
 
 
@@ -247,7 +260,7 @@ def test_stop_leaves_the_router_as_it_was(make_bed, number):
     bed = make_bed(external=(GATEWAY, "203.0.113.5"))
     before = bed.snapshot()
     bed.start(extra=[("static", None, {"internal": "192.168.1.20", "external": "203.0.113.5"})])
-    bed.h1.run("ping", "-n", "-c", "1", S1)
+    bed.h1.ping(S1)
     assert bed.snapshot() != before
     bed.daemon.send_signal(number)
     assert bed.daemon.wait() == 0, bed.daemon.output
@@ -260,7 +273,7 @@ def test_start_again(make_bed):
     bed = make_bed()
     for _ in range(3):
         bed.start()
-        assert "1 received" in bed.h1.run("ping", "-n", "-c", "1", S1).stdout
+        bed.h1.ping(S1)
         bed.stop()
 
 
@@ -277,7 +290,7 @@ def test_killed_and_started_again(make_bed):
     bed.start()
     sequence = len(pinging.lines)
     wait_until(lambda: len(pinging.lines) > sequence, "replies after the restart")
-    assert "2 received" in bed.h1.run("ping", "-n", "-c", "2", "-i", "0.01", S2).stdout
+    bed.h1.ping(S2, 2)
     pinging.stop()
     assert bed.leaks() == 0
     bed.stop()
@@ -291,10 +304,10 @@ def test_the_kernels_masquerade_takes_over(make_bed):
     masquerade = 'table ip fw { chain post { type nat hook postrouting priority srcnat; oifname "wan0" masquerade; }; }'
     bed.router.run("nft", "-f", "-", stdin=masquerade)
     bed.start()
-    assert "2 received" in bed.h1.run("ping", "-n", "-c", "2", "-i", "0.01", S1).stdout
+    bed.h1.ping(S1, 2)
     assert bed.status()["forwarded"] == {"out": 2, "in": 2}
     bed.stop()
-    assert "2 received" in bed.h1.run("ping", "-n", "-c", "2", "-i", "0.01", S1).stdout
+    bed.h1.ping(S1, 2)
 
 
 def test_standard_output_may_be_closed(make_bed):
@@ -305,7 +318,7 @@ def test_standard_output_may_be_closed(make_bed):
     try:
         assert process.stdout.readline().startswith(b"masqd: ready:")
         process.stdout.close()
-        assert "2 received" in bed.h1.run("ping", "-n", "-c", "2", "-i", "0.01", S1).stdout
+        bed.h1.ping(S1, 2)
     finally:
         process.terminate()
         assert process.wait(30) == 0

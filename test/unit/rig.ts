@@ -152,8 +152,6 @@ export class FakeHops implements NextHops {
 	readonly ways = new Map<string, Way>();
 	/** True: an inside host that was not heard yet answers at once, so that its frame goes to the queue within the call. */
 	answersInside = false;
-	/** Frames that {@link answersInside} put in a queue; the core does not count them as forwarded. */
-	answered = 0;
 	readonly held: { slot: number; length: number; host: number }[] = [];
 	readonly #rig: () => Rig;
 
@@ -189,7 +187,7 @@ export class FakeHops implements NextHops {
 		headers.set(HOST_HEADERS + host, macBytes(macOf(dotted(hosts.W[host * 4]))), 0, lan[port].mac);
 		hosts.place(host, port);
 		lan[port].queue.push(slot, length, headerTag(HOST_HEADERS + host));
-		this.answered++;
+		this.#rig().context.forwardedIn++;
 	}
 }
 
@@ -389,7 +387,6 @@ export class Rig {
 		const drops = c.drops.slice();
 		const before = { left: c.left, forwarded: c.forwardedOut + c.forwardedIn, errors: c.errorsSent };
 		this.hops.held.length = 0;
-		this.hops.answered = 0;
 		run();
 		const outcome: Outcome = { wan: [], lan: c.lan.map(() => []), drops: [], left: c.left - before.left, held: [], errors: 0 };
 		c.drops.forEach((n, reason) => {
@@ -403,7 +400,7 @@ export class Rig {
 			if (this.externals.find(loaded(p.source)) < 0) throw new Error(`LEAK: ${p.line}`);
 		}
 		const queued = outcome.wan.length + outcome.lan.reduce((n, l) => n + l.length, 0);
-		const forwarded = c.forwardedOut + c.forwardedIn - before.forwarded + this.hops.answered;
+		const forwarded = c.forwardedOut + c.forwardedIn - before.forwarded;
 		if (queued !== forwarded + outcome.errors) throw new Error(`${queued} frames queued, ${forwarded} forwarded, ${outcome.errors} errors`);
 		const account = forwarded + outcome.drops.length + outcome.left + outcome.held.length;
 		if (account !== frames.length) throw new Error(`${frames.length} frames in, ${account} accounted for: ${summary(outcome)}`);
