@@ -281,6 +281,7 @@ export class Engine {
 			throw new StartError("no TUN: /dev/net/tun is missing; install kmod-tun or use option driver 'packet'");
 		this.#separatePorts();
 		this.#takeAddresses();
+		this.#warnOfBridgeFilter();
 		for (const p of tuns) this.#openTun(p);
 		this.#openDrivers();
 		this.#refreshGuard();
@@ -311,6 +312,21 @@ export class Engine {
 			);
 		}
 		this.context.policy.ranges = this.#ranges;
+	}
+
+	/** br_netfilter shows bridged frames to the guard before the bridge's own socket has them: the packet driver would get nothing. */
+	#warnOfBridgeFilter(): void {
+		const bridged = (p: LanPort) => p.kind === "packet" && [...this.kernel.links.values()].some((link) => link.master === p.index);
+		const lan = this.lan.find(bridged);
+		if (lan === undefined) return;
+		try {
+			if (native.readFile("/proc/sys/net/bridge/bridge-nf-call-iptables").trim() === "0") return;
+		} catch {
+			return;
+		}
+		this.warnings.push(
+			`net.bridge.bridge-nf-call-iptables is 1: nothing would be forwarded from the bridge ${lan.name}; set it to 0, or use option driver 'tun'`,
+		);
 	}
 
 	#openTun(p: LanPort): void {

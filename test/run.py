@@ -110,6 +110,7 @@ SUITES = [
     Suite("native-musl", ["test/engine/run-native.sh", "build/musl/masqd"], summary),
     Suite("native-sanitize", ["test/engine/run-native.sh", "build/sanitize/masqd"], summary),
     Suite("net-sanitize", pytest("test/net/test_hardship.py", "-n", "2", "-k", "not memory"), junit, cores=2, environment=SANITIZE),
+    Suite("kernel-view", ["test/net/run-kernel-view.sh"], summary),
     Suite("demo", pytest("test/demo", "-p", "no:cacheprovider"), junit),
     Suite("shellcheck", ["shellcheck", "-x", *SHELL_SCRIPTS]),
     Suite("bench", [PYTHON, "test/bench/bench.py", "--quick", "--only", "nft,packet,tun", "--measure", "tcp1,udp1,tcplatency,rss", "--json", "{report}"], cores=2),

@@ -82,7 +82,7 @@ export function status(engine: Engine): StatusReply {
 			name: p.name,
 			role: n === 0 ? "wan" : "lan",
 			driver: n === 0 ? "packet" : engine.lan[n - 1].kind,
-			up: p.driver !== null,
+			up: p.driver !== null && p.index !== 0,
 			address: p.link.address === 0 ? "" : formatAddress(addressValue(p.link.address)),
 			mtu: p.link.mtu,
 			received: p.received,

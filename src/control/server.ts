@@ -6,7 +6,7 @@ import type { Engine } from "../engine.ts";
 import { LINE_MAX, PROTOCOL_VERSION, type Reply, type Request } from "./protocol.ts";
 import { flows, status } from "./report.ts";
 
-/** More connections than these wait in the socket's backlog. */
+/** When one more comes, the one that has been silent for longest is cut off. */
 const CLIENTS_MAX = 8;
 /** Least bytes a client's reply buffer grows by. */
 const CHUNK = 65536;
@@ -21,6 +21,8 @@ interface Client {
 	sent: number;
 	/** Closed as soon as its reply is out. */
 	closing: boolean;
+	/** Milliseconds of its last request. */
+	lastUsed: number;
 }
 
 /** Listens and answers. */
@@ -39,7 +41,7 @@ export class ControlServer {
 
 	/** Adds the listener's and the clients' descriptors to the poll set. */
 	pollEntries(add: (fd: native.Fd, events: number) => void): void {
-		add(this.#clients.length < CLIENTS_MAX ? this.#listener : -1, native.POLLIN);
+		add(this.#listener, native.POLLIN);
 		for (const c of this.#clients) add(c.fd, c.sent < c.length ? native.POLLOUT : native.POLLIN);
 	}
 
@@ -51,14 +53,31 @@ export class ControlServer {
 		if (set[from * 3 + 2] === 0) return;
 		const fd = native.accept(this.#listener);
 		if (fd < 0) return;
+		if (this.#clients.length === CLIENTS_MAX) {
+			const idle = this.#clients.reduce((a, b) => (b.lastUsed < a.lastUsed ? b : a));
+			this.#drop(idle);
+			this.#clients = this.#clients.filter((c) => c !== idle);
+		}
 		const buffer = new ArrayBuffer(0);
-		this.#clients.push({ fd, input: new ArrayBuffer(LINE_MAX), received: 0, output: buffer, length: 0, sent: 0, closing: false });
+		this.#clients.push({
+			fd,
+			input: new ArrayBuffer(LINE_MAX),
+			received: 0,
+			output: buffer,
+			length: 0,
+			sent: 0,
+			closing: false,
+			lastUsed: native.now(),
+		});
 	}
 
 	#serve(c: Client): void {
 		try {
-			if (c.sent < c.length) this.#send(c);
-			else this.#receive(c);
+			if (c.sent === c.length) this.#receive(c);
+			else {
+				this.#send(c);
+				this.#next(c);
+			}
 		} catch {
 			this.#drop(c);
 		}
@@ -69,19 +88,26 @@ export class ControlServer {
 		if (n < 0) return;
 		if (n === 0) return this.#drop(c);
 		c.received += n;
-		const bytes = new Uint8Array(c.input, 0, c.received);
-		const end = bytes.indexOf(10);
-		if (end < 0) {
-			if (c.received === LINE_MAX) {
+		c.lastUsed = native.now();
+		this.#next(c);
+	}
+
+	/** Answers the requests that are there, one after the other, until a reply does not go out at once. */
+	#next(c: Client): void {
+		while (c.fd >= 0 && c.sent === c.length && !c.closing) {
+			const bytes = new Uint8Array(c.input, 0, c.received);
+			const end = bytes.indexOf(10);
+			if (end >= 0) {
+				const line = native.decode(c.input, 0, end);
+				bytes.copyWithin(0, end + 1);
+				c.received -= end + 1;
+				this.#reply(c, this.#answer(line));
+			} else {
+				if (c.received < LINE_MAX) return;
 				c.closing = true;
 				this.#reply(c, { v: PROTOCOL_VERSION, error: `the request is longer than ${LINE_MAX} bytes` });
 			}
-			return;
 		}
-		const line = native.decode(c.input, 0, end);
-		bytes.copyWithin(0, end + 1);
-		c.received -= end + 1;
-		this.#reply(c, this.#answer(line));
 	}
 
 	#answer(line: string): Reply {
