@@ -43,6 +43,10 @@ const TUN_QUEUE = 2000;
 const QUEUE_FRAMES = BATCH * 4;
 /** Quiet seconds after which the pages of the frame buffer go back to the kernel. */
 const IDLE_RELEASE_SECONDS = 2;
+/** Turns without a frame before the loop sleeps: a wake-up costs more than looking once more. */
+const SPIN = 1;
+/** Turns with frames after which signals, kernel news and the control socket are looked at. */
+const POLL_TURNS = 32;
 const GRO_LIST = "rx-gro-list";
 
 /** An error that ends the start with one line. */
@@ -61,8 +65,6 @@ interface Port {
 	index: number;
 	driver: Driver | null;
 	link: Link;
-	/** The driver may have more frames than its last batch. */
-	more: boolean;
 	sent: number;
 	received: number;
 	/** GRO list setting to restore, undefined if it was not touched. */
@@ -535,11 +537,17 @@ export class Engine {
 
 	/** Runs until SIGTERM or SIGINT. */
 	run(): void {
+		let empty = 0;
+		let turns = 0;
 		while (!this.#stopping) {
-			this.#poll();
+			if (empty > SPIN || ++turns === POLL_TURNS) {
+				this.#poll(empty > SPIN ? this.#timeout() : 0);
+				turns = 0;
+			}
 			this.#readClock();
-			for (let n = 0; n < this.lan.length; n++) if (this.lan[n].more) this.#breatheLan(n);
-			if (this.wan.more) this.#breatheWan();
+			let moved = this.#breatheWan();
+			for (let n = 0; n < this.lan.length; n++) moved += this.#breatheLan(n);
+			empty = moved === 0 ? empty + 1 : 0;
 			this.#flush();
 			if (this.#milliseconds >= this.#secondAt) this.#everySecond();
 		}
@@ -566,8 +574,8 @@ export class Engine {
 		}
 	}
 
-	/** Waits for something to do; marks the ports that have frames, serves everything else at once. */
-	#poll(): void {
+	/** Waits for something to do for at most `timeout` ms; serves everything but the ports. */
+	#poll(timeout: number): void {
 		const set = this.#pollSet;
 		let n = 0;
 		const add = (fd: native.Fd, events: number) => {
@@ -583,12 +591,7 @@ export class Engine {
 		add(this.kernel.fd, native.POLLIN);
 		add(this.#arp?.fd ?? -1, native.POLLIN);
 		this.#control?.pollEntries(add);
-		let busy = this.wan.more;
-		for (let k = 0; k < this.lan.length; k++) busy ||= this.lan[k].more;
-		const ready = native.poll(set, n, busy ? 0 : this.#timeout());
-		if (ready === 0) return;
-		if (set[2] !== 0) this.wan.more = true;
-		for (let k = 0; k < this.lan.length; k++) if (set[(k + 1) * 3 + 2] !== 0) this.lan[k].more = true;
+		if (native.poll(set, n, timeout) === 0) return;
 		if (set[fixed * 3 + 2] !== 0) this.#signalled();
 		if (set[fixed * 3 + 5] !== 0) {
 			this.#readClock();
@@ -611,27 +614,29 @@ export class Engine {
 		}
 	}
 
-	#breatheLan(n: number): void {
+	#breatheLan(n: number): number {
 		const p = this.lan[n];
 		const meter = this.meter;
 		const t0 = meter === null ? 0 : native.nanoseconds();
 		const count = this.#receive(p);
-		if (count === 0) return;
+		if (count === 0) return 0;
 		const t1 = meter === null ? 0 : native.nanoseconds();
 		this.#fast.outbound(this.#rx, count, n);
 		if (meter !== null) this.#measure(meter, count, t0, t1);
 		this.#sendWan();
+		return count;
 	}
 
-	#breatheWan(): void {
+	#breatheWan(): number {
 		const meter = this.meter;
 		const t0 = meter === null ? 0 : native.nanoseconds();
 		const count = this.#receive(this.wan);
-		if (count === 0) return;
+		if (count === 0) return 0;
 		const t1 = meter === null ? 0 : native.nanoseconds();
 		this.#fast.inbound(this.#rx, count);
 		if (meter !== null) this.#measure(meter, count, t0, t1);
 		for (const p of this.lan) if (p.link.queue.count > 0) this.#send(p);
+		return count;
 	}
 
 	#measure(meter: Meter, count: number, t0: number, t1: number): void {
@@ -642,7 +647,6 @@ export class Engine {
 	}
 
 	#receive(p: Port): number {
-		p.more = false;
 		if (p.driver === null) return 0;
 		let count = 0;
 		try {
@@ -652,7 +656,6 @@ export class Engine {
 			return 0;
 		}
 		if (count > 0) {
-			p.more = count >= 8;
 			p.received += count;
 			this.#busyAt = this.#milliseconds;
 		}
@@ -678,10 +681,22 @@ export class Engine {
 		const X = queue.pairs;
 		const { P } = this.context.views;
 		const own = this.externals.A[0];
-		let kept = 0;
-		for (let n = 0; n < queue.count << 1; n += 2) {
+		for (let n = 0, end = queue.count << 1; n < end; n += 2) {
 			const source = P[(X[n] >> 2) + IP_WORD + 3];
 			if (source !== own && this.externals.find(source) < 0) {
+				this.#dropLeaks();
+				break;
+			}
+		}
+		this.#send(this.wan);
+	}
+
+	#dropLeaks(): void {
+		const { queue } = this.wan.link;
+		const X = queue.pairs;
+		let kept = 0;
+		for (let n = 0; n < queue.count << 1; n += 2) {
+			if (this.externals.find(this.context.views.P[(X[n] >> 2) + IP_WORD + 3]) < 0) {
 				this.context.drops[REASON.leak]++;
 				continue;
 			}
@@ -690,7 +705,6 @@ export class Engine {
 			kept += 2;
 		}
 		queue.count = kept >> 1;
-		this.#send(this.wan);
 	}
 
 	#send(p: Port): void {
@@ -725,7 +739,7 @@ function isLan(p: Port): p is LanPort {
 }
 
 function makePort(name: string, link: Link): Port {
-	return { name, index: 0, driver: null, link, more: false, sent: 0, received: 0, restoreGro: false };
+	return { name, index: 0, driver: null, link, sent: 0, received: 0, restoreGro: false };
 }
 
 function emptyLink(): Link {

@@ -56,6 +56,11 @@ export class Admission {
 		return -refused - 1;
 	}
 
+	/** True while no new session can be had whoever asks: known without looking at the packet, so that a flood is refused cheaply. */
+	get full(): boolean {
+		return this.#fullAt === this.#c.now && this.#c.table.count(FREE) === 0;
+	}
+
 	#makeRoom(): boolean {
 		const c = this.#c;
 		if (this.#fullAt === c.now) return false;

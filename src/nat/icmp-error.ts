@@ -44,18 +44,24 @@ export class IcmpSender {
 		this.#c = c;
 	}
 
-	#allowed(source: number): boolean {
+	/** True if the source's bucket, refilled up to now, is not empty. */
+	#hasToken(source: number): boolean {
 		const b = this.#buckets;
-		const k = (Math.imul(source, this.#c.table.key1) >>> 26) * 3;
+		const { now, table } = this.#c;
+		const k = (Math.imul(source, table.key1) >>> 26) * 3;
 		if (b[k] !== source) {
 			b[k] = source;
 			b[k + 1] = BURST;
-			b[k + 2] = this.#c.now;
-		} else if (b[k + 2] !== this.#c.now) {
-			b[k + 1] = Math.min(BURST, b[k + 1] + (this.#c.now - b[k + 2]) * RATE);
-			b[k + 2] = this.#c.now;
+			b[k + 2] = now;
+		} else if (b[k + 2] !== now) {
+			b[k + 1] = Math.min(BURST, b[k + 1] + (now - b[k + 2]) * RATE);
+			b[k + 2] = now;
 		}
-		return b[k + 1] > 0 && b[k + 1]-- > 0;
+		return b[k + 1] > 0;
+	}
+
+	#takeToken(source: number): void {
+		this.#buckets[(Math.imul(source, this.#c.table.key1) >>> 26) * 3 + 1]--;
 	}
 
 	/**
@@ -70,6 +76,7 @@ export class IcmpSender {
 		const w = (s >> 2) + IP_WORD;
 		const ip = s + SLOT_IP;
 		const source = P[w + 3];
+		if (!this.#hasToken(source)) return;
 		const target = P[w + 4];
 		if (port >= 0) {
 			const { nets } = c.lan[port];
@@ -78,7 +85,7 @@ export class IcmpSender {
 		if (!isHostAddress(addressValue(target))) return;
 		if (link.address === 0 || !isHostAddress(addressValue(source)) || (P[w + 1] & IP_OFFSET) !== 0) return;
 		if (B[ip + 9] === ICMP && isError(B[ip + (B[ip] & 15) * 4])) return;
-		if (!this.#allowed(source)) return;
+		this.#takeToken(source);
 		const quote = Math.min(length, QUOTE_MAX);
 		const tos = B[ip + 1];
 		B.copyWithin(ip + 28, ip, ip + quote);

@@ -95,6 +95,7 @@ export class Rare {
 
 	/** First packet of an outbound TCP or UDP session: its record, or 0 if the packet was dealt with. */
 	openOutbound(s: number, length: number, port: number): number {
+		if (this.#admission.full) return this.#refuse(s, length, port, REASON["table-full"]);
 		const { P, B } = this.#c.views;
 		const w = (s >> 2) + IP_WORD;
 		return this.#openOutbound(s, length, port, B[s + SLOT_IP + 9], P[w + 3], P[w + 4], (w << 1) + 10, length - 20);
