@@ -3,7 +3,8 @@
  * arithmetic, one call a batch, everything rare handed to `rare.ts` (performance.md "JavaScript idioms").
  *
  * Per packet: header checks (RFC 1812 section 5.2.2; the IPv4 header checksum is verified before a frame gets here: the kernel does it for TUN, the socket
- * filter for packet sockets, which cuts a faulty frame short so that it fails the length check and is judged by the rare code), session lookup, state and timer, RFC 1624 update of both checksums from the session's stored delta,
+ * filter for packet sockets, which cuts a faulty frame and a link-layer broadcast short so that it fails the length check and is judged by the rare code),
+ * session lookup, state and timer, RFC 1624 update of both checksums from the session's stored delta,
  * address, port, hop count, counters, link header. The two loops are mirror images; the differences are which address and port words change and
  * that only outbound packets refresh a UDP mapping (RFC 4787 REQ-6).
  *
@@ -38,7 +39,6 @@ import {
 } from "../conntrack/record.ts";
 import { TCP_ESTABLISHED, UDP_NEW, UDP_OPEN } from "../conntrack/states.ts";
 import {
-	ETHER_GROUP,
 	IP_FRAGMENT,
 	IP_PLAIN,
 	IP_SUM_SHIFT,
@@ -99,7 +99,6 @@ export function makeFast(c: Context, rare: Rare): Fast {
 		var externals = c.externals.A;
 		var tags = c.hops.tags;
 		var mtu = wan.mtu;
-		var group = lan.ethernet ? ETHER_GROUP : 0;
 		var cross = (wan.ethernet ? 14 : 0) - (lan.ethernet ? 14 : 0);
 		var ttlOne = lan.kernelForwards ? 0 : TTL_ONE;
 		var ttlSum = lan.kernelForwards ? 0 : TTL_ONE_SUM;
@@ -152,8 +151,7 @@ export function makeFast(c: Context, rare: Rare): Fast {
 				(b & fragment) !== 0 ||
 				length > rx[n + 1] ||
 				((w2 >>> ttlShift) & 0xff) < ttlLeast ||
-				(protocol === UDP ? length < 28 : protocol !== TCP || length < 40) ||
-				(H[(sw << 1) + 5] & group) !== 0
+				(protocol === UDP ? length < 28 : protocol !== TCP || length < 40)
 			) {
 				queue.count = m >> 1;
 				rare.outbound(s, rx[n + 1], port);
@@ -267,7 +265,6 @@ export function makeFast(c: Context, rare: Rare): Fast {
 		var X = queue.pairs;
 		var own = c.externals.A[0];
 		var mtu = lan.mtu;
-		var group = wan.ethernet ? ETHER_GROUP : 0;
 		var wanHeader = wan.ethernet ? 14 : 0;
 		var cross = (lan.ethernet ? 14 : 0) - wanHeader;
 		var ttlOne = lan.kernelForwards ? 0 : TTL_ONE;
@@ -323,7 +320,6 @@ export function makeFast(c: Context, rare: Rare): Fast {
 				length > rx[n + 1] ||
 				((w2 >>> ttlShift) & 0xff) < 2 ||
 				(protocol === UDP ? length < 28 : protocol !== TCP || length < 40) ||
-				(H[(sw << 1) + 5] & group) !== 0 ||
 				key < 0
 			) {
 				queue.count = m >> 1;

@@ -360,9 +360,9 @@ export class Rare {
 		const header = (B[ip] & 15) * 4;
 		if (header < 20 || header > received) return this.#drop(REASON["bad-header-length"]);
 		if (sumOf(H, B, ip, header) !== 0xffff) return this.#drop(REASON["bad-header-checksum"]);
+		if (link.ethernet && (H[(s >> 1) + 5] & ETHER_GROUP) !== 0) return this.#drop(REASON["link-broadcast"]);
 		const length = swap16(H[(ip >> 1) + 1]);
 		if (length < header || length > received) return this.#drop(REASON["bad-total-length"]);
-		if (link.ethernet && (H[(s >> 1) + 5] & ETHER_GROUP) !== 0) return this.#drop(REASON["link-broadcast"]);
 		if ((P[(ip >> 2) + 1] & IP_FRAGMENT) !== 0) return this.#drop(REASON.fragment);
 		for (let at = ip + 20; at < ip + header && B[at] !== 0; ) {
 			if (B[at] === 1) at++;

@@ -181,6 +181,7 @@ for (const ethernet of [true, false]) {
 				bad[start + at] ^= 0x40;
 				expect(runFilter(program, bad)).toBe(start + 20);
 			}
+			expect(runFilter(program, frame({ to: "198.51.100.9", ethernet }), 1)).toBe(start + 20);
 			const optioned = frame({ to: "198.51.100.9", options: 4, ethernet });
 			optioned[start + 10] ^= 1;
 			expect(runFilter(program, optioned)).toBe(0xffffffff);

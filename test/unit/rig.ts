@@ -319,12 +319,12 @@ export class Rig {
 	// ---- frames in ---------------------------------------------------------------------------------------------------------
 
 	/**
-	 * Puts a frame into slot number `n` as a port would, and its pair into `rx`. A plain header with a wrong checksum comes cut off behind the header, as the
+	 * Puts a frame into slot number `n` as a port would, and its pair into `rx`. A link-layer broadcast and a plain header with a wrong checksum come cut off behind the header, as the
 	 * filter of a packet socket does it (src/port/filter.ts).
 	 */
 	put(n: number, frame: Frame, link: Link, to: string, from: string): void {
 		const slot = n * SLOT_SIZE;
-		const cut = frame.ip[0] === 0x45 && frame.ip.length >= 20 && sum(frame.ip, 0, 20) !== 0xffff;
+		const cut = frame.ip.length >= 20 && ((link.ethernet && frame.group) || (frame.ip[0] === 0x45 && sum(frame.ip, 0, 20) !== 0xffff));
 		this.rx[n * 2] = slot;
 		this.rx[n * 2 + 1] = cut ? 20 : frame.ip.length;
 		const { B, H } = this.context.views;
