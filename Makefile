@@ -3,9 +3,10 @@
 .DEFAULT_GOAL := help
 MAKEFLAGS += --no-builtin-rules
 
+# First, because it gives back the shell that `make demo SHELL=1` takes away.
+include test/demo/demo.mk
 include native/build.mk
--include test/demo/demo.mk
--include test/bench/build.mk
+include test/bench/build.mk
 
 VERSION := $(shell sed -n 's/.*"version": "\(.*\)",/\1/p' package.json)
 SOURCES := $(shell find src -name '*.ts')
@@ -57,6 +58,7 @@ demo: build ## show masqd at work on real traffic (SHELL=1: keep the hosts and o
 test: build ## run all tests
 	@$(MAKE) --no-print-directory build SANITIZE=1
 	@$(MAKE) --no-print-directory build LIBC=musl
+	@$(MAKE) --no-print-directory bench-tools
 	/usr/bin/python3 test/run.py
 
 .PHONY: fuzz
@@ -67,7 +69,7 @@ fuzz: ## mutate frames at the sanitizer build until stopped (FRAMES=n, SEED=n)
 .PHONY: bench
 bench: build ## measure against nft masquerade and others (QUICK=1: under 2 minutes)
 	@$(MAKE) --no-print-directory build LIBC=musl
-	@$(MAKE) --no-print-directory -f test/bench/build.mk
+	@$(MAKE) --no-print-directory bench-tools
 	/usr/bin/python3 test/bench/bench.py $(if $(QUICK),--quick)
 
 .PHONY: format

@@ -79,3 +79,12 @@ describe("mutations of full.uci", () => {
 		expect(plans).toBeLessThanOrEqual(4500);
 	});
 });
+
+describe("the packaged configuration", () => {
+	it("is disabled and has neither errors nor warnings", () => {
+		const text = readFileSync(new URL("../../openwrt/files/etc/config/masqd", import.meta.url), "utf8");
+		const { plan, errors, warnings } = makePlan(text, "masqd", FACTS);
+		expect([errors, warnings]).toEqual([[], []]);
+		expect(plan?.enabled).toBe(false);
+	});
+});
