@@ -243,7 +243,6 @@ export class Engine {
 			forwards,
 			pools,
 			ranges: plan.ports,
-			exempts: plan.exempts.map((e) => netOf(e.destination)),
 		};
 	}
 
@@ -747,7 +746,7 @@ function emptyLink(): Link {
 }
 
 function emptyPolicy(): Policy {
-	return { filtering: 0, hosts: new Map(), forwards: [], pools: [], exempts: [], ranges: [] };
+	return { filtering: 0, hosts: new Map(), forwards: [], pools: [], ranges: [] };
 }
 
 function netOf(subnet: Subnet): Net {

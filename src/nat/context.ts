@@ -97,7 +97,6 @@ export interface Policy {
 	hosts: Map<number, { flags: number; maxSessions: number }>;
 	forwards: Forward[];
 	pools: Pool[];
-	exempts: Net[];
 	/** Port ranges of the external addresses. */
 	ranges: PortRange[];
 }

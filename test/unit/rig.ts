@@ -277,7 +277,6 @@ export class Rig {
 				),
 				forwards,
 				pools,
-				exempts: [],
 				ranges,
 			},
 			drops: makeDrops(),
