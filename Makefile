@@ -38,7 +38,7 @@ node_modules/.ready: package.json package-lock.json
 	@touch $@
 
 .PHONY: build
-build: deps ## build/masqd and build/masqd.js (SANITIZE=1, LIBC=musl for other builds)
+build: deps ## build/masqd and build/masqd.js (SANITIZE=1, LIBC=musl, ARCH=mipsel_24kc for other builds)
 	@$(MAKE) --no-print-directory $(NATIVE_OUT)/masqd build/masqd.js
 	@[ "$(NATIVE_OUT)" = build ] || ln -sf ../masqd.js $(NATIVE_OUT)/masqd.js
 

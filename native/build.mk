@@ -4,12 +4,16 @@
 #   build/masqd             this machine's C library, dynamic
 #   SANITIZE=1              build/sanitize/masqd: AddressSanitizer and UndefinedBehaviorSanitizer
 #   LIBC=musl               build/musl/masqd: static, by musl-gcc
-#   VARIANT=x CC='...'      build/x/masqd: any other compiler, such as a cross compiler, with
+#   ARCH=mipsel_24kc        build/mipsel_24kc/masqd: static, for a router (openwrt/toolchain/cross.mk lists them)
+#   VARIANT=x CC='...'      build/x/masqd: any other compiler, with
 #                           OPTIMIZE=-Os, STATIC=1 and NATIVE_CFLAGS=... as it needs them
 
 QUICKJS_DIR := build/quickjs-2025-04-26
 QUICKJS_SOURCES := quickjs.c libregexp.c libunicode.c cutils.c dtoa.c
 NATIVE_SOURCES := main.c module.c argument.c error.c text.c process.c clock.c file.c socket.c packet.c tun.c device.c netlink.c
+
+# The feed architectures that we build for; all of them are tested under qemu-user.
+ARCHITECTURES := mips_24kc mipsel_24kc arm_cortex-a7_neon-vfpv4 aarch64_cortex-a53 x86_64
 
 OPTIMIZE ?= -O2
 NATIVE_CFLAGS ?=
@@ -32,6 +36,10 @@ STATIC := 1
 NATIVE_CFLAGS += -idirafter /usr/include -idirafter /usr/include/$(shell gcc -print-multiarch)
 endif
 
+ifdef ARCH
+include openwrt/toolchain/cross.mk
+endif
+
 NATIVE_OUT := build$(if $(VARIANT),/$(VARIANT))
 NATIVE_OBJECTS := build/objects/$(or $(VARIANT),host)
 
@@ -47,7 +55,7 @@ $(NATIVE_OUT)/masqd: $(NATIVE_SHIM_OBJECTS) $(NATIVE_ENGINE_OBJECTS)
 	$(CC) $(NATIVE_LINK) -o $@ $^ -lm
 
 # A change of compiler or flags rebuilds what they made.
-$(NATIVE_OBJECTS)/flags: native-flags
+$(NATIVE_OBJECTS)/flags: native-flags $(CROSS_COMPILER)
 	@mkdir -p $(@D)
 	@printf '%s\n' '$(CC) $(NATIVE_FLAGS) $(NATIVE_SANITIZE) $(QUICKJS_SANITIZE) $(NATIVE_LINK)' >$@.new
 	@if cmp -s $@.new $@; then rm $@.new; else mv $@.new $@; fi
