@@ -23,6 +23,11 @@ STATIC := 1
 # zig adds its own undefined-behaviour traps to C unless told not to. The shim is GNU C, and 64-bit atomics,
 # which nothing here uses, are slow: clang would warn of both.
 NATIVE_CFLAGS += -fno-sanitize=undefined -Wno-gnu-variable-sized-type-not-at-end -Wno-atomic-alignment
+# Nothing unwinds the stack of a program in C.
+NATIVE_CFLAGS += -fno-unwind-tables -fno-asynchronous-unwind-tables
+# The bundle comes as bytecode, so the engine needs no parser.
+NATIVE_CFLAGS += -DWITHOUT_PARSER
+NATIVE_FINISH := && node openwrt/toolchain/sstrip.mjs
 CROSS_COMPILER := openwrt/toolchain/node_modules/.ready
 
 $(CROSS_COMPILER): openwrt/toolchain/package.json openwrt/toolchain/package-lock.json
