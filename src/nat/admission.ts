@@ -3,6 +3,7 @@
  * A live, answered session is never evicted for another.
  */
 
+import { HOST_MINIMUM } from "../conntrack/hosts.ts";
 import { EXTERNAL_SHIFT, R_HOST, R_IN, R_META, R_OUT } from "../conntrack/record.ts";
 import { FREE, RESTING, STATES, TCP_CLOSING, TCP_RESET, TCP_SYN_IN, TCP_SYN_OUT, UDP_DNS, UDP_NEW } from "../conntrack/states.ts";
 import { firstOf, ICMP, secondOf, swap16, TCP, UDP } from "../packet/layout.ts";
@@ -19,6 +20,8 @@ const EVICT_SEARCH = 64;
 const EVICT_AGE = 2;
 
 const FINISHED = [UDP_DNS, TCP_CLOSING, TCP_RESET, RESTING] as const;
+/** Most records that are kept for newcomers. */
+const RESERVE_MAX = 256;
 const UNANSWERED = [UDP_NEW, TCP_SYN_OUT, TCP_SYN_IN] as const;
 
 /** Admission, eviction and expiry of sessions. */
@@ -26,9 +29,12 @@ export class Admission {
 	readonly #c: Context;
 	/** Second in which a search for room failed: not repeated before the next, so that a flood is refused cheaply. */
 	#fullAt = -1;
+	/** Records that a host alone may not take, so that a newcomer finds room beside one that takes all it can; of several hosts each keeps to its share. */
+	readonly #reserve: number;
 
 	constructor(c: Context) {
 		this.#c = c;
+		this.#reserve = Math.min(RESERVE_MAX, Math.max(2 * HOST_MINIMUM, c.table.layout.sessions >> 4));
 	}
 
 	/**
@@ -38,27 +44,39 @@ export class Admission {
 	admit(inside: number): number {
 		const c = this.#c;
 		const policy = c.policy.hosts.get(inside);
+		const most = policy?.maxSessions || c.policy.maxSessions;
+		const rate = policy?.maxRate || c.policy.maxRate;
 		const host = c.hosts.obtain(inside, policy?.flags ?? c.policy.filtering);
 		if (host === 0) return -REASON["table-full"] - 1;
 		const has = c.hosts.sessions(host);
 		// Counted before room is made: that may end the host's last other session, and its record would go.
 		c.hosts.retain(host);
 		let refused = -1;
-		if (policy !== undefined && policy.maxSessions > 0 && has >= policy.maxSessions) refused = REASON["host-limit"];
+		if (most > 0 && has >= most) refused = REASON["host-limit"];
+		else if (rate > 0 && !c.hosts.opens(host, c.now, rate)) refused = REASON["host-rate"];
 		else {
 			const free = c.table.count(FREE);
 			const scarce = free < c.table.layout.sessions * BORROW_FREE;
 			if (scarce && has >= c.hosts.guaranteed && c.hosts.active > 1) refused = REASON["host-share"];
-			else if (free === 0 && !this.#makeRoom()) refused = REASON["table-full"];
+			else {
+				const kept = c.hosts.active === 1 && has >= HOST_MINIMUM ? this.#reserve : 0;
+				if (free <= kept && !this.#makeRoom()) refused = REASON["table-full"];
+				// A newcomer has used some of what is kept: twice as many go as come until it is there again.
+				else if (free < kept) this.#makeRoom();
+			}
 		}
 		if (refused < 0) return host;
 		c.hosts.release(host);
 		return -refused - 1;
 	}
 
-	/** True while no new session can be had whoever asks: known without looking at the packet, so that a flood is refused cheaply. */
-	get full(): boolean {
-		return this.#fullAt === this.#c.now && this.#c.table.count(FREE) === 0;
+	/** True while a host can not have a session: known without looking at the packet, so that a flood is refused cheaply. */
+	full(inside: number): boolean {
+		const c = this.#c;
+		if (this.#fullAt !== c.now) return false;
+		const free = c.table.count(FREE);
+		if (free === 0) return true;
+		return c.hosts.active === 1 && free <= this.#reserve && c.hosts.sessions(c.hosts.find(inside)) >= HOST_MINIMUM;
 	}
 
 	#makeRoom(): boolean {
