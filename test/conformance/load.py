@@ -16,7 +16,7 @@ import socket
 import time
 
 from bed import GATEWAY, LAN_GATEWAY_MAC, PYTHON, lan_mac
-from namespace import Process, wait_until
+from namespace import wait_until
 from packets import tcp, udp
 from rawbed import LOAD_HOST, LOAD_PEER
 from wire import ETH_P_IP, PACKET_IGNORE_OUTGOING, SO_RCVBUFFORCE, SOL_PACKET, attach_filter, word
@@ -33,6 +33,7 @@ class Load:
 
     def __init__(self, kind):
         self.kind = kind
+        self.notes = []
         self._flood = None
         self._answered = 0
         self._bed = None
@@ -40,7 +41,8 @@ class Load:
     def start(self, bed):
         self._bed = bed
         if self.kind == "flood":
-            self._flood = Process(bed.lan and [*bed.lan.command(PYTHON, pathlib.Path(__file__).with_name("flood.py"), LOAD_HOST, LOAD_PEER, lan_mac(LOAD_HOST), LAN_GATEWAY_MAC, FLOOD_RATE)])
+            script = pathlib.Path(__file__).with_name("flood.py")
+            self._flood = bed.lan.start(PYTHON, script, LOAD_HOST, LOAD_PEER, lan_mac(LOAD_HOST), LAN_GATEWAY_MAC, FLOOD_RATE)
             self._flood.expect("^flooding")
             time.sleep(UNANSWERED_AGE)
             return
@@ -72,13 +74,7 @@ class Load:
 
 def fill_answered(bed, count):
     """Makes that many UDP sessions, each answered; their ports are the highest, away from those that rows use."""
-    mac = bed.wan.socket(socket.AF_PACKET, socket.SOCK_RAW, 0)
-    with mac:
-        mac.setsockopt(SOL_PACKET, PACKET_IGNORE_OUTGOING, 1)
-        mac.setsockopt(socket.SOL_SOCKET, SO_RCVBUFFORCE, 8 << 20)
-        attach_filter(mac, [(0x20, 0, 0, 30), (0x15, 0, 1, word(LOAD_PEER)), (0x06, 0, 0, 128), (0x06, 0, 0, 0)])
-        mac.bind(("eth0", ETH_P_IP))
-        mac.settimeout(10)
+    with listener(bed.wan, LOAD_PEER) as asked, listener(bed.lan, LOAD_HOST) as answered:
         out, back = udp(LOAD_HOST, 1, LOAD_PEER, PORT), udp(LOAD_PEER, PORT, GATEWAY, 1)
         ask, reply = bytearray(bed.lan_wire.frame(out)), bytearray(bed.wan_wire.frame(back))
         for frame in (ask, reply):
@@ -89,9 +85,20 @@ def fill_answered(bed, count):
                 ask[34:36] = (65535 - n).to_bytes(2, "big")
                 bed.lan_wire.send_bytes(ask)
             for _ in burst:
-                reply[36:38] = mac.recv(128)[34:36]
+                reply[36:38] = asked.recv(128)[34:36]
                 bed.wan_wire.send_bytes(reply)
-    wait_until(lambda: bed.status()["forwarded"]["in"] >= count, f"{count} answers forwarded")
+            for _ in burst:
+                answered.recv(128)
+
+
+def listener(host, address):
+    """A packet socket that gets what comes for an address on a wire."""
+    made = host.socket(socket.AF_PACKET, socket.SOCK_RAW, 0)
+    made.setsockopt(SOL_PACKET, PACKET_IGNORE_OUTGOING, 1)
+    made.setsockopt(socket.SOL_SOCKET, SO_RCVBUFFORCE, 8 << 20)
+    attach_filter(made, [(0x20, 0, 0, 30), (0x15, 0, 1, word(address)), (0x06, 0, 0, 128), (0x06, 0, 0, 0)])
+    made.bind(("eth0", ETH_P_IP))
+    return made
 
 
 def fill_unanswered(bed, count):

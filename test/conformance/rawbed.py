@@ -104,12 +104,7 @@ class RawBed(Bed):
         from wire import LeakSniffer
 
         self._link("wan0", GATEWAY_MAC, self.wan, self.wan_mtu)
-        known = (f"203.0.113.{n}" for n in KNOWN)
-        self.router.ip(
-            f"addr add {self.external[0]}/24 dev wan0",
-            f"route add default via {R}",
-            *(f"neigh replace {a} lladdr {wan_mac(a)} dev wan0 nud permanent" for a in known),
-        )
+        self.address(1)
         if self.sniffer is not None:
             self._leaked += self.sniffer.offenders()
         self.sniffer = LeakSniffer(self.wan, "eth0", self.external)
@@ -118,8 +113,11 @@ class RawBed(Bed):
         self._closing.callback(self.wan_wire.close)
 
     def address(self, last_octet):
-        """Gives the WAN device another address, as a provider does."""
-        self.router.ip("addr flush dev wan0", f"addr add 203.0.113.{last_octet}/24 dev wan0", f"route replace default via {R}")
+        """Gives the WAN device another address, as a provider does, or none (0)."""
+        given = [] if last_octet == 0 else [f"addr add 203.0.113.{last_octet}/24 dev wan0", f"route replace default via {R}"]
+        known = (f"203.0.113.{n}" for n in KNOWN)
+        # With the last address of a device the kernel forgets its neighbours, permanent ones too.
+        self.router.ip("addr flush dev wan0", *given, *(f"neigh replace {a} lladdr {wan_mac(a)} dev wan0 nud permanent" for a in known))
 
     # ---- the daemon or the kernel -----------------------------------------------------------------------
 
@@ -151,6 +149,16 @@ class RawBed(Bed):
                 self.router.sysctl(path, seconds)
         self.flush()
 
+    def crash(self):
+        """Kills the daemon as a bug would; `recover` starts it again on what it has left behind."""
+        self.daemon.kill()
+        self.daemon = None
+
+    def recover(self):
+        """Starts the daemon with the configuration it had."""
+        self._heard = 0
+        self.launch().expect(r"^masqd: ready:")
+
     def flush(self):
         """Forgets all sessions, mappings, port rests and whatever else outlives a packet."""
         if self.baseline:
@@ -158,8 +166,7 @@ class RawBed(Bed):
             return
         # With the `masqd flush` command this becomes: self.masqd("flush")
         self.stop()
-        self._heard = 0
-        self.launch().expect(r"^masqd: ready:")
+        self.recover()
 
     def flows(self):
         """The sessions: dicts with protocol, internal, external, peer, state and left (seconds); of the kernel's as far as it tells."""

@@ -98,25 +98,23 @@ class Worker:
             flood.acquire()
         signal.setitimer(signal.ITIMER_REAL, test.guard + (LOAD_GUARD if kind else 0))
         bed = case = None
+        load = Load(kind) if kind else None
         words, notes = "", []
         try:
             bed = self._bed(test, target)
-            load = Load(kind) if kind else None
-            try:
-                case = Case(bed, test.config, self.options.offload, load)
-                told = test.function(case)
-                faults = case.finish()
-                notes = case.notes + ([told] if isinstance(told, str) else [])
-                words = "; ".join(faults)
-            finally:
-                if load:
-                    load.stop()
+            case = Case(bed, self.options.offload, load)
+            case.config(**test.config)
+            told = test.function(case)
+            words = "; ".join(case.finish())
+            notes = case.notes + ([told] if isinstance(told, str) else [])
         except (Exception, Hung) as error:
             words = self._words(error, test)
             notes = case.notes if case else []
             words += "".join(f"\n    and {fault}" for fault in self._faults(case))
         finally:
             signal.setitimer(signal.ITIMER_REAL, 0)
+            if load:
+                load.stop()
             if bed is not None and (test.fresh or words):
                 self._discard(bed, target)
             if flood:
@@ -291,14 +289,12 @@ def durations():
 
 def table(names, outcomes):
     """The rows as text, 76 columns."""
-    lines = [f"{'id':<11} {'level':<10} {'requirement':<35} {'masqd':<8} {'Linux'}"]
+    lines = [f"{'id':<10} {'level':<10} {'requirement':<38} {'masqd':<8} {'Linux'}"]
     for name in names:
         row = CATALOGUE[name.split("@")[0]]
         text = row.requirement if "@" not in name else f"  ...{LOAD_WORDS[name.split('@')[1]]}"
-        if len(text) > 35:
-            text = text[:32].rstrip() + "..."
         linux = outcomes.get((name, "linux"), ("-",))[0]
-        lines.append(f"{name:<11} {row.level:<10} {text:<35} {outcomes[name, 'masqd'][0]:<8} {linux}")
+        lines.append(f"{name:<10} {row.level:<10} {text:<38} {outcomes[name, 'masqd'][0]:<8} {linux}")
     return "\n".join(lines)
 
 
