@@ -7,6 +7,7 @@ from scapy.layers.inet import IP
 from scapy.layers.inet import TCP as TcpLayer
 from scapy.layers.inet import UDP as UdpLayer
 from scapy.layers.l2 import Ether
+from scapy.packet import Raw
 
 import checks
 from bed import GATEWAY, LAN_GATEWAY, R, lan_mac, wan_mac
@@ -41,6 +42,7 @@ class Case:
         self._allowed = list(bed.external)
         self._excuses = []
         self._drops = {}
+        self._begun = False
 
     # ---- the daemon -----------------------------------------------------------------------------------
 
@@ -50,11 +52,20 @@ class Case:
         if self.load:
             self.load.stop()
             main = {"sessions": "1024", **(main or {})}
+        if self._begun:
+            self.check_capture()
         self.bed.run_with({"offload": self._offload, **(main or {})}, timeouts, extra)
-        self.forget()
+        self.bed.sniffer.allow(self._allowed)
+        self.bed.lan_wire.forget()
+        self.bed.wan_wire.forget()
+        self._begun = True
         self._drops = {} if self.baseline else self.bed.drops()
         if self.load:
             self.load.start(self.bed)
+
+    def masqd(self, *argv, **options):
+        """Runs another subcommand of masqd against the daemon; its result with stdout."""
+        return self.bed.masqd(*argv, **options)
 
     def flush(self):
         """Empties the table."""
@@ -195,9 +206,13 @@ class Case:
 
     def forget(self):
         """Throws away what has arrived so far and was not looked at (after checking it)."""
-        faults = self._capture_faults()
+        self.check_capture()
         self.bed.lan_wire.forget()
         self.bed.wan_wire.forget()
+
+    def check_capture(self):
+        """Asserts the invariants of every frame seen so far; done in the end of each case anyway."""
+        faults = self._capture_faults()
         assert not faults, "; ".join(faults)
 
     # ---- TCP ------------------------------------------------------------------------------------------
@@ -355,6 +370,19 @@ def error_faults(got, inner_source, inner_target, kind=None, code=None):
     return faults
 
 
+def fragments(packet, size=1400):
+    """A packet in fragments of `size` (a multiple of 8) payload bytes each; their IP-ID is the packet's."""
+    header, payload = checks.split(parse(packet))
+    parts = []
+    for offset in range(0, len(payload), size):
+        part = IP(header)
+        part.flags = "MF" if offset + size < len(payload) else 0
+        part.frag = offset // 8
+        del part.len, part.chksum
+        parts.append(part / Raw(payload[offset : offset + size]))
+    return parts
+
+
 def is_error(kind=None, code=None):
     """A predicate for ICMP errors."""
     return (
@@ -393,6 +421,6 @@ def like(sent, side="src"):
 
 X, G = GATEWAY, LAN_GATEWAY
 __all__ = [
-    "GRACE", "R", "SILENCE", "SOON", "Case", "Connection", "G", "X", "answer", "error", "error_faults", "is_error", "like", "parse", "ports",
+    "GRACE", "R", "SILENCE", "SOON", "Case", "Connection", "G", "X", "answer", "error", "error_faults", "fragments", "is_error", "like", "parse", "ports",
     "source", "summary", "target",
 ]  # fmt: skip

@@ -3,7 +3,7 @@
 import struct
 
 from bed import H1, H2, S1
-from case import G, X, answer, error_faults, is_error, source, target
+from case import G, X, answer, error_faults, fragments, is_error, source, target
 from checks import checksum_faults, split
 from packets import tcp, udp
 from registry import row
@@ -30,25 +30,11 @@ def time_to_live(b):
     b.none_lan()
 
 
-def _fragments(packet, size):
-    """The packet in fragments of `size` payload bytes each, as scapy's IP packets."""
-    header, payload = split(IP(bytes(packet)))
-    parts = []
-    for offset in range(0, len(payload), size):
-        part = IP(header)
-        part.remove_payload()
-        part.flags = "MF" if offset + size < len(payload) else 0
-        part.frag = offset // 8
-        del part.len, part.chksum
-        parts.append(part / Raw(payload[offset : offset + size]))
-    return parts
-
-
 @row("ID-1")
 def unique_identification(b):
     """Two hosts' fragmented datagrams with one ID to one destination, interleaved: they must not be mixed up behind us."""
     data = {H1: b"1" * 2000, H2: b"2" * 2000}
-    parts = {host: _fragments(udp(host, 40000, S1, 3478, data[host], id=5555), 1400) for host in data}
+    parts = {host: fragments(udp(host, 40000, S1, 3478, data[host], id=5555)) for host in data}
     for n in (0, 1):
         for host in (H1, H2):
             b.send_lan(parts[host][n])

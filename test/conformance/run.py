@@ -298,6 +298,16 @@ def table(names, outcomes):
     return "\n".join(lines)
 
 
+def notes(names, outcomes):
+    """What rows have to say, once each."""
+    said = {}
+    for name in names:
+        for target in ("masqd", "linux"):
+            for note in dict.fromkeys(outcomes.get((name, target), ("", "", []))[2]):
+                said.setdefault((target, note), []).append(name)
+    return [f"{', '.join(rows)} ({target}): {note}" for (target, note), rows in said.items()]
+
+
 LOAD_WORDS = {"90": "with 90 % of the table in use", "100": "with all of the table in use", "flood": "under 5,000 SYN/s"}
 
 
@@ -324,10 +334,8 @@ def main():
         run.stop()
         namespace.remove_leftovers()
     print(table(names, run.outcomes))
-    for name in names:
-        for target in ("masqd", "linux"):
-            for note in dict.fromkeys(run.outcomes.get((name, target), ("", "", []))[2]):
-                print(f"{name} ({target}): {note}")
+    for line in notes(names, run.outcomes):
+        print(line)
     outcomes = [run.outcomes[name, "masqd"][0] for name in names]
     failed = sum(one in ("failed", "missing") for one in outcomes)
     print(f"{outcomes.count('passed')} passed, {failed} failed")
