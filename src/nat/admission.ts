@@ -16,12 +16,11 @@ const BORROW_FREE = 0.2;
 export const EXPIRE_BUDGET = 256;
 /** Records looked at to find an unanswered session of the largest host. */
 const EVICT_SEARCH = 64;
+const EVICT_SEARCH_NEWCOMER = 1024;
 /** Seconds that an unanswered session is safe from eviction: the answer may be on its way. */
 const EVICT_AGE = 2;
 
 const FINISHED = [UDP_DNS, TCP_CLOSING, TCP_RESET, RESTING] as const;
-/** Most records that are kept for newcomers. */
-const RESERVE_MAX = 256;
 const UNANSWERED = [UDP_NEW, TCP_SYN_OUT, TCP_SYN_IN] as const;
 
 /** Admission, eviction and expiry of sessions. */
@@ -29,12 +28,11 @@ export class Admission {
 	readonly #c: Context;
 	/** Second in which a search for room failed: not repeated before the next, so that a flood is refused cheaply. */
 	#fullAt = -1;
-	/** Records that a host alone may not take, so that a newcomer finds room beside one that takes all it can; of several hosts each keeps to its share. */
-	readonly #reserve: number;
+	/** The same for hosts with hardly any sessions. */
+	#newcomersAt = -1;
 
 	constructor(c: Context) {
 		this.#c = c;
-		this.#reserve = Math.min(RESERVE_MAX, Math.max(2 * HOST_MINIMUM, c.table.layout.sessions >> 4));
 	}
 
 	/**
@@ -58,12 +56,7 @@ export class Admission {
 			const free = c.table.count(FREE);
 			const scarce = free < c.table.layout.sessions * BORROW_FREE;
 			if (scarce && has >= c.hosts.guaranteed && c.hosts.active > 1) refused = REASON["host-share"];
-			else {
-				const kept = c.hosts.active === 1 && has >= HOST_MINIMUM ? this.#reserve : 0;
-				if (free <= kept && !this.#makeRoom()) refused = REASON["table-full"];
-				// A newcomer has used some of what is kept: twice as many go as come until it is there again.
-				else if (free < kept) this.#makeRoom();
-			}
+			else if (free === 0 && !this.#makeRoom(has < HOST_MINIMUM)) refused = REASON["table-full"];
 		}
 		if (refused < 0) return host;
 		c.hosts.release(host);
@@ -73,15 +66,17 @@ export class Admission {
 	/** True while a host can not have a session: known without looking at the packet, so that a flood is refused cheaply. */
 	full(inside: number): boolean {
 		const c = this.#c;
-		if (this.#fullAt !== c.now) return false;
-		const free = c.table.count(FREE);
-		if (free === 0) return true;
-		return c.hosts.active === 1 && free <= this.#reserve && c.hosts.sessions(c.hosts.find(inside)) >= HOST_MINIMUM;
+		if (this.#fullAt !== c.now || c.table.count(FREE) > 0) return false;
+		return this.#newcomersAt === c.now || c.hosts.sessions(c.hosts.find(inside)) >= HOST_MINIMUM;
 	}
 
-	#makeRoom(): boolean {
+	/**
+	 * Ends a session that may be ended. For a host with hardly any (`newcomer`) an unanswered one of the host that holds most goes whatever its age, so that a
+	 * flood, which refills the table faster than its sessions age, does not keep others out.
+	 */
+	#makeRoom(newcomer: boolean): boolean {
 		const c = this.#c;
-		if (this.#fullAt === c.now) return false;
+		if ((newcomer ? this.#newcomersAt : this.#fullAt) === c.now) return false;
 		if (this.expire(EXPIRE_BUDGET) > 0) return true;
 		for (const state of FINISHED) {
 			const i = c.table.head(state);
@@ -91,9 +86,11 @@ export class Admission {
 			}
 		}
 		const largest = c.hosts.largest();
+		const age = newcomer ? 0 : EVICT_AGE;
+		const most = newcomer ? EVICT_SEARCH_NEWCOMER : EVICT_SEARCH;
 		for (const state of UNANSWERED) {
 			let i = c.table.head(state);
-			for (let n = 0; i !== 0 && n < EVICT_SEARCH && c.table.age(i, c.now16) >= EVICT_AGE; n++) {
+			for (let n = 0; i !== 0 && n < most && c.table.age(i, c.now16) >= age; n++) {
 				if (c.table.T16[(i << 5) + R_HOST] === largest) {
 					this.end(i);
 					return true;
@@ -102,6 +99,7 @@ export class Admission {
 			}
 		}
 		this.#fullAt = c.now;
+		if (newcomer) this.#newcomersAt = c.now;
 		return false;
 	}
 
