@@ -601,10 +601,8 @@ export class Engine {
 		this.#secondAt = (this.context.now + 1) * 1000;
 		this.admission.expire(EXPIRE_BUDGET);
 		this.#rare.everySecond();
-		if (this.#hops.waiting > 0) {
-			this.#hops.flush();
-			this.#flush();
-		}
+		if (this.#hops.waiting > 0) this.#hops.flush();
+		this.#flush();
 		this.#hops.confirm();
 		if (this.#busyAt !== 0 && this.#milliseconds - this.#busyAt > IDLE_RELEASE_SECONDS * 1000) {
 			// Fragments that wait stay.
