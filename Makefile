@@ -15,7 +15,7 @@ SOURCES := $(shell find src -name '*.ts')
 # Everything that building, tests, demo and benchmark need from Debian.
 DEBIAN_PACKAGES := gcc libc6-dev make ca-certificates curl xz-utils iproute2 nftables iputils-ping traceroute dnsmasq-base \
 	bind9-dnsutils nginx-light iperf3 tcpdump slirp4netns passt ethtool socat musl-tools linux-libc-dev python3 python3-scapy \
-	python3-pytest python3-pytest-xdist conntrack procps util-linux libcap2-bin shellcheck
+	python3-pytest python3-pytest-xdist conntrack procps util-linux libcap2-bin shellcheck shfmt qemu-user-static
 
 .PHONY: help
 help: ## this list
@@ -40,8 +40,8 @@ node_modules/.ready: package.json package-lock.json
 
 .PHONY: build
 build: deps ## build/masqd and build/masqd.js (SANITIZE=1, LIBC=musl, ARCH=mipsel_24kc for other builds)
-	@$(MAKE) --no-print-directory $(NATIVE_OUT)/masqd build/masqd.js
-	@[ "$(NATIVE_OUT)" = build ] || ln -sf ../masqd.js $(NATIVE_OUT)/masqd.js
+	@$(MAKE) --no-print-directory $(NATIVE_OUT)/masqd build/masqd.js $(if $(ARCH),-j2 $(NATIVE_OUT)/masqd.qbc)
+	@[ "$(NATIVE_OUT)" = build ] || [ -n "$(ARCH)" ] || ln -sf ../masqd.js $(NATIVE_OUT)/masqd.js
 
 build/masqd.js: $(SOURCES) package.json node_modules/.ready
 	node_modules/.bin/esbuild src/main.ts --bundle --minify --format=esm --target=es2023 --platform=neutral \
