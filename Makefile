@@ -7,6 +7,7 @@ MAKEFLAGS += --no-builtin-rules
 include test/demo/demo.mk
 include native/build.mk
 include test/bench/build.mk
+include openwrt/package.mk
 include test/conformance/conformance.mk
 
 VERSION := $(shell sed -n 's/.*"version": "\(.*\)",/\1/p' package.json)
@@ -38,8 +39,12 @@ node_modules/.ready: package.json package-lock.json
 	npm ci --no-audit --no-fund --loglevel=error
 	@touch $@
 
+.PHONY: known-arch
+known-arch:
+	@[ -z "$(ARCH)" ] || [ -n "$(ZIG_TARGET)" ] || { echo "no such ARCH: $(ARCH); there are $(ARCHITECTURES)" >&2; exit 1; }
+
 .PHONY: build
-build: deps ## build/masqd and build/masqd.js (SANITIZE=1, LIBC=musl, ARCH=mipsel_24kc for other builds)
+build: known-arch deps ## build/masqd and build/masqd.js (SANITIZE=1, LIBC=musl, ARCH=mipsel_24kc for other builds)
 	@$(MAKE) --no-print-directory $(NATIVE_OUT)/masqd build/masqd.js $(if $(ARCH),-j2 $(NATIVE_OUT)/masqd.qbc)
 	@[ "$(NATIVE_OUT)" = build ] || [ -n "$(ARCH)" ] || ln -sf ../masqd.js $(NATIVE_OUT)/masqd.js
 

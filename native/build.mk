@@ -37,7 +37,7 @@ STATIC := 1
 NATIVE_CFLAGS += -idirafter /usr/include -idirafter /usr/include/$(shell gcc -print-multiarch)
 endif
 
-ifdef ARCH
+ifneq ($(filter $(ARCH),$(ARCHITECTURES)),)
 include openwrt/toolchain/cross.mk
 endif
 

