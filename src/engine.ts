@@ -13,7 +13,9 @@ import { stateTimeouts } from "./conntrack/states.ts";
 import { layoutTable, Table, type TableLayout } from "./conntrack/table.ts";
 import { ControlServer } from "./control/server.ts";
 import { Admission, EXPIRE_BUDGET } from "./nat/admission.ts";
+import { makeAlgCounts } from "./nat/alg.ts";
 import { type Context, type Forward, type LanLink, type Link, makeDrops, type Net, type Policy, Queue } from "./nat/context.ts";
+import { Expectations } from "./nat/expectations.ts";
 import { Externals, externalsWords } from "./nat/externals.ts";
 import { type Fast, makeFast } from "./nat/fast.ts";
 import { IcmpSender } from "./nat/icmp-error.ts";
@@ -182,12 +184,14 @@ export class Engine {
 			table: this.table,
 			hosts: this.hosts,
 			externals: this.externals,
+			expectations: new Expectations(this.table, this.externals),
 			hops: this.#hops,
 			headers,
 			wan: this.wan.link,
 			lan: this.lan.map((p) => p.link),
 			policy: emptyPolicy(),
 			drops,
+			algCounts: makeAlgCounts(),
 			left: 0,
 			forwardedOut: 0,
 			forwardedIn: 0,
@@ -243,6 +247,8 @@ export class Engine {
 			forwards,
 			pools,
 			ranges: plan.ports,
+			algFtp: plan.algs.ftp,
+			algTftp: plan.algs.tftp,
 		};
 	}
 
@@ -746,7 +752,7 @@ function emptyLink(): Link {
 }
 
 function emptyPolicy(): Policy {
-	return { filtering: 0, hosts: new Map(), forwards: [], pools: [], ranges: [] };
+	return { filtering: 0, hosts: new Map(), forwards: [], pools: [], ranges: [], algFtp: false, algTftp: false };
 }
 
 function netOf(subnet: Subnet): Net {

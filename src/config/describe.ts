@@ -27,6 +27,7 @@ export function describePlan(plan: Plan, tableBytes: number): string {
 		...entry("ports:", `${plan.ports.map(formatPorts).join(", ")} (${countPorts(plan)} a protocol and address)`),
 		...entry("filtering:", plan.filtering),
 		...entry("offload:", plan.offload),
+		...entry("ALGs:", ["ftp", "tftp"].filter((name) => plan.algs[name as keyof Plan["algs"]]).join(", ") || "none"),
 		...block(
 			"static NAT:",
 			plan.statics.map(({ internal, external }) => `${formatAddress(internal).padEnd(15)} <-> ${formatAddress(external)}`),

@@ -103,6 +103,8 @@ export interface Plan {
 	ports: PortRange[];
 	filtering: Filtering;
 	offload: "auto" | "on" | "off";
+	/** Application level gateways that are on. */
+	algs: { ftp: boolean; tftp: boolean };
 	wan: WanPlan;
 	lan: LanPlan[];
 	statics: StaticPlan[];
@@ -209,6 +211,7 @@ class Planner {
 			ports: mergePortRanges(main.values.ports.entries.map((entry) => entry.value)),
 			filtering: main.values.filtering.value!,
 			offload: main.values.offload.value!,
+			algs: { ftp: main.values.alg_ftp.value!, tftp: main.values.alg_tftp.value! },
 			wan: { device: wan[0]!.values.device.value!, interface: wan[0]!.values.interface.value ?? "" },
 			lan: lans.map(({ values }) => ({
 				device: values.device.value!,

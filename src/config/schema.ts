@@ -278,6 +278,8 @@ export const SECTIONS = {
 			ports: list(PORT_RANGE, ["32768-65535"], { help: "external ports that mappings may use" }),
 			filtering: option(FILTERING, "address-and-port-dependent", { help: "which peers may answer through a mapping" }),
 			offload: option(oneOf(["auto", "on", "off"]), "auto", { help: "whether established sessions go by BPF in the kernel" }),
+			alg_ftp: option(BOOL, "1", { help: "whether FTP control connections (port 21) are read and their addresses rewritten" }),
+			alg_tftp: option(BOOL, "0", { help: "whether a TFTP server (port 69) may answer from a port of its choice" }),
 		},
 	},
 	wan: {

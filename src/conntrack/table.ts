@@ -45,7 +45,7 @@ import { FREE, OTHER, STATES } from "./states.ts";
 
 const MAGIC = 0x6d617371;
 /** Changes with every change of the layout: a file with another number is not ours to read. */
-export const LAYOUT_VERSION = 1;
+export const LAYOUT_VERSION = 2;
 const HEADER_WORDS = 64;
 
 /** Where each part lies, in words from the start of the buffer. */

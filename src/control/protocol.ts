@@ -61,6 +61,8 @@ export interface StatusReply {
 	leftToKernel: number;
 	icmpErrorsSent: number;
 	drops: { reason: string; count: number; text: string; remedy: string }[];
+	/** What the FTP ALG has rewritten, and what it has left as it was. */
+	alg: { note: string; count: number; text: string; remedy: string }[];
 	/** Packets that the nft guard dropped, by rule; `leak` must be 0. Null if the guard can not be read. */
 	guard: Record<string, number> | null;
 	warnings: string[];

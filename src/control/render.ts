@@ -83,6 +83,10 @@ export function renderStatus(s: StatusReply): string {
 		add("dropped", `${d.count} ${d.reason}`);
 		out.push(wrap(`${d.text} ${d.remedy}`, COLUMNS, INDENT));
 	}
+	for (const a of s.alg) {
+		add("alg", `${a.count} ${a.note}`);
+		out.push(wrap(`${a.text} ${a.remedy}`, COLUMNS, INDENT));
+	}
 	for (const w of s.warnings) out.push(wrap(`warning: ${w}`, COLUMNS, ""));
 	return out.join("");
 }

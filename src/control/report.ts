@@ -6,6 +6,7 @@ import * as native from "masq:native";
 import { EXTERNAL_SHIFT, R_IN, R_META, R_OUT, R_PACKETS_IN, R_PACKETS_OUT, R_PEER } from "../conntrack/record.ts";
 import { FREE, RESTING, STATE_NAMES } from "../conntrack/states.ts";
 import type { Engine } from "../engine.ts";
+import { ALG_NOTES } from "../nat/alg.ts";
 import { reason } from "../nat/reason.ts";
 import { formatAddress } from "../packet/address.ts";
 import { addressValue, firstOf, ICMP, secondOf, swap16, TCP, UDP } from "../packet/layout.ts";
@@ -101,6 +102,10 @@ export function status(engine: Engine): StatusReply {
 		drops: [...context.drops].flatMap((count, n) => {
 			const r = reason(n);
 			return count === 0 ? [] : [{ reason: r.name, count, text: r.text, remedy: r.remedy }];
+		}),
+		alg: ALG_NOTES.flatMap(([note, text, remedy], n) => {
+			const count = context.algCounts[n];
+			return count === 0 ? [] : [{ note, count, text, remedy }];
 		}),
 		guard,
 		warnings,

@@ -6,6 +6,7 @@ import type { PortRange } from "../conntrack/ports.ts";
 import type { Table } from "../conntrack/table.ts";
 import { addressValue, type Views } from "../packet/layout.ts";
 import type { LinkHeaders } from "../packet/link-header.ts";
+import type { Expectations } from "./expectations.ts";
 import type { Externals } from "./externals.ts";
 import { REASONS } from "./reason.ts";
 
@@ -99,6 +100,10 @@ export interface Policy {
 	pools: Pool[];
 	/** Port ranges of the external addresses. */
 	ranges: PortRange[];
+	/** FTP control connections are read (alg.ts). */
+	algFtp: boolean;
+	/** A TFTP server may answer from another port than it was asked at (opening.ts). */
+	algTftp: boolean;
 }
 
 /** Everything shared by the translation code. */
@@ -107,6 +112,7 @@ export interface Context {
 	readonly table: Table;
 	readonly hosts: Hosts;
 	readonly externals: Externals;
+	readonly expectations: Expectations;
 	readonly hops: NextHops;
 	readonly headers: LinkHeaders;
 	readonly wan: Link;
@@ -114,6 +120,8 @@ export interface Context {
 	policy: Policy;
 	/** Packets dropped, by reason number. */
 	readonly drops: Float64Array;
+	/** What the ALG has done, by the number of its notes. */
+	readonly algCounts: Float64Array;
 	/** Packets left to the kernel: for the router itself. */
 	left: number;
 	/** Packets translated and handed to a port. */

@@ -21,8 +21,9 @@ import {
 	R_OUT,
 	R_PACKETS_IN,
 	R_PACKETS_OUT,
+	TENDED,
 } from "../conntrack/record.ts";
-import { UDP_DNS, UDP_NEW, UDP_OPEN } from "../conntrack/states.ts";
+import { TCP_SYN_IN, TCP_SYN_OUT, UDP_DNS, UDP_NEW, UDP_OPEN } from "../conntrack/states.ts";
 import { tcpIn, tcpOut } from "../conntrack/tcp.ts";
 import { adjust, adjustUdp, fold, halfDelta, sumOf } from "../packet/checksum.ts";
 import {
@@ -51,6 +52,7 @@ import {
 } from "../packet/layout.ts";
 import { HOST_HEADERS, headerTag } from "../packet/link-header.ts";
 import type { Admission } from "./admission.ts";
+import { FtpAlg } from "./alg.ts";
 import type { Context, Link } from "./context.ts";
 import {
 	FRAGMENTATION_NEEDED,
@@ -78,11 +80,13 @@ export class Rare {
 	readonly #admission: Admission;
 	readonly #opening: Opening;
 	readonly #errors: IcmpSender;
+	readonly #ftp: FtpAlg;
 
 	constructor(c: Context, admission: Admission, errors: IcmpSender) {
 		this.#c = c;
 		this.#admission = admission;
 		this.#errors = errors;
+		this.#ftp = new FtpAlg(c);
 		this.#opening = new Opening(c, admission);
 	}
 
@@ -155,30 +159,43 @@ export class Rare {
 		return 0;
 	}
 
-	/** An outbound TCP segment that is not plain data of an established session. */
-	tcpOutbound(i: number, s: number, length: number): void {
-		this.#tcpOutbound(i, s, (s >> 2) + IP_WORD + 5, length - 20);
+	/** An outbound TCP segment that is not plain data of an established session. Returns its length, which an ALG may change; 0 if it was dealt with. */
+	tcpOutbound(i: number, s: number, length: number): number {
+		return this.#tcpOutbound(i, s, 20, length);
 	}
 
-	#tcpOutbound(i: number, s: number, w: number, room: number): void {
+	#tcpOutbound(i: number, s: number, header: number, length: number): number {
 		const c = this.#c;
+		const w = (s + SLOT_IP + header) >> 2;
 		const flags = swap16(c.views.H[(w << 1) + 6]) & 0x3f;
-		if (flags & SYN) clampMss(c.views, s, w << 1, room, this.#mss());
-		tcpOut(c.table, i, flags, c.views.P[w + 1], c.views.P[w + 2], c.now16);
+		const seq = c.views.P[w + 1];
+		const ack = c.views.P[w + 2];
+		if (flags & SYN) clampMss(c.views, s, w << 1, length - header, this.#mss());
+		else if (c.table.T[(i << 4) + R_META] & TENDED) {
+			length = this.#ftp.outbound(i, s, header, length);
+			if (length === 0) return 0;
+		}
+		tcpOut(c.table, i, flags, seq, ack, c.now16);
+		if (flags & SYN && c.table.state(i) === TCP_SYN_OUT) this.#ftp.opened(i, true);
+		return length;
 	}
 
 	/** An inbound one; false if it was dropped. */
 	tcpInbound(i: number, s: number, length: number): boolean {
-		return this.#tcpInbound(i, s, (s >> 2) + IP_WORD + 5, length - 20);
+		return this.#tcpInbound(i, s, 20, length);
 	}
 
-	#tcpInbound(i: number, s: number, w: number, room: number): boolean {
+	#tcpInbound(i: number, s: number, header: number, length: number): boolean {
 		const c = this.#c;
+		const w = (s + SLOT_IP + header) >> 2;
 		const flags = swap16(c.views.H[(w << 1) + 6]) & 0x3f;
-		if (flags & SYN) clampMss(c.views, s, w << 1, room, this.#mss());
-		if (tcpIn(c.table, i, flags, c.views.P[w + 1], c.views.P[w + 2], c.now16)) return true;
-		this.#drop(REASON["tcp-bad-reset"]);
-		return false;
+		if (flags & SYN) clampMss(c.views, s, w << 1, length - header, this.#mss());
+		if (!tcpIn(c.table, i, flags, c.views.P[w + 1], c.views.P[w + 2], c.now16)) {
+			this.#drop(REASON["tcp-bad-reset"]);
+			return false;
+		}
+		if (flags & SYN && c.table.state(i) === TCP_SYN_IN) this.#ftp.opened(i, false);
+		return (c.table.T[(i << 4) + R_META] & TENDED) === 0 || this.#ftp.inbound(i, s, header, length);
 	}
 
 	#mss(): number {
@@ -226,7 +243,7 @@ export class Rare {
 	outbound(s: number, received: number, port: number): void {
 		const c = this.#c;
 		const lan = c.lan[port];
-		const length = this.#header(s, received, lan);
+		let length = this.#header(s, received, lan);
 		if (length === 0) return;
 		const { P, H, B } = c.views;
 		const ip = s + SLOT_IP;
@@ -264,8 +281,10 @@ export class Rare {
 			i = c.table.findOut(protocol, inside, peer, ported ? P[(ip + header) >> 2] : 0);
 			if (i === 0) i = this.#openOutbound(s, length, port, protocol, inside, peer, l4, room);
 			if (i === 0) return;
-			if (protocol === TCP) this.#tcpOutbound(i, s, (ip + header) >> 2, room);
-			else if (protocol === UDP) this.udpOutbound(i);
+			if (protocol === TCP) {
+				length = this.#tcpOutbound(i, s, header, length);
+				if (length === 0) return;
+			} else if (protocol === UDP) this.udpOutbound(i);
 			else c.table.touch(i, c.now16);
 		}
 		if (length > c.wan.mtu && this.tooBig(s, length, c.wan.mtu, port, i) !== 0) return;
@@ -329,7 +348,7 @@ export class Rare {
 			this.#errors.send(s, length, -1, TIME_EXCEEDED);
 			return;
 		}
-		if (protocol === TCP && !this.#tcpInbound(i, s, (ip + header) >> 2, room)) return;
+		if (protocol === TCP && !this.#tcpInbound(i, s, header, length)) return;
 		if (protocol === UDP) this.udpInbound(i);
 		const host = c.table.T16[(i << 5) + R_HOST];
 		const lan = c.lan[(c.hosts.W[host * 4 + HOST_PLACE] >>> HOST_PORT_SHIFT) & 0xff];

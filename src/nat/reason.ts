@@ -41,6 +41,8 @@ export const REASONS = [
 	["protocol-busy", "Another host already uses this protocol with that peer.", "Only one host can, because the protocol has no ports."],
 	["tcp-no-session", "A TCP segment that can not begin a session belongs to none.", "None needed: the connection had ended."],
 	["tcp-bad-reset", "A TCP reset with a sequence number outside the window.", "None needed: it is a forgery or very old."],
+	["tcp-bad-checksum", "The TCP checksum of a segment that an ALG has to read is wrong.", "Look for a broken device on that side."],
+	["alg-gap", "A segment of an FTP connection came before the one it follows.", "None needed: the sender repeats it."],
 	["icmp-bad-checksum", "The ICMP checksum is wrong.", "Look for a broken device on that side."],
 	["icmp-bad-quote", "The packet quoted by an ICMP error is damaged.", "Look for a broken device on that side."],
 	["icmp-no-session", "An ICMP error about a packet of no known session.", "None needed: the session had ended."],

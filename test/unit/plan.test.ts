@@ -65,6 +65,7 @@ describe("the plan", () => {
 			ports: [{ first: 32768, last: 65535 }],
 			filtering: "address-and-port-dependent",
 			offload: "auto",
+			algs: { ftp: true, tftp: false },
 			wan: { device: "wan0", interface: "" },
 			lan: [{ device: "lan0", interface: "", driver: "tun", subnets: [] }],
 			statics: [],

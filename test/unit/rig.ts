@@ -26,6 +26,7 @@ import {
 import { FREE, OTHER, STATE_NAMES, stateTimeouts, type Timeouts } from "../../src/conntrack/states.ts";
 import { layoutTable, Table } from "../../src/conntrack/table.ts";
 import { Admission } from "../../src/nat/admission.ts";
+import { ALG_NOTES, makeAlgCounts } from "../../src/nat/alg.ts";
 import {
 	type Context,
 	ELSEWHERE,
@@ -37,6 +38,7 @@ import {
 	NO_ROUTE,
 	Queue,
 } from "../../src/nat/context.ts";
+import { Expectations } from "../../src/nat/expectations.ts";
 import { Externals, externalsWords } from "../../src/nat/externals.ts";
 import { type Fast, makeFast } from "../../src/nat/fast.ts";
 import { IcmpSender } from "../../src/nat/icmp-error.ts";
@@ -91,6 +93,8 @@ export interface RigOptions {
 	statics?: { inside: string; external: string }[];
 	pools?: { nets: string[]; externals: string[]; overload?: boolean }[];
 	timeouts?: Partial<Timeouts>;
+	/** ALGs that are on; default as in the configuration: FTP. */
+	algs?: ("ftp" | "tftp")[];
 	seed?: number;
 	/** Frame memory of at least SLOTS slots; shared by all rigs if not given. */
 	frames?: ArrayBuffer;
@@ -263,6 +267,7 @@ export class Rig {
 			table: this.table,
 			hosts: this.hosts,
 			externals: this.externals,
+			expectations: new Expectations(this.table, this.externals),
 			hops: this.hops,
 			headers,
 			wan: link(WAN_MAC, o.wan?.ethernet ?? true, o.wan?.mtu ?? 1500, own),
@@ -278,8 +283,11 @@ export class Rig {
 				forwards,
 				pools,
 				ranges,
+				algFtp: o.algs?.includes("ftp") ?? true,
+				algTftp: o.algs?.includes("tftp") ?? false,
 			},
 			drops: makeDrops(),
+			algCounts: makeAlgCounts(),
 			left: 0,
 			forwardedOut: 0,
 			forwardedIn: 0,
@@ -479,6 +487,11 @@ export class Rig {
 		const all = this.records();
 		if (all.length !== 1) throw new Error(`${all.length} sessions: ${this.flows().join("; ")}`);
 		return STATE_NAMES[this.table.state(all[0])];
+	}
+
+	/** What the ALG has noted so far: counts by name, those above 0. */
+	get notes(): Record<string, number> {
+		return Object.fromEntries(ALG_NOTES.flatMap(([name], n) => (this.context.algCounts[n] > 0 ? [[name, this.context.algCounts[n]]] : [])));
 	}
 
 	/** [packets out, in, bytes out, in] of the only session there is. */
