@@ -443,7 +443,7 @@ export class FtpAlg {
 		H[l4 << 1] = H[(l4 << 1) + 1];
 		H[(l4 << 1) + 1] = port;
 		P[l4 + 1] = P[l4 + 2];
-		P[l4 + 2] = swap32(k.stream.next);
+		P[l4 + 2] = swap32(k.stream.answer);
 		B[ip + 33] = ACK;
 		H[(l4 << 1) + 7] = k.window;
 		P[l4 + 4] = 0;

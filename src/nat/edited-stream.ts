@@ -120,6 +120,11 @@ export class EditedStream {
 		return ((x - this.heldFrom) | 0) >= 0 && this.heldLength > 0 ? this.next : x;
 	}
 
+	/** What we may acknowledge to the inside host: what the peer has, and held bytes that follow it. */
+	get answer(): number {
+		return this.acknowledged(this.#acknowledged);
+	}
+
 	/** Original number for an edge of a SACK block; within an edited line the edge that leaves the line out. */
 	selected(y: number, right: boolean): number {
 		let offset = this.#base;

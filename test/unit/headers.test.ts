@@ -184,8 +184,18 @@ const ROWS: Row[] = [
 	{ reason: "not-ours", what: "R-11 the private address itself", in: udp(`${S1}:9`, `${H1}:40000`), before: session },
 ];
 
-/** Reasons that frames reach only with a full table or a failing port: full.test.ts, mapping.test.ts, tcp.test.ts; the last four are the ports'. */
-const ELSEWHERE = ["table-full", "host-limit", "host-share", "ports-exhausted", "pool-exhausted", "tcp-bad-reset", "queue-full"];
+/** Reasons that frames reach only with a full table or a failing port: full.test.ts, mapping.test.ts, tcp.test.ts, alg.test.ts; the last four are the ports'. */
+const ELSEWHERE = [
+	"table-full",
+	"host-limit",
+	"host-share",
+	"ports-exhausted",
+	"pool-exhausted",
+	"tcp-bad-reset",
+	"tcp-bad-checksum",
+	"alg-gap",
+	"queue-full",
+];
 const OF_THE_PORTS = ["no-next-hop", "host-unreachable", "send-refused", "leak"];
 
 describe("drop reasons", () => {
