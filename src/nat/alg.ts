@@ -53,8 +53,8 @@ export const CONNECTIONS = 64;
 export const FIRST_PORT = 1024;
 /** Larger packets are left to be repeated in smaller ones: a line may grow. */
 const LENGTH_MAX = 64_000;
-/** Segments in a row that came before their predecessor, after which the connection is not read any more. */
-const GAPS = 16;
+/** Times that one segment beyond a gap may come in a row: a sender repeats the first that it misses, so what is before this one is not to come. */
+const GAPS = 4;
 /** Window in our own acknowledgments until the peer's is known. */
 const WINDOW = swap16(512);
 const LINE_FEED = 10;
@@ -100,6 +100,8 @@ class Connection {
 	asked = false;
 	/** Original number after that AUTH. */
 	askedEnd = 0;
+	/** The last segment beyond a gap, and how often it has come. */
+	gap = 0;
 	gaps = 0;
 	/** The peer's last window, as loaded. */
 	window = WINDOW;
@@ -232,7 +234,7 @@ export class FtpAlg {
 		this.#changed = false;
 		const ahead = (seq - stream.next) | 0;
 		const repeated = ahead <= 0 && payload + ahead <= 0;
-		if (length > LENGTH_MAX || (ahead > 0 && this.#isGap(k)) || (stream.heldLength > 0 && !repeated && !stream.hasRoom))
+		if (length > LENGTH_MAX || (ahead > 0 && this.#isGap(k, seq)) || (stream.heldLength > 0 && !repeated && !stream.hasRoom))
 			return this.#drop("alg-gap");
 		let sent: number;
 		if (repeated && !(fin && stream.heldLength > 0)) {
@@ -269,10 +271,12 @@ export class FtpAlg {
 		return size;
 	}
 
-	/** True if a segment must wait for the one before it. Where that never comes (we missed it), the connection is not read any more. */
-	#isGap(k: Connection): boolean {
+	/** True if the segment at `seq` must wait for the one before it. Where that never comes (we missed it), the connection is not read any more. */
+	#isGap(k: Connection, seq: number): boolean {
 		if (!k.reading) return false;
-		if (++k.gaps < GAPS || k.stream.heldLength > 0) return true;
+		k.gaps = k.gap === seq ? k.gaps + 1 : 1;
+		k.gap = seq;
+		if (k.gaps < GAPS || k.stream.heldLength > 0) return true;
 		k.reading = false;
 		return false;
 	}

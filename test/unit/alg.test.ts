@@ -261,7 +261,8 @@ describe("a client inside (active mode)", () => {
 		expect(k.sends("LIST\r\n", { seq: at + 26 }).drops).toEqual(["alg-gap"]);
 		expect(text(k.sent("PORT 192,168,1,10,200,21\r\n"))).toContain("203,0,113,1");
 		expect(text(k.sent("LIST\r\n"))).toBe("LIST\r\n");
-		for (let n = 1; n < 16; n++) expect(k.sends("LIST\r\n", { seq: k.seq + 100 }).drops).toEqual(["alg-gap"]);
+		for (let n = 1; n < 10; n++) expect(k.sends("LIST\r\n", { seq: k.seq + 100 + n }).drops).toEqual(["alg-gap"]);
+		for (let n = 1; n < 4; n++) expect(k.sends("LIST\r\n", { seq: k.seq + 100 }).drops).toEqual(["alg-gap"]);
 		expect(k.sent("LIST\r\n", { seq: k.seq + 100 }).seq).toBe(k.seq + 100 - 1);
 		expect(text(k.sent("PORT 192,168,1,10,200,22\r\n", { seq: k.seq + 106 }))).toContain("192,168,1,10");
 	});
@@ -543,6 +544,8 @@ describe("any segmentation, loss and order", () => {
 						if (random(5) === 0) continue;
 						[...text(packet)].forEach((letter, n) => {
 							const at = packet.seq - start + n;
+							// What is acknowledged the peer does not look at again.
+							if (at < have) return;
 							if (got[at] !== undefined && got[at] !== letter) throw new Error(`seed ${seed}: byte ${at} is ${got[at]} and ${letter}`);
 							got[at] = letter;
 						});
