@@ -99,6 +99,15 @@ def test_curl(make_bed, side, options):
     assert ("ftp-rewritten" in notes(bed)) == (("-P" in options) == (side == "client"))
 
 
+@pytest.mark.parametrize("way", ["active", "passive"])
+def test_client_and_server_inside(make_bed, way):
+    """Over the external address: both ends are read."""
+    bed = make_bed().start(extra=FORWARDS)
+    ftp_server(bed.h1, bed.folder / "ftp")
+    transfers(bed.h2, GATEWAY, way)
+    assert notes(bed) == {"ftp-rewritten": 18}
+
+
 def test_two_clients_with_one_data_port(bed):
     """Both announce the same port: each gets its own data."""
     ftp_server(bed.wan, bed.folder / "ftp")

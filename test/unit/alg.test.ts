@@ -3,7 +3,7 @@ import { describe, expect, it } from "vitest";
 import { mayBeFtp, mayMatter, readCommand, readReply } from "../../src/nat/alg-ftp.ts";
 import { EXPECTED_WITHIN } from "../../src/nat/expectations.ts";
 import { type Outcome, Rig, type RigOptions, summary } from "./rig.ts";
-import { type Packet, type TcpOptions, tcp, udp } from "./rig-frame.ts";
+import { ipv4, type Packet, plain, type TcpOptions, tcp, udp } from "./rig-frame.ts";
 
 const H1 = "192.168.1.10";
 const H2 = "192.168.1.20";
@@ -272,8 +272,18 @@ describe("a client inside (active mode)", () => {
 		expect(k.sends("USER x\r\n", { checksum: 0x1234 }).drops).toEqual(["tcp-bad-checksum"]);
 	});
 
-	it("the announced session comes in, from the server only, and once", () => {
+	it("a fragmented segment is dropped: it can not be read", () => {
 		const k = new Control();
+		k.rig.accounts = false;
+		const whole = tcp(`${H1}:50000`, `${S1}:21`, { seq: k.seq, ack: k.ack, df: false, payload: bytes("USER anonymous\r\n") });
+		const piece = (from: number, to: number, more: boolean) =>
+			plain(ipv4(H1, S1, 6, whole.ip.slice(20 + from, 20 + to), { df: false, more, fragment: from / 8, id: 7 }));
+		k.rig.out(piece(0, 24, true));
+		expect(k.rig.out(piece(24, 36, false)).drops).toEqual(["alg-fragment", "alg-fragment"]);
+	});
+
+	it("the announced session comes in, from the server only, and once", () => {
+		const k = new Control({ policy: { rejectSyn: false } });
 		k.sent("USER x\r\n");
 		k.sent("PORT 192,168,1,10,156,65\r\n");
 		const out = k.sent("PORT 192,168,1,10,156,66\r\n");
@@ -341,7 +351,7 @@ describe("a client inside (active mode)", () => {
 			k.sent("USER x\r\n");
 			expect(text(k.sent(line))).toBe(line);
 		}
-		const off = new Control({ algs: [] });
+		const off = new Control({ policy: { algFtp: false } });
 		off.sent("USER x\r\n");
 		expect(text(off.sent(line))).toBe(line);
 		for (const k of [tls, web, off]) expect(k.rig.notes).toEqual({});
@@ -442,6 +452,39 @@ describe("a server inside (passive mode)", () => {
 	});
 });
 
+describe("over an external address (hairpin)", () => {
+	it("active and passive, both ways", () => {
+		const X = "203.0.113.1";
+		const rig = new Rig({ forwards: [{ protocol: 6, first: 21, inside: H1 }] });
+		rig.margin = false;
+		rig.hops.answersInside = true;
+		const turned = (from: string, to: string, o: TcpOptions & { say?: string }) => {
+			const outcome = rig.out(tcp(from, to, { ...o, payload: bytes(o.say ?? "") }));
+			if (outcome.lan[0].length !== 1) throw new Error(summary(outcome));
+			return outcome.lan[0][0];
+		};
+		rig.toWan(udp(`${H2}:41000`, `${S1}:1`));
+		rig.toWan(udp(`${H1}:41000`, `${S1}:1`));
+		turned(`${H2}:50000`, `${X}:21`, { flags: "S", seq: 999 });
+		turned(`${H1}:21`, `${X}:50000`, { flags: "SA", seq: 4999, ack: 1000 });
+		turned(`${H2}:50000`, `${X}:21`, { seq: 1000, ack: 5000 });
+		turned(`${H2}:50000`, `${X}:21`, { seq: 1000, ack: 5000, say: "USER x\r\n" });
+		turned(`${H1}:21`, `${X}:50000`, { seq: 5000, ack: 1008, say: "331 x\r\n" });
+		const port = turned(`${H2}:50000`, `${X}:21`, { seq: 1008, ack: 5007, say: "PORT 192,168,1,20,200,21\r\n" });
+		expect([port.seq, text(port)]).toEqual([1008, "PORT 203,0,113,1,200,21\r\n"]);
+		const reply = turned(`${H1}:21`, `${X}:50000`, {
+			seq: 5007,
+			ack: 1033,
+			say: "227 Entering Passive Mode (192,168,1,10,200,22).\r\n",
+		});
+		expect([reply.ack, text(reply)]).toEqual([1034, "227 Entering Passive Mode (203,0,113,1,200,22).\r\n"]);
+		const last = turned(`${H2}:50000`, `${X}:21`, { seq: 1034, ack: 5007 + 49, say: "LIST\r\n" });
+		expect([last.seq, last.ack]).toEqual([1033, 5007 + 50]);
+		expect(turned(`${H1}:20`, `${X}:51221`, { flags: "S" }).line).toMatch(/ > 192\.168\.1\.20:51221 S$/);
+		expect(turned(`${H2}:50001`, `${X}:51222`, { flags: "S" }).line).toMatch(/ > 192\.168\.1\.10:51222 S$/);
+	});
+});
+
 describe("addresses of one host alone", () => {
 	it("static NAT: the address changes, the port does not", () => {
 		const k = new Control({ statics: [{ inside: H1, external: "203.0.113.77" }], external: "203.0.113.77" });
@@ -471,7 +514,7 @@ describe("TFTP", () => {
 	});
 
 	it("on: the asked server may answer from any port, nobody else", () => {
-		const rig = new Rig({ algs: ["tftp"] });
+		const rig = new Rig({ policy: { algTftp: true } });
 		expect(text(rig.toWan(ask))).toBe("\0\x01file\0octet\0");
 		rig.toWan(udp(`${H1}:40000`, `${S2}:5000`));
 		expect(rig.toLan(udp(`${S1}:3000`, "203.0.113.1:40000")).line).toBe(`udp ${S1}:3000 > ${H1}:40000`);
