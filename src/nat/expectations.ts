@@ -69,6 +69,11 @@ export class Expectations {
 		return externalPort;
 	}
 
+	/** All of them, the oldest first. */
+	get pending(): readonly Expectation[] {
+		return this.#list;
+	}
+
 	/** What is expected from a peer at an external endpoint. */
 	find(protocol: number, peer: number, external: number, externalPort: number): Expectation | undefined {
 		if (this.#list.length === 0) return undefined;

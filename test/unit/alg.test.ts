@@ -69,6 +69,11 @@ class Control {
 		return packet;
 	}
 
+	/** The peer sends anything. */
+	receives(what: string, o: TcpOptions): Outcome {
+		return this.rig.in(tcp(this.#peer, this.#outside, { ...o, payload: bytes(what) }));
+	}
+
 	get state(): string {
 		return this.rig.flows().join("; ");
 	}
@@ -530,18 +535,67 @@ describe("TFTP", () => {
 	});
 });
 
-describe("any segmentation, loss and order", () => {
-	/** xorshift */
-	function generator(seed: number): (below: number) => number {
-		let x = seed * 2654435761 || 1;
-		return (below) => {
-			x ^= x << 13;
-			x ^= x >>> 17;
-			x ^= x << 5;
-			return (x >>> 0) % below;
-		};
-	}
+/** Random integers below a number (xorshift). */
+function generator(seed: number): (below: number) => number {
+	let x = Math.imul(seed, 0x9e3779b1) || 1;
+	return (below) => {
+		x ^= x << 13;
+		x ^= x >>> 17;
+		x ^= x << 5;
+		return (x >>> 0) % below;
+	};
+}
 
+describe("hostile segments", () => {
+	const WORDS = [
+		"PORT ",
+		"EPRT |1|",
+		"192,168,1,10,",
+		"192.168.1.10|",
+		"200,21",
+		"51221|",
+		"\r\n",
+		"\n",
+		"AUTH TLS",
+		"227 (",
+		"229 (|||",
+		")",
+		"USER",
+		"x".repeat(120),
+		"\xff\0",
+		"234",
+	];
+
+	for (const server of [false, true]) {
+		it(`whatever comes, what goes out is right (${server ? "server" : "client"} inside)`, () => {
+			for (let seed = 1; seed <= 40; seed++) {
+				const random = generator(seed);
+				const k = new Control({ server, wan: { address: random(2) ? LONG : "3.0.1.1" }, lan: [{ tun: random(2) === 0 }] });
+				k.sends(server ? "220 x\r\n" : "USER x\r\n");
+				const near = (n: number) => (n + [0, 0, 0, -1, 1, -30, 40, -0x7fffffff, random(0x7fffffff)][random(9)]) >>> 0;
+				const flags = () => ["A", "PA", "PA", "PA", "FA", "RA", "R", "S", "SA", "PAU", ""][random(11)];
+				const options = () => Array.from({ length: random(4) * 4 }, () => [1, 5, 8, 10, 18, 2, 0, 255, random(256)][random(9)]);
+				for (let n = 0; n < 120; n++) {
+					let what = "";
+					for (let count = random(6); count > 0; count--) what += WORDS[random(WORDS.length)];
+					const o: TcpOptions = { flags: flags(), options: options(), seq: near(k.seq), ack: near(k.ack), window: random(65536) };
+					if (random(8) === 0) o.gso = 1 + random(1400);
+					else if (random(3) === 0) o.checksum = "partial";
+					if (random(10) === 0) o.ipOptions = [7, 4, 4, 0];
+					if (random(2)) k.sends(what, o);
+					else k.receives(what, { ...o, seq: near(k.ack), ack: near(k.seq) });
+					if (random(4) === 0) k.seq += what.length;
+				}
+				k.rig.verify();
+				k.rig.pass(8000);
+				k.rig.verify();
+				expect(k.rig.flows()).toEqual([]);
+			}
+		});
+	}
+});
+
+describe("any segmentation, loss and order", () => {
 	for (const address of ["3.0.1.1", LONG]) {
 		it(`every byte arrives as it should (${address})`, () => {
 			for (let seed = 1; seed <= 60; seed++) {

@@ -558,7 +558,8 @@ export class Rig {
 			for (const protocol of [6, 17, 1]) {
 				const [free, total] = this.externals.portCount(n, protocol);
 				const used = taken.get(`${n} ${protocol}`)?.size ?? 0;
-				const reserved = [...this.#reserved].filter((r) => r.startsWith(`${n} ${protocol} `)).length;
+				const announced = this.context.expectations.pending.filter((x) => x.owner && x.external === n && x.protocol === protocol);
+				const reserved = announced.length + [...this.#reserved].filter((r) => r.startsWith(`${n} ${protocol} `)).length;
 				if (free + used + reserved !== total)
 					throw new Error(`external ${n} protocol ${protocol}: ${free} free, ${used} used, ${reserved} reserved of ${total} ports`);
 			}
