@@ -48,7 +48,11 @@ import { EditedStream } from "./edited-stream.ts";
 import { REASON, type ReasonName } from "./reason.ts";
 
 /** Most control connections that are read at a time. */
-export const CONNECTIONS = 64;
+const CONNECTIONS = 64;
+/** And of one inside host. */
+const PER_HOST = 16;
+/** Bytes by which a segment may grow: held bytes and four lines; an inside host is told to leave that room (mss.ts), so that nothing has to be cut. */
+export const GROWTH = 192;
 /** An ALG opens no port below it. */
 export const FIRST_PORT = 1024;
 /** Larger packets are left to be repeated in smaller ones: a line may grow. */
@@ -152,14 +156,15 @@ export class FtpAlg {
 	/** A connection for session `i` whose first segment with data begins at `seq`; null if all are in use. */
 	#take(i: number, seq: number): Connection | null {
 		const { table } = this.#c;
-		let k = this.#connections.find((one) => !this.#alive(one));
-		if (k === undefined && this.#connections.length < CONNECTIONS) {
+		const e = i << 4;
+		const own = this.#connections.filter((one) => one.inside === table.T[e] && this.#alive(one));
+		let k = own.length < PER_HOST ? this.#connections.find((one) => !this.#alive(one)) : undefined;
+		if (k === undefined && own.length < PER_HOST && this.#connections.length < CONNECTIONS) {
 			k = new Connection();
 			this.#connections.push(k);
 		}
-		k ??= this.#connections.find((one) => [TCP_CLOSING, TCP_RESET].includes(table.state(one.record)));
+		k ??= (own.length < PER_HOST ? this.#connections : own).find((one) => [TCP_CLOSING, TCP_RESET].includes(table.state(one.record)));
 		if (k === undefined) return null;
-		const e = i << 4;
 		k.record = i;
 		k.inside = table.T[e];
 		k.peer = table.T[e + R_PEER];

@@ -62,7 +62,7 @@ import {
 } from "../packet/layout.ts";
 import { HEADER_SIZE, HOST_HEADERS, headerTag } from "../packet/link-header.ts";
 import type { Admission } from "./admission.ts";
-import { FtpAlg } from "./alg.ts";
+import { FtpAlg, GROWTH } from "./alg.ts";
 import { type Context, HAIRPIN, type LanLink, type Link } from "./context.ts";
 import { Fragments } from "./fragments.ts";
 import {
@@ -259,13 +259,14 @@ export class Rare {
 		const c = this.#c;
 		const w = (s + SLOT_IP + header) >> 2;
 		const flags = swap16(c.views.H[(w << 1) + 6]) & 0x3f;
-		if (flags & SYN) clampMss(c.views, s, w << 1, length - header, this.#mss());
 		if (!tcpIn(c.table, i, flags, c.views.P[w + 1], c.views.P[w + 2], c.now16)) {
 			this.#drop(REASON["tcp-bad-reset"]);
 			return false;
 		}
 		if (flags & SYN && c.table.state(i) === TCP_SYN_IN) this.#ftp.opened(i, false);
-		return (c.table.T[(i << 4) + R_META] & TENDED) === 0 || this.#ftp.inbound(i, s, header, length);
+		const tended = (c.table.T[(i << 4) + R_META] & TENDED) !== 0;
+		if (flags & SYN) clampMss(c.views, s, w << 1, length - header, this.#mss() - (tended ? GROWTH : 0));
+		return !tended || this.#ftp.inbound(i, s, header, length);
 	}
 
 	#mss(): number {

@@ -377,15 +377,24 @@ describe("a client inside (active mode)", () => {
 		const k = new Control();
 		const { rig } = k;
 		k.sent("USER x\r\n");
-		for (let n = 1; n <= 64; n++) {
+		for (let n = 1; n <= 17; n++) {
 			rig.toWan(tcp(`${H2}:${40000 + n}`, `${S1}:21`, { flags: "S", seq: 999 }));
 			rig.toLan(tcp(`${S1}:21`, `203.0.113.1:${40000 + n}`, { flags: "SA", seq: 4999, ack: 1000 }));
 			rig.toWan(tcp(`${H2}:${40000 + n}`, `${S1}:21`, { payload: bytes("USER x\r\n") }));
 		}
 		expect(rig.notes).toEqual({ "ftp-no-room": 1 });
 		const line = "PORT 192,168,1,20,200,21\r\n";
-		expect(text(rig.toWan(tcp(`${H2}:40064`, `${S1}:21`, { seq: 1008, payload: bytes(line) })))).toBe(line);
-		expect(text(rig.toWan(tcp(`${H2}:40063`, `${S1}:21`, { seq: 1008, payload: bytes(line) })))).toContain("203,0,113,1");
+		expect(text(rig.toWan(tcp(`${H2}:40017`, `${S1}:21`, { seq: 1008, payload: bytes(line) })))).toBe(line);
+		expect(text(rig.toWan(tcp(`${H2}:40016`, `${S1}:21`, { seq: 1008, payload: bytes(line) })))).toContain("203,0,113,1");
+		// One that has ended makes room.
+		for (const flags of ["FA", "A"] as const) {
+			if (flags === "FA") rig.toWan(tcp(`${H2}:40016`, `${S1}:21`, { seq: 1033, flags }));
+			rig.toLan(tcp(`${S1}:21`, "203.0.113.1:40016", { seq: 5000, ack: 1033, flags: "FA" }));
+		}
+		rig.toWan(tcp(`${H2}:40020`, `${S1}:21`, { flags: "S", seq: 999 }));
+		rig.toLan(tcp(`${S1}:21`, "203.0.113.1:40020", { flags: "SA", seq: 4999, ack: 1000 }));
+		rig.toWan(tcp(`${H2}:40020`, `${S1}:21`, { payload: bytes("USER x\r\n") }));
+		expect(text(rig.toWan(tcp(`${H2}:40020`, `${S1}:21`, { seq: 1008, payload: bytes(line) })))).toContain("203,0,113,1");
 		// A host's ninth announcement takes the place of its first.
 		const free = rig.externals.portCount(0, 6)[0];
 		for (let n = 0; n < 20; n++) {
@@ -405,6 +414,29 @@ describe("a client inside (active mode)", () => {
 		expect(five.split("203,0,113,1").length - 1).toBe(4);
 		expect(five).toContain("192,168,1,10,200,35");
 		expect(k.rig.notes).toEqual({ "ftp-rewritten": 4, "ftp-no-room": 1 });
+	});
+
+	it("the inside host leaves room for what a segment may grow", () => {
+		const mss = [2, 4, 5, 180];
+		const k = new Rig();
+		k.toWan(tcp(`${H1}:50000`, `${S1}:21`, { flags: "S", options: mss }));
+		expect(k.toLan(tcp(`${S1}:21`, "203.0.113.1:50000", { flags: "SA", options: mss })).mss).toBe(1460 - 192);
+		k.toWan(tcp(`${H1}:50001`, `${S1}:22`, { flags: "S", options: mss }));
+		expect(k.toLan(tcp(`${S1}:22`, "203.0.113.1:50001", { flags: "SA", options: mss })).mss).toBe(1460);
+	});
+
+	it("64 connections of several hosts are the most", () => {
+		const rig = new Rig();
+		for (let host = 30; host < 35; host++) {
+			for (let n = 0; n < 16; n++) {
+				const port = 40000 + host * 100 + n;
+				const from = `192.168.1.${host}:${port}`;
+				rig.toWan(tcp(from, `${S1}:21`, { flags: "S", seq: 999 }));
+				rig.toLan(tcp(`${S1}:21`, `203.0.113.1:${port}`, { flags: "SA", seq: 4999, ack: 1000 }));
+				rig.toWan(tcp(from, `${S1}:21`, { payload: bytes("USER x\r\n") }));
+			}
+		}
+		expect(rig.notes).toEqual({ "ftp-no-room": 16 });
 	});
 
 	it("a connection used again begins anew", () => {
