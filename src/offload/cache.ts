@@ -38,7 +38,6 @@ const UNUSED = 0;
 const CACHED = -1;
 
 const WORDS = SLOT_SIZE >> 2;
-const HALVES = SLOT_SIZE >> 1;
 const LITTLE = new Uint8Array(new Uint16Array([1]).buffer)[0] === 1;
 const BYTES_LOW = (SLOT_BYTES >> 2) + (LITTLE ? 0 : 1);
 const BYTES_HIGH = (SLOT_BYTES >> 2) + (LITTLE ? 1 : 0);

@@ -149,7 +149,9 @@ function generate(f: ProgramFacts, outbound: boolean): ArrayBuffer {
 	a.load(4, R1, R6, CTX_PACKET_TYPE).jump("ne", R1, 0, "pass");
 	a.load(4, R1, R6, CTX_VLAN_PRESENT).jump("ne", R1, 0, "pass");
 	a.load(4, R7, R6, CTX_DATA).load(4, R1, R6, CTX_DATA_END);
-	a.alu64("mov", R2, R7).alu64("add", R2, base + LONG).jump("gt", R2, R1, "short");
+	a.alu64("mov", R2, R7)
+		.alu64("add", R2, base + LONG)
+		.jump("gt", R2, R1, "short");
 	a.label("have");
 	a.load(4, R2, R7, base + IP_SOURCE).load(4, R3, R7, base + IP_DESTINATION);
 	if (!outbound && f.externals.length === 1 && f.externals[0].first === f.externals[0].last)
@@ -165,8 +167,13 @@ function generate(f: ProgramFacts, outbound: boolean): ArrayBuffer {
 	a.load(2, R1, R7, base + L4).jump("ne", R1, half(outbound ? ECHO : ECHO_REPLY), "pass");
 	a.load(2, R4, R7, base + L4 + 4).goto("lookup");
 	a.label("tcp");
-	a.load(4, R1, R6, CTX_DATA_END).alu64("mov", R5, R7).alu64("add", R5, base + LONG).jump("gt", R5, R1, "pass");
-	a.load(1, R1, R7, base + TCP_FLAGS).alu32("and", R1, FIN_SYN_RST_ACK).jump("ne", R1, ACK, "pass");
+	a.load(4, R1, R6, CTX_DATA_END)
+		.alu64("mov", R5, R7)
+		.alu64("add", R5, base + LONG)
+		.jump("gt", R5, R1, "pass");
+	a.load(1, R1, R7, base + TCP_FLAGS)
+		.alu32("and", R1, FIN_SYN_RST_ACK)
+		.jump("ne", R1, ACK, "pass");
 	a.label("ports").load(4, R4, R7, base + L4);
 	lookup(a, f);
 	a.label("hit");
@@ -217,7 +224,9 @@ function verify(a: Assembler, base: number): void {
 	a.alu64("mov", R2, R1).alu64("rsh", R2, 32).alu32("mov", R1, R1).alu64("add", R1, R2);
 	for (let n = 0; n < 3; n++) a.alu64("mov", R2, R1).alu64("rsh", R2, 16).alu64("and", R1, 0xffff).alu64("add", R1, R2);
 	a.jump("ne", R1, 0xffff, "pass");
-	a.load(2, R5, R7, base + IP_LENGTH).bigEndian(R5, 16).jump("lt", R5, SHORT, "pass");
+	a.load(2, R5, R7, base + IP_LENGTH)
+		.bigEndian(R5, 16)
+		.jump("lt", R5, SHORT, "pass");
 	a.load(4, R1, R6, CTX_LENGTH);
 	if (base !== 0) a.alu64("add", R1, -base);
 	a.jump("gt", R5, R1, "pass");
@@ -228,7 +237,11 @@ function size(a: Assembler, base: number): void {
 	a.alu64("mov", R0, R5);
 	a.load(4, R1, R6, CTX_GSO_SIZE).jump("eq", R1, 0, "whole");
 	a.alu64("mov", R0, R1).alu64("add", R0, SHORT).jump("ne", R9, TCP, "whole");
-	a.load(1, R1, R7, base + TCP_OFFSET).alu64("rsh", R1, 4).alu64("lsh", R1, 2).alu64("add", R0, R1).alu64("add", R0, L4 - SHORT);
+	a.load(1, R1, R7, base + TCP_OFFSET)
+		.alu64("rsh", R1, 4)
+		.alu64("lsh", R1, 2)
+		.alu64("add", R0, R1)
+		.alu64("add", R0, L4 - SHORT);
 	a.label("whole").load(2, R1, R8, SLOT_MTU).jump("gt", R0, R1, "pass");
 }
 
@@ -243,7 +256,9 @@ function ours(a: Assembler, f: ProgramFacts, word: (v: number) => number): void 
 	else others.unshift(own);
 	if (others.length > 0) a.alu64("mov", R1, R4).bigEndian(R1, 32);
 	for (const [n, range] of others.entries()) {
-		a.jump32("lt", R1, range.first | 0, `not ${n}`).jump32("le", R1, range.last | 0, "ours").label(`not ${n}`);
+		a.jump32("lt", R1, range.first | 0, `not ${n}`)
+			.jump32("le", R1, range.last | 0, "ours")
+			.label(`not ${n}`);
 	}
 	a.goto("pass").label("ours");
 }
@@ -253,7 +268,10 @@ function count(a: Assembler, f: ProgramFacts, base: number): void {
 	a.mapValue(R1, f.map, CACHE_NOW).load(4, R1, R1, 0).store(4, R8, SLOT_LAST, R1);
 	a.load(4, R1, R8, SLOT_PACKETS).alu32("add", R1, 1).store(4, R8, SLOT_PACKETS, R1);
 	a.load(8, R1, R8, SLOT_BYTES).alu64("add", R1, R5).store(8, R8, SLOT_BYTES, R1);
-	a.jump("ne", R9, TCP, "counted").load(4, R1, R7, base + TCP_ACK).store(4, R8, SLOT_ACK, R1).label("counted");
+	a.jump("ne", R9, TCP, "counted")
+		.load(4, R1, R7, base + TCP_ACK)
+		.store(4, R8, SLOT_ACK, R1)
+		.label("counted");
 }
 
 /** Rewrites headers in the packet; R4 is the new address. Leaves difference and ports on the stack for the helper, the device in R7. */
@@ -267,15 +285,25 @@ function translate(a: Assembler, f: ProgramFacts, base: number, outbound: boolea
 	a.alu32("add", R5, 0xffff - half(0x0100));
 	for (let n = 0; n < 2; n++) a.alu32("mov", R0, R5).alu32("rsh", R0, 16).alu32("and", R5, 0xffff).alu32("add", R5, R0);
 	a.alu32("xor", R5, 0xffff).store(2, R7, base + IP_SUM, R5);
-	a.load(1, R5, R7, base + IP_TTL).alu32("add", R5, -1).store(1, R7, base + IP_TTL, R5);
+	a.load(1, R5, R7, base + IP_TTL)
+		.alu32("add", R5, -1)
+		.store(1, R7, base + IP_TTL, R5);
 	a.store(4, R7, address, R4);
 	a.load(2, R4, R8, SLOT_NEW_PORT).store(8, R10, STACK_NEW_PORT, R4);
 	a.jump("eq", R9, ICMP, "identifier");
 	a.load(2, R3, R7, port).store(2, R7, port, R4).goto("written");
-	a.label("identifier").load(2, R3, R7, base + L4 + 4).store(2, R7, base + L4 + 4, R4);
+	a.label("identifier")
+		.load(2, R3, R7, base + L4 + 4)
+		.store(2, R7, base + L4 + 4, R4);
 	a.label("written").store(8, R10, STACK_OLD_PORT, R3);
 	if (f.fromEthernet && f.toEthernet) {
-		for (const [at, size] of [[0, 2], [2, 4], [6, 4], [10, 2]] as const) a.load(size, R1, R8, SLOT_LINK + at).store(size, R7, at, R1);
+		for (const [at, size] of [
+			[0, 2],
+			[2, 4],
+			[6, 4],
+			[10, 2],
+		] as const)
+			a.load(size, R1, R8, SLOT_LINK + at).store(size, R7, at, R1);
 	}
 	a.load(4, R7, R8, SLOT_DEVICE);
 }
@@ -307,13 +335,25 @@ function transportSum(a: Assembler, field: number, flags: number): void {
 
 /** Takes the change from R3 to R4 into the checksum at `field`. */
 function portSum(a: Assembler, field: number, flags: number): void {
-	a.alu64("mov", R1, R6).alu64("mov", R2, field).alu64("mov", R5, flags | 2).call(L4_CSUM_REPLACE);
+	a.alu64("mov", R1, R6)
+		.alu64("mov", R2, field)
+		.alu64("mov", R5, flags | 2)
+		.call(L4_CSUM_REPLACE);
 }
 
 /** A packet too short for a TCP header, or whose headers are not in the linear part. */
 function pull(a: Assembler, base: number): void {
-	a.label("short").load(4, R2, R6, CTX_LENGTH).jump("lt", R2, base + SHORT, "pass").jump("le", R2, base + LONG, "few");
-	a.alu64("mov", R2, base + LONG).label("few").alu64("mov", R1, R6).call(SKB_PULL_DATA);
+	a.label("short")
+		.load(4, R2, R6, CTX_LENGTH)
+		.jump("lt", R2, base + SHORT, "pass")
+		.jump("le", R2, base + LONG, "few");
+	a.alu64("mov", R2, base + LONG)
+		.label("few")
+		.alu64("mov", R1, R6)
+		.call(SKB_PULL_DATA);
 	a.load(4, R7, R6, CTX_DATA).load(4, R1, R6, CTX_DATA_END);
-	a.alu64("mov", R2, R7).alu64("add", R2, base + SHORT).jump("gt", R2, R1, "pass").goto("have");
+	a.alu64("mov", R2, R7)
+		.alu64("add", R2, base + SHORT)
+		.jump("gt", R2, R1, "pass")
+		.goto("have");
 }
