@@ -247,11 +247,8 @@ function size(a: Assembler, base: number): void {
 
 /** Passes a packet unless R4 is an external address. */
 function ours(a: Assembler, f: ProgramFacts, word: (v: number) => number): void {
-	const [own, ...others] = f.externals;
-	if (own === undefined) {
-		a.goto("pass");
-		return;
-	}
+	// While there is no address no session has one: 0.0.0.0 is nobody's.
+	const [own = { first: 0, last: 0 }, ...others] = f.externals;
 	if (own.first === own.last) a.jump32("eq", R4, word(own.first), "ours");
 	else others.unshift(own);
 	if (others.length > 0) a.alu64("mov", R1, R4).bigEndian(R1, 32);
