@@ -255,6 +255,20 @@ function signed(n: number): string {
 	return n < 0 ? `- ${-n}` : `+ ${n}`;
 }
 
+function distance(n: number): string {
+	return n < 0 ? String(n) : `+${n}`;
+}
+
+function known(signs: Record<number, string>, operation: number): string {
+	const sign = signs[operation];
+	if (sign === undefined) throw new Error(`no instruction has operation ${operation}`);
+	return sign;
+}
+
+function condition(i: Decoded, left: string, right: string): string {
+	return `if ${left} ${known(CONDITION_SIGNS, i.opcode & 0xf0)} ${right} goto ${distance(i.offset)}`;
+}
+
 /** One instruction as text. */
 function text(i: Decoded): string {
 	const kind = i.opcode & 7;
@@ -266,14 +280,14 @@ function text(i: Decoded): string {
 		case CLASS_ALU:
 		case CLASS_ALU64:
 			if (operation === END) return `r${i.to} = be${i.immediate} r${i.to}`;
-			return `${name(i.to)} ${ALU_SIGNS[operation]} ${right}`;
+			return `${name(i.to)} ${known(ALU_SIGNS, operation)} ${right}`;
 		case CLASS_JMP:
 			if (operation === CALL) return `call ${i.immediate}`;
 			if (operation === EXIT) return "exit";
-			if (operation === JA) return `goto ${i.offset < 0 ? "" : "+"}${i.offset}`;
-			return `if ${name(i.to)} ${CONDITION_SIGNS[operation]} ${right} goto ${i.offset < 0 ? "" : "+"}${i.offset}`;
+			if (operation === JA) return `goto ${distance(i.offset)}`;
+			return condition(i, name(i.to), right);
 		case CLASS_JMP32:
-			return `if ${name(i.to)} ${CONDITION_SIGNS[operation]} ${right} goto ${i.offset < 0 ? "" : "+"}${i.offset}`;
+			return condition(i, name(i.to), right);
 		case CLASS_LDX:
 			return `r${i.to} = *(u${SIZE_OF[(i.opcode >> 3) & 3] * 8} *)(r${i.from} ${signed(i.offset)})`;
 		case CLASS_STX:

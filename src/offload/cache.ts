@@ -33,6 +33,7 @@ import {
 export const QUARANTINE = 256;
 /** Milliseconds in one unit of the clock that quarantine is measured with. */
 const TICK = 32;
+const TICK_MASK = 0x3fffffff;
 /** Values of the table of moments: never used; in the cache. Anything else is the tick of leaving. */
 const UNUSED = 0;
 const CACHED = -1;
@@ -115,7 +116,7 @@ export class FlowCache {
 	ready(i: number, milliseconds: number): boolean {
 		if (i > this.layout.sessions) return false;
 		const moment = this.#moments[i];
-		return moment === UNUSED || (moment !== CACHED && tick(milliseconds) - moment > QUARANTINE / TICK);
+		return moment === UNUSED || (moment !== CACHED && ((tick(milliseconds) - moment) & TICK_MASK) > QUARANTINE / TICK);
 	}
 
 	/** Word index of the chain head for a key. The programs compute the same. */
@@ -241,7 +242,7 @@ export class FlowCache {
 	}
 }
 
-/** A moment in a unit that stays far from both marks. */
+/** A moment as 1 to 2^30: neither of the marks. It comes round after a year, when nobody holds a slot any more. */
 function tick(milliseconds: number): number {
-	return Math.floor(milliseconds / TICK) + 1;
+	return ((milliseconds / TICK) & TICK_MASK) + 1;
 }

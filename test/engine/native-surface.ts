@@ -6,6 +6,7 @@
 
 import type { NativeError } from "masq:native";
 import * as native from "masq:native";
+import { Assembler, R0, R1, R2 } from "../../src/offload/asm.ts";
 
 /** What surface-list.mjs prints. */
 declare const SURFACE: { functions: Record<string, number>; constants: Record<string, number | null> };
@@ -1000,6 +1001,47 @@ test("device features", () => {
 	refuses("ENODEV", () => native.setFeature("mqnone", "rx-gro-list", true));
 	refuses("ENODEV", () => native.getFeature("mqnone", "rx-gro-list"));
 	outOfRange(() => native.getFeature("x".repeat(16), "rx-gro-list"));
+});
+
+test("bpf: a map's value is shared memory, a program sees it and its link goes with the descriptor", () => {
+	const map = native.bpfMapCreate(2, 4096, 1, 0x400, "mq_test");
+	const words = new Int32Array(native.bpfMapMemory(map, 4096));
+	equal(words[0], 0);
+	words[3] = 0x01020304;
+	refuses("EINVAL", () => native.bpfMapMemory(map, 8192));
+	refuses("EINVAL", () => native.bpfMapCreate(2, 64, 1, 0x80000000, "mq_test"));
+	outOfRange(() => native.bpfMapCreate(2, 0, 1, 0, "x"));
+	outOfRange(() => native.bpfMapCreate(2, 8, 1, 0, "x".repeat(16)));
+
+	// r1 = word 3 of the value; word 4 = r1; the program's result is r1.
+	const load = new Assembler(LITTLE_ENDIAN).mapValue(R2, map, 0).load(4, R1, R2, 12).store(4, R2, 16, R1).alu64("mov", R0, R1).exit();
+	const program = native.bpfProgramLoad(3, load.assemble(), "mq_test", null);
+	const frame = new ArrayBuffer(64);
+	new Uint8Array(frame).fill(7);
+	const out = new ArrayBuffer(128);
+	equal(native.bpfProgramRun(program, frame, out, null), [0x01020304, 64]);
+	equal(words[4], 0x01020304);
+	equal([new Uint8Array(out)[63], new Uint8Array(out)[64]], [7, 0]);
+	refuses("EINVAL", () => native.bpfProgramRun(program, new ArrayBuffer(8), out, null));
+	refuses("EINVAL", () => native.bpfProgramRun(program, frame, out, new Uint8Array(64).fill(255).buffer));
+
+	const log = new ArrayBuffer(4096);
+	refuses("EACCES", () => native.bpfProgramLoad(3, new Assembler(LITTLE_ENDIAN).exit().assemble(), "mq_bad", log));
+	truth(native.decode(log, 0, 4096).includes("R0"), "the verifier names the register");
+	outOfRange(() => native.bpfProgramLoad(3, new ArrayBuffer(12), "mq_bad", null));
+	refuses("EBADF", () => native.bpfLinkCreate(-1, 1, 46));
+
+	const pass = native.bpfProgramLoad(3, new Assembler(LITTLE_ENDIAN).alu64("mov", R0, -1).exit().assemble(), "mq_pass", null);
+	refuses("ENODEV", () => native.bpfLinkCreate(pass, 99999, 46));
+	const [major, minor] = native.readFile("/proc/sys/kernel/osrelease").split(".").map(Number);
+	if (major * 100 + minor >= 606) {
+		const link = native.bpfLinkCreate(pass, indexOf(VETH_A), 46);
+		native.bpfLinkUpdate(link, program);
+		refuses("EINVAL", () => native.bpfLinkUpdate(map, pass));
+		native.close(link);
+	} else refuses("EINVAL", () => native.bpfLinkCreate(pass, indexOf(VETH_A), 46));
+	for (const fd of [pass, program, map]) native.close(fd);
+	equal(words[3], 0x01020304);
 });
 
 test("no descriptor was left open by a refusal", () => {
