@@ -20,6 +20,7 @@ import { Assembler, R0, R1, R2, R3, R4, R5, R6, R7, R8, R9, R10 } from "./asm.ts
 import {
 	CACHE_ALIVE,
 	CACHE_HEADER,
+	CACHE_IDS,
 	CACHE_NOW,
 	CHAIN_MAX,
 	SLOT_ACK,
@@ -87,6 +88,9 @@ const TC_ACT_SHOT = 2;
 
 const ETHER = 14;
 const ETHERTYPE_IPV4 = 0x0800;
+const DONT_FRAGMENT = 0x4000;
+/** A super-packet's segments have consecutive ones: 64 KB in the smallest that are common. */
+const IDS_OF_SUPER_PACKET = 64;
 const ICMP = 1;
 const TCP = 6;
 const UDP = 17;
@@ -96,6 +100,7 @@ const ACK = 0x10;
 const FIN_SYN_RST_ACK = 0x17;
 /** Field offsets in the IPv4 header, and behind it, in bytes. */
 const IP_LENGTH = 2;
+const IP_ID = 4;
 const IP_FRAGMENT = 6;
 const IP_TTL = 8;
 const IP_PROTOCOL = 9;
@@ -280,6 +285,7 @@ function translate(a: Assembler, f: ProgramFacts, base: number, outbound: boolea
 	a.load(2, R5, R7, base + IP_SUM).alu32("xor", R5, 0xffff);
 	a.alu32("mov", R0, R1).alu32("and", R0, 0xffff).alu32("add", R5, R0).alu32("rsh", R1, 16).alu32("add", R5, R1);
 	a.alu32("add", R5, 0xffff - half(0x0100));
+	if (outbound) identify(a, f, base, half);
 	for (let n = 0; n < 2; n++) a.alu32("mov", R0, R5).alu32("rsh", R0, 16).alu32("and", R5, 0xffff).alu32("add", R5, R0);
 	a.alu32("xor", R5, 0xffff).store(2, R7, base + IP_SUM, R5);
 	a.load(1, R5, R7, base + IP_TTL)
@@ -303,6 +309,26 @@ function translate(a: Assembler, f: ProgramFacts, base: number, outbound: boolea
 			a.load(size, R1, R8, SLOT_LINK + at).store(size, R7, at, R1);
 	}
 	a.load(4, R7, R8, SLOT_DEVICE);
+}
+
+/**
+ * Gives a packet without DF an identification that no other host behind our address uses (RFC 6864 section 5.3.1), from the upper half of the numbers; the lower is nat/rare.ts's. The
+ * change goes into the sum in R5; R1 and R4 are kept.
+ */
+function identify(a: Assembler, f: ProgramFacts, base: number, half: (v: number) => number): void {
+	a.load(2, R0, R7, base + IP_FRAGMENT).jump("set", R0, half(DONT_FRAGMENT), "identified");
+	a.mapValue(R3, f.map, CACHE_IDS).load(4, R2, R3, 0);
+	a.load(4, R0, R6, CTX_GSO_SIZE)
+		.jump("eq", R0, 0, "one")
+		.alu64("mov", R0, IDS_OF_SUPER_PACKET - 1);
+	a.label("one").alu32("add", R0, R2).alu32("add", R0, 1).store(4, R3, 0, R0);
+	a.alu32("and", R2, 0x7fff).alu32("or", R2, 0x8000).bigEndian(R2, 16);
+	a.load(2, R0, R7, base + IP_ID)
+		.alu32("xor", R0, 0xffff)
+		.alu32("add", R5, R0)
+		.alu32("add", R5, R2)
+		.store(2, R7, base + IP_ID, R2);
+	a.label("identified");
 }
 
 /** Transport checksum, link header for a frame that had none, and off it goes. */

@@ -1,7 +1,8 @@
 /**
  * Layout of the flow cache's memory: one value of an array map, which programs and engine share. Only constants and no imports stand here, so that esbuild inlines them.
  *
- *     header, 64 bytes     word 0: now, seconds modulo 2^32, written by the engine; word 1: sign of life, see program.ts "deadman"
+ *     header, 64 bytes     word 0: now, seconds modulo 2^32, written by the engine; word 1: sign of life, see program.ts "deadman";
+ *                          word 2: identifications given to packets without DF
  *     heads, 4 bytes each  number of the first slot of a chain, 0 for none
  *     slots, 64 bytes each slot 0 is not used
  *
@@ -11,6 +12,7 @@
 
 export const CACHE_NOW = 0;
 export const CACHE_ALIVE = 4;
+export const CACHE_IDS = 8;
 export const CACHE_HEADER = 64;
 
 /** Key: source, destination, then both ports as the header has them, or an ICMP query's identifier as a number. */

@@ -163,6 +163,7 @@ def test_headers_and_checksums(bed):
     port = raw_session(bed)
     tell_the_kernel(bed)
     before = seen(bed)
+    given = []
     for data, fields in ((b"a", {}), (b"xy" * 100, {"tos": 0xB8, "id": 77, "flags": "DF"}), (b"odd", {"ttl": 2})):
         for wire, other, packet, source, destination in (
             (bed.lan_wire, bed.wan_wire, udp(H3, 5000, S3, 7, data, **fields), (GATEWAY, port), (S3, 7)),
@@ -173,9 +174,15 @@ def test_headers_and_checksums(bed):
                 wire.send(packet)
                 got = other.expect(lambda p, want=destination: UDP in p and p[UDP].dport == want[1] and p.dst == want[0])
                 assert (got.src, got[UDP].sport) == source and bytes(got[UDP].payload) == data
-                assert got.ttl == packet.ttl - 1 and got.tos == packet.tos and got.id == packet.id and got.flags == packet.flags
+                assert got.ttl == packet.ttl - 1 and got.tos == packet.tos and got.flags == packet.flags
+                if wire is bed.lan_wire and not packet.flags.DF:
+                    given.append(got.id)
+                else:
+                    assert got.id == packet.id
                 assert (got[UDP].chksum == 0) == (checksum == 0)
                 assert_checksums(got)
+    # RFC 6864: identifications of datagrams that may be fragmented are unique, and not those that user space gives.
+    assert len(set(given)) == len(given) == 4 and min(given) >= 0x8000
     assert seen(bed) == before
 
 
