@@ -30,6 +30,8 @@ mkdir -p "$root/proc" "$root/sys" "$root/dev" "$root/tmp" "$root/root" "$root/us
 	"$root/usr/lib/opkg/info"
 ln -s tmp "$root/var"
 cp -R "$here/rootfs/." "$root/"
+ln -s ../init.d/firewall "$root/etc/rc.d/S19firewall"
+ln -s ../init.d/network "$root/etc/rc.d/S20network"
 
 # busybox, nft and the libraries of nft.
 cp "$debian/root/bin/busybox" "$root/bin/"
