@@ -12,7 +12,6 @@ import os
 import pathlib
 import pty
 import re
-import shutil
 import signal
 import struct
 import subprocess
@@ -114,13 +113,14 @@ class Console:
 
 
 class Router:
-    """The emulated machine with its two namespaces."""
+    """The emulated machine with its two namespaces; without `console` whoever made it reads `master`."""
 
-    def __init__(self, arch="x86_64", firmware=None):
+    def __init__(self, arch="x86_64", console=True):
         global _serial
         _serial += 1
         self.arch = arch
-        self.firmware = pathlib.Path(firmware or ROOT / "build" / "router" / arch)
+        self._typed = console
+        self.firmware = ROOT / "build" / "router" / arch
         self.prefix = f"mq{os.getpid()}-r{_serial}"
         self._closing = contextlib.ExitStack()
         self._qemu = None
@@ -176,7 +176,7 @@ class Router:
         )
         os.close(slave)
         self.master = master
-        self.console = Console(master)
+        self.console = Console(master) if self._typed else None
 
     def wait(self):
         return self._qemu.wait()
