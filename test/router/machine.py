@@ -40,7 +40,11 @@ MACHINES = {
     "x86_64": ["qemu-system-x86_64", "-machine", "q35,accel=tcg", "-cpu", "max", "-m", "128"],
     "mipsel": ["qemu-system-mipsel", "-machine", "malta", "-cpu", "24Kf", "-m", "128"],
 }
-CARDS = {"x86_64": ["virtio-net-pci", "virtio-net-pci"], "mipsel": ["pcnet", "e1000"]}
+# Cards with their PCI slots, first the LAN's. A Malta board has interrupts for few slots: 11 is its on-board card, 18 its first free one.
+CARDS = {
+    "x86_64": [("virtio-net-pci,romfile=", 0x10), ("virtio-net-pci,romfile=", 0x11)],
+    "mipsel": [("pcnet,romfile=", 11), ("e1000,romfile=", 18)],
+}
 
 _serial = 0
 
@@ -154,10 +158,9 @@ class Router:
             *("-append", "console=ttyS0,115200n8 panic=3 quiet", "-nodefaults", "-no-user-config", "-display", "none", "-no-reboot"),
             *("-chardev", "stdio,id=line,signal=off", "-serial", "chardev:line"),
         ]
-        for number, (card, tap) in enumerate(zip(CARDS[self.arch], taps)):
+        for number, ((card, slot), tap) in enumerate(zip(CARDS[self.arch], taps)):
             argv += ["-netdev", f"tap,id=net{number},fd={tap}"]
-            rom = "" if card == "pcnet" else ",romfile="
-            argv += ["-device", f"{card},netdev=net{number},mac=02:00:00:00:0{number}:01,addr={0x10 + number:x}{rom}"]
+            argv += ["-device", f"{card},netdev=net{number},mac=02:00:00:00:0{number}:01,addr={slot:x}"]
         return [str(a) for a in argv]
 
     def _power_on(self, taps):
