@@ -7,6 +7,7 @@ MAKEFLAGS += --no-builtin-rules
 include test/demo/demo.mk
 include native/build.mk
 include test/bench/build.mk
+include test/router/router.mk
 include test/conformance/conformance.mk
 
 VERSION := $(shell sed -n 's/.*"version": "\(.*\)",/\1/p' package.json)
@@ -60,6 +61,7 @@ test: build ## run all tests
 	@$(MAKE) --no-print-directory build SANITIZE=1
 	@$(MAKE) --no-print-directory build LIBC=musl
 	@$(MAKE) --no-print-directory bench-tools
+	@$(MAKE) --no-print-directory firmware
 	/usr/bin/python3 test/run.py
 
 .PHONY: fuzz

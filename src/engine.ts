@@ -331,9 +331,10 @@ export class Engine {
 		this.#separatePorts();
 		this.#takeAddresses();
 		this.#warnOfBridgeFilter();
+		// Before the routes, so that the kernel never tracks or forwards a packet that is masqd's.
+		this.#refreshGuard();
 		for (const p of tuns) this.#openTun(p);
 		this.#openDrivers();
-		this.#refreshGuard();
 		if (this.externals.list.length > 1 && this.wan.link.ethernet)
 			this.#arp = new ArpResponder(this.wan.index, this.#arpRanges(), this.#wanMac());
 		this.#startOffload();
