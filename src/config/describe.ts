@@ -71,7 +71,8 @@ export function formatErrors(list: readonly ConfigError[]): string {
 }
 
 function describeAttachment(port: { device: string; interface: string }): string {
-	return port.interface === "" ? `device ${port.device}` : `device ${port.device} (interface ${port.interface})`;
+	if (port.interface === "") return `device ${port.device}`;
+	return port.device === "" ? `interface ${port.interface} (has no device now)` : `device ${port.device} (interface ${port.interface})`;
 }
 
 function describeLan(lan: LanPlan): string {

@@ -57,6 +57,7 @@ export function tcpIn(table: Table, i: number, flags: number, seq: number, ack: 
 	const t = table.T;
 	const e = i << 4;
 	if (flags & RST) {
+		if (table.bypass !== null) table.bypass.sync(i);
 		const unanswered = state === TCP_SYN_OUT;
 		const expected = unanswered ? t[e + R_ACK_IN] : t[e + R_ACK_OUT];
 		const ahead = (swap32(unanswered ? ack : seq) - swap32(expected)) | 0;

@@ -16,6 +16,8 @@ import { FLOWS_PAGE, type Flow, type FlowsReply, type StatusReply } from "./prot
 
 const PROTOCOLS: Record<number, string> = { [ICMP]: "icmp", [TCP]: "tcp", [UDP]: "udp" };
 
+const NO_COUNTERS = { packetsOut: 0, packetsIn: 0, bytesOut: 0, bytesIn: 0 };
+
 function endpoint(address: number, port: number): string {
 	return `${formatAddress(addressValue(address))}:${swap16(port)}`;
 }
@@ -27,6 +29,9 @@ function flow(engine: Engine, i: number): Flow {
 	const meta = t[e + R_META];
 	const state = table.state(i);
 	const [bytesOut, bytesIn] = table.bytes(i);
+	const kernel = engine.offload?.counters(i) ?? NO_COUNTERS;
+	const bypassed = engine.offload?.age(i) ?? -1;
+	const age = Math.min(table.age(i, engine.context.now16), bypassed < 0 ? Number.POSITIVE_INFINITY : bypassed);
 	const protocol = meta & 0xff;
 	return {
 		id: i,
@@ -35,11 +40,11 @@ function flow(engine: Engine, i: number): Flow {
 		external: endpoint(engine.externals.A[(meta >> EXTERNAL_SHIFT) & 0xff], secondOf(t[e + R_IN])),
 		peer: endpoint(t[e + R_PEER], secondOf(t[e + R_OUT])),
 		state: STATE_NAMES[state],
-		left: Math.max(0, table.timeouts[state] - table.age(i, engine.context.now16)),
-		packetsOut: t[e + R_PACKETS_OUT] >>> 0,
-		packetsIn: t[e + R_PACKETS_IN] >>> 0,
-		bytesOut,
-		bytesIn,
+		left: Math.max(0, table.timeouts[state] - age),
+		packetsOut: (t[e + R_PACKETS_OUT] >>> 0) + kernel.packetsOut,
+		packetsIn: (t[e + R_PACKETS_IN] >>> 0) + kernel.packetsIn,
+		bytesOut: bytesOut + kernel.bytesOut,
+		bytesIn: bytesIn + kernel.bytesIn,
 	};
 }
 
@@ -75,6 +80,7 @@ export function status(engine: Engine): StatusReply {
 		// Something flushed it: a warning in the reply says so.
 	}
 	const warnings = [...engine.warnings];
+	const offload = engine.offloadStatus;
 	if (guard === null) warnings.push("the nft table inet masqd is missing; restart masqd");
 	return {
 		version: VERSION,
@@ -96,7 +102,8 @@ export function status(engine: Engine): StatusReply {
 			const [free, total] = externals.portCount(0, p);
 			return { protocol: PROTOCOLS[p], free, total };
 		}),
-		forwarded: { out: context.forwardedOut, in: context.forwardedIn },
+		forwarded: { out: context.forwardedOut + offload.packetsOut, in: context.forwardedIn + offload.packetsIn },
+		offload,
 		leftToKernel: context.left,
 		icmpErrorsSent: context.errorsSent,
 		drops: [...context.drops].flatMap((count, n) => {

@@ -169,6 +169,8 @@ export interface Context {
 	errorsSent: number;
 	/** Identification of the next datagram that may be fragmented (RFC 6864 section 5.3.1), counted up from a random start. */
 	ipId: number;
+	/** Mask of the identifications that are user space's to give: all, or the lower half beside offload. */
+	ipIds: number;
 	/** Seconds now, and the same modulo 2^16. */
 	now: number;
 	now16: number;

@@ -304,7 +304,7 @@ export class Rare {
 	/** Takes `count` identifications; returns the first, as loaded. */
 	#nextId(count: number): number {
 		const id = this.#c.ipId;
-		this.#c.ipId = (id + count) & 0xffff;
+		this.#c.ipId = (id + count) & this.#c.ipIds;
 		return swap16(id);
 	}
 

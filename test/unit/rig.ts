@@ -304,6 +304,7 @@ export class Rig {
 			forwardedIn: 0,
 			errorsSent: 0,
 			ipId: 0x4321,
+			ipIds: 0xffff,
 			now: 0,
 			now16: 0,
 			random: () => this.random(),
