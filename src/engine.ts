@@ -28,6 +28,7 @@ import { type GuardFacts, installGuard, removeGuard } from "./port/guard.ts";
 import { KernelView } from "./port/kernel-view.ts";
 import { localPorts, separateEphemeral } from "./port/local-ports.ts";
 import { NextHopTable, SPARE_SLOT_SIZE, SPARE_SLOTS } from "./port/neighbours.ts";
+import { Placement } from "./port/placement.ts";
 import { BATCH, type Driver, PacketDriver, TunDriver } from "./port/port.ts";
 import { TunRoutes } from "./port/tun-routes.ts";
 
@@ -116,6 +117,7 @@ export class Engine {
 	readonly #rx = new Int32Array(BATCH * 2);
 	readonly #frames: ArrayBuffer;
 	readonly #pollSet = new Int32Array(64 * 3);
+	readonly #placement = new Placement(native);
 	#lock: native.Fd = -1;
 	#signals: native.Fd = -1;
 	#control: ControlServer | null = null;
@@ -548,8 +550,15 @@ export class Engine {
 			for (let n = 0; n < this.lan.length; n++) moved += this.#breatheLan(n);
 			empty = moved === 0 ? empty + 1 : 0;
 			this.#flush();
+			if (this.#milliseconds >= this.#placement.dueAt) this.#placement.look(this.#milliseconds, this.#framesReceived());
 			if (this.#milliseconds >= this.#secondAt) this.#everySecond();
 		}
+	}
+
+	#framesReceived(): number {
+		let frames = this.wan.received;
+		for (const p of this.lan) frames += p.received;
+		return frames;
 	}
 
 	#readClock(): void {
@@ -569,6 +578,7 @@ export class Engine {
 		this.#hops.confirm();
 		if (this.#busyAt !== 0 && this.#milliseconds - this.#busyAt > IDLE_RELEASE_SECONDS * 1000) {
 			native.releasePages(this.#frames, 0, this.#frames.byteLength);
+			this.#placement.release();
 			this.#busyAt = 0;
 		}
 	}
