@@ -27,7 +27,7 @@ import {
 	Queue,
 } from "./nat/context.ts";
 import { Externals, externalsWords } from "./nat/externals.ts";
-import { type Fast, makeFast } from "./nat/fast.ts";
+import { type Fast, makeFast, sourcesAreOurs } from "./nat/fast.ts";
 import { HOST_UNREACHABLE, IcmpSender, PROHIBITED } from "./nat/icmp-error.ts";
 import { Rare } from "./nat/rare.ts";
 import { REASON } from "./nat/reason.ts";
@@ -725,19 +725,9 @@ export class Engine {
 		for (let n = 0; n < this.lan.length; n++) if (this.lan[n].link.queue.count > 0) this.#send(this.lan[n]);
 	}
 
-	/** The WAN's last gate: no frame leaves whose source is not one of our addresses. One compare for the common case. */
+	/** The WAN's last gate: no frame leaves whose source is not one of our addresses. */
 	#sendWan(): void {
-		const { queue } = this.wan.link;
-		const X = queue.pairs;
-		const { P } = this.context.views;
-		const own = this.externals.A[0];
-		for (let n = 0, end = queue.count << 1; n < end; n += 2) {
-			const source = P[(X[n] >> 2) + IP_WORD + 3];
-			if (source !== own && this.externals.find(source) < 0) {
-				this.#dropLeaks();
-				break;
-			}
-		}
+		if (!sourcesAreOurs(this.context)) this.#dropLeaks();
 		this.#send(this.wan);
 	}
 

@@ -6,10 +6,10 @@
  */
 #include "tool.h"
 #include <linux/if_packet.h>
-#include <linux/virtio_net.h>
 #include <net/ethernet.h>
 #include <net/if.h>
 #include <poll.h>
+#include <signal.h>
 #include <sys/ioctl.h>
 #include <sys/mman.h>
 #include <sys/socket.h>
@@ -102,6 +102,11 @@ static int carry(struct port *from, struct port *to)
 	return got;
 }
 
+static void end(int number __attribute__((unused)))
+{
+	_exit(0);
+}
+
 int main(int argc, char **argv)
 {
 	usage(argc, 6, "LAN CLIENT-MAC LAN-ADDRESS WAN SERVER-MAC WAN-ADDRESS");
@@ -112,6 +117,7 @@ int main(int argc, char **argv)
 		die("mmap");
 	for (int i = 0; i < BATCH; i++)
 		messages[i].msg_hdr = (struct msghdr){ .msg_iov = &vectors[i], .msg_iovlen = 1 };
+	signal(SIGTERM, end);
 	ready();
 	for (int empty = 0;;) {
 		int moved = carry(&wan, &lan) + carry(&lan, &wan);
