@@ -29,7 +29,7 @@ import {
 } from "./nat/context.ts";
 import { Expectations } from "./nat/expectations.ts";
 import { Externals, externalsWords } from "./nat/externals.ts";
-import { type Fast, makeFast } from "./nat/fast.ts";
+import { type Fast, makeFast, sourcesAreOurs } from "./nat/fast.ts";
 import { HOST_UNREACHABLE, IcmpSender, PROHIBITED } from "./nat/icmp-error.ts";
 import { Rare } from "./nat/rare.ts";
 import { REASON } from "./nat/reason.ts";
@@ -46,6 +46,7 @@ import { isUsable, KernelView } from "./port/kernel-view.ts";
 import { localPorts, separateEphemeral } from "./port/local-ports.ts";
 import { NextHopTable, SPARE_SLOT_SIZE, SPARE_SLOTS } from "./port/neighbours.ts";
 import { PcpResponder } from "./port/pcp-responder.ts";
+import { Placement } from "./port/placement.ts";
 import { BATCH, type Driver, PacketDriver, TunDriver } from "./port/port.ts";
 import { TunRoutes } from "./port/tun-routes.ts";
 
@@ -142,6 +143,7 @@ export class Engine {
 	readonly #rx = new Int32Array(BATCH * 2);
 	readonly #frames: ArrayBuffer;
 	readonly #pollSet = new Int32Array(64 * 3);
+	readonly #placement = new Placement(native);
 	#lock: native.Fd = -1;
 	#signals: native.Fd = -1;
 	#control: ControlServer | null = null;
@@ -728,8 +730,15 @@ export class Engine {
 			for (let n = 0; n < this.lan.length; n++) moved += this.#breatheLan(n);
 			empty = moved === 0 ? empty + 1 : 0;
 			this.#flush();
+			if (this.#milliseconds >= this.#placement.dueAt) this.#placement.look(this.#milliseconds, this.#framesReceived());
 			if (this.#milliseconds >= this.#secondAt) this.#everySecond();
 		}
+	}
+
+	#framesReceived(): number {
+		let frames = this.wan.received;
+		for (const p of this.lan) frames += p.received;
+		return frames;
 	}
 
 	#readClock(): void {
@@ -749,6 +758,7 @@ export class Engine {
 		this.#flush();
 		this.#hops.confirm();
 		if (this.#busyAt !== 0 && this.#milliseconds - this.#busyAt > IDLE_RELEASE_SECONDS * 1000) {
+			this.#placement.release();
 			// Fragments that wait stay.
 			native.releasePages(this.#frames, 0, this.#rare.fragments.waiting > 0 ? RECEIVE_BYTES : this.#frames.byteLength);
 			this.#busyAt = 0;
@@ -861,19 +871,9 @@ export class Engine {
 		for (let n = 0; n < this.lan.length; n++) if (this.lan[n].link.queue.count > 0) this.#send(this.lan[n]);
 	}
 
-	/** The WAN's last gate: no frame leaves whose source is not one of our addresses. One compare for the common case. */
+	/** The WAN's last gate: no frame leaves whose source is not one of our addresses. */
 	#sendWan(): void {
-		const { queue } = this.wan.link;
-		const X = queue.pairs;
-		const { P } = this.context.views;
-		const own = this.externals.A[0];
-		for (let n = 0, end = queue.count << 1; n < end; n += 2) {
-			const source = P[(X[n] >> 2) + IP_WORD + 3];
-			if (source !== own && this.externals.find(source) < 0) {
-				this.#dropLeaks();
-				break;
-			}
-		}
+		if (!sourcesAreOurs(this.context)) this.#dropLeaks();
 		this.#send(this.wan);
 	}
 

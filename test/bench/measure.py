@@ -5,6 +5,7 @@ is not placed: the kernel forwards on the CPU of whoever sends, a router process
 """
 
 import json
+import os
 import time
 from dataclasses import dataclass
 
@@ -272,7 +273,9 @@ def cpu(flows):
 
 
 def tcp(streams, reverse):
-    def measure(site, _candidate, settings, _context):
+    def measure(site, candidate, settings, _context):
+        if candidate.place:
+            os.sched_setaffinity(site.process.pid, {GENERATOR_CPU if reverse else SERVER_CPU})
         server = Process(["iperf3", "-s", "-1", "--forceflush", "-p", str(IPERF_PORT), "-A", str(SERVER_CPU)], site.server)
         try:
             server.wait_for("Server listening", 5)
