@@ -196,6 +196,13 @@ export class Opening {
 		return 0;
 	}
 
+	/** True if nothing from outside can honestly have this source (as loaded): no host's, one of ours, or a LAN's (RFC 1812 section 5.3.7, BCP 38). */
+	isMartian(source: number): boolean {
+		const { externals, lan } = this.#c;
+		const value = addressValue(source);
+		return !isHostAddress(value) || isLinkLocal(value) || externals.find(source) >= 0 || lan.some((l) => inNets(l.nets, source));
+	}
+
 	/**
 	 * Makes the session of an inbound packet to external address number `external`, if a mapping, a forward or static NAT lets it in. With `hairpin` an inside
 	 * host has sent it, translated already, to one of our addresses: every mapping accepts it (RFC 4787 REQ-9).
@@ -211,11 +218,7 @@ export class Opening {
 	): number {
 		const c = this.#c;
 		const x = c.externals.list[external];
-		const value = addressValue(peer);
-		if (!hairpin) {
-			if (!isHostAddress(value) || isLinkLocal(value) || c.externals.find(peer) >= 0) return refusal(REASON["martian-source"]);
-			for (const lan of c.lan) if (inNets(lan.nets, peer)) return refusal(REASON["martian-source"]);
-		}
+		if (!hairpin && this.isMartian(peer)) return refusal(REASON["martian-source"]);
 		const opens = protocol !== TCP || (flags & (SYN | ACK | RST | FIN)) === SYN;
 		const ported = hasPorts(protocol);
 

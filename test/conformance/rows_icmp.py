@@ -152,7 +152,7 @@ def extensions(b):
     head = struct.pack("!BBH", 0x20, 0, 0)
     head = head[:2] + struct.pack("!H", 0xFFFF ^ total(head + stack))
     for kind in (11, 3):
-        b.send_wan(IP(src=R, dst=X) / Raw(extended(kind, bytes(sent)[:128], head + stack)))
+        b.send_wan(IP(src=R, dst=X, proto=1) / Raw(extended(kind, bytes(sent)[:128], head + stack)))
         got = b.see_lan(is_error(kind), "error with extensions on the LAN")
         faults = error_faults(got, (H1, 42000), (S1, 3478), kind, 0)
         assert not faults, faults
@@ -270,7 +270,7 @@ def refused(b):
 
     def is_refused(packet, code):
         b.send_lan(packet)
-        got = b.see_lan(is_error(), "refusal on the LAN")
+        got = b.see_lan(lambda p: p.dst == packet.src and is_error()(p), "refusal on the LAN")
         assert (got.src, got.dst) == (G, packet.src), summary(got)
         faults = error_faults(got, (packet.src, packet[UDP].sport), (packet.dst, packet[UDP].dport), 3, code)
         assert not faults, faults

@@ -370,9 +370,9 @@ def fields_kept(b):
                 assert (sent.tos, got.tos) == (tos, tos)
                 assert chksum is None or sent[UDP].chksum == got[UDP].chksum == 0
                 assert not flags or sent.id == got.id == 4711
-    c = b.connect(H1, 50000, S1, 80)
-    c.out("PA", b"data", tos=0xB9, flags="DF")
-    c.inn("PA", b"data", tos=0xBB, flags="DF")
+    for send in (tcp(H1, 50000, S1, 80, tos=0xB9, id=4711), tcp(H1, 50001, S1, 80, tos=0x02, id=4711)):
+        send[IP].flags = "DF"
+        assert b.out(send).id == 4711
 
 
 @row("ID-1")
@@ -540,7 +540,8 @@ def inbound_flood(b):
         header = struct.pack("!BBHHHBBH", 0x45, 0, 20 + len(body), n, 0x4000, 64, protocol, 0) + peer + here
         header = header[:10] + struct.pack("!H", 0xFFFF ^ total(header)) + header[12:]
         b.bed.wan_wire.send_bytes(link + header + body)
-    b.none_lan()
+    # The kernel's resets of SYNs to ports that are not masqd's.
+    b.none(but=lambda p: p.src == X)
     after = len(b.flows())
     assert after == before, f"{after - before} sessions made from outside"
     b.inn(answer(sent))
