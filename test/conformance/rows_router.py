@@ -291,8 +291,8 @@ def martians(b):
 @row("R-10")
 def spoofed_sources(b):
     """Sources that are not the LAN's, and its broadcast address: none leaves, none makes state, each is counted."""
-    spoofed = ("8.8.8.8", S1, X, "192.168.2.10", "10.0.0.5")
-    for address in (*spoofed, "192.168.1.255", "192.168.1.0"):
+    spoofed = ("8.8.8.8", S1, "192.168.2.10", "10.0.0.5")
+    for address in (*spoofed, X, G, "192.168.1.255", "192.168.1.0"):
         for packet in (udp(address, 40000, S2, 3478), tcp(address, 50000, S2, 80), echo(address, S2, 77)):
             b.send_lan(packet, source_mac=lan_mac(H1))
     b.none()
