@@ -61,11 +61,11 @@ export class Opening {
 	 */
 	#outboundAddresses(inside: number, peer: number, port: number): number {
 		const c = this.#c;
-		const nets = c.lan[port].nets;
+		const { nets, address } = c.lan[port];
 		if (inside === peer) return REASON.land;
 		if (!isHostAddress(addressValue(inside))) return REASON["martian-source"];
 		if (!inNets(nets, inside)) return REASON["spoofed-source"];
-		if (isBroadcast(nets, inside)) return REASON["martian-source"];
+		if (isBroadcast(nets, inside) || inside === address) return REASON["martian-source"];
 		if (!isHostAddress(addressValue(peer)) || isLinkLocal(addressValue(peer))) return REASON["martian-destination"];
 		if (c.policy.blockPrivate && isPrivate(addressValue(peer)) && c.externals.find(peer) < 0) return REASON["private-destination"];
 		return -1;
