@@ -9,6 +9,10 @@
  *    routes elsewhere than by the WAN. With the tun driver the kernel forwards these packets to masqd and must not lose them.
  *  - `claimed`: TCP and UDP from the WAN or a LAN to an external address at a port of masqd's range or of a port forward.
  *  - `owned`: everything to external addresses that are masqd's alone, unless a tun-driver LAN is about to deliver it to masqd.
+ *  - what a tun-driver LAN sends to masqd is tracked by the kernel in a conntrack zone of its own, in the direction out. The kernel's
+ *    entries of such flows carry no NAT binding; after masqd's end they must not be found again, or the flow would leave untranslated
+ *    instead of being masqueraded anew. Replies from the TUN device are of the default zone, so `ct state established` still knows
+ *    them. Where the kernel has no zones these packets are not tracked at all.
  * Where the kernel forwards:
  *  - `inbound`: from the WAN with a source of a translated LAN or straight to one, exempt peers apart: nothing outside knows these addresses.
  * After source NAT, at postrouting:
@@ -66,6 +70,9 @@ export interface GuardFacts {
 /** How the ruleset tells the router's own addresses: by `fib` expressions or by sets. */
 export type AddressTest = "fib" | "sets";
 
+/** How the kernel's tracking of what goes to the TUN device is kept apart from that of what it forwards itself. */
+export type Separation = "zone" | "notrack";
+
 /** Names of the guard's counters. */
 export const GUARD_COUNTERS = ["lan_unicast", "claimed_lan", "claimed_wan", "owned", "inbound", "refused", "leak"] as const;
 export type GuardCounter = (typeof GUARD_COUNTERS)[number];
@@ -80,6 +87,8 @@ const PREROUTING_PRIORITY = -450;
 const FORWARD_PRIORITY = -10;
 /** After source NAT (100). */
 const POSTROUTING_PRIORITY = 300;
+/** "MQ". */
+const TUN_ZONE = 0x4d51;
 const NFT_TIMEOUT_MS = 10_000;
 const TCP = 6;
 const UDP = 17;
@@ -89,8 +98,9 @@ const MULTICAST = "224.0.0.0";
  * The whole ruleset as an nft script: delete and recreate in one transaction.
  *
  * @param addressTest - "sets" for kernels without `fib` expressions.
+ * @param separation - "notrack" for kernels without conntrack zones.
  */
-export function guardRuleset(g: GuardFacts, addressTest: AddressTest = "fib"): string {
+export function guardRuleset(g: GuardFacts, addressTest: AddressTest = "fib", separation: Separation = "zone"): string {
 	const packetLans = g.lan.filter((lan) => lan.driver === "packet").map((lan) => lan.device);
 	const tunLans = g.lan.filter((lan) => lan.driver === "tun").map((lan) => lan.device);
 	const lans = [...packetLans, ...tunLans];
@@ -114,10 +124,8 @@ export function guardRuleset(g: GuardFacts, addressTest: AddressTest = "fib"): s
 	if (!fib) set(lines, "own", "ipv4_addr", addressElements(g.ownAddresses.map(single)));
 
 	lines.push("\tchain prerouting {", `\t\ttype filter hook prerouting priority ${PREROUTING_PRIORITY}; policy accept;`);
-	if (packetLans.length > 0) {
-		const foreign = fib ? "fib daddr type unicast" : `ip daddr != @own ip daddr < ${MULTICAST}`;
-		lines.push(`\t\tiifname ${names(packetLans)} ip daddr != @elsewhere ${foreign} counter name lan_unicast drop`);
-	}
+	const foreign = `ip daddr != @elsewhere ${fib ? "fib daddr type unicast" : `ip daddr != @own ip daddr < ${MULTICAST}`}`;
+	if (packetLans.length > 0) lines.push(`\t\tiifname ${names(packetLans)} ${foreign} counter name lan_unicast drop`);
 	for (const [from, counter] of [
 		[[g.wanDevice], "claimed_wan"],
 		[lans, "claimed_lan"],
@@ -128,6 +136,10 @@ export function guardRuleset(g: GuardFacts, addressTest: AddressTest = "fib"): s
 	}
 	const toTun = tunLans.length === 0 ? "" : `iifname != ${names(tunLans)} `;
 	lines.push(`\t\t${toTun}ip daddr @owned_externals counter name owned drop`);
+	if (tunLans.length > 0) {
+		const apart = separation === "zone" ? `ct original zone set ${TUN_ZONE}` : "notrack";
+		lines.push(`\t\tiifname ${names(tunLans)} ${foreign} ${apart}`);
+	}
 	lines.push("\t}");
 
 	lines.push("\tchain forward {", `\t\ttype filter hook forward priority ${FORWARD_PRIORITY}; policy accept;`);
@@ -145,16 +157,22 @@ export function guardRuleset(g: GuardFacts, addressTest: AddressTest = "fib"): s
 }
 
 /**
- * Installs the guard, in place of one that is there. Tries `fib` expressions first.
+ * Installs the guard, in place of one that is there. Tries `fib` expressions and conntrack zones first.
  *
  * @returns which address test the kernel took; after "sets" the guard must be installed again when an address changes.
  * @throws Error with nft's own words if the kernel takes neither, or the native error if there is no nft.
  */
 export function installGuard(io: GuardIo, g: GuardFacts): AddressTest {
-	const first = nft(io, ["nft", "-f", "-"], guardRuleset(g, "fib"));
-	if (first.status === 0) return "fib";
-	if (nft(io, ["nft", "-f", "-"], guardRuleset(g, "sets")).status === 0) return "sets";
-	throw new Error(`install the guard table: nft: ${firstLine(first.output)}`);
+	const separations: Separation[] = g.lan.some((lan) => lan.driver === "tun") ? ["zone", "notrack"] : ["zone"];
+	let refusal = "";
+	for (const addressTest of ["fib", "sets"] as const) {
+		for (const separation of separations) {
+			const result = nft(io, ["nft", "-f", "-"], guardRuleset(g, addressTest, separation));
+			if (result.status === 0) return addressTest;
+			refusal ||= firstLine(result.output);
+		}
+	}
+	throw new Error(`install the guard table: nft: ${refusal}`);
 }
 
 /** Removes the guard; no error if there is none. */

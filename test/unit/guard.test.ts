@@ -94,6 +94,7 @@ table inet masqd {
 		iifname { "br-lan", "br-guest" } ip daddr @externals tcp dport @claimed_tcp counter name claimed_lan drop
 		iifname { "br-lan", "br-guest" } ip daddr @externals udp dport @claimed_udp counter name claimed_lan drop
 		iifname != "br-guest" ip daddr @owned_externals counter name owned drop
+		iifname "br-guest" ip daddr != @elsewhere fib daddr type unicast ct original zone set 19793
 	}
 	chain forward {
 		type filter hook forward priority -10; policy accept;
@@ -149,6 +150,14 @@ describe("guard ruleset", () => {
 		expect(script.includes('iifname != "br-lan" ip daddr @owned_externals counter name owned drop')).toBe(true);
 	});
 
+	it("keeps the kernel's tracking of what goes to the TUN device apart", () => {
+		const tun: GuardFacts = { ...FACTS, lan: [{ device: "br-lan", driver: "tun" }] };
+		const match = 'iifname "br-lan" ip daddr != @elsewhere fib daddr type unicast ';
+		expect(guardRuleset(tun)).toContain(`${match}ct original zone set 19793\n`);
+		expect(guardRuleset(tun, "fib", "notrack")).toContain(`${match}notrack\n`);
+		expect(guardRuleset({ ...FACTS, lan: [{ device: "br-lan", driver: "packet" }] })).not.toMatch(/zone|notrack/);
+	});
+
 	it("refuses a device name that would mean something to nft", () => {
 		for (const wanDevice of ['a"; flush ruleset; "', "wan*", "a\nb", "a\\", ""]) {
 			expect(() => guardRuleset({ ...FACTS, wanDevice })).toThrow("cannot be written in nft");
@@ -177,7 +186,16 @@ describe("guard installation", () => {
 	it("falls back to sets", () => {
 		const io = nft(["fib"]);
 		expect(installGuard(io, FACTS)).toBe("sets");
-		expect(io.calls[1].stdin).toBe(guardRuleset(FACTS, "sets"));
+		expect(io.calls.at(-1)?.stdin).toBe(guardRuleset(FACTS, "sets"));
+	});
+	it("falls back to no tracking, only where there is a TUN device", () => {
+		const io = nft(["zone"]);
+		expect(installGuard(io, FACTS)).toBe("fib");
+		expect(io.calls.at(-1)?.stdin).toBe(guardRuleset(FACTS, "fib", "notrack"));
+		const packet: GuardFacts = { ...FACTS, lan: [{ device: "br-lan", driver: "packet" }] };
+		const none = nft(["fib", "own"]);
+		expect(() => installGuard(none, packet)).toThrow("refused");
+		expect(none.calls.length).toBe(2);
 	});
 	it("fails with nft's first line", () => {
 		expect(() => installGuard(nft(["table"]), FACTS)).toThrow("install the guard table: nft: Error: refused");
