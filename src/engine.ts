@@ -637,6 +637,7 @@ export class Engine {
 			portRanges: this.#ranges,
 			forwards: this.context.policy.forwards.map((f) => ({ proto: f.protocol, first: f.first, last: f.last })),
 			elsewhere: this.#elsewhere(),
+			inside: this.lan.flatMap((p) => p.link.nets.map(subnetOfNet)),
 			ownAddresses: this.kernel.ownAddresses(),
 			pcp: this.plan.pcp,
 			exemptDestinations: this.plan.exempts.map((e) => e.destination),
@@ -944,9 +945,13 @@ function netOf(subnet: Subnet): Net {
 	return { address: swap32(subnet.address), mask: swap32(subnet.mask) };
 }
 
-function formatNet(net: Net): string {
+function subnetOfNet(net: Net): Subnet {
 	const mask = swap32(net.mask) >>> 0;
-	return formatSubnet({ address: swap32(net.address) >>> 0, mask, prefix: 32 - Math.round(Math.log2(2 ** 32 - mask)) });
+	return { address: swap32(net.address) >>> 0, mask, prefix: 32 - Math.round(Math.log2(2 ** 32 - mask)) };
+}
+
+function formatNet(net: Net): string {
+	return formatSubnet(subnetOfNet(net));
 }
 
 function filteringFlags(filtering: Plan["filtering"]): number {

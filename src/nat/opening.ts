@@ -65,11 +65,11 @@ export class Opening {
 	 */
 	#outboundAddresses(inside: number, peer: number, port: number): number {
 		const c = this.#c;
-		const nets = c.lan[port].nets;
+		const { nets, address } = c.lan[port];
 		if (inside === peer) return REASON.land;
 		if (!isHostAddress(addressValue(inside))) return REASON["martian-source"];
 		if (!inNets(nets, inside)) return REASON["spoofed-source"];
-		if (isBroadcast(nets, inside)) return REASON["martian-source"];
+		if (isBroadcast(nets, inside) || inside === address) return REASON["martian-source"];
 		if (!isHostAddress(addressValue(peer)) || isLinkLocal(addressValue(peer))) return REASON["martian-destination"];
 		if (c.policy.blockPrivate && isPrivate(addressValue(peer)) && c.externals.find(peer) < 0) return REASON["private-destination"];
 		return -1;
@@ -201,6 +201,13 @@ export class Opening {
 		return 0;
 	}
 
+	/** True if nothing from outside can honestly have this source (as loaded): no host's, one of ours, or a LAN's (RFC 1812 section 5.3.7, BCP 38). */
+	isMartian(source: number): boolean {
+		const { externals, lan } = this.#c;
+		const value = addressValue(source);
+		return !isHostAddress(value) || isLinkLocal(value) || externals.find(source) >= 0 || lan.some((l) => inNets(l.nets, source));
+	}
+
 	/**
 	 * Makes the session of an inbound packet to external address number `external`, if a mapping, a forward or static NAT lets it in. With `hairpin` an inside
 	 * host has sent it, translated already, to one of our addresses: every mapping accepts it (RFC 4787 REQ-9).
@@ -216,11 +223,7 @@ export class Opening {
 	): number {
 		const c = this.#c;
 		const x = c.externals.list[external];
-		const value = addressValue(peer);
-		if (!hairpin) {
-			if (!isHostAddress(value) || isLinkLocal(value) || c.externals.find(peer) >= 0) return refusal(REASON["martian-source"]);
-			for (const lan of c.lan) if (inNets(lan.nets, peer)) return refusal(REASON["martian-source"]);
-		}
+		if (!hairpin && this.isMartian(peer)) return refusal(REASON["martian-source"]);
 		const opens = protocol !== TCP || (flags & (SYN | ACK | RST | FIN)) === SYN;
 		const ported = hasPorts(protocol);
 

@@ -13,6 +13,8 @@
  *    entries of such flows carry no NAT binding; after masqd's end they must not be found again, or the flow would leave untranslated
  *    instead of being masqueraded anew. Replies from the TUN device are of the default zone, so `ct state established` still knows
  *    them. Where the kernel has no zones these packets are not tracked at all.
+ * Where the kernel forwards:
+ *  - `inbound`: from the WAN with a source of a translated LAN or straight to one, exempt peers apart: nothing outside knows these addresses.
  * After source NAT, at postrouting:
  *  - `refused`: the kernel's "protocol unreachable" to the WAN. It gets a copy of every SCTP, GRE or ESP packet for an inside host (one cannot tell
  *    those from the router's own by a port) and would refuse it for want of a socket.
@@ -56,6 +58,8 @@ export interface GuardFacts {
 	forwards: readonly GuardForward[];
 	/** Destinations that the kernel routes elsewhere than by the WAN: the LANs, other connected networks, VPNs. */
 	elsewhere: readonly Subnet[];
+	/** The LANs that are translated. */
+	inside: readonly Subnet[];
 	/** Sources that may leave by the WAN untranslated (a public subnet behind the router). */
 	exemptSources?: readonly Subnet[];
 	/** Destinations that are not translated: packets to them may leave with any source. */
@@ -73,7 +77,7 @@ export type AddressTest = "fib" | "sets";
 export type Separation = "zone" | "notrack";
 
 /** Names of the guard's counters. */
-export const GUARD_COUNTERS = ["lan_unicast", "claimed_lan", "claimed_wan", "owned", "refused", "leak"] as const;
+export const GUARD_COUNTERS = ["lan_unicast", "claimed_lan", "claimed_wan", "owned", "inbound", "refused", "leak"] as const;
 export type GuardCounter = (typeof GUARD_COUNTERS)[number];
 
 /** The one system call that the guard needs: `masq:native`, or a test's stand-in. */
@@ -82,6 +86,8 @@ export type GuardIo = Pick<typeof import("masq:native"), "run">;
 const TABLE = "inet masqd";
 /** Before defragmentation (-400), so that nothing is collected that will be dropped. */
 const PREROUTING_PRIORITY = -450;
+/** Before the firewall's rules (0). */
+const FORWARD_PRIORITY = -10;
 /** After source NAT (100). */
 const POSTROUTING_PRIORITY = 300;
 /** "MQ". */
@@ -117,6 +123,7 @@ export function guardRuleset(g: GuardFacts, addressTest: AddressTest = "fib", se
 		addressElements([single(0), ...g.externals.map(single), ...(g.exemptSources ?? []).map(subnetRange)]),
 	);
 	set(lines, "exempt_destinations", "ipv4_addr", addressElements((g.exemptDestinations ?? []).map(subnetRange)));
+	set(lines, "inside", "ipv4_addr", addressElements(g.inside.map(subnetRange)));
 	if (!fib) set(lines, "own", "ipv4_addr", addressElements(g.ownAddresses.map(single)));
 
 	lines.push("\tchain prerouting {", `\t\ttype filter hook prerouting priority ${PREROUTING_PRIORITY}; policy accept;`);
@@ -140,6 +147,12 @@ export function guardRuleset(g: GuardFacts, addressTest: AddressTest = "fib", se
 		const apart = separation === "zone" ? `ct original zone set ${TUN_ZONE}` : "notrack";
 		lines.push(`\t\tiifname ${names(tunLans)} ${foreign} ${apart}`);
 	}
+	lines.push("\t}");
+
+	lines.push("\tchain forward {", `\t\ttype filter hook forward priority ${FORWARD_PRIORITY}; policy accept;`);
+	const fromWan = `\t\tiifname ${quoted(g.wanDevice)}`;
+	lines.push(`${fromWan} ip saddr @inside counter name inbound drop`);
+	lines.push(`${fromWan} ip daddr @inside ip saddr != @exempt_destinations counter name inbound drop`);
 	lines.push("\t}");
 
 	lines.push("\tchain postrouting {", `\t\ttype filter hook postrouting priority ${POSTROUTING_PRIORITY}; policy accept;`);
@@ -184,7 +197,15 @@ export function guardCounters(io: GuardIo): Record<GuardCounter, number> {
 
 /** Reads the packet counts out of `nft list`; counters that are not there are 0. Its text form, because OpenWrt's nft may lack JSON. */
 export function parseCounters(listing: string): Record<GuardCounter, number> {
-	const counters: Record<GuardCounter, number> = { lan_unicast: 0, claimed_lan: 0, claimed_wan: 0, owned: 0, refused: 0, leak: 0 };
+	const counters: Record<GuardCounter, number> = {
+		lan_unicast: 0,
+		claimed_lan: 0,
+		claimed_wan: 0,
+		owned: 0,
+		inbound: 0,
+		refused: 0,
+		leak: 0,
+	};
 	for (const [, name, packets] of listing.matchAll(/^\s*counter (\w+) \{\s*packets (\d+) bytes \d+/gm)) {
 		if (name !== undefined && name in counters) counters[name as GuardCounter] = Number(packets);
 	}
