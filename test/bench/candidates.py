@@ -223,7 +223,7 @@ CANDIDATES = [
     Nft("nft", "nft\nmasquerade"),
     Masqd("packet", "masqd\npacket", driver="packet", offload="off"),
     Masqd("tun", "masqd\ntun", driver="tun", offload="off"),
-    Masqd("offload", "masqd\noffload", driver="packet", offload="on", planned="comes with the offload issue"),
+    Masqd("offload", "masqd\noffload", driver="packet", offload="on"),
     Forward("forward", "forward\nno NAT"),
     Relay("relay", "C relay\nno NAT"),
     Slirp("slirp4netns", "slirp4\nnetns"),
