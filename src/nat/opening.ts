@@ -26,7 +26,7 @@ import {
 import { HOST_HEADERS } from "../packet/link-header.ts";
 import type { Admission } from "./admission.ts";
 import { FIRST_PORT } from "./alg.ts";
-import { type Context, ELSEWHERE, type Forward, HAIRPIN, inNets, isBroadcast, NO_ROUTE } from "./context.ts";
+import { type Context, ELSEWHERE, type Forward, findForward, HAIRPIN, inNets, isBroadcast, NO_ROUTE } from "./context.ts";
 import type { Expectation } from "./expectations.ts";
 import type { External } from "./externals.ts";
 import { isHostAddress, isLinkLocal, isPrivate } from "./icmp-error.ts";
@@ -166,7 +166,8 @@ export class Opening {
 	/** External port of a forward that leads to an inside endpoint, all as loaded: what the endpoint itself sends comes from there. -1 if there is none. */
 	#forwardedPort(protocol: number, inside: number, insidePort: number): number {
 		const port = swap16(insidePort);
-		const f = this.#c.policy.forwards.find(
+		const f = findForward(
+			this.#c,
 			(f) => f.protocol === protocol && f.inside === inside && port >= f.insideFirst && port - f.insideFirst <= f.last - f.first,
 		);
 		return f === undefined ? -1 : swap16(f.first + port - f.insideFirst);
@@ -301,11 +302,12 @@ export class Opening {
 
 	/** True if a forward for some source has this port: the kernel is kept off it then. */
 	#isForwarded(protocol: number, port: number): boolean {
-		return this.#c.policy.forwards.some((f) => f.protocol === protocol && port >= f.first && port <= f.last);
+		return findForward(this.#c, (f) => f.protocol === protocol && port >= f.first && port <= f.last) !== undefined;
 	}
 
 	#forward(protocol: number, port: number, peer: number): Forward | undefined {
-		return this.#c.policy.forwards.find(
+		return findForward(
+			this.#c,
 			(f) =>
 				f.protocol === protocol &&
 				port >= f.first &&

@@ -28,6 +28,7 @@
  */
 
 import { type AddressRange, formatAddress, type Subnet, subnetRange } from "../packet/address.ts";
+import { PCP_PORT } from "../packet/pcp.ts";
 import { mergeRanges } from "./filter.ts";
 
 /** A LAN port as the guard sees it. */
@@ -63,6 +64,8 @@ export interface GuardFacts {
 	exemptSources?: readonly Subnet[];
 	/** Destinations that are not translated: packets to them may leave with any source. */
 	exemptDestinations?: readonly Subnet[];
+	/** Whether PCP requests from the LANs are answered. */
+	pcp?: boolean;
 	/** Every address of the router; used only where the kernel has no `fib` expressions. */
 	ownAddresses: readonly number[];
 }
@@ -133,6 +136,10 @@ export function guardRuleset(g: GuardFacts, addressTest: AddressTest = "fib", se
 		if (from.length === 0) continue;
 		lines.push(`\t\tiifname ${names(from)} ip daddr @externals tcp dport @claimed_tcp counter name ${counter} drop`);
 		lines.push(`\t\tiifname ${names(from)} ip daddr @externals udp dport @claimed_udp counter name ${counter} drop`);
+	}
+	if (g.pcp) {
+		const local = fib ? "fib daddr type local" : "ip daddr @own";
+		lines.push(`\t\tiifname ${names(lans)} udp dport ${PCP_PORT} ${local} drop`);
 	}
 	const toTun = tunLans.length === 0 ? "" : `iifname != ${names(tunLans)} `;
 	lines.push(`\t\t${toTun}ip daddr @owned_externals counter name owned drop`);
