@@ -11,7 +11,7 @@
 QUICKJS_DIR := build/quickjs-2025-04-26
 ENGINE_VERSION := -DCONFIG_VERSION='"2025-04-26"'
 QUICKJS_SOURCES := quickjs.c libregexp.c libunicode.c cutils.c dtoa.c
-NATIVE_SOURCES := main.c module.c argument.c error.c text.c process.c clock.c file.c socket.c packet.c tun.c device.c netlink.c
+NATIVE_SOURCES := main.c module.c argument.c error.c text.c process.c clock.c file.c socket.c packet.c tun.c device.c netlink.c bpf.c
 
 # The feed architectures that we build for; all of them are tested under qemu-user.
 ARCHITECTURES := mips_24kc mipsel_24kc arm_cortex-a7_neon-vfpv4 aarch64_cortex-a53 x86_64
