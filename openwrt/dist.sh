@@ -20,7 +20,7 @@ trap 'exit 1' HUP INT TERM
 # The bundle of the source in folder $1.
 bundle() {
 	[ -e "$1/node_modules" ] || ln -s "$PWD/node_modules" "$1/node_modules"
-	make -s -C "$1" bundle
+	make -s -C "$1" -o node_modules/.ready bundle
 	rm "$1/node_modules"
 }
 
