@@ -109,7 +109,7 @@ SUITES = [
     Suite("conformance", conformance("packet"), summary),
     Suite("conformance-tun", conformance("tun"), summary),
     Suite("fuzz", ["test/fuzz/run.sh"]),
-    Suite("unit", ["node_modules/.bin/vitest", "run", "--reporter=default", "--reporter=json", "--outputFile={report}"], vitest),
+    Suite("unit", ["node_modules/.bin/vitest", "run", "--testTimeout=600000", "--reporter=default", "--reporter=json", "--outputFile={report}"], vitest),
     Suite("engine-unit", ["test/engine/run-unit.sh"], summary),
     Suite("lint", ["node_modules/.bin/biome", "check", "."]),
     Suite("types", ["node_modules/.bin/tsc", "-p", "tsconfig.json"]),
