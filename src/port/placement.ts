@@ -94,11 +94,15 @@ export class Placement {
 		this.#stay = Math.min(this.#stay * 2, STAY_MOST_MS);
 	}
 
-	/** Gives the choice back to the scheduler; does nothing if it has it. */
+	/** Gives the choice back to the scheduler; does nothing if it has it, or if the processors of the start are no longer allowed. */
 	release(): void {
 		if (!this.#moved) return;
-		this.#system.runOn(this.#allowed);
 		this.#moved = false;
 		this.#stay = STAY_MS;
+		try {
+			this.#system.runOn(this.#allowed);
+		} catch {
+			this.dueAt = Number.POSITIVE_INFINITY;
+		}
 	}
 }

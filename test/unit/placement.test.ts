@@ -4,6 +4,7 @@ import { LOOK_MS, Placement } from "../../src/port/placement.ts";
 /** A machine whose processors are idle by the given shares between two looks. */
 class Machine {
 	on = 0;
+	forbidden = false;
 	allowed: number[];
 	calls: number[][] = [];
 	capacity: number[] | null = null;
@@ -21,6 +22,7 @@ class Machine {
 			processors: () => this.allowed,
 			processor: () => this.on,
 			runOn: (cpus: number[]) => {
+				if (this.forbidden) throw new Error("EINVAL");
 				this.calls.push(cpus);
 				if (!cpus.includes(this.on)) this.on = cpus[0];
 			},
@@ -130,6 +132,15 @@ describe("placement", () => {
 		};
 		m.look([0, 0.7]);
 		expect(m.calls).toEqual([]);
+		expect(m.placement.dueAt).toBe(Number.POSITIVE_INFINITY);
+	});
+
+	test("survives that it may no longer run where it did at the start", () => {
+		const m = new Machine([0, 1]).begin();
+		m.look([0, 0.7]);
+		m.forbidden = true;
+		m.placement.release();
+		expect(m.calls).toEqual([[1]]);
 		expect(m.placement.dueAt).toBe(Number.POSITIVE_INFINITY);
 	});
 
