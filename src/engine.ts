@@ -30,7 +30,7 @@ import {
 import { Expectations } from "./nat/expectations.ts";
 import { Externals, externalsWords } from "./nat/externals.ts";
 import { type Fast, makeFast, sourcesAreOurs } from "./nat/fast.ts";
-import { HOST_UNREACHABLE, IcmpSender, PROHIBITED } from "./nat/icmp-error.ts";
+import { HOST_UNREACHABLE, IcmpSender, NET_UNREACHABLE, PROHIBITED } from "./nat/icmp-error.ts";
 import { Rare } from "./nat/rare.ts";
 import { REASON } from "./nat/reason.ts";
 import { Requested } from "./nat/requested.ts";
@@ -215,7 +215,7 @@ export class Engine {
 			wanIndex: () => this.wan.index,
 			lanIndex: (n) => this.lan[n].index,
 			milliseconds: () => this.#milliseconds,
-			undeliverable: (slot, length) => this.#rare.undeliverable(slot, length),
+			undeliverable: (slot, length, lost) => this.#rare.undeliverable(slot, length, lost ? NET_UNREACHABLE : HOST_UNREACHABLE),
 			spareSlot: (n) => BATCH * SLOT_SIZE + n * SPARE_SLOT_SIZE,
 		});
 		const random = new Int32Array(64);
