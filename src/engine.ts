@@ -759,6 +759,7 @@ export class Engine {
 
 	#everySecond(): void {
 		this.#secondAt = (this.context.now + 1) * 1000;
+		this.#placement.rest(this.#milliseconds);
 		this.#offload?.everySecond();
 		this.admission.expire(EXPIRE_BUDGET);
 		this.#rare.everySecond();
@@ -767,7 +768,6 @@ export class Engine {
 		this.#flush();
 		this.#hops.confirm();
 		if (this.#busyAt !== 0 && this.#milliseconds - this.#busyAt > IDLE_RELEASE_SECONDS * 1000) {
-			this.#placement.release();
 			// Fragments that wait stay.
 			native.releasePages(this.#frames, 0, this.#rare.fragments.waiting > 0 ? RECEIVE_BYTES : this.#frames.byteLength);
 			this.#busyAt = 0;
