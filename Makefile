@@ -16,7 +16,7 @@ SOURCES := $(shell find src -name '*.ts')
 # Everything that building, tests, demo and benchmark need from Debian.
 DEBIAN_PACKAGES := gcc libc6-dev make ca-certificates curl xz-utils iproute2 nftables iputils-ping traceroute dnsmasq-base \
 	bind9-dnsutils nginx-light iperf3 tcpdump slirp4netns passt ethtool socat musl-tools linux-libc-dev python3 python3-scapy \
-	python3-pytest python3-pytest-xdist conntrack procps util-linux libcap2-bin shellcheck
+	python3-pytest python3-pytest-xdist python3-pyftpdlib python3-openssl conntrack procps util-linux libcap2-bin shellcheck llvm
 
 .PHONY: help
 help: ## this list

@@ -9,7 +9,7 @@
 
 QUICKJS_DIR := build/quickjs-2025-04-26
 QUICKJS_SOURCES := quickjs.c libregexp.c libunicode.c cutils.c dtoa.c
-NATIVE_SOURCES := main.c module.c argument.c error.c text.c process.c clock.c file.c socket.c packet.c tun.c device.c netlink.c
+NATIVE_SOURCES := main.c module.c argument.c error.c text.c process.c clock.c file.c socket.c packet.c tun.c device.c netlink.c bpf.c
 
 OPTIMIZE ?= -O2
 NATIVE_CFLAGS ?=

@@ -79,6 +79,13 @@ static const JSCFunctionListEntry exports[] = {
 	JS_CFUNC_DEF("netlinkOpen", 2, native_netlink_open),
 	JS_CFUNC_DEF("netlinkSend", 3, native_netlink_send),
 	JS_CFUNC_DEF("netlinkReceive", 2, native_netlink_receive),
+
+	JS_CFUNC_DEF("bpfMapCreate", 5, native_bpf_map_create),
+	JS_CFUNC_DEF("bpfMapMemory", 2, native_bpf_map_memory),
+	JS_CFUNC_DEF("bpfProgramLoad", 4, native_bpf_program_load),
+	JS_CFUNC_DEF("bpfProgramRun", 4, native_bpf_program_run),
+	JS_CFUNC_DEF("bpfLinkCreate", 3, native_bpf_link_create),
+	JS_CFUNC_DEF("bpfLinkUpdate", 2, native_bpf_link_update),
 };
 
 #define EXPORT_COUNT ((int)(sizeof exports / sizeof *exports))

@@ -193,4 +193,12 @@ NATIVE(native_netlink_open);
 NATIVE(native_netlink_send);
 NATIVE(native_netlink_receive);
 
+/* bpf.c */
+NATIVE(native_bpf_map_create);
+NATIVE(native_bpf_map_memory);
+NATIVE(native_bpf_program_load);
+NATIVE(native_bpf_program_run);
+NATIVE(native_bpf_link_create);
+NATIVE(native_bpf_link_update);
+
 #endif

@@ -13,6 +13,7 @@ import { stateTimeouts } from "./conntrack/states.ts";
 import { layoutTable, Table, type TableLayout } from "./conntrack/table.ts";
 import { ControlServer } from "./control/server.ts";
 import { Admission, EXPIRE_BUDGET } from "./nat/admission.ts";
+import { makeAlgCounts } from "./nat/alg.ts";
 import {
 	BLOCK,
 	type Context,
@@ -26,18 +27,21 @@ import {
 	type Policy,
 	Queue,
 } from "./nat/context.ts";
+import { Expectations } from "./nat/expectations.ts";
 import { Externals, externalsWords } from "./nat/externals.ts";
 import { type Fast, makeFast } from "./nat/fast.ts";
 import { HOST_UNREACHABLE, IcmpSender, PROHIBITED } from "./nat/icmp-error.ts";
 import { Rare } from "./nat/rare.ts";
 import { REASON } from "./nat/reason.ts";
+import { CAP_BPF, CAP_PERFMON, Offload, OffloadError, type OffloadStatus } from "./offload/offload.ts";
 import { type AddressRange, formatAddress, formatSubnet, type Subnet, subnetOf } from "./packet/address.ts";
 import { IP_WORD, SLOT_SIZE, swap32, TCP, UDP, type Views, viewsOf } from "./packet/layout.ts";
 import { HOST_HEADERS, LinkHeaders } from "./packet/link-header.ts";
 import { ArpResponder } from "./port/arp-responder.ts";
 import { type ClaimedPorts, lanFilter, wanFilter } from "./port/filter.ts";
 import { type GuardFacts, installGuard, removeGuard } from "./port/guard.ts";
-import { KernelView } from "./port/kernel-view.ts";
+import { IngressFilters } from "./port/ingress-filter.ts";
+import { isUsable, KernelView } from "./port/kernel-view.ts";
 import { localPorts, separateEphemeral } from "./port/local-ports.ts";
 import { NextHopTable, SPARE_SLOT_SIZE, SPARE_SLOTS } from "./port/neighbours.ts";
 import { BATCH, type Driver, PacketDriver, TunDriver } from "./port/port.ts";
@@ -140,6 +144,9 @@ export class Engine {
 	#control: ControlServer | null = null;
 	#arp: ArpResponder | null = null;
 	#tunRoutes: TunRoutes | null = null;
+	#offload: Offload | null = null;
+	/** Why there is no offload. */
+	#noOffload = "";
 	#guard = false;
 	#guardText = "";
 	#restoreEphemeral: (() => void) | null = null;
@@ -209,6 +216,7 @@ export class Engine {
 			table: this.table,
 			hosts: this.hosts,
 			externals: this.externals,
+			expectations: new Expectations(this.table, this.externals),
 			hops: this.#hops,
 			headers,
 			wan: this.wan.link,
@@ -216,11 +224,13 @@ export class Engine {
 			policy: emptyPolicy(),
 			spare: { at: RECEIVE_BYTES, count: blocks },
 			drops,
+			algCounts: makeAlgCounts(),
 			left: 0,
 			forwardedOut: 0,
 			forwardedIn: 0,
 			errorsSent: 0,
-			ipId: keys[3] & 0xffff,
+			ipId: keys[3] & 0x7fff,
+			ipIds: 0xffff,
 			now: 0,
 			now16: 0,
 			random: () => {
@@ -273,6 +283,8 @@ export class Engine {
 			forwards,
 			pools,
 			ranges: plan.ports,
+			algFtp: plan.algs.ftp,
+			algTftp: plan.algs.tftp,
 			maxSessions: plan.maxSessions,
 			maxRate: plan.maxRate,
 			refusal: plan.refusal === "prohibited" ? PROHIBITED : HOST_UNREACHABLE,
@@ -325,8 +337,10 @@ export class Engine {
 		this.#openDrivers();
 		if (this.externals.list.length > 1 && this.wan.link.ethernet)
 			this.#arp = new ArpResponder(this.wan.index, this.#arpRanges(), this.#wanMac());
+		this.#startOffload();
 		this.#control = new ControlServer(this.paths.socket, this);
-		native.keepCapabilities(2 ** CAP_NET_ADMIN + 2 ** CAP_NET_RAW);
+		const bpf = this.#offload === null ? 0 : 2 ** CAP_BPF + 2 ** CAP_PERFMON;
+		native.keepCapabilities(2 ** CAP_NET_ADMIN + 2 ** CAP_NET_RAW + bpf);
 	}
 
 	#needDevice(what: string, p: Port): void {
@@ -388,6 +402,92 @@ export class Engine {
 		this.warnings.push(...this.#tunRoutes.warnings);
 	}
 
+	// ---- offload ---------------------------------------------------------------------------------------------------------
+
+	#startOffload(): void {
+		const { offload } = this.plan;
+		if (offload === "off") return;
+		const filters = new IngressFilters(this.kernel);
+		try {
+			this.#offload = new Offload(
+				{
+					table: this.table,
+					hosts: this.hosts,
+					headers: this.context.headers,
+					tags: this.#hops.tags,
+					addresses: this.externals.A,
+					seconds: () => this.context.now | 0,
+					now16: () => this.context.now16,
+					milliseconds: () => this.#milliseconds,
+					neighbour: (ifindex, host) => this.#neighbourOf(ifindex, host),
+					attachClassic: (ifindex, program) => filters.attach(ifindex, program),
+					detachClassic: (ifindex) => filters.detach(ifindex),
+				},
+				native.getenv("MASQD_OFFLOAD") === "clsact" ? "clsact" : null,
+			);
+			this.#renewOffload();
+		} catch (error) {
+			this.#offload?.close();
+			this.#offload = null;
+			if (!(error instanceof OffloadError)) throw error;
+			if (offload === "on") throw new StartError(`option offload 'on': ${error.message}`);
+			this.#noOffload = error.message;
+			native.print(1, `masqd: no offload: ${error.message}\n`);
+			return;
+		}
+		this.table.bypass = this.#offload;
+		this.context.ipIds = 0x7fff;
+		this.context.headers.changed = (n) => this.#offload?.linkChanged(n);
+	}
+
+	/** Who on device `ifindex` leads to a host of the LAN (dotted value), as the kernel knows it. */
+	#neighbourOf(ifindex: number, host: number): { address: number; mac: Uint8Array } | null {
+		const route = this.kernel.lookup(host);
+		const address = route !== null && route.ifindex === ifindex && route.gateway !== 0 ? route.gateway : host;
+		const known = this.kernel.neighbour(ifindex, address);
+		return known !== undefined && isUsable(known) ? { address, mac: known.mac as Uint8Array } : null;
+	}
+
+	/** Tells the offload about the ports as they are. */
+	#renewOffload(): void {
+		const device = (p: Port) => {
+			const link = this.kernel.linkByName(p.name);
+			const ethernet = link !== undefined && link.type === ARPHRD_ETHER;
+			return { index: p.index, ethernet, mtu: p.link.mtu, mac: ethernet && link.mac !== null ? link.mac : new Uint8Array(6) };
+		};
+		const owned = this.#ownedExternals();
+		this.#offload?.renew({
+			wan: device(this.wan),
+			lan: this.lan.map((p) => ({
+				...device(p),
+				kernelForwards: p.kind === "tun",
+				nets: p.link.nets.map((net) => ({ address: swap32(net.address) >>> 0, mask: swap32(net.mask) >>> 0 })),
+			})),
+			externals: [...this.#externalAddresses().map((first) => ({ first, last: first })), ...owned],
+		});
+	}
+
+	/** The ports changed while running: an offload that can not follow is given up. */
+	#renewOffloadQuietly(): void {
+		try {
+			this.#renewOffload();
+		} catch (error) {
+			native.print(2, `masqd: offload stopped: ${(error as Error).message}\n`);
+		}
+	}
+
+	/** What `status` shows. */
+	get offloadStatus(): OffloadStatus {
+		const { offload } = this.plan;
+		if (this.#offload !== null) return this.#offload.status(offload);
+		return { mode: offload, active: false, detail: this.#noOffload, flows: 0, capacity: 0, packetsOut: 0, packetsIn: 0 };
+	}
+
+	/** Sessions that go by the kernel, null without. */
+	get offload(): Offload | null {
+		return this.#offload;
+	}
+
 	/** Undoes everything, in reverse, whatever of it was done. Never throws. */
 	stop(): void {
 		const attempt = (what: () => void) => {
@@ -398,6 +498,7 @@ export class Engine {
 			}
 		};
 		attempt(() => this.#control?.close());
+		attempt(() => this.#offload?.close());
 		attempt(() => this.#tunRoutes?.remove());
 		for (const p of [this.wan, ...this.lan]) attempt(() => this.#closePort(p));
 		attempt(() => this.#arp?.close());
@@ -547,8 +648,13 @@ export class Engine {
 			this.#tunRoutes?.update(this.#elsewhere());
 			this.#refreshGuard();
 			this.#renewHops();
+			this.#renewOffloadQuietly();
+			this.#offload?.routesChanged();
 		}
 		this.#hops.update(changes.neighbours);
+		if (this.#offload !== null) {
+			for (const n of changes.neighbours) this.#offload.neighbourChanged(n.ifindex, n.address, isUsable(n) ? n.mac : null);
+		}
 	}
 
 	#openDriversQuietly(): void {
@@ -567,6 +673,7 @@ export class Engine {
 			const hop = this.#hops.find(T[(i << 4) + R_PEER]);
 			const e = (i << 4) + R_META;
 			if (T[e] >>> HOP_SHIFT === HAIRPIN) continue;
+			if (T[e] >>> HOP_SHIFT !== Math.max(0, hop)) this.#offload?.hopChanged(i);
 			T[e] = (T[e] & ~(0xff << HOP_SHIFT)) | (Math.max(0, hop) << HOP_SHIFT);
 		}
 	}
@@ -600,6 +707,7 @@ export class Engine {
 
 	#everySecond(): void {
 		this.#secondAt = (this.context.now + 1) * 1000;
+		this.#offload?.everySecond();
 		this.admission.expire(EXPIRE_BUDGET);
 		this.#rare.everySecond();
 		if (this.#hops.waiting > 0) this.#hops.flush();

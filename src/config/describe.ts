@@ -28,6 +28,7 @@ export function describePlan(plan: Plan, tableBytes: number): string {
 		...entry("filtering:", plan.filtering),
 		...entry("limits:", describeLimits(plan)),
 		...entry("offload:", plan.offload),
+		...entry("ALGs:", ["ftp", "tftp"].filter((name) => plan.algs[name as keyof Plan["algs"]]).join(", ") || "none"),
 		...block(
 			"static NAT:",
 			plan.statics.map(({ internal, external }) => `${formatAddress(internal).padEnd(15)} <-> ${formatAddress(external)}`),

@@ -114,6 +114,8 @@ export interface Plan {
 	/** ICMP errors a second for one source. */
 	icmpRate: number;
 	offload: "auto" | "on" | "off";
+	/** Application level gateways that are on. */
+	algs: { ftp: boolean; tftp: boolean };
 	wan: WanPlan;
 	lan: LanPlan[];
 	statics: StaticPlan[];
@@ -226,6 +228,7 @@ class Planner {
 			blockPrivate: main.values.block_private.value!,
 			icmpRate: main.values.icmp_rate.value!,
 			offload: main.values.offload.value!,
+			algs: { ftp: main.values.alg_ftp.value!, tftp: main.values.alg_tftp.value! },
 			wan: { device: wan[0]!.values.device.value ?? "", interface: wan[0]!.values.interface.value ?? "" },
 			lan: lans.map(({ values }) => ({
 				device: values.device.value ?? "",

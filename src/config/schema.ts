@@ -289,6 +289,8 @@ export const SECTIONS = {
 			block_private: option(BOOL, "0", { help: "whether packets to private addresses stay inside (RFC 1918, RFC 6598)" }),
 			icmp_rate: option(integer(0, 1000), "20", { unit: "/s", help: "ICMP errors that one source may cause a second" }),
 			offload: option(oneOf(["auto", "on", "off"]), "auto", { help: "whether established sessions go by BPF in the kernel" }),
+			alg_ftp: option(BOOL, "1", { help: "whether FTP control connections (port 21) are read and their addresses rewritten" }),
+			alg_tftp: option(BOOL, "0", { help: "whether a TFTP server (port 69) may answer from a port of its choice" }),
 		},
 	},
 	wan: {

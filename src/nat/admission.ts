@@ -106,6 +106,7 @@ export class Admission {
 	/** Ends at most `budget` sessions whose time is up; returns how many. */
 	expire(budget: number): number {
 		const c = this.#c;
+		c.expectations.expire(c.now);
 		let ended = 0;
 		for (let state = 1; state < STATES; state++) {
 			for (let i = c.table.expired(state, c.now16); i !== 0 && ended < budget; i = c.table.expired(state, c.now16)) {

@@ -194,8 +194,14 @@ export function makeFast(c: Context, rare: Rare): Fast {
 			f = (meta >> STATE_SHIFT) & STATE_MASK;
 			if (protocol === TCP) {
 				v = P[w + 8] >> flagShift;
-				if ((v & 7) !== 0 || f !== TCP_ESTABLISHED) rare.tcpOutbound(i, s, length);
-				else {
+				if ((v & 7) !== 0 || f !== TCP_ESTABLISHED) {
+					length = rare.tcpOutbound(i, s, length);
+					if (length === 0) {
+						skipped++;
+						continue;
+					}
+					w2 = P[w + 2];
+				} else {
 					t[e + R_ACK_OUT] = P[w + 7];
 					if (t16[(i << 5) + R_LAST] !== now16) table.touch(i, now16);
 				}

@@ -25,10 +25,14 @@ import {
 } from "../packet/layout.ts";
 import { HOST_HEADERS } from "../packet/link-header.ts";
 import type { Admission } from "./admission.ts";
+import { FIRST_PORT } from "./alg.ts";
 import { type Context, ELSEWHERE, type Forward, HAIRPIN, inNets, isBroadcast, NO_ROUTE } from "./context.ts";
+import type { Expectation } from "./expectations.ts";
 import type { External } from "./externals.ts";
 import { isHostAddress, isLinkLocal, isPrivate } from "./icmp-error.ts";
 import { REASON } from "./reason.ts";
+
+const TFTP = swap16(69);
 
 /** A decision that no session is made: minus (reason number + 1). */
 export function refusal(n: number): number {
@@ -227,6 +231,11 @@ export class Opening {
 			inside = c.table.T[leader << 4];
 			insidePort = firstOf(c.table.T[(leader << 4) + R_OUT]);
 		} else if (leader !== 0) known = REASON.filtered;
+		const expected = inside === 0 && ported ? this.#expected(protocol, peer, external, externalPort, leader) : undefined;
+		if (expected !== undefined) {
+			inside = expected.inside;
+			insidePort = expected.insidePort;
+		}
 		if (inside === 0 && external === 0 && ported) {
 			const port = swap16(externalPort);
 			const forward = this.#forward(protocol, port, peer);
@@ -246,6 +255,10 @@ export class Opening {
 		if (host < 0) return host;
 		if (leader !== 0 && x.shared && c.table.findExternal(protocol, x.address, external, externalPort) === 0)
 			c.externals.reservePort(external, protocol, swap16(externalPort));
+		if (expected !== undefined) {
+			if (leader === 0 && x.shared) c.externals.reservePort(external, protocol, swap16(externalPort));
+			c.expectations.met(expected);
+		}
 		hold(x, inside);
 		const state = firstState(protocol, TCP_SYN_IN, UDP_OPEN);
 		const i = c.table.create(protocol, inside, insidePort, x.address, external, externalPort, peer, peerPort, state, host, hop, c.now16);
@@ -254,15 +267,30 @@ export class Opening {
 		return i;
 	}
 
+	/** What an ALG expects here from this peer, unless the endpoint has become another host's. */
+	#expected(protocol: number, peer: number, external: number, externalPort: number, leader: number): Expectation | undefined {
+		const { expectations, externals, table } = this.#c;
+		const e = expectations.find(protocol, peer, external, externalPort);
+		if (e === undefined) return undefined;
+		const x = externals.list[external];
+		if (!x.shared && x.holder !== 0 && x.holder !== e.inside) return undefined;
+		if (leader !== 0 && (table.T[leader << 4] !== e.inside || firstOf(table.T[(leader << 4) + R_OUT]) !== e.insidePort)) return undefined;
+		return e;
+	}
+
 	/** Filtering of an existing mapping towards a new peer endpoint (RFC 4787 section 5, REQ-8). */
 	#accepts(leader: number, peer: number): boolean {
 		const c = this.#c;
 		const flags = c.hosts.W[c.table.T16[(leader << 5) + R_HOST] * 4 + HOST_PLACE];
 		if (flags & HOST_EIF) return true;
-		if ((flags & HOST_ADF) === 0) return false;
+		const { T } = c.table;
+		const tftp = c.policy.algTftp && (T[(leader << 4) + R_META] & 0xff) === UDP && swap16(firstOf(T[(leader << 4) + R_OUT])) >= FIRST_PORT;
+		const dependent = (flags & HOST_ADF) !== 0;
+		if (!dependent && !tftp) return false;
 		let i = leader;
 		do {
-			if (c.table.T[(i << 4) + R_PEER] === peer) return true;
+			// RFC 1350 section 4: a TFTP server answers from a port that it chooses for the transfer.
+			if (T[(i << 4) + R_PEER] === peer && (dependent || secondOf(T[(i << 4) + R_OUT]) === TFTP)) return true;
 			i = c.table.sibling(i);
 		} while (i !== leader);
 		return false;

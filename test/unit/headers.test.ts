@@ -192,7 +192,7 @@ const ROWS: Row[] = [
 	{ reason: "not-ours", what: "R-11 the private address itself", in: udp(`${S1}:9`, `${H1}:40000`), before: session },
 ];
 
-/** Reasons that frames reach only with a full table or a failing port: full.test.ts, mapping.test.ts, tcp.test.ts, fragments.test.ts, silence.test.ts; the last four are the ports'. */
+/** Reasons that frames reach only with a full table or a failing port: full.test.ts, mapping.test.ts, tcp.test.ts, fragments.test.ts, silence.test.ts, alg.test.ts; the last four are the ports'. */
 const ELSEWHERE = [
 	"fragment-overlap",
 	"fragment-timeout",
@@ -204,6 +204,9 @@ const ELSEWHERE = [
 	"ports-exhausted",
 	"pool-exhausted",
 	"tcp-bad-reset",
+	"tcp-bad-checksum",
+	"alg-gap",
+	"alg-fragment",
 	"queue-full",
 ];
 const OF_THE_PORTS = ["no-next-hop", "host-unreachable", "send-refused", "leak"];

@@ -71,6 +71,7 @@ describe("the plan", () => {
 			blockPrivate: false,
 			icmpRate: 20,
 			offload: "auto",
+			algs: { ftp: true, tftp: false },
 			wan: { device: "wan0", interface: "" },
 			lan: [{ device: "lan0", interface: "", driver: "tun", subnets: [] }],
 			statics: [],
@@ -197,7 +198,7 @@ describe("LAN and WAN ports", () => {
 			"1 @lan[1] interface: missing, expected option 'interface' with netifd's name, or option 'device'",
 		]);
 		expect(findingsOf("config lan\noption interface guest\nconfig lan\noption interface guest")).toEqual([
-			"4 @lan[2] interface: interface 'guest' is used by section '@lan[1]' in line 2 too, expected another one",
+			"4 @lan[2] interface: interface 'guest' is used by section '@lan[1]' in line 6 too, expected another one",
 		]);
 	});
 
