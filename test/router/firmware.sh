@@ -32,6 +32,7 @@ ln -s tmp "$root/var"
 cp -R "$here/rootfs/." "$root/"
 ln -s ../init.d/firewall "$root/etc/rc.d/S19firewall"
 ln -s ../init.d/network "$root/etc/rc.d/S20network"
+ln -s ../init.d/dnsmasq "$root/etc/rc.d/S19dnsmasq"
 
 # busybox, nft and the libraries of nft.
 cp "$debian/root/bin/busybox" "$root/bin/"
@@ -54,7 +55,7 @@ release=$(ls "$tree/lib/modules")
 [ -e "$tree/lib/modules/$release/modules.dep" ] || depmod -b "$tree" "$release"
 : > "$root/etc/modules.order"
 for module in $modules; do
-	modprobe -d "$tree" -S "$release" -D "$module" 2> /dev/null || echo "firmware.sh: the kernel has no module $module" >&2
+	modprobe -d "$tree" -S "$release" -D "$module" 2> /dev/null || : # built in, or of another kernel
 done | awk '$1 == "insmod" && !seen[$2]++ { print $2 }' | while read -r file; do
 	name=$(basename "$file")
 	case $name in
