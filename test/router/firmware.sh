@@ -30,6 +30,9 @@ mkdir -p "$root/proc" "$root/sys" "$root/dev" "$root/tmp" "$root/root" "$root/us
 	"$root/usr/lib/opkg/info"
 ln -s tmp "$root/var"
 cp -R "$here/rootfs/." "$root/"
+# The overlay of openwrt/image, for the test to run its script.
+mkdir -p "$root/rom"
+cp -R "$here/../../openwrt/image/files" "$root/rom/image"
 ln -s ../init.d/firewall "$root/etc/rc.d/S19firewall"
 ln -s ../init.d/network "$root/etc/rc.d/S20network"
 ln -s ../init.d/dnsmasq "$root/etc/rc.d/S19dnsmasq"

@@ -193,7 +193,8 @@ def test_the_kernel_masquerades_while_masqd_is_off(router, echo, sources):
 
 def test_an_error_in_the_configuration_is_told_and_starts_nothing(router):
     console = router.console
-    console.run("uci set masqd.main.enabled=1; uci set masqd.main.sessions=lots; uci commit")
+    console.run("/rom/image/etc/uci-defaults/80-masqd; uci set masqd.main.sessions=lots; uci commit")
+    assert console.run("uci get masqd.main.enabled").strip() == "1"
     heard = console.run("/etc/init.d/masqd start")
     assert "section 'main' option 'sessions': 'lots' is not a whole number" in heard
     assert "masqd is not running" in console.run("masqd status", status=1)
