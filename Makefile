@@ -15,10 +15,43 @@ VERSION := $(shell sed -n 's/.*"version": "\(.*\)",/\1/p' package.json)
 SOURCES := $(shell find src -name '*.ts')
 
 # Everything that building, tests, demo and benchmark need from Debian.
-DEBIAN_PACKAGES := gcc libc6-dev make ca-certificates curl xz-utils iproute2 nftables iputils-ping traceroute dnsmasq-base \
-	bind9-dnsutils nginx-light iperf3 tcpdump slirp4netns passt ethtool socat musl-tools linux-libc-dev python3 python3-scapy \
-	python3-pytest python3-pytest-xdist python3-pyftpdlib python3-openssl conntrack procps util-linux libcap2-bin shellcheck shfmt llvm \
-	qemu-user-static
+DEBIAN_PACKAGES := \
+	bind9-dnsutils \
+	ca-certificates \
+	conntrack \
+	curl \
+	dnsmasq-base \
+	ethtool \
+	gcc \
+	iperf3 \
+	iproute2 \
+	iputils-ping \
+	libc6-dev \
+	libcap2-bin \
+	linux-libc-dev \
+	llvm \
+	make \
+	musl-tools \
+	natpmpc \
+	nftables \
+	nginx-light \
+	passt \
+	procps \
+	python3 \
+	python3-openssl \
+	python3-pyftpdlib \
+	python3-pytest \
+	python3-pytest-xdist \
+	python3-scapy \
+	qemu-user-static \
+	shellcheck \
+	shfmt \
+	slirp4netns \
+	socat \
+	tcpdump \
+	traceroute \
+	util-linux \
+	xz-utils
 
 .PHONY: help
 help: ## this list

@@ -29,10 +29,11 @@ import {
 } from "./nat/context.ts";
 import { Expectations } from "./nat/expectations.ts";
 import { Externals, externalsWords } from "./nat/externals.ts";
-import { type Fast, makeFast } from "./nat/fast.ts";
+import { type Fast, makeFast, sourcesAreOurs } from "./nat/fast.ts";
 import { HOST_UNREACHABLE, IcmpSender, PROHIBITED } from "./nat/icmp-error.ts";
 import { Rare } from "./nat/rare.ts";
 import { REASON } from "./nat/reason.ts";
+import { Requested } from "./nat/requested.ts";
 import { CAP_BPF, CAP_PERFMON, Offload, OffloadError, type OffloadStatus } from "./offload/offload.ts";
 import { type AddressRange, formatAddress, formatSubnet, type Subnet, subnetOf } from "./packet/address.ts";
 import { IP_WORD, SLOT_SIZE, swap32, TCP, UDP, type Views, viewsOf } from "./packet/layout.ts";
@@ -44,6 +45,8 @@ import { IngressFilters } from "./port/ingress-filter.ts";
 import { isUsable, KernelView } from "./port/kernel-view.ts";
 import { localPorts, separateEphemeral } from "./port/local-ports.ts";
 import { NextHopTable, SPARE_SLOT_SIZE, SPARE_SLOTS } from "./port/neighbours.ts";
+import { PcpResponder } from "./port/pcp-responder.ts";
+import { Placement } from "./port/placement.ts";
 import { BATCH, type Driver, PacketDriver, TunDriver } from "./port/port.ts";
 import { TunRoutes } from "./port/tun-routes.ts";
 
@@ -134,15 +137,20 @@ export class Engine {
 
 	readonly #fast: Fast;
 	readonly #rare: Rare;
+	readonly #requested: Requested;
 	readonly #errors: IcmpSender;
 	readonly #hops: NextHopTable;
 	readonly #rx = new Int32Array(BATCH * 2);
 	readonly #frames: ArrayBuffer;
 	readonly #pollSet = new Int32Array(64 * 3);
+	readonly #placement = new Placement(native);
 	#lock: native.Fd = -1;
 	#signals: native.Fd = -1;
 	#control: ControlServer | null = null;
 	#arp: ArpResponder | null = null;
+	/** PCP sockets, and the places (device and address) that they were opened for. */
+	#pcp: PcpResponder[] = [];
+	#pcpPlaces = "";
 	#tunRoutes: TunRoutes | null = null;
 	#offload: Offload | null = null;
 	/** Why there is no offload. */
@@ -183,7 +191,8 @@ export class Engine {
 			kind: l.driver,
 			subnets: l.subnets,
 		}));
-		// What hosts send to our own address the kernel would not route to the TUN device: a packet socket hears it (hairpinning).
+		// What hosts send to our own address the kernel would not route to the TUN device (hairpinning), and what has its last hop it would not forward
+		// (and answer by its own rates, whoever the source): a packet socket hears both.
 		for (const [home, l] of plan.lan.entries()) {
 			if (l.driver !== "tun") continue;
 			const link = { ...emptyLink(), nets: [], kernelForwards: false, home };
@@ -223,6 +232,7 @@ export class Engine {
 			lan: this.lan.map((p) => p.link),
 			policy: emptyPolicy(),
 			spare: { at: RECEIVE_BYTES, count: blocks },
+			requested: [],
 			drops,
 			algCounts: makeAlgCounts(),
 			left: 0,
@@ -247,6 +257,7 @@ export class Engine {
 		this.#errors = new IcmpSender(this.context);
 		this.#rare = new Rare(this.context, this.admission, this.#errors);
 		this.#fast = makeFast(this.context, this.#rare);
+		this.#requested = new Requested(this.context);
 	}
 
 	/** Policy in as-loaded terms; fills the external addresses. Called once. */
@@ -338,6 +349,7 @@ export class Engine {
 		if (this.externals.list.length > 1 && this.wan.link.ethernet)
 			this.#arp = new ArpResponder(this.wan.index, this.#arpRanges(), this.#wanMac());
 		this.#startOffload();
+		this.#openPcp();
 		this.#control = new ControlServer(this.paths.socket, this);
 		const bpf = this.#offload === null ? 0 : 2 ** CAP_BPF + 2 ** CAP_PERFMON;
 		native.keepCapabilities(2 ** CAP_NET_ADMIN + 2 ** CAP_NET_RAW + bpf);
@@ -502,6 +514,7 @@ export class Engine {
 		attempt(() => this.#tunRoutes?.remove());
 		for (const p of [this.wan, ...this.lan]) attempt(() => this.#closePort(p));
 		attempt(() => this.#arp?.close());
+		for (const p of this.#pcp) attempt(() => p.close());
 		if (this.#guard) attempt(() => removeGuard(native));
 		attempt(() => this.#restoreEphemeral?.());
 		attempt(() => this.kernel.close());
@@ -612,8 +625,15 @@ export class Engine {
 		const externals = this.#externalAddresses();
 		const { ethernet } = p.link;
 		if (!isLan(p)) return wanFilter({ ethernet, externals, owned: this.#ownedExternals(), claimed });
-		const elsewhere = p.kind === "tap" ? [EVERYWHERE] : this.#elsewhere();
-		return lanFilter({ ethernet, ownAddresses: this.kernel.ownAddresses(), elsewhere, externals, claimed });
+		const expiringOnly = p.kind === "tap";
+		return lanFilter({
+			ethernet,
+			ownAddresses: this.kernel.ownAddresses(),
+			elsewhere: this.#elsewhere(),
+			externals,
+			claimed,
+			expiringOnly,
+		});
 	}
 
 	#refreshGuard(): void {
@@ -625,7 +645,9 @@ export class Engine {
 			portRanges: this.#ranges,
 			forwards: this.context.policy.forwards.map((f) => ({ proto: f.protocol, first: f.first, last: f.last })),
 			elsewhere: this.#elsewhere(),
+			inside: this.lan.flatMap((p) => p.link.nets.map(subnetOfNet)),
 			ownAddresses: this.kernel.ownAddresses(),
+			pcp: this.plan.pcp,
 			exemptDestinations: this.plan.exempts.map((e) => e.destination),
 		};
 		const text = JSON.stringify(facts);
@@ -633,6 +655,28 @@ export class Engine {
 		installGuard(native, facts);
 		this.#guard = true;
 		this.#guardText = text;
+	}
+
+	/** Opens PCP sockets on the LAN devices as they are now. */
+	#openPcp(): void {
+		if (!this.plan.pcp) return;
+		const places = this.lan
+			.filter((p) => p.kind !== "tap")
+			.flatMap((p) => {
+				const link = this.kernel.linkByName(p.name);
+				if (link === undefined || link.type !== ARPHRD_ETHER || link.mac === null) return [];
+				const { index, mac } = link;
+				return this.kernel.addresses(index).map(({ address }) => ({ index, mac, address }));
+			});
+		const text = JSON.stringify(places.map((p) => [p.index, p.address, [...p.mac]]));
+		if (text === this.#pcpPlaces) return;
+		for (const p of this.#pcp) p.close();
+		const epoch = () => Math.floor((native.now() - this.startedAt) / 1000);
+		this.#pcp = places.map(
+			(p) => new PcpResponder(p.index, p.address, p.mac, (q, source) => this.#requested.handle(q, swap32(source)), epoch),
+		);
+		if (this.#pcpPlaces === "") for (const p of this.#pcp) p.announce();
+		this.#pcpPlaces = text;
 	}
 
 	/** Takes the kernel's news. */
@@ -647,6 +691,7 @@ export class Engine {
 			for (const p of [this.wan, ...this.lan]) p.driver?.filter(this.#filterOf(p));
 			this.#tunRoutes?.update(this.#elsewhere());
 			this.#refreshGuard();
+			this.#openPcp();
 			this.#renewHops();
 			this.#renewOffloadQuietly();
 			this.#offload?.routesChanged();
@@ -694,8 +739,15 @@ export class Engine {
 			for (let n = 0; n < this.lan.length; n++) moved += this.#breatheLan(n);
 			empty = moved === 0 ? empty + 1 : 0;
 			this.#flush();
+			if (this.#milliseconds >= this.#placement.dueAt) this.#placement.look(this.#milliseconds, this.#framesReceived());
 			if (this.#milliseconds >= this.#secondAt) this.#everySecond();
 		}
+	}
+
+	#framesReceived(): number {
+		let frames = this.wan.received;
+		for (const p of this.lan) frames += p.received;
+		return frames;
 	}
 
 	#readClock(): void {
@@ -710,10 +762,12 @@ export class Engine {
 		this.#offload?.everySecond();
 		this.admission.expire(EXPIRE_BUDGET);
 		this.#rare.everySecond();
+		this.#requested.expire();
 		if (this.#hops.waiting > 0) this.#hops.flush();
 		this.#flush();
 		this.#hops.confirm();
 		if (this.#busyAt !== 0 && this.#milliseconds - this.#busyAt > IDLE_RELEASE_SECONDS * 1000) {
+			this.#placement.release();
 			// Fragments that wait stay.
 			native.releasePages(this.#frames, 0, this.#rare.fragments.waiting > 0 ? RECEIVE_BYTES : this.#frames.byteLength);
 			this.#busyAt = 0;
@@ -736,6 +790,7 @@ export class Engine {
 		add(this.#signals, native.POLLIN);
 		add(this.kernel.fd, native.POLLIN);
 		add(this.#arp?.fd ?? -1, native.POLLIN);
+		for (const p of this.#pcp) add(p.fd, native.POLLIN);
 		this.#control?.pollEntries(add);
 		if (native.poll(set, n, timeout) === 0) return;
 		if (set[fixed * 3 + 2] !== 0) this.#signalled();
@@ -744,14 +799,15 @@ export class Engine {
 			this.#kernelNews();
 		}
 		if (set[fixed * 3 + 8] !== 0) this.#arp?.serve();
-		this.#control?.serve(set, fixed + 3);
+		for (const [k, p] of this.#pcp.entries()) if (set[(fixed + 3 + k) * 3 + 2] !== 0) p.serve();
+		this.#control?.serve(set, fixed + 3 + this.#pcp.length);
 	}
 
 	#timeout(): number {
 		const pending = this.kernel.pendingAt() - native.now();
 		// Nothing to expire, nothing waiting: sleep until the hops want confirming.
 		const idle =
-			this.table.used === 0 && this.#hops.waiting === 0 && this.#busyAt === 0 && !this.#rare.pending
+			this.table.used === 0 && this.#hops.waiting === 0 && this.#busyAt === 0 && !this.#rare.pending && !this.#requested.pending
 				? 30_000
 				: this.#secondAt - native.now();
 		return Math.ceil(Math.max(0, Math.min(idle, pending, 30_000)));
@@ -824,19 +880,9 @@ export class Engine {
 		for (let n = 0; n < this.lan.length; n++) if (this.lan[n].link.queue.count > 0) this.#send(this.lan[n]);
 	}
 
-	/** The WAN's last gate: no frame leaves whose source is not one of our addresses. One compare for the common case. */
+	/** The WAN's last gate: no frame leaves whose source is not one of our addresses. */
 	#sendWan(): void {
-		const { queue } = this.wan.link;
-		const X = queue.pairs;
-		const { P } = this.context.views;
-		const own = this.externals.A[0];
-		for (let n = 0, end = queue.count << 1; n < end; n += 2) {
-			const source = P[(X[n] >> 2) + IP_WORD + 3];
-			if (source !== own && this.externals.find(source) < 0) {
-				this.#dropLeaks();
-				break;
-			}
-		}
+		if (!sourcesAreOurs(this.context)) this.#dropLeaks();
 		this.#send(this.wan);
 	}
 
@@ -884,9 +930,6 @@ export class Engine {
 	}
 }
 
-/** As destinations that are the kernel's: a tap takes only what is for our own address. */
-const EVERYWHERE: Subnet = { address: 0, mask: 0, prefix: 0 };
-
 function isLan(p: Port): p is LanPort {
 	return "kind" in p;
 }
@@ -907,9 +950,13 @@ function netOf(subnet: Subnet): Net {
 	return { address: swap32(subnet.address), mask: swap32(subnet.mask) };
 }
 
-function formatNet(net: Net): string {
+function subnetOfNet(net: Net): Subnet {
 	const mask = swap32(net.mask) >>> 0;
-	return formatSubnet({ address: swap32(net.address) >>> 0, mask, prefix: 32 - Math.round(Math.log2(2 ** 32 - mask)) });
+	return { address: swap32(net.address) >>> 0, mask, prefix: 32 - Math.round(Math.log2(2 ** 32 - mask)) };
+}
+
+function formatNet(net: Net): string {
+	return formatSubnet(subnetOfNet(net));
 }
 
 function filteringFlags(filtering: Plan["filtering"]): number {

@@ -37,6 +37,12 @@ declare module "masq:native" {
 	export function getpid(): number;
 	/** Effective user id. */
 	export function geteuid(): number;
+	/** Numbers of the processors that this process may run on (sched_getaffinity(2)), ascending. */
+	export function processors(): number[];
+	/** Number of the processor that this process is on now. */
+	export function processor(): number;
+	/** Keeps this process, and children started from now on, on the given processors (sched_setaffinity(2)). Throws EINVAL if none of them exists. */
+	export function runOn(processors: number[]): void;
 	/**
 	 * Runs a program found by PATH with `stdin` as its standard input, waits for it and returns its exit status
 	 * (128 + signal if it was killed) and the first 64 KiB of its stdout and stderr together. No shell is involved.

@@ -89,7 +89,8 @@ function describeLimits(plan: Plan): string {
 	const rate = plan.maxRate === 0 ? "" : `, ${plan.maxRate} new a second`;
 	const syn = plan.unsolicitedSyn === "reject" ? "rejected after 6 s" : "dropped";
 	const inside = plan.blockPrivate ? "; private destinations blocked" : "";
-	return `a host ${most}${rate}, else ${plan.refusal}; unsolicited SYN ${syn}; ${plan.icmpRate} ICMP errors a second and source${inside}`;
+	const asked = plan.pcp ? "; PCP and NAT-PMP answered" : "";
+	return `a host ${most}${rate}, else ${plan.refusal}; unsolicited SYN ${syn}; ${plan.icmpRate} ICMP errors a second and source${inside}${asked}`;
 }
 
 function countPorts(plan: Plan): number {

@@ -111,6 +111,8 @@ export interface Plan {
 	refusal: "host-unreachable" | "prohibited";
 	unsolicitedSyn: "reject" | "drop";
 	blockPrivate: boolean;
+	/** Hosts may ask for forwards (RFC 6887, RFC 6886). */
+	pcp: boolean;
 	/** ICMP errors a second for one source. */
 	icmpRate: number;
 	offload: "auto" | "on" | "off";
@@ -226,6 +228,7 @@ class Planner {
 			refusal: main.values.refusal.value!,
 			unsolicitedSyn: main.values.unsolicited_syn.value!,
 			blockPrivate: main.values.block_private.value!,
+			pcp: main.values.pcp.value!,
 			icmpRate: main.values.icmp_rate.value!,
 			offload: main.values.offload.value!,
 			algs: { ftp: main.values.alg_ftp.value!, tftp: main.values.alg_tftp.value! },

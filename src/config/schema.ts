@@ -287,6 +287,7 @@ export const SECTIONS = {
 				help: "an unwanted TCP SYN from outside: an ICMP error after six seconds, or nothing (RFC 5382 REQ-4)",
 			}),
 			block_private: option(BOOL, "0", { help: "whether packets to private addresses stay inside (RFC 1918, RFC 6598)" }),
+			pcp: option(BOOL, "0", { help: "whether hosts may ask for port forwards themselves, by PCP or NAT-PMP" }),
 			icmp_rate: option(integer(0, 1000), "20", { unit: "/s", help: "ICMP errors that one source may cause a second" }),
 			offload: option(oneOf(["auto", "on", "off"]), "auto", { help: "whether established sessions go by BPF in the kernel" }),
 			alg_ftp: option(BOOL, "1", { help: "whether FTP control connections (port 21) are read and their addresses rewritten" }),

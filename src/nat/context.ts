@@ -156,6 +156,8 @@ export interface Context {
 	readonly lan: LanLink[];
 	readonly spare: SpareBlocks;
 	policy: Policy;
+	/** Forwards that inside hosts have asked for (requested.ts). */
+	readonly requested: Forward[];
 	/** Packets dropped, by reason number. */
 	readonly drops: Float64Array;
 	/** What the ALG has done, by the number of its notes. */
@@ -176,6 +178,11 @@ export interface Context {
 	now16: number;
 	/** A fresh random 32-bit integer. */
 	random(): number;
+}
+
+/** The first forward, configured or requested, to which `fits` applies. */
+export function findForward(c: Context, fits: (f: Forward) => boolean): Forward | undefined {
+	return c.policy.forwards.find(fits) ?? c.requested.find(fits);
 }
 
 /** Zeroed counters for all reasons. */

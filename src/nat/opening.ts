@@ -26,7 +26,7 @@ import {
 import { HOST_HEADERS } from "../packet/link-header.ts";
 import type { Admission } from "./admission.ts";
 import { FIRST_PORT } from "./alg.ts";
-import { type Context, ELSEWHERE, type Forward, HAIRPIN, inNets, isBroadcast, NO_ROUTE } from "./context.ts";
+import { type Context, ELSEWHERE, type Forward, findForward, HAIRPIN, inNets, isBroadcast, NO_ROUTE } from "./context.ts";
 import type { Expectation } from "./expectations.ts";
 import type { External } from "./externals.ts";
 import { isHostAddress, isLinkLocal, isPrivate } from "./icmp-error.ts";
@@ -65,11 +65,11 @@ export class Opening {
 	 */
 	#outboundAddresses(inside: number, peer: number, port: number): number {
 		const c = this.#c;
-		const nets = c.lan[port].nets;
+		const { nets, address } = c.lan[port];
 		if (inside === peer) return REASON.land;
 		if (!isHostAddress(addressValue(inside))) return REASON["martian-source"];
 		if (!inNets(nets, inside)) return REASON["spoofed-source"];
-		if (isBroadcast(nets, inside)) return REASON["martian-source"];
+		if (isBroadcast(nets, inside) || inside === address) return REASON["martian-source"];
 		if (!isHostAddress(addressValue(peer)) || isLinkLocal(addressValue(peer))) return REASON["martian-destination"];
 		if (c.policy.blockPrivate && isPrivate(addressValue(peer)) && c.externals.find(peer) < 0) return REASON["private-destination"];
 		return -1;
@@ -166,7 +166,8 @@ export class Opening {
 	/** External port of a forward that leads to an inside endpoint, all as loaded: what the endpoint itself sends comes from there. -1 if there is none. */
 	#forwardedPort(protocol: number, inside: number, insidePort: number): number {
 		const port = swap16(insidePort);
-		const f = this.#c.policy.forwards.find(
+		const f = findForward(
+			this.#c,
 			(f) => f.protocol === protocol && f.inside === inside && port >= f.insideFirst && port - f.insideFirst <= f.last - f.first,
 		);
 		return f === undefined ? -1 : swap16(f.first + port - f.insideFirst);
@@ -200,6 +201,13 @@ export class Opening {
 		return 0;
 	}
 
+	/** True if nothing from outside can honestly have this source (as loaded): no host's, one of ours, or a LAN's (RFC 1812 section 5.3.7, BCP 38). */
+	isMartian(source: number): boolean {
+		const { externals, lan } = this.#c;
+		const value = addressValue(source);
+		return !isHostAddress(value) || isLinkLocal(value) || externals.find(source) >= 0 || lan.some((l) => inNets(l.nets, source));
+	}
+
 	/**
 	 * Makes the session of an inbound packet to external address number `external`, if a mapping, a forward or static NAT lets it in. With `hairpin` an inside
 	 * host has sent it, translated already, to one of our addresses: every mapping accepts it (RFC 4787 REQ-9).
@@ -215,11 +223,7 @@ export class Opening {
 	): number {
 		const c = this.#c;
 		const x = c.externals.list[external];
-		const value = addressValue(peer);
-		if (!hairpin) {
-			if (!isHostAddress(value) || isLinkLocal(value) || c.externals.find(peer) >= 0) return refusal(REASON["martian-source"]);
-			for (const lan of c.lan) if (inNets(lan.nets, peer)) return refusal(REASON["martian-source"]);
-		}
+		if (!hairpin && this.isMartian(peer)) return refusal(REASON["martian-source"]);
 		const opens = protocol !== TCP || (flags & (SYN | ACK | RST | FIN)) === SYN;
 		const ported = hasPorts(protocol);
 
@@ -298,11 +302,12 @@ export class Opening {
 
 	/** True if a forward for some source has this port: the kernel is kept off it then. */
 	#isForwarded(protocol: number, port: number): boolean {
-		return this.#c.policy.forwards.some((f) => f.protocol === protocol && port >= f.first && port <= f.last);
+		return findForward(this.#c, (f) => f.protocol === protocol && port >= f.first && port <= f.last) !== undefined;
 	}
 
 	#forward(protocol: number, port: number, peer: number): Forward | undefined {
-		return this.#c.policy.forwards.find(
+		return findForward(
+			this.#c,
 			(f) =>
 				f.protocol === protocol &&
 				port >= f.first &&

@@ -826,6 +826,7 @@ export class Rare {
 	#errorInbound(s: number, length: number, header: number, external: number, hairpin: boolean): boolean {
 		const c = this.#c;
 		const at = s + SLOT_IP + header;
+		if (!hairpin && this.#opening.isMartian(c.views.P[((s + SLOT_IP) >> 2) + 3])) return this.#drop(REASON["martian-source"]) !== 0;
 		const found = translateError(c, at, length - header, false, external);
 		if (found < 0) {
 			const reason = refused(found);

@@ -156,6 +156,23 @@ test("an undefined descriptor is not descriptor 0", () => {
 
 // ---- process ----------------------------------------------------------------------------------------------------------
 
+test("processors, processor, runOn", () => {
+	const all = native.processors();
+	truth(all.length > 0 && all.every((cpu, n) => n === 0 || cpu > all[n - 1]), "ascending numbers");
+	truth(all.includes(native.processor()), "runs on one of them");
+	for (const cpu of all) {
+		native.runOn([cpu]);
+		equal(native.processors(), [cpu]);
+		equal(native.processor(), cpu);
+	}
+	native.runOn(all);
+	equal(native.processors(), all);
+	refuses("EINVAL", () => native.runOn([]));
+	refuses("EINVAL", () => native.runOn([1023]));
+	outOfRange(() => native.runOn([1024]));
+	outOfRange(() => native.runOn([-1]));
+});
+
 test("args, getenv, getpid, geteuid", () => {
 	equal(native.args(), []);
 	truth(native.getenv("MASQD_JS")?.endsWith("native-surface.js") === true, "MASQD_JS");

@@ -120,6 +120,7 @@ const ROWS: Row[] = [
 		"255.255.255.255",
 		"192.168.1.0",
 		"192.168.1.255",
+		"192.168.1.1",
 	].map((source): Row => ({ reason: "martian-source", what: `R-9 from ${source}`, out: udp(`${source}:1`, `${S1}:9`) })),
 	...["0.0.0.0", "127.0.0.1", "224.0.0.1", "240.0.0.1", "255.255.255.255", "192.168.1.77", X].map(
 		(source): Row => ({ reason: "martian-source", what: `R-11 from ${source} on the WAN`, in: udp(`${source}:9`, `${X}:40000`) }),

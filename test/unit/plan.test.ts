@@ -69,6 +69,7 @@ describe("the plan", () => {
 			refusal: "host-unreachable",
 			unsolicitedSyn: "reject",
 			blockPrivate: false,
+			pcp: false,
 			icmpRate: 20,
 			offload: "auto",
 			algs: { ftp: true, tftp: false },

@@ -297,6 +297,7 @@ export class Rig {
 				...o.policy,
 			},
 			spare: { at: SLOTS * SLOT_SIZE, count: SPARE_BLOCKS },
+			requested: [],
 			drops: makeDrops(),
 			algCounts: makeAlgCounts(),
 			left: 0,
