@@ -39,7 +39,7 @@ export class Placement {
 
 	constructor(system: System) {
 		this.#system = system;
-		this.#allowed = system.processors();
+		this.#allowed = allowed(system);
 		this.dueAt = this.#allowed.length > 1 ? 0 : Number.POSITIVE_INFINITY;
 		if (this.#allowed.length > 1) for (const cpu of this.#allowed) this.#capacity.set(cpu, this.#capacityOf(cpu));
 	}
@@ -111,5 +111,14 @@ export class Placement {
 		} catch {
 			this.dueAt = Number.POSITIVE_INFINITY;
 		}
+	}
+}
+
+/** Processors that masqd may run on; none where a jail forbids asking, and then it stays where it is put. */
+function allowed(system: System): number[] {
+	try {
+		return system.processors();
+	} catch {
+		return [];
 	}
 }
