@@ -8,20 +8,24 @@ import * as native from "masq:native";
 import type { Plan } from "./config/plan.ts";
 import { Hosts } from "./conntrack/hosts.ts";
 import type { PortRange } from "./conntrack/ports.ts";
-import { EXTERNAL_SHIFT, HOP_SHIFT, HOST_ADF, HOST_EIF, HOST_PLACE, HOST_PORT_SHIFT, R_META, R_PEER } from "./conntrack/record.ts";
-import { stateTimeouts } from "./conntrack/states.ts";
-import { layoutTable, Table, type TableLayout } from "./conntrack/table.ts";
+import { HOP_SHIFT, HOST_ADF, HOST_EIF, HOST_PLACE, HOST_PORT_SHIFT, HOST_REACHABLE, R_HOST, R_META, R_PEER } from "./conntrack/record.ts";
+import { type Image, type Restored, restore } from "./conntrack/restore.ts";
+import { PORT_REST, stateTimeouts } from "./conntrack/states.ts";
+import { H_CLOCK, layoutTable, Table, type TableLayout } from "./conntrack/table.ts";
 import { ControlServer } from "./control/server.ts";
 import { Admission, EXPIRE_BUDGET } from "./nat/admission.ts";
-import { type Context, type Forward, type LanLink, type Link, makeDrops, type Net, type Policy, Queue } from "./nat/context.ts";
-import { Externals, externalsWords } from "./nat/externals.ts";
+import { type Context, type Forward, type LanLink, type Link, makeDrops, type Net, NO_ROUTE, type Policy, Queue } from "./nat/context.ts";
+import { type External, Externals, externalsWords, type WantedExternal } from "./nat/externals.ts";
 import { type Fast, makeFast } from "./nat/fast.ts";
 import { IcmpSender } from "./nat/icmp-error.ts";
+import { Keeper } from "./nat/keep.ts";
 import { Rare } from "./nat/rare.ts";
+import { readdress } from "./nat/readdress.ts";
 import { REASON } from "./nat/reason.ts";
-import { type AddressRange, formatAddress, formatSubnet, type Subnet, subnetOf } from "./packet/address.ts";
+import { sessionReset } from "./nat/tcp-reset.ts";
+import { type AddressRange, formatAddress, formatSubnet, type Subnet, subnetOf, subnetsOverlap } from "./packet/address.ts";
 import { IP_WORD, SLOT_SIZE, swap32, TCP, UDP, type Views, viewsOf } from "./packet/layout.ts";
-import { HOST_HEADERS, LinkHeaders } from "./packet/link-header.ts";
+import { HOST_HEADERS, headerTag, LinkHeaders } from "./packet/link-header.ts";
 import { ArpResponder } from "./port/arp-responder.ts";
 import { type ClaimedPorts, lanFilter, wanFilter } from "./port/filter.ts";
 import { type GuardFacts, installGuard, removeGuard } from "./port/guard.ts";
@@ -29,7 +33,9 @@ import { KernelView } from "./port/kernel-view.ts";
 import { localPorts, separateEphemeral } from "./port/local-ports.ts";
 import { NextHopTable, SPARE_SLOT_SIZE, SPARE_SLOTS } from "./port/neighbours.ts";
 import { BATCH, type Driver, PacketDriver, TunDriver } from "./port/port.ts";
+import { Settings } from "./port/settings.ts";
 import { TunRoutes } from "./port/tun-routes.ts";
+import { bootWords, openState, type State } from "./state.ts";
 
 const ARPHRD_ETHER = 1;
 const CAP_NET_ADMIN = 12;
@@ -57,6 +63,12 @@ export interface Paths {
 	config: string;
 	socket: string;
 	state: string;
+}
+
+/** How the daemon is to start. */
+export interface Options {
+	/** A WAN device that does not exist is waited for; else it is a {@link StartError}. */
+	wait?: boolean;
 }
 
 /** One network attachment with its driver; `index` is 0 while the device is not there. */
@@ -96,6 +108,7 @@ export function planTable(plan: Plan): { layout: TableLayout; bytes: number } {
 export class Engine {
 	readonly plan: Plan;
 	readonly paths: Paths;
+	readonly #options: Options;
 	readonly kernel = new KernelView(native);
 	readonly table: Table;
 	readonly hosts: Hosts;
@@ -111,16 +124,28 @@ export class Engine {
 	readonly tableBytes: number;
 
 	readonly #fast: Fast;
+	readonly #rare: Rare;
 	readonly #errors: IcmpSender;
+	readonly #settings: Settings;
+	readonly #boot = bootWords();
+	/** What a predecessor left, until it is taken over. */
+	#state: State | null;
 	readonly #hops: NextHopTable;
 	readonly #rx = new Int32Array(BATCH * 2);
 	readonly #frames: ArrayBuffer;
 	readonly #pollSet = new Int32Array(64 * 3);
-	#lock: native.Fd = -1;
+	readonly #lock: native.Fd;
 	#signals: native.Fd = -1;
 	#control: ControlServer | null = null;
 	#arp: ArpResponder | null = null;
+	#arpText = "";
 	#tunRoutes: TunRoutes | null = null;
+	/** The WAN has no address that can be used, or some session no route: packets from inside take the slow way (Rare.outboundImpaired). */
+	#impaired = true;
+	/** Some session has no route. */
+	#unroutable = false;
+	/** The WAN's subnet overlaps a LAN's, in words; "" if not. */
+	conflict = "";
 	#guard = false;
 	#guardText = "";
 	#restoreEphemeral: (() => void) | null = null;
@@ -130,20 +155,24 @@ export class Engine {
 	#busyAt = 0;
 	#stopping = false;
 
-	/** Builds tables in memory; touches nothing of the system but the state file. */
-	constructor(plan: Plan, paths: Paths) {
+	/** Builds tables in memory; touches nothing of the system but the state file. Throws {@link StartError} if another daemon has it. */
+	constructor(plan: Plan, paths: Paths, options: Options = {}) {
 		this.plan = plan;
 		this.paths = paths;
+		this.#options = options;
 		this.#ranges = plan.ports;
+		this.#lock = lockState(paths.state);
+		this.#settings = new Settings(native, `${paths.state}.settings`, `/${TUN_NAME}/`);
 		const { layout, bytes } = planTable(plan);
 		this.tableBytes = bytes;
-		const memory = native.mapFile(paths.state, bytes);
+		this.#state = openState(paths.state, layout, this.#boot, Math.floor(native.now() / 1000));
+		const { memory, image } = this.#state;
 		const keys = new Int32Array(4);
 		native.random(keys.buffer, 0, 16);
-		this.table = new Table(memory, layout, keys, stateTimeouts(plan.timeouts));
+		if (image !== null) keys.set(image.keys);
+		this.table = new Table(memory, layout, keys, stateTimeouts(plan.timeouts), image !== null);
 		this.hosts = new Hosts(memory, layout, keys[3]);
 		const mapWords = new Int32Array(memory, layout.portMaps * 4, layout.words - layout.portMaps);
-		mapWords.fill(0);
 		this.externals = new Externals(mapWords, plan.ports);
 
 		this.#frames = native.mapFile("", BATCH * SLOT_SIZE + SPARE_SLOTS * SPARE_SLOT_SIZE);
@@ -192,6 +221,9 @@ export class Engine {
 			forwardedOut: 0,
 			forwardedIn: 0,
 			errorsSent: 0,
+			resetsSent: 0,
+			strangersFrom: 0,
+			adopt: true,
 			now: 0,
 			now16: 0,
 			random: () => {
@@ -203,23 +235,30 @@ export class Engine {
 			},
 		};
 		this.#readClock();
-		this.context.policy = this.#policy();
+		this.context.policy = this.#policy(plan, image === null ? 0 : image.addresses[0], image?.addresses ?? new Int32Array(0));
 		this.admission = new Admission(this.context);
 		this.#errors = new IcmpSender(this.context);
-		this.#fast = makeFast(this.context, new Rare(this.context, this.admission, this.#errors));
+		this.#rare = new Rare(this.context, this.admission, this.#errors);
+		this.#fast = makeFast(this.context, this.#rare);
 	}
 
-	/** Policy in as-loaded terms; fills the external addresses. Called once. */
-	#policy(): Policy {
-		const { plan, externals } = this;
-		externals.add(0, true, 0, -1);
-		for (const s of plan.statics) externals.add(swap32(s.external), false, swap32(s.internal), -1);
+	/**
+	 * Policy of a plan in as-loaded terms; makes the external addresses anew, `own` being the WAN port's, with the numbers that they have in `before`, and reserves
+	 * the ports of forwards.
+	 */
+	#policy(plan: Plan, own: number, before: Int32Array): Policy {
+		const { externals } = this;
+		const numbers = externals.renew(wantedExternals(plan, own), before, plan.ports);
+		let at = 1 + plan.statics.length;
 		const everyLan = () => plan.lan.flatMap((l) => l.subnets.map(netOf));
-		const pools = plan.pools.map((p, number) => {
-			const list: number[] = [];
-			for (const range of p.external) for (let a = range.first; a <= range.last; a++) list.push(a);
-			const numbers = list.map((a, at) => externals.add(swap32(a), p.overload && at === list.length - 1, 0, number));
-			return { nets: p.internal.length ? p.internal.map(netOf) : everyLan(), externals: numbers, overload: p.overload };
+		const pools = plan.pools.map((p) => {
+			const from = at;
+			for (const range of p.external) at += range.last - range.first + 1;
+			return {
+				nets: p.internal.length ? p.internal.map(netOf) : everyLan(),
+				externals: numbers.slice(from, at),
+				overload: p.overload,
+			};
 		});
 		const forwards: Forward[] = plan.redirects.flatMap((r) =>
 			r.protocols.map((p) => ({
@@ -260,13 +299,6 @@ export class Engine {
 
 	#start(): void {
 		this.#signals = native.signalOpen([SIGHUP, SIGINT, SIGTERM]);
-		try {
-			this.#lock = native.lockFile(`${this.paths.state}.lock`);
-		} catch (error) {
-			if ((error as native.NativeError).code === "EAGAIN")
-				throw new StartError(`another masqd is running (it holds ${this.paths.state}.lock)`);
-			throw error;
-		}
 		for (const [n, name] of [
 			[CAP_NET_ADMIN, "CAP_NET_ADMIN"],
 			[CAP_NET_RAW, "CAP_NET_RAW"],
@@ -274,20 +306,24 @@ export class Engine {
 			if (!native.hasCapability(n)) throw new StartError(`no permission: masqd needs ${name}; start it as root`);
 		}
 		this.kernel.open();
-		this.#needDevice("wan", this.wan);
+		if (this.#options.wait && this.kernel.linkByName(this.wan.name) === undefined)
+			this.warnings.push(`wan device '${this.wan.name}' does not exist yet; waiting for it`);
+		else this.#needDevice("wan", this.wan);
 		for (const p of this.lan) this.#needDevice("lan", p);
 		const tuns = this.lan.filter((p) => p.kind === "tun");
 		if (tuns.length > 1) throw new StartError("only one lan can have driver 'tun' in this version; give the others driver 'packet'");
 		if (tuns.length > 0 && !tunAvailable())
 			throw new StartError("no TUN: /dev/net/tun is missing; install kmod-tun or use option driver 'packet'");
 		this.#separatePorts();
-		this.#takeAddresses();
+		this.#readLinks();
+		this.#takeOver();
 		this.#warnOfBridgeFilter();
 		for (const p of tuns) this.#openTun(p);
 		this.#openDrivers();
+		this.#setExternal(this.wan.link.address);
+		this.#renewHops();
 		this.#refreshGuard();
-		if (this.externals.list.length > 1 && this.wan.link.ethernet)
-			this.#arp = new ArpResponder(this.wan.index, this.#arpRanges(), this.#wanMac());
+		this.#openArp();
 		this.#control = new ControlServer(this.paths.socket, this);
 		native.keepCapabilities(2 ** CAP_NET_ADMIN + 2 ** CAP_NET_RAW);
 	}
@@ -299,7 +335,12 @@ export class Engine {
 
 	/** Keeps the router's own sockets and masqd's port range apart (design.md section 2 "The kernel beside us"). */
 	#separatePorts(): void {
-		this.#restoreEphemeral = separateEphemeral(native, this.#ranges, this.warnings);
+		this.#restoreEphemeral = separateEphemeral(this.#settings, this.#ranges, this.warnings);
+		this.#reserveLocal();
+	}
+
+	/** Takes the ports out of the ranges that sockets of the router itself have. */
+	#reserveLocal(): void {
 		for (const port of localPorts(native, this.#ranges)) {
 			this.externals.reservePort(0, TCP, port);
 			this.externals.reservePort(0, UDP, port);
@@ -343,7 +384,7 @@ export class Engine {
 		this.kernel.drain();
 		const tun = this.kernel.linkByName(TUN_NAME);
 		if (tun === undefined) throw new StartError(`the kernel does not show the device ${TUN_NAME}`);
-		this.#tunRoutes = TunRoutes.install(this.kernel, native, {
+		this.#tunRoutes = TunRoutes.install(this.kernel, this.#settings, {
 			lans: [p.name],
 			elsewhere: this.#elsewhere(),
 			tun: { name: TUN_NAME, ifindex: tun.index, mtu: this.wan.link.mtu || 1500, queueLength: TUN_QUEUE },
@@ -366,6 +407,7 @@ export class Engine {
 		attempt(() => this.#arp?.close());
 		if (this.#guard) attempt(() => removeGuard(native));
 		attempt(() => this.#restoreEphemeral?.());
+		attempt(() => this.#settings.restore());
 		attempt(() => this.kernel.close());
 		attempt(() => native.close(this.#signals));
 		attempt(() => native.close(this.#lock));
@@ -375,17 +417,16 @@ export class Engine {
 		p.driver?.close();
 		p.driver = null;
 		if (p.restoreGro && this.kernel.linkByName(p.name) !== undefined) native.setFeature(p.name, GRO_LIST, true);
+		if (p.restoreGro) this.#settings.forget(`${GRO_LIST} ${p.name}`);
 		p.restoreGro = false;
 	}
 
 	// ---- keeping in step with the kernel -----------------------------------------------------------------------------------
 
-	/** Reads indexes, MACs, MTUs and addresses of the ports from the kernel's tables. Returns true if anything differs from before. */
-	#takeAddresses(): boolean {
-		let changed = false;
+	/** Reads indexes, MACs, MTUs and addresses of the ports from the kernel's tables. */
+	#readLinks(): void {
 		for (const p of [this.wan, ...this.lan]) {
 			const link = this.kernel.linkByName(p.name);
-			const before = `${p.index} ${p.link.address} ${p.link.mtu} ${p.link.mac}`;
 			const index = link?.index ?? 0;
 			if (index !== p.index && p.driver !== null && !(isLan(p) && p.kind === "tun")) this.#closePort(p);
 			p.index = index;
@@ -399,10 +440,26 @@ export class Engine {
 				p.link.nets = nets.map(netOf);
 			}
 			this.#renewSource(p);
-			changed ||= before !== `${p.index} ${p.link.address} ${p.link.mtu} ${p.link.mac}`;
 		}
-		this.#setExternal(this.wan.link.address);
-		return changed;
+		this.#judgeConflict();
+	}
+
+	/** A WAN whose subnet overlaps a LAN's counts as one without address: whom a packet is for could not be told (RFC 4787 REQ-7). */
+	#judgeConflict(): void {
+		const before = this.conflict;
+		this.conflict = "";
+		for (const { address, prefix } of this.kernel.addresses(this.wan.index)) {
+			const outside = subnetOf(address, prefix);
+			for (const p of this.lan) {
+				const net = p.link.nets.find((n) => subnetsOverlap(outside, subnetOfNet(n)));
+				if (net === undefined) continue;
+				this.conflict = `the WAN's subnet ${formatSubnet(outside)} overlaps ${formatNet(net)} of ${p.name}`;
+			}
+		}
+		if (this.conflict !== "") this.wan.link.address = 0;
+		if (this.conflict === before) return;
+		if (this.conflict !== "") this.#say(`${this.conflict}: nothing is translated until one of them is another`);
+		else this.#say("WAN and LAN subnets are apart again");
 	}
 
 	/** Link headers carry the port's own MAC, which may have changed. */
@@ -419,26 +476,110 @@ export class Engine {
 		}
 	}
 
-	/** The WAN's address changed: what was translated to the old one can not go on. */
-	#setExternal(address: number): void {
-		if (this.externals.A[0] === address) return;
-		if (address !== 0) {
-			const { T } = this.table;
-			for (let i = 1; i <= this.table.layout.sessions; i++) {
-				if (this.table.state(i) !== 0 && ((T[(i << 4) + R_META] >> EXTERNAL_SHIFT) & 0xff) === 0) this.admission.end(i);
-			}
-			this.externals.setAddress(0, address);
+	/** Goes on with the sessions that a predecessor left, or begins with none. */
+	#takeOver(): void {
+		const { table, context } = this;
+		const state = this.#state as State;
+		this.#state = null;
+		let { refused } = state;
+		if (state.image !== null) {
+			table.addresses.set(state.image.addresses);
+			const done = this.#restore(state.image);
+			if (done === null) {
+				refused = "its records are damaged";
+				table.clear();
+				this.hosts.clear();
+				this.#applyPolicy(this.plan, 0, new Int32Array(0));
+			} else if (done.kept + done.unfit + done.broken + done.excess > 0) this.#say(restoredWords(done));
 		}
+		if (refused !== "") {
+			this.#say(`${this.paths.state} is not used, ${refused}: starting with no sessions`);
+			context.strangersFrom = context.now + PORT_REST;
+		}
+		table.publish(this.#boot, this.externals.A, context.now);
+		if (state.pending !== "") native.rename(state.pending, this.paths.state);
+	}
+
+	#restore(image: Image): Restored | null {
+		const keeper = this.#keeper(this.context.policy, this.externals.list, this.plan);
+		return restore(this.table, image, this.context.now, (i) => keeper.adopt(i));
+	}
+
+	#keeper(policy: Policy, externals: readonly External[], plan: Plan): Keeper {
+		return new Keeper(this.context, {
+			policy,
+			externals,
+			exempts: plan.exempts.map((e) => netOf(e.destination)),
+			nets: this.lan.flatMap((p) => p.link.nets),
+		});
+	}
+
+	/** Puts a plan's policy in force, with new external addresses; the router's own ports are kept out of it. */
+	#applyPolicy(plan: Plan, own: number, before: Int32Array): void {
+		this.#ranges = plan.ports;
+		this.context.policy = this.#policy(plan, own, before);
+		this.#reserveLocal();
+	}
+
+	/** The WAN port's address is `address`, 0 for none: sessions of another one before move to it, TCP is reset towards the LAN. */
+	#setExternal(address: number): void {
+		const before = this.externals.A[0];
+		this.#judgeImpaired();
+		if (address === 0) {
+			this.#hops.giveUp();
+			return;
+		}
+		if (before === address) return;
+		if (before === 0) {
+			this.externals.setAddress(0, address);
+			this.table.addresses[0] = address;
+			return;
+		}
+		this.#flush();
+		this.#hops.giveUp();
+		let slot = 0;
+		const done = readdress(this.context, this.admission, address, (i) => {
+			const length = sessionReset(this.context, i, slot * SLOT_SIZE);
+			if (length === 0) return;
+			this.#toInside(i, slot * SLOT_SIZE, length);
+			slot = (slot + 1) % BATCH;
+			if (slot === 0) this.#flush();
+		});
+		this.#flush();
+		this.#say(
+			`the WAN's address is ${addressText(address)} now, it was ${addressText(before)}: ${done.moved} sessions moved, ${done.ended} ended`,
+		);
+	}
+
+	/** Queues a frame that was made for the inside host of a session. */
+	#toInside(i: number, slot: number, length: number): void {
+		const { hosts, context } = this;
+		const host = this.table.T16[(i << 5) + R_HOST];
+		const place = hosts.W[host * 4 + HOST_PLACE];
+		if ((place & HOST_REACHABLE) === 0) this.#hops.holdInside(host, slot, length);
+		else this.lan[(place >>> HOST_PORT_SHIFT) & 0xff].link.queue.push(slot, length, headerTag(HOST_HEADERS + host));
+		context.resetsSent++;
+	}
+
+	#judgeImpaired(): void {
+		this.#impaired = this.wan.link.address === 0 || this.#unroutable;
+	}
+
+	/** One line for the log. */
+	#say(text: string): void {
+		native.print(2, `masqd: ${text}\n`);
 	}
 
 	/** Opens the packet sockets of devices that are there and have none. */
 	#openDrivers(): void {
 		for (const p of [this.wan, ...this.lan]) {
 			if (p.driver !== null || p.index === 0) continue;
+			const setting = `${GRO_LIST} ${p.name}`;
 			if (native.getFeature(p.name, GRO_LIST) === true) {
+				this.#settings.remember(setting, "on");
 				native.setFeature(p.name, GRO_LIST, false);
-				p.restoreGro = true;
 			}
+			p.restoreGro = this.#settings.original(setting) !== undefined;
 			p.driver = new PacketDriver(p.index, p.link.ethernet, this.#filterOf(p), this.#rx);
 		}
 	}
@@ -453,15 +594,28 @@ export class Engine {
 	}
 
 	#ownedExternals(): AddressRange[] {
-		return this.externals.list.slice(1).map((x) => ({ first: swap32(x.address) >>> 0, last: swap32(x.address) >>> 0 }));
+		return this.externals.list
+			.slice(1)
+			.filter((x) => x.address !== 0)
+			.map((x) => ({ first: swap32(x.address) >>> 0, last: swap32(x.address) >>> 0 }));
+	}
+
+	/** Answers ARP for the external addresses that no interface has; anew when they, the device or its MAC have changed. */
+	#openArp(): void {
+		const ranges = this.#arpRanges();
+		const wanted = ranges.length > 0 && this.wan.index !== 0 && this.wan.link.ethernet;
+		const text = wanted ? JSON.stringify([this.wan.index, [...this.wan.link.mac], ranges]) : "";
+		if (text === this.#arpText) return;
+		this.#arp?.close();
+		this.#arp = null;
+		this.#arpText = "";
+		if (!wanted) return;
+		this.#arp = new ArpResponder(this.wan.index, ranges, this.wan.link.mac);
+		this.#arpText = text;
 	}
 
 	#arpRanges(): AddressRange[] {
 		return this.#ownedExternals().filter((r) => !this.kernel.ownAddresses().includes(r.first));
-	}
-
-	#wanMac(): Uint8Array {
-		return this.wan.link.mac;
 	}
 
 	#externalAddresses(): number[] {
@@ -500,11 +654,14 @@ export class Engine {
 	#kernelNews(): void {
 		const changes = this.kernel.drain();
 		if (changes.links || changes.addresses || changes.routes) {
-			const before = this.wan.index;
-			this.#takeAddresses();
-			if (this.wan.index !== before) this.#hops.reset();
+			const { index } = this.wan;
+			const { mtu } = this.wan.link;
+			this.#readLinks();
+			if (this.wan.index !== index) this.#hops.reset();
 			this.#hops.routesChanged();
-			this.#openDriversQuietly();
+			this.#openQuietly();
+			this.#setExternal(this.wan.link.address);
+			if (this.wan.link.mtu !== mtu) this.#resizeTun();
 			for (const p of [this.wan, ...this.lan]) p.driver?.filter(this.#filterOf(p));
 			this.#tunRoutes?.update(this.#elsewhere());
 			this.#refreshGuard();
@@ -513,9 +670,16 @@ export class Engine {
 		this.#hops.update(changes.neighbours);
 	}
 
-	#openDriversQuietly(): void {
+	/** The TUN device takes what fits the WAN. */
+	#resizeTun(): void {
+		const tun = this.#tunRoutes === null ? undefined : this.kernel.linkByName(TUN_NAME);
+		if (tun !== undefined && this.wan.index !== 0) this.kernel.setLinkUp(tun.index, this.wan.link.mtu, TUN_QUEUE);
+	}
+
+	#openQuietly(): void {
 		try {
 			this.#openDrivers();
+			this.#openArp();
 		} catch (error) {
 			native.print(2, `masqd: ${(error as Error).message}; waiting for the device\n`);
 		}
@@ -524,12 +688,15 @@ export class Engine {
 	/** Routes changed: every session looks up its next hop again. */
 	#renewHops(): void {
 		const { T } = this.table;
+		this.#unroutable = false;
 		for (let i = 1; i <= this.table.layout.sessions; i++) {
 			if (this.table.state(i) === 0) continue;
 			const hop = this.#hops.find(T[(i << 4) + R_PEER]);
+			if (hop === NO_ROUTE) this.#unroutable = true;
 			const e = (i << 4) + R_META;
 			T[e] = (T[e] & ~(0xff << HOP_SHIFT)) | (Math.max(0, hop) << HOP_SHIFT);
 		}
+		this.#judgeImpaired();
 	}
 
 	// ---- the loop ------------------------------------------------------------------------------------------------------------
@@ -561,6 +728,7 @@ export class Engine {
 
 	#everySecond(): void {
 		this.#secondAt = (this.context.now + 1) * 1000;
+		this.table.header[H_CLOCK] = this.context.now;
 		this.admission.expire(EXPIRE_BUDGET);
 		if (this.#hops.waiting > 0) {
 			this.#hops.flush();
@@ -620,10 +788,17 @@ export class Engine {
 		const count = this.#receive(p);
 		if (count === 0) return 0;
 		const t1 = meter === null ? 0 : native.nanoseconds();
-		this.#fast.outbound(this.#rx, count, n);
+		if (this.#impaired) this.#outboundImpaired(count, n);
+		else this.#fast.outbound(this.#rx, count, n);
 		if (meter !== null) this.#measure(meter, count, t0, t1);
 		this.#sendWan();
 		return count;
+	}
+
+	#outboundImpaired(count: number, port: number): void {
+		const rx = this.#rx;
+		const fault = this.wan.link.address !== 0 ? -1 : this.conflict !== "" ? REASON["address-conflict"] : REASON["no-external-address"];
+		for (let n = 0; n < count; n++) this.#rare.outboundImpaired(rx[n * 2], rx[n * 2 + 1], port, fault);
 	}
 
 	#breatheWan(): number {
@@ -731,6 +906,45 @@ export class Engine {
 		const address = this.externals.A[0] === 0 ? "no address yet" : formatAddress(swap32(this.externals.A[0]) >>> 0);
 		return `wan ${this.wan.name} ${address}, lan ${lan}, ${this.plan.sessions} sessions in ${this.tableBytes} bytes`;
 	}
+}
+
+/** The external addresses that a plan wants, in the order that {@link Engine} numbers them by; `own` is the WAN port's. */
+function wantedExternals(plan: Plan, own: number): WantedExternal[] {
+	const wanted: WantedExternal[] = [{ address: own, shared: true, inside: 0, pool: -1 }];
+	for (const s of plan.statics) wanted.push({ address: swap32(s.external), shared: false, inside: swap32(s.internal), pool: -1 });
+	for (const [pool, p] of plan.pools.entries()) {
+		const list: number[] = [];
+		for (const range of p.external) for (let a = range.first; a <= range.last; a++) list.push(a);
+		for (const [n, a] of list.entries()) wanted.push({ address: swap32(a), shared: p.overload && n === list.length - 1, inside: 0, pool });
+	}
+	return wanted;
+}
+
+/** Takes the lock of a state file. */
+function lockState(path: string): native.Fd {
+	try {
+		return native.lockFile(`${path}.lock`);
+	} catch (error) {
+		if ((error as native.NativeError).code === "EAGAIN") throw new StartError(`another masqd is running (it holds ${path}.lock)`);
+		throw error;
+	}
+}
+
+/** What became of a predecessor's sessions, in a line. */
+function restoredWords(r: Restored): string {
+	const parts = [`${r.kept} sessions go on`];
+	if (r.unfit > 0) parts.push(`${r.unfit} do not fit the configuration any more`);
+	if (r.excess > 0) parts.push(`${r.excess} have no room`);
+	if (r.broken > 0) parts.push(`${r.broken} were being written when masqd died`);
+	return parts.join(", ");
+}
+
+function addressText(word: number): string {
+	return formatAddress(swap32(word) >>> 0);
+}
+
+function subnetOfNet(net: Net): Subnet {
+	return subnetOf(swap32(net.address) >>> 0, 32 - Math.round(Math.log2(2 ** 32 - (swap32(net.mask) >>> 0))));
 }
 
 function isLan(p: Port): p is LanPort {

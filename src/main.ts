@@ -11,7 +11,7 @@ import { VERSION } from "./version.ts";
 
 const USAGE = `usage: masqd COMMAND [OPTIONS]
 
-  run     [-c FILE]            translate packets until SIGTERM
+  run     [-c FILE] [--wait]   translate packets until SIGTERM
   check   [-c FILE]            print the effective plan, or every error
   status  [-j]                 ports, table, counters, drops with reasons
   flows   [-j] [-n ROWS]       sessions
@@ -19,6 +19,7 @@ const USAGE = `usage: masqd COMMAND [OPTIONS]
   --version                    version
 
   -c FILE       configuration, default /etc/config/masqd
+  --wait        start also while there is no WAN device yet
   -j            JSON
   -n ROWS       at most this many rows
   --socket PATH control socket, default /var/run/masqd.sock
@@ -31,6 +32,7 @@ interface Options {
 	paths: Paths;
 	json: boolean;
 	rows: number | null;
+	wait: boolean;
 }
 
 class UsageError extends Error {}
@@ -44,6 +46,7 @@ function parseOptions(words: string[], allowed: string[]): Options {
 		paths: { config: "/etc/config/masqd", socket: "/var/run/masqd.sock", state: "/var/run/masqd.state" },
 		json: false,
 		rows: null,
+		wait: false,
 	};
 	for (let n = 0; n < words.length; n++) {
 		const word = words[n];
@@ -56,6 +59,7 @@ function parseOptions(words: string[], allowed: string[]): Options {
 		else if (word === "--socket") o.paths.socket = value();
 		else if (word === "--state") o.paths.state = value();
 		else if (word === "-j") o.json = true;
+		else if (word === "--wait") o.wait = true;
 		else {
 			o.rows = Number(value());
 			if (!Number.isInteger(o.rows) || o.rows < 1) throw new UsageError("-n needs a number of rows");
@@ -89,7 +93,7 @@ function run(o: Options): number {
 	}
 	let engine: Engine;
 	try {
-		engine = new Engine(plan, o.paths);
+		engine = new Engine(plan, o.paths, { wait: o.wait });
 		engine.start();
 	} catch (error) {
 		const e = error as Partial<native.NativeError> & Error;
@@ -134,7 +138,7 @@ function flows(o: Options): number {
 }
 
 const COMMANDS: Record<string, { run: (o: Options) => number; options: string[] }> = {
-	run: { run, options: ["-c", "--socket", "--state"] },
+	run: { run, options: ["-c", "--socket", "--state", "--wait"] },
 	check: { run: check, options: ["-c"] },
 	status: { run: status, options: ["-j", "--socket"] },
 	flows: { run: flows, options: ["-j", "-n", "--socket"] },

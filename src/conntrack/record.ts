@@ -42,6 +42,8 @@ export const EXTERNAL_SHIFT = 8;
 export const STATE_SHIFT = 16;
 export const STATE_MASK = 0x1f;
 export const HOP_SHIFT = 24;
+/** The session goes by a port forward and ends with it. */
+export const FORWARDED = 1 << 23;
 
 /** Bytes of a byte counter's low word before it carries into the high half. */
 export const BYTES_CARRY = 0x40000000;

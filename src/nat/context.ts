@@ -121,6 +121,15 @@ export interface Context {
 	forwardedIn: number;
 	/** ICMP errors sent. */
 	errorsSent: number;
+	/** TCP resets sent. */
+	resetsSent: number;
+	/**
+	 * Second from which endpoint-independent filtering lets strangers in: for the time of a port's rest after a state was lost it does not, because they may
+	 * mean another host that had the port (RFC 6888 REQ-8).
+	 */
+	strangersFrom: number;
+	/** A TCP segment in mid-connection without a session makes one (its table may be lost); false: it is answered with a reset. */
+	adopt: boolean;
 	/** Seconds now, and the same modulo 2^16. */
 	now: number;
 	now16: number;

@@ -2,7 +2,7 @@
  * The decisions about a packet that belongs to no session yet: outbound (static, pool, masquerade; design.md section 4) and inbound (filtering, forwards, static).
  * Everything is checked before state is made (RFC 7857 section 6: a packet that is dropped changes nothing).
  */
-import { EXTERNAL_SHIFT, HOST_ADF, HOST_EIF, HOST_PLACE, R_HOST, R_IN, R_META, R_OUT, R_PEER } from "../conntrack/record.ts";
+import { EXTERNAL_SHIFT, FORWARDED, HOST_ADF, HOST_EIF, HOST_PLACE, R_HOST, R_IN, R_META, R_OUT, R_PEER } from "../conntrack/record.ts";
 import { ICMP_QUERY, OTHER, TCP_SYN_IN, TCP_SYN_OUT, UDP_NEW, UDP_OPEN } from "../conntrack/states.ts";
 import {
 	ACK,
@@ -45,13 +45,10 @@ export const LEFT_TO_KERNEL = 0;
 export class Opening {
 	readonly #c: Context;
 	readonly #admission: Admission;
-	/** External number of static NAT by inside address. */
-	readonly #statics = new Map<number, number>();
 
 	constructor(c: Context, admission: Admission) {
 		this.#c = c;
 		this.#admission = admission;
-		for (const [n, x] of c.externals.list.entries()) if (x.inside !== 0) this.#statics.set(x.inside, n);
 	}
 
 	/**
@@ -86,7 +83,7 @@ export class Opening {
 		const bad = this.#outboundAddresses(inside, peer, port);
 		if (bad >= 0) return refusal(bad);
 		// A pure ACK or data segment is adopted (the table may have been lost); it stays "unanswered" until the peer confirms it.
-		if (protocol === TCP && (flags & SYN ? flags & (ACK | FIN | RST) : (flags & (ACK | FIN | RST)) !== ACK))
+		if (protocol === TCP && (flags & SYN ? flags & (ACK | FIN | RST) : !c.adopt || (flags & (ACK | FIN | RST)) !== ACK))
 			return refusal(REASON["tcp-no-session"]);
 		const hop = c.hops.find(peer);
 		if (hop === ELSEWHERE) return refusal(REASON["not-through-wan"]);
@@ -107,6 +104,7 @@ export class Opening {
 		// Admission may have ended the mapping itself to make room: its port is taken again then.
 		const mapped = leader !== 0 && c.table.findExternal(protocol, address, external, externalPort) !== 0;
 		if (!mapped && x.shared && ported) {
+			externalPort = this.#endRest(protocol, inside, insidePort, external) ?? externalPort;
 			const taken = c.externals.takePort(external, protocol, swap16(externalPort), c.random());
 			if (taken < 0) {
 				c.hosts.release(host);
@@ -121,6 +119,15 @@ export class Opening {
 		return i;
 	}
 
+	/** The external port (as loaded) that an inside endpoint's last mapping had and that rests still: the rest is over, the port free. */
+	#endRest(protocol: number, inside: number, insidePort: number, external: number): number | undefined {
+		const { table } = this.#c;
+		const i = table.findResting(protocol, inside, insidePort);
+		if (i === 0 || ((table.T[(i << 4) + R_META] >> EXTERNAL_SHIFT) & 0xff) !== external) return undefined;
+		this.#admission.end(i);
+		return secondOf(table.T[(i << 4) + R_IN]);
+	}
+
 	/** Remembers where a host is from the link header of its frame. */
 	#learn(host: number, port: number, slot: number): void {
 		const { hosts, headers, views, lan } = this.#c;
@@ -128,11 +135,16 @@ export class Opening {
 		hosts.place(host, port);
 	}
 
+	/** True if a host's new mappings have the WAN port's own address. */
+	masquerades(inside: number): boolean {
+		return this.#choose(inside) === 0;
+	}
+
 	/** External number for a host without mapping at that endpoint: static, then pool, then masquerade. A refusal if its pool is exhausted. */
 	#choose(inside: number): number {
 		const c = this.#c;
-		const fixed = this.#statics.get(inside);
-		if (fixed !== undefined) return fixed;
+		const fixed = c.externals.ofInside(inside);
+		if (fixed >= 0) return fixed;
 		for (const pool of c.policy.pools) {
 			if (!inNets(pool.nets, inside)) continue;
 			let free = -1;
@@ -161,17 +173,20 @@ export class Opening {
 
 		let inside = x.inside;
 		let insidePort = externalPort;
+		let forwarded = 0;
 		let known = REASON["no-mapping"];
 		const leader = ported ? c.table.findExternal(protocol, x.address, external, externalPort) : 0;
 		if (inside === 0 && leader !== 0 && this.#accepts(leader, peer)) {
 			inside = c.table.T[leader << 4];
 			insidePort = firstOf(c.table.T[(leader << 4) + R_OUT]);
+			forwarded = c.table.T[(leader << 4) + R_META] & FORWARDED;
 		} else if (leader !== 0) known = REASON.filtered;
 		if (inside === 0 && external === 0 && ported) {
 			const port = swap16(externalPort);
 			const forward = this.#forward(protocol, port, peer);
 			if (forward !== undefined) {
 				inside = forward.inside;
+				forwarded = FORWARDED;
 				insidePort = swap16(forward.insideFirst + port - forward.first);
 			} else if (this.#isForwarded(protocol, port)) known = REASON.filtered;
 			else if (leader === 0 && !c.policy.ranges.some((r) => port >= r.first && port <= r.last)) return LEFT_TO_KERNEL;
@@ -184,11 +199,14 @@ export class Opening {
 		if (port < 0 || hop < 0) return refusal(REASON["no-route"]);
 		const host = this.#admission.admit(inside);
 		if (host < 0) return host;
-		if (leader !== 0 && x.shared && c.table.findExternal(protocol, x.address, external, externalPort) === 0)
+		if (leader !== 0 && x.shared && c.table.findExternal(protocol, x.address, external, externalPort) === 0) {
+			this.#endRest(protocol, inside, insidePort, external);
 			c.externals.reservePort(external, protocol, swap16(externalPort));
+		}
 		hold(x, inside);
 		const state = protocol === TCP ? TCP_SYN_IN : protocol === UDP ? UDP_OPEN : protocol === ICMP ? ICMP_QUERY : OTHER;
 		const i = c.table.create(protocol, inside, insidePort, x.address, external, externalPort, peer, peerPort, state, host, hop, c.now16);
+		c.table.T[(i << 4) + R_META] |= forwarded;
 		if (!c.lan[port].ethernet) c.hosts.place(host, port);
 		else c.hosts.assign(host, port);
 		return i;
@@ -198,7 +216,7 @@ export class Opening {
 	#accepts(leader: number, peer: number): boolean {
 		const c = this.#c;
 		const flags = c.hosts.W[c.table.T16[(leader << 5) + R_HOST] * 4 + HOST_PLACE];
-		if (flags & HOST_EIF) return true;
+		if (flags & HOST_EIF) return c.now >= c.strangersFrom;
 		if ((flags & HOST_ADF) === 0) return false;
 		let i = leader;
 		do {
@@ -225,7 +243,7 @@ export class Opening {
 }
 
 /** Counts one more session of the host that has a pool address alone. */
-function hold(x: External, inside: number): void {
+export function hold(x: External, inside: number): void {
 	if (x.shared || x.pool < 0) return;
 	x.holder = inside;
 	x.sessions++;

@@ -51,7 +51,7 @@ import {
 } from "../packet/layout.ts";
 import { HOST_HEADERS, headerTag } from "../packet/link-header.ts";
 import type { Admission } from "./admission.ts";
-import type { Context, Link } from "./context.ts";
+import { type Context, type Link, NO_ROUTE } from "./context.ts";
 import {
 	FRAGMENTATION_NEEDED,
 	HOST_UNREACHABLE,
@@ -65,6 +65,7 @@ import { translateError } from "./icmp-quote.ts";
 import { clampMss } from "./mss.ts";
 import { LEFT_TO_KERNEL, Opening, refused, transportFault } from "./opening.ts";
 import { REASON, type ReasonName } from "./reason.ts";
+import { replyReset } from "./tcp-reset.ts";
 
 const ECHO_REPLY = 0;
 const ECHO = 8;
@@ -124,7 +125,11 @@ export class Rare {
 			case REASON["protocol-busy"]:
 				this.#errors.send(s, length, port, PROHIBITED);
 				break;
+			case REASON["tcp-no-session"]:
+				if (!this.#c.adopt) replyReset(this.#c, s, port, (s + SLOT_IP + (this.#c.views.B[s + SLOT_IP] & 15) * 4) >> 1);
+				break;
 			case REASON["no-route"]:
+			case REASON["address-conflict"]:
 			case REASON["no-external-address"]:
 				this.#errors.send(s, length, port, NET_UNREACHABLE);
 				break;
@@ -277,6 +282,21 @@ export class Rare {
 		else if (protocol === TCP || protocol === UDP) H[l4] = secondOf(t[(i << 4) + R_IN]);
 		this.#count(i, length, R_PACKETS_OUT, R_BYTES_OUT, R_HIGH_OUT);
 		this.#toWan(s, length, meta >>> HOP_SHIFT);
+	}
+
+	/**
+	 * Any frame from LAN port `port` while the WAN port has no address that can be used (`fault` is the reason then, else -1) or some destination no route: also
+	 * packets of known sessions are refused, and their sessions are not touched, so that they go on when it is back.
+	 */
+	outboundImpaired(s: number, received: number, port: number, fault: number): void {
+		const c = this.#c;
+		if (received < 20) return this.outbound(s, received, port);
+		const w = (s >> 2) + IP_WORD;
+		const unroutable = c.hops.find(c.views.P[w + 4]) === NO_ROUTE;
+		const reason = fault >= 0 && this.#opening.masquerades(c.views.P[w + 3]) ? fault : unroutable ? REASON["no-route"] : -1;
+		if (reason < 0) return this.outbound(s, received, port);
+		const length = this.#header(s, received, c.lan[port]);
+		if (length !== 0) this.#refuse(s, length, port, reason);
 	}
 
 	/** Any frame from the WAN port. */

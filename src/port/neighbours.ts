@@ -243,6 +243,15 @@ export class NextHopTable implements NextHops {
 		hosts.place(host, port);
 	}
 
+	/** Gives up the frames that wait for a next hop of the WAN: they have an address that is not ours any more. */
+	giveUp(): void {
+		for (let n = this.#waiting.length - 1; n >= 0; n--) {
+			if (this.#waiting[n].hop < 0) continue;
+			this.#owner.drops[REASON["no-external-address"]]++;
+			this.#remove(n);
+		}
+	}
+
 	/** Forgets routes (they changed); hop numbers and MACs stay. */
 	routesChanged(): void {
 		this.#cache.clear();
