@@ -42,6 +42,7 @@ const CAP_NET_ADMIN = 12;
 const CAP_NET_RAW = 13;
 const SIGHUP = 1;
 const SIGINT = 2;
+const SIGUSR1 = 10;
 const SIGTERM = 15;
 const TUN_NAME = "masq0";
 const TUN_QUEUE = 2000;
@@ -154,6 +155,8 @@ export class Engine {
 	#secondAt = 0;
 	#busyAt = 0;
 	#stopping = false;
+	/** Another masqd is to go on at once (restart, upgrade): guard and settings stay, so nothing of the kernel's gets in between. */
+	#relieved = false;
 
 	/** Builds tables in memory; touches nothing of the system but the state file. Throws {@link StartError} if another daemon has it. */
 	constructor(plan: Plan, paths: Paths, options: Options = {}) {
@@ -298,7 +301,7 @@ export class Engine {
 	}
 
 	#start(): void {
-		this.#signals = native.signalOpen([SIGHUP, SIGINT, SIGTERM]);
+		this.#signals = native.signalOpen([SIGHUP, SIGINT, SIGUSR1, SIGTERM]);
 		for (const [n, name] of [
 			[CAP_NET_ADMIN, "CAP_NET_ADMIN"],
 			[CAP_NET_RAW, "CAP_NET_RAW"],
@@ -392,7 +395,7 @@ export class Engine {
 		this.warnings.push(...this.#tunRoutes.warnings);
 	}
 
-	/** Undoes everything, in reverse, whatever of it was done. Never throws. */
+	/** Undoes everything, in reverse, whatever of it was done; after SIGUSR1 nothing that a successor would do again. Never throws. */
 	stop(): void {
 		const attempt = (what: () => void) => {
 			try {
@@ -405,9 +408,12 @@ export class Engine {
 		attempt(() => this.#tunRoutes?.remove());
 		for (const p of [this.wan, ...this.lan]) attempt(() => this.#closePort(p));
 		attempt(() => this.#arp?.close());
-		if (this.#guard) attempt(() => removeGuard(native));
-		attempt(() => this.#restoreEphemeral?.());
-		attempt(() => this.#settings.restore());
+		if (!this.#relieved) {
+			if (this.#guard) attempt(() => removeGuard(native));
+			attempt(() => this.#restoreEphemeral?.());
+			attempt(() => this.#settings.restore());
+		}
+		this.table.header[H_CLOCK] = this.context.now;
 		attempt(() => this.kernel.close());
 		attempt(() => native.close(this.#signals));
 		attempt(() => native.close(this.#lock));
@@ -701,7 +707,7 @@ export class Engine {
 
 	// ---- the loop ------------------------------------------------------------------------------------------------------------
 
-	/** Runs until SIGTERM or SIGINT. */
+	/** Runs until SIGTERM, SIGINT or SIGUSR1. */
 	run(): void {
 		let empty = 0;
 		let turns = 0;
@@ -777,7 +783,8 @@ export class Engine {
 
 	#signalled(): void {
 		for (let signal = native.signalRead(this.#signals); signal !== 0; signal = native.signalRead(this.#signals)) {
-			if (signal === SIGTERM || signal === SIGINT) this.#stopping = true;
+			if (signal === SIGTERM || signal === SIGINT || signal === SIGUSR1) this.#stopping = true;
+			if (signal === SIGUSR1) this.#relieved = true;
 		}
 	}
 
