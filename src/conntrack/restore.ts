@@ -92,6 +92,12 @@ export function readImage(buffer: ArrayBuffer, boot: Int32Array, now: number): I
 	};
 }
 
+/** By protocol * STATES + state: 1 if there can be such a session. */
+const POSSIBLE = new Uint8Array(256 * STATES);
+for (let protocol = 0; protocol < 256; protocol++) {
+	for (let state = 1; state < STATES; state++) POSSIBLE[protocol * STATES + state] = possible(protocol, state) ? 1 : 0;
+}
+
 /** True if sessions of a protocol can be in a state. */
 function possible(protocol: number, state: number): boolean {
 	const udp = state === UDP_NEW || state === UDP_OPEN || state === UDP_DNS;
@@ -117,27 +123,37 @@ export function restore(table: Table, image: Image, now: number, keep: (i: numbe
 	/** Time since the last use, counted down, above the record's number: sorted, it is the order of last use. */
 	const order = new Uint32Array(image.sessions);
 	let count = 0;
-	for (let i = 1; i <= image.sessions; i++) {
+	const sessions = image.sessions;
+	const fixedRoom = 0xffff - CLOCK_LAG;
+	for (let i = 1; i <= sessions; i++) {
 		const e = i << 4;
 		const meta = t[e + R_META];
 		const state = (meta >> STATE_SHIFT) & STATE_MASK;
 		if (state === FREE) continue;
 		const out = t[e + R_OUT];
 		const inn = t[e + R_IN];
-		const n = (meta >> EXTERNAL_SHIFT) & 0xff;
-		let whole = state < STATES && possible(meta & 0xff, state) && secondOf(out) === firstOf(inn) && addresses[n] !== 0;
+		const inside = t[e];
+		const address = addresses[(meta >> EXTERNAL_SHIFT) & 0xff];
+		let whole = state < STATES && address !== 0 && secondOf(out) === firstOf(inn) && POSSIBLE[(meta & 0xff) * STATES + state] !== 0;
 		let due = false;
-		if (whole && t[e + R_DELTA] !== deltaOf(t[e], addresses[n], out, inn)) {
+		// As deltaOf, spelled out: this is the restore's time.
+		let delta = ((inside & 0xffff) ^ 0xffff) + ((inside >>> 16) ^ 0xffff) + (address & 0xffff) + (address >>> 16);
+		delta = (delta & 0xffff) + (delta >>> 16);
+		delta = (delta & 0xffff) + (delta >>> 16);
+		let both = delta + (firstOf(out) ^ 0xffff) + secondOf(inn);
+		both = (both & 0xffff) + (both >>> 16);
+		both = (both & 0xffff) + (both >>> 16);
+		if (t[e + R_DELTA] !== (delta | (both << 16)) && whole) {
 			// While external 0 changes its address some records are still in terms of the one before.
-			whole = n === 0 && changing !== 0 && t[e + R_DELTA] === deltaOf(t[e], changing, out, inn);
+			whole = address === addresses[0] && changing !== 0 && t[e + R_DELTA] === deltaOf(inside, changing, out, inn);
 			if ((meta & 0xff) === TCP || t[e + R_PEER] === changing) due = true;
-			else if (whole && own) t[e + R_DELTA] = deltaOf(t[e], addresses[n], out, inn);
+			else if (whole && own) t[e + R_DELTA] = deltaOf(inside, address, out, inn);
 		}
 		if (!whole) {
 			if (++result.broken > BROKEN_MAX) return null;
 		} else {
 			const idle = (clock16 - t16[(i << 5) + R_LAST]) & 0xffff;
-			const age = Math.max(0, (idle > 0xffff - CLOCK_LAG ? idle - 0x10000 : idle) + elapsed);
+			const age = Math.max(0, (idle > fixedRoom ? idle - 0x10000 : idle) + elapsed);
 			if (!due && age <= timeouts[state]) {
 				order[count++] = ((0xffff - age) << 16) | i;
 				continue;

@@ -214,17 +214,66 @@ export class Table {
 	}
 
 	/**
-	 * Puts the session in record `i`, which is in no index, into all of them; `address` is its external address as loaded, `leader` a session of its
-	 * mapping or 0 if there is none. False, and nothing done, if another session has one of its keys.
+	 * Puts the session in record `i`, which is in no index, into all of them, for a restore: as fast as one by one can be. `address` is its external address as
+	 * loaded; `ported`: an external endpoint is one inside endpoint's. Returns a session of the mapping that was there before, 0 if it is the first;
+	 * -1, and nothing is done, if another session has one of its keys.
 	 */
-	relink(i: number, address: number, leader: number): boolean {
+	relink(i: number, address: number, ported: boolean): number {
 		const t = this.T;
+		const t16 = this.T16;
+		const { key0, key1, key2, shift, outHeads, inHeads } = this;
 		const e = i << 4;
-		const m = t[e + R_META];
-		if (this.findOut(m & 0xff, t[e], t[e + R_PEER], t[e + R_OUT]) !== 0) return false;
-		if (this.findIn(m & 0xff, t[e + R_PEER], address, (m >> EXTERNAL_SHIFT) & 0xff, t[e + R_IN]) !== 0) return false;
-		this.#link(i, address, leader);
-		return true;
+		const inside = t[e];
+		const peer = t[e + R_PEER];
+		const out = t[e + R_OUT];
+		const inn = t[e + R_IN];
+		const key = t[e + R_META] & 0xffff;
+		let h = Math.imul(out ^ key0, key1) ^ inside;
+		const outChain = Math.imul(h ^ (h >>> 15) ^ peer, key2) >>> shift;
+		for (let k = outHeads[outChain]; k !== 0; k = t16[(k << 5) + R_CHAIN_OUT]) {
+			const f = k << 4;
+			if (t[f] === inside && t[f + R_OUT] === out && t[f + R_PEER] === peer && ((t[f + R_META] ^ key) & 0xff) === 0) return -1;
+		}
+		h = Math.imul(inn ^ key0, key1) ^ peer;
+		const inChain = Math.imul(h ^ (h >>> 15) ^ address, key2) >>> shift;
+		for (let k = inHeads[inChain]; k !== 0; k = t16[(k << 5) + R_CHAIN_IN]) {
+			const f = k << 4;
+			if (t[f + R_PEER] === peer && t[f + R_IN] === inn && (t[f + R_META] & 0xffff) === key) return -1;
+		}
+		const chains = this.#chains;
+		const externalPort = secondOf(inn);
+		h = Math.imul(externalPort ^ key0, key1) ^ address;
+		const mapInChain = Math.imul(h ^ (h >>> 15) ^ externalPort, key2) >>> (shift + 1);
+		let leader = this.#mapInHeads[mapInChain];
+		for (; leader !== 0; leader = chains[(leader << 1) + 1]) {
+			const f = leader << 4;
+			if (secondOf(t[f + R_IN]) !== externalPort || (t[f + R_META] & 0xffff) !== key) continue;
+			if (ported && (t[f] !== inside || firstOf(t[f + R_OUT]) !== firstOf(out))) return -1;
+			break;
+		}
+		t16[(i << 5) + R_CHAIN_OUT] = outHeads[outChain];
+		outHeads[outChain] = i;
+		t16[(i << 5) + R_CHAIN_IN] = inHeads[inChain];
+		inHeads[inChain] = i;
+		if (leader !== 0) this.#join(i, leader);
+		else {
+			const r = this.#ring;
+			r[i << 1] = i;
+			r[(i << 1) + 1] = i;
+			const port = firstOf(out);
+			h = Math.imul(port ^ key0, key1) ^ inside;
+			const mapOutChain = Math.imul(h ^ (h >>> 15) ^ port, key2) >>> (shift + 1);
+			chains[i << 1] = this.#mapOutHeads[mapOutChain];
+			this.#mapOutHeads[mapOutChain] = i;
+			chains[(i << 1) + 1] = this.#mapInHeads[mapInChain];
+			this.#mapInHeads[mapInChain] = i;
+		}
+		return leader;
+	}
+
+	/** Takes a session that is in no list out of the indexes again. */
+	unlink(i: number, address: number): void {
+		this.#unlink(i, address);
 	}
 
 	/** Puts a resting record, which is in no index, where {@link findResting} finds it. */
@@ -478,18 +527,21 @@ export class Table {
 		h = this.hash(t[e + R_PEER], address, t[e + R_IN]);
 		t16[(i << 5) + R_CHAIN_IN] = this.inHeads[h];
 		this.inHeads[h] = i;
-		const r = this.#ring;
 		if (leader === 0) {
-			r[i << 1] = i;
-			r[(i << 1) + 1] = i;
+			this.#ring[i << 1] = i;
+			this.#ring[(i << 1) + 1] = i;
 			this.#lead(i, address);
-		} else {
-			const after = r[(leader << 1) + 1];
-			r[i << 1] = leader;
-			r[(i << 1) + 1] = after;
-			r[(leader << 1) + 1] = i;
-			r[after << 1] = i;
-		}
+		} else this.#join(i, leader);
+	}
+
+	/** Puts a session into the ring of `leader`. */
+	#join(i: number, leader: number): void {
+		const r = this.#ring;
+		const after = r[(leader << 1) + 1];
+		r[i << 1] = leader;
+		r[(i << 1) + 1] = after;
+		r[(leader << 1) + 1] = i;
+		r[after << 1] = i;
 	}
 
 	#lead(i: number, address: number): void {

@@ -71,10 +71,11 @@ export class Keeper {
 			if (claimed || meta & FORWARDED) return false;
 		}
 		if (x.inside !== 0) return x.inside === inside;
-		if ((this.#fixed.get(inside) ?? n) !== n) return false;
-		if (this.#poolOf(inside) !== x.pool) return false;
+		if (this.#fixed.size > 0 && (this.#fixed.get(inside) ?? n) !== n) return false;
+		if (policy.pools.length > 0 && this.#poolOf(inside) !== x.pool) return false;
 		if (!x.shared || (protocol !== TCP && protocol !== UDP && protocol !== ICMP)) return true;
-		for (const r of policy.ranges) if (port >= r.first && port <= r.last) return true;
+		const { ranges } = policy;
+		for (let k = 0; k < ranges.length; k++) if (port >= ranges[k].first && port <= ranges[k].last) return true;
 		return false;
 	}
 
@@ -106,22 +107,24 @@ export class Keeper {
 			table.relinkResting(i);
 			return true;
 		}
-		const externalPort = secondOf(T[e + R_IN]);
-		const leader = table.findExternal(protocol, x.address, n, externalPort);
-		// Two inside endpoints with one external endpoint can not both be right.
-		if (leader !== 0 && ported && (T[leader << 4] !== inside || firstOf(T[(leader << 4) + R_OUT]) !== firstOf(T[e + R_OUT]))) return false;
 		if (!x.shared && x.pool >= 0 && x.holder !== 0 && x.holder !== inside) return false;
-		const host = hosts.obtain(inside, c.policy.hosts.get(inside)?.flags ?? c.policy.filtering);
-		if (host === 0) return false;
-		const claims = leader === 0 && x.shared && ported;
-		if ((claims && !this.#claim(i)) || !table.relink(i, x.address, leader)) {
+		let host = hosts.find(inside);
+		if (host === 0) {
+			host = hosts.obtain(inside, c.policy.hosts.get(inside)?.flags ?? c.policy.filtering);
+			if (host === 0) return false;
+			this.placeHost(host);
+		}
+		// Two inside endpoints with one external endpoint can not both be right.
+		const before = table.relink(i, x.address, ported);
+		const good = before > 0 || (before === 0 && (!x.shared || !ported || this.#claim(i)));
+		if (!good) {
+			if (before === 0) table.unlink(i, x.address);
 			if (hosts.sessions(host) === 0) hosts.release(host);
 			return false;
 		}
 		hosts.retain(host);
 		T16[(i << 5) + R_HOST] = host;
-		if (hosts.sessions(host) === 1) this.placeHost(host);
-		hold(x, inside);
+		if (x.pool >= 0) hold(x, inside);
 		return true;
 	}
 
@@ -146,7 +149,7 @@ export class Keeper {
 		const n = (meta >> EXTERNAL_SHIFT) & 0xff;
 		const protocol = meta & 0xff;
 		const port = swap16(secondOf(T[e + R_IN]));
-		if (n === 0) {
+		if (n === 0 && this.#t.policy.forwards.length > 0) {
 			for (const f of this.#t.policy.forwards) if (f.protocol === protocol && port >= f.first && port <= f.last) return true;
 		}
 		return this.#c.externals.reservePort(n, protocol, port);
