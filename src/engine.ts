@@ -10,15 +10,27 @@ import { Hosts } from "./conntrack/hosts.ts";
 import type { PortRange } from "./conntrack/ports.ts";
 import { HOP_SHIFT, HOST_ADF, HOST_EIF, HOST_PLACE, HOST_PORT_SHIFT, HOST_REACHABLE, R_HOST, R_META, R_PEER } from "./conntrack/record.ts";
 import { type Image, type Restored, restore } from "./conntrack/restore.ts";
-import { PORT_REST, stateTimeouts } from "./conntrack/states.ts";
+import { PORT_REST, RESTING, stateTimeouts } from "./conntrack/states.ts";
 import { H_CLOCK, layoutTable, Table, type TableLayout } from "./conntrack/table.ts";
 import { ControlServer } from "./control/server.ts";
+import { loadPlan } from "./load.ts";
 import { Admission, EXPIRE_BUDGET } from "./nat/admission.ts";
-import { type Context, type Forward, type LanLink, type Link, makeDrops, type Net, NO_ROUTE, type Policy, Queue } from "./nat/context.ts";
-import { type External, Externals, externalsWords, type WantedExternal } from "./nat/externals.ts";
+import {
+	type Context,
+	type Forward,
+	inNets,
+	type LanLink,
+	type Link,
+	makeDrops,
+	type Net,
+	NO_ROUTE,
+	type Policy,
+	Queue,
+} from "./nat/context.ts";
+import { type External, Externals, externalsWords, numberExternals, type WantedExternal } from "./nat/externals.ts";
 import { type Fast, makeFast } from "./nat/fast.ts";
 import { IcmpSender } from "./nat/icmp-error.ts";
-import { Keeper } from "./nat/keep.ts";
+import { Keeper, unfit } from "./nat/keep.ts";
 import { Rare } from "./nat/rare.ts";
 import { readdress } from "./nat/readdress.ts";
 import { REASON } from "./nat/reason.ts";
@@ -107,7 +119,8 @@ export function planTable(plan: Plan): { layout: TableLayout; bytes: number } {
 
 /** The running daemon. */
 export class Engine {
-	readonly plan: Plan;
+	/** What is in force; another one after a reload. */
+	plan: Plan;
 	readonly paths: Paths;
 	readonly #options: Options;
 	readonly kernel = new KernelView(native);
@@ -182,12 +195,8 @@ export class Engine {
 		const headers = new LinkHeaders(layout.hosts);
 		native.setFrames(this.#frames, SLOT_SIZE, this.#rx, headers.buffer);
 		this.wan = makePort(plan.wan.device, emptyLink());
-		this.lan = plan.lan.map((l) => ({
-			...makePort(l.device, emptyLink()),
-			link: { ...emptyLink(), nets: [], kernelForwards: l.driver === "tun" },
-			kind: l.driver,
-			subnets: l.subnets,
-		}));
+		this.lan = plan.lan.map(makeLan);
+		const lan = this.lan.map((p) => p.link);
 		const views: Views = viewsOf(this.#frames);
 		const drops = makeDrops();
 		this.#hops = new NextHopTable({
@@ -196,7 +205,7 @@ export class Engine {
 			hosts: this.hosts,
 			headers,
 			wan: this.wan.link,
-			lan: this.lan.map((p) => p.link),
+			lan,
 			drops,
 			forwarded: (out) => {
 				if (out) this.context.forwardedOut++;
@@ -217,7 +226,7 @@ export class Engine {
 			hops: this.#hops,
 			headers,
 			wan: this.wan.link,
-			lan: this.lan.map((p) => p.link),
+			lan,
 			policy: emptyPolicy(),
 			drops,
 			left: 0,
@@ -246,46 +255,14 @@ export class Engine {
 	}
 
 	/**
-	 * Policy of a plan in as-loaded terms; makes the external addresses anew, `own` being the WAN port's, with the numbers that they have in `before`, and reserves
-	 * the ports of forwards.
+	 * Makes a plan's external addresses anew, `own` being the WAN port's, with the numbers that they have in `before`, and returns its policy; the ports
+	 * of forwards are reserved.
 	 */
 	#policy(plan: Plan, own: number, before: Int32Array): Policy {
 		const { externals } = this;
-		const numbers = externals.renew(wantedExternals(plan, own), before, plan.ports);
-		let at = 1 + plan.statics.length;
-		const everyLan = () => plan.lan.flatMap((l) => l.subnets.map(netOf));
-		const pools = plan.pools.map((p) => {
-			const from = at;
-			for (const range of p.external) at += range.last - range.first + 1;
-			return {
-				nets: p.internal.length ? p.internal.map(netOf) : everyLan(),
-				externals: numbers.slice(from, at),
-				overload: p.overload,
-			};
-		});
-		const forwards: Forward[] = plan.redirects.flatMap((r) =>
-			r.protocols.map((p) => ({
-				protocol: p === "tcp" ? TCP : UDP,
-				first: r.externalPorts.first,
-				last: r.externalPorts.last,
-				inside: swap32(r.internal),
-				insideFirst: r.internalFirst,
-				source: r.source === null ? null : netOf(r.source),
-			})),
-		);
-		for (const f of forwards) for (let p = f.first; p <= f.last; p++) externals.reservePort(0, f.protocol, p);
-		return {
-			filtering: filteringFlags(plan.filtering),
-			hosts: new Map(
-				plan.hosts.map((h) => [
-					swap32(h.address),
-					{ flags: filteringFlags(h.filtering ?? plan.filtering), maxSessions: h.maxSessions ?? 0 },
-				]),
-			),
-			forwards,
-			pools,
-			ranges: plan.ports,
-		};
+		const policy = policyOf(plan, externals.renew(wantedExternals(plan, own), before, plan.ports));
+		for (const f of policy.forwards) for (let p = f.first; p <= f.last; p++) externals.reservePort(0, f.protocol, p);
+		return policy;
 	}
 
 	// ---- start and stop ------------------------------------------------------------------------------------------------
@@ -313,15 +290,13 @@ export class Engine {
 			this.warnings.push(`wan device '${this.wan.name}' does not exist yet; waiting for it`);
 		else this.#needDevice("wan", this.wan);
 		for (const p of this.lan) this.#needDevice("lan", p);
-		const tuns = this.lan.filter((p) => p.kind === "tun");
-		if (tuns.length > 1) throw new StartError("only one lan can have driver 'tun' in this version; give the others driver 'packet'");
-		if (tuns.length > 0 && !tunAvailable())
-			throw new StartError("no TUN: /dev/net/tun is missing; install kmod-tun or use option driver 'packet'");
+		const problem = tunProblem(this.plan);
+		if (problem !== "") throw new StartError(problem);
 		this.#separatePorts();
 		this.#readLinks();
 		this.#takeOver();
 		this.#warnOfBridgeFilter();
-		for (const p of tuns) this.#openTun(p);
+		this.#openTuns();
 		this.#openDrivers();
 		this.#setExternal(this.wan.link.address);
 		this.#renewHops();
@@ -372,6 +347,10 @@ export class Engine {
 		this.warnings.push(
 			`net.bridge.bridge-nf-call-iptables is 1: nothing would be forwarded from the bridge ${lan.name}; set it to 0, or use option driver 'tun'`,
 		);
+	}
+
+	#openTuns(): void {
+		for (const p of this.lan) if (p.kind === "tun" && p.driver === null) this.#openTun(p);
 	}
 
 	#openTun(p: LanPort): void {
@@ -425,6 +404,131 @@ export class Engine {
 		if (p.restoreGro && this.kernel.linkByName(p.name) !== undefined) native.setFeature(p.name, GRO_LIST, true);
 		if (p.restoreGro) this.#settings.forget(`${GRO_LIST} ${p.name}`);
 		p.restoreGro = false;
+	}
+
+	// ---- another configuration --------------------------------------------------------------------------------------------
+
+	/**
+	 * Reads the configuration again and goes on by it: sessions that it has no place for end, ports that are not the same are opened anew, nothing else is touched.
+	 * Returns why not, in lines, if it can not be used: nothing has changed then.
+	 */
+	reload(): string[] {
+		this.#readClock();
+		const { plan, errors, warnings } = loadPlan(this.paths.config);
+		if (plan === null) return errors;
+		const problems = this.#unusable(plan);
+		if (problems.length > 0) return problems;
+		for (const warning of warnings) this.#say(warning);
+		try {
+			this.#apply(plan);
+		} catch (error) {
+			return [`masqd: the configuration is in force but for this: ${(error as Error).message}`];
+		}
+		return [];
+	}
+
+	/** What keeps a plan that is right in itself from being used here, in lines. */
+	#unusable(plan: Plan): string[] {
+		const lines: string[] = [];
+		if (!plan.enabled) lines.push(`masqd: ${this.paths.config} says option enabled '0': stop masqd for that`);
+		const devices: [string, string, string[]][] = [["wan", plan.wan.device, [this.wan.name]]];
+		for (const l of plan.lan) devices.push(["lan", l.device, this.lan.map((p) => p.name)]);
+		for (const [what, name, known] of devices) {
+			// One that is in use may be away for a moment.
+			if (!known.includes(name) && this.kernel.linkByName(name) === undefined) lines.push(`masqd: ${what} device '${name}' does not exist`);
+		}
+		const problem = tunProblem(plan);
+		if (problem !== "") lines.push(`masqd: ${problem}`);
+		return lines;
+	}
+
+	#apply(plan: Plan): void {
+		const { table, externals, context } = this;
+		const before = this.plan;
+		this.#flush();
+		const places = this.#replacePorts(plan);
+		const { index } = this.wan;
+		this.#readLinks();
+		if (this.wan.index !== index) this.#hops.reset();
+		this.#hops.routesChanged();
+
+		// Under the old policy, whose ports they have: the sessions that the new one has no place for.
+		const wanted = wantedExternals(plan, externals.A[0]);
+		const numbers = numberExternals(wanted, table.addresses);
+		const list: External[] = [];
+		for (const [k, n] of numbers.entries()) list[n] = { ...wanted[k], holder: 0, sessions: 0 };
+		const keeper = this.#keeper(policyOf(plan, numbers), list, plan);
+		const ending = unfit(context, keeper);
+		for (const i of ending) {
+			this.admission.end(i);
+			if (table.state(i) === RESTING && !keeper.fits(i)) this.admission.end(i);
+		}
+
+		this.plan = plan;
+		table.timeouts = stateTimeouts(plan.timeouts);
+		if (JSON.stringify(plan.ports) !== JSON.stringify(before.ports)) {
+			this.#restoreEphemeral?.();
+			this.#restoreEphemeral = separateEphemeral(this.#settings, plan.ports, this.warnings);
+		}
+		this.#applyPolicy(plan, externals.A[0], table.addresses);
+		const lost = this.#keeper(context.policy, externals.list, plan).reclaim();
+		for (const i of lost) this.admission.end(i, false);
+		table.addresses.set(externals.A);
+		this.#replaceHosts(places);
+
+		this.#openTuns();
+		this.#openDrivers();
+		this.#setExternal(this.wan.link.address);
+		this.#inStep();
+		this.#openArp();
+		const ended = ending.length + lost.length;
+		this.#say(`configuration in force${ended > 0 ? `, ${ended} sessions ended` : ""}`);
+		if (plan.sessions !== table.layout.sessions)
+			this.#say(
+				`option sessions '${plan.sessions}' needs a restart, which keeps the sessions; until then there is room for ${table.layout.sessions}`,
+			);
+	}
+
+	/** Closes the ports that a plan has not, or has otherwise, and makes those that are new. Returns LAN port numbers as they were, by those that are now. */
+	#replacePorts(plan: Plan): number[] {
+		if (plan.wan.device !== this.wan.name) {
+			this.#closePort(this.wan);
+			this.wan.name = plan.wan.device;
+			this.wan.index = 0;
+		}
+		const old = [...this.lan];
+		const fresh = plan.lan.map((l) => {
+			const same = old.find((p) => p.name === l.device && p.kind === l.driver);
+			if (same !== undefined) same.subnets = l.subnets;
+			return same ?? makeLan(l);
+		});
+		for (const p of old) {
+			if (fresh.includes(p)) continue;
+			if (p.kind === "tun") {
+				this.#tunRoutes?.remove();
+				this.#tunRoutes = null;
+			}
+			this.#closePort(p);
+		}
+		this.lan.splice(0, old.length, ...fresh);
+		this.context.lan.splice(0, old.length, ...fresh.map((p) => p.link));
+		return fresh.map((p) => old.indexOf(p));
+	}
+
+	/** Gives the hosts their policy and their LAN port's number, which were others: `places` as {@link #replacePorts} returns them. */
+	#replaceHosts(places: readonly number[]): void {
+		const { hosts, context } = this;
+		const { W } = hosts;
+		const keeper = this.#keeper(context.policy, this.externals.list, this.plan);
+		for (let host = 1; host <= this.table.layout.hosts; host++) {
+			if (hosts.sessions(host) === 0) continue;
+			const w = host * 4 + HOST_PLACE;
+			const flags = context.policy.hosts.get(W[host * 4])?.flags ?? context.policy.filtering;
+			W[w] = (W[w] & ~(HOST_EIF | HOST_ADF)) | flags;
+			const port = places.indexOf((W[w] >>> HOST_PORT_SHIFT) & 0xff);
+			if (port >= 0 && inNets(context.lan[port].nets, W[host * 4])) hosts.assign(host, port);
+			else keeper.placeHost(host);
+		}
 	}
 
 	// ---- keeping in step with the kernel -----------------------------------------------------------------------------------
@@ -668,12 +772,17 @@ export class Engine {
 			this.#openQuietly();
 			this.#setExternal(this.wan.link.address);
 			if (this.wan.link.mtu !== mtu) this.#resizeTun();
-			for (const p of [this.wan, ...this.lan]) p.driver?.filter(this.#filterOf(p));
-			this.#tunRoutes?.update(this.#elsewhere());
-			this.#refreshGuard();
-			this.#renewHops();
+			this.#inStep();
 		}
 		this.#hops.update(changes.neighbours);
+	}
+
+	/** Tells filters, routes and guard what is to be masqd's, and the sessions where to go. */
+	#inStep(): void {
+		for (const p of [this.wan, ...this.lan]) p.driver?.filter(this.#filterOf(p));
+		this.#tunRoutes?.update(this.#elsewhere());
+		this.#refreshGuard();
+		this.#renewHops();
 	}
 
 	/** The TUN device takes what fits the WAN. */
@@ -785,6 +894,11 @@ export class Engine {
 		for (let signal = native.signalRead(this.#signals); signal !== 0; signal = native.signalRead(this.#signals)) {
 			if (signal === SIGTERM || signal === SIGINT || signal === SIGUSR1) this.#stopping = true;
 			if (signal === SIGUSR1) this.#relieved = true;
+			if (signal === SIGHUP) {
+				const errors = this.reload();
+				for (const line of errors) native.print(2, `${line}\n`);
+				if (errors.length > 0) this.#say("reload: the configuration stays as it was");
+			}
 		}
 	}
 
@@ -915,6 +1029,36 @@ export class Engine {
 	}
 }
 
+/** Policy of a plan in as-loaded terms; `numbers` are those of its external addresses, in the order of {@link wantedExternals}. */
+function policyOf(plan: Plan, numbers: readonly number[]): Policy {
+	let at = 1 + plan.statics.length;
+	const everyLan = () => plan.lan.flatMap((l) => l.subnets.map(netOf));
+	const pools = plan.pools.map((p) => {
+		const from = at;
+		for (const range of p.external) at += range.last - range.first + 1;
+		return { nets: p.internal.length ? p.internal.map(netOf) : everyLan(), externals: numbers.slice(from, at), overload: p.overload };
+	});
+	const forwards: Forward[] = plan.redirects.flatMap((r) =>
+		r.protocols.map((p) => ({
+			protocol: p === "tcp" ? TCP : UDP,
+			first: r.externalPorts.first,
+			last: r.externalPorts.last,
+			inside: swap32(r.internal),
+			insideFirst: r.internalFirst,
+			source: r.source === null ? null : netOf(r.source),
+		})),
+	);
+	return {
+		filtering: filteringFlags(plan.filtering),
+		hosts: new Map(
+			plan.hosts.map((h) => [swap32(h.address), { flags: filteringFlags(h.filtering ?? plan.filtering), maxSessions: h.maxSessions ?? 0 }]),
+		),
+		forwards,
+		pools,
+		ranges: plan.ports,
+	};
+}
+
 /** The external addresses that a plan wants, in the order that {@link Engine} numbers them by; `own` is the WAN port's. */
 function wantedExternals(plan: Plan, own: number): WantedExternal[] {
 	const wanted: WantedExternal[] = [{ address: own, shared: true, inside: 0, pool: -1 }];
@@ -962,6 +1106,15 @@ function makePort(name: string, link: Link): Port {
 	return { name, index: 0, driver: null, link, sent: 0, received: 0, restoreGro: false };
 }
 
+function makeLan(l: Plan["lan"][number]): LanPort {
+	return {
+		...makePort(l.device, emptyLink()),
+		link: { ...emptyLink(), nets: [], kernelForwards: l.driver === "tun" },
+		kind: l.driver,
+		subnets: l.subnets,
+	};
+}
+
 function emptyLink(): Link {
 	return { ethernet: true, mtu: 1500, address: 0, mac: new Uint8Array(6), queue: new Queue(QUEUE_FRAMES) };
 }
@@ -983,6 +1136,11 @@ function filteringFlags(filtering: Plan["filtering"]): number {
 	return filtering === "endpoint-independent" ? HOST_EIF : filtering === "address-dependent" ? HOST_ADF : 0;
 }
 
-function tunAvailable(): boolean {
-	return native.fileSize("/dev/net/tun") >= 0;
+/** Why the tun drivers of a plan can not be had, "" if they can. */
+function tunProblem(plan: Plan): string {
+	const tuns = plan.lan.filter((l) => l.driver === "tun").length;
+	if (tuns > 1) return "only one lan can have driver 'tun' in this version; give the others driver 'packet'";
+	if (tuns > 0 && native.fileSize("/dev/net/tun") < 0)
+		return "no TUN: /dev/net/tun is missing; install kmod-tun or use option driver 'packet'";
+	return "";
 }

@@ -2,11 +2,12 @@
  * The command line: one program that is the daemon (`run`) and its own client.
  */
 import * as native from "masq:native";
-import { describePlan, formatErrors } from "./config/describe.ts";
-import { makePlan, type Plan } from "./config/plan.ts";
+import { describePlan } from "./config/describe.ts";
+import type { Plan } from "./config/plan.ts";
 import { ControlClient, ControlError } from "./control/client.ts";
 import { FLOW_HEADING, renderFlow, renderStatus } from "./control/render.ts";
 import { Engine, type Paths, planTable, StartError } from "./engine.ts";
+import { loadPlan } from "./load.ts";
 import { VERSION } from "./version.ts";
 
 const USAGE = `usage: masqd COMMAND [OPTIONS]
@@ -70,17 +71,8 @@ function parseOptions(words: string[], allowed: string[]): Options {
 
 /** Reads and checks the configuration; null after printing its errors. */
 function readPlan(path: string): Plan | null {
-	let text: string;
-	try {
-		text = native.readFile(path);
-	} catch (error) {
-		err(`masqd: can not read ${path}: ${(error as Error).message}\n`);
-		return null;
-	}
-	const memTotalKb = Number(/^MemTotal:\s+(\d+)/m.exec(native.readFile("/proc/meminfo"))?.[1] ?? 0);
-	const { plan, errors, warnings } = makePlan(text, path, { memTotalKb });
-	if (errors.length > 0) err(formatErrors(errors));
-	if (warnings.length > 0) err(formatErrors(warnings).replace(/^/gm, (_, at, all) => (at < all.length ? "warning: " : "")));
+	const { plan, errors, warnings } = loadPlan(path);
+	for (const line of [...errors, ...warnings]) err(`${line}\n`);
 	return plan;
 }
 

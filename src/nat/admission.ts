@@ -111,9 +111,9 @@ export class Admission {
 
 	/**
 	 * Ends a session, or the rest of a port. With the last of a mapping its external port is given back, at once or after its rest: strangers may still be sending
-	 * to a port that was open to them (RFC 6888 REQ-8; at once where peers are filtered or TCP is tracked).
+	 * to a port that was open to them (RFC 6888 REQ-8; at once where peers are filtered or TCP is tracked). `owned` false: the port is somebody else's by now.
 	 */
-	end(i: number): void {
+	end(i: number, owned = true): void {
 		const c = this.#c;
 		const meta = c.table.T[(i << 4) + R_META];
 		const n = (meta >> EXTERNAL_SHIFT) & 0xff;
@@ -122,11 +122,12 @@ export class Admission {
 		const port = swap16(secondOf(c.table.T[(i << 4) + R_IN]));
 		if (c.table.state(i) === RESTING) {
 			c.table.removeResting(i);
-			c.externals.releasePort(n, protocol, port);
+			if (owned) c.externals.releasePort(n, protocol, port);
 			return;
 		}
 		const host = c.table.T16[(i << 5) + R_HOST];
 		const own =
+			owned &&
 			external.shared &&
 			(protocol === TCP || protocol === UDP || protocol === ICMP) &&
 			!this.#forwarded(n, protocol, port, swap16(firstOf(c.table.T[(i << 4) + R_OUT])));

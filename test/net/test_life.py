@@ -91,7 +91,7 @@ def test_everything_goes_on_after_a_restart(make_bed, how):
     bed.start()
     talks = [Talk(bed, bed.h1, H1, 40001), Talk(bed, bed.h2, H2, 40001, 7001)]
     servers = [iperf_server(bed.wan, port) for port in (5201, 5202)]
-    transfers = [bed.h1.start("iperf3", "-c", S1, "-p", 5201, "-t", "4"), bed.h2.start("iperf3", "-c", S1, "-p", 5202, "-t", "4", "-R")]
+    transfers = [bed.h1.start("iperf3", "-c", S1, "-p", 5201, "-t", "6", "--forceflush"), bed.h2.start("iperf3", "-c", S1, "-p", 5202, "-t", "6", "-R", "--forceflush")]
     for one in transfers:
         one.expect("connected to")
     pinging = bed.h1.start("ping", "-n", "-i", "0.02", S1)
@@ -194,3 +194,152 @@ def test_time_goes_on_while_it_is_dead(make_bed):
     assert "2 sessions go on" in bed.daemon.output
     assert 7430 <= next(f["left"] for f in bed.flows() if f["protocol"] == "tcp") <= 7438
     talk.inbound()
+
+
+# ---- another configuration -----------------------------------------------------------------------------------
+
+
+def reload(bed, main=None, extra=(), word="configuration in force"):
+    """Writes another configuration and has it read; returns what masqd says, to the line with `word`."""
+    bed.configure(main, extra)
+    said = len(bed.daemon.lines)
+    bed.daemon.send_signal(signal.SIGHUP)
+    wait_until(lambda: any(word in line for line in bed.daemon.lines[said:]), f"'{word}' after a reload, have {bed.daemon.lines[said:]}")
+    return bed.daemon.lines[said:]
+
+
+def redirect(port, address, inside, protocol="tcp"):
+    return ("redirect", None, {"proto": protocol, "src_dport": str(port), "dest_ip": address, "dest_port": str(inside)})
+
+
+class Forwarded:
+    """A connection that the WAN made through a port forward."""
+
+    def __init__(self, bed, host, port, inside, listener=None):
+        self.listener = listener or host.listener("", inside)
+        self.client = bed.wan.tcp(S2)
+        self.client.connect((GATEWAY, port))
+        self.server, _ = self.listener.accept()
+        self.say()
+
+    def say(self):
+        self.client.sendall(b"in")
+        assert self.server.recv(10) == b"in"
+        self.server.sendall(b"out")
+        assert self.client.recv(10) == b"out"
+
+
+@pytest.mark.parametrize("port", [2222, 40022], ids=["outside-the-range", "in-the-range"])
+def test_forward_deleted(make_bed, port):
+    """W-6: its sessions end now, those of others go on; also if masqd was not running when it was deleted."""
+    bed = make_bed()
+    both = [redirect(port, H1, 22), redirect(port + 1, H2, 22)]
+    bed.start(extra=both)
+    deleted, kept, talk = Forwarded(bed, bed.h1, port, 22), Forwarded(bed, bed.h2, port + 1, 22), Talk(bed, bed.h1, H1, 40001)
+    assert not any("sessions ended" in line for line in reload(bed, extra=both))
+    for one in (deleted, kept):
+        one.say()
+    assert any("1 sessions ended" in line for line in reload(bed, extra=both[1:]))
+    ended = [flow for flow in bed.flows() if flow["internal"] == f"{H1}:22"]
+    assert ended == []
+    kept.say()
+    talk.go_on()
+    talk.inbound()
+    deleted.client.sendall(b"nobody")
+    if port > 32768:
+        bed.await_drops("no-mapping", 1)
+    else:  # the router's own port again
+        with pytest.raises(ConnectionResetError):
+            deleted.client.recv(10)
+    # The port is free again, for another host too.
+    reload(bed, extra=[redirect(port, H2, 23), both[1]])
+    again = Forwarded(bed, bed.h2, port, 23)
+    bed.daemon.send_signal(signal.SIGUSR1)
+    bed.daemon.wait()
+    bed.start(extra=both[1:])
+    assert "1 do not fit the configuration any more" in bed.daemon.output
+    assert not [flow for flow in bed.flows() if flow["internal"] == f"{H2}:23"]
+    kept.say()
+    talk.inbound()
+    again.client.close()
+
+
+def test_bad_configuration_changes_nothing(bed):
+    talk = Talk(bed, bed.h1, H1, 40001)
+    before = bed.snapshot()
+    for text, word in (("config masqd 'main'\n\toption sessons '9'\n", "sessons"), ("", "no section")):
+        bed.config_file.write_text(text)
+        said = len(bed.daemon.lines)
+        bed.daemon.send_signal(signal.SIGHUP)
+        bed.daemon.expect("the configuration stays as it was")
+        wait_until(lambda: any(word in line for line in bed.daemon.lines[said:]), f"'{word}' in what masqd says")
+    bed.config_file.unlink()
+    said = len(bed.daemon.lines)
+    bed.daemon.send_signal(signal.SIGHUP)
+    wait_until(lambda: any("can not read" in line for line in bed.daemon.lines[said:]), "what masqd says of a file that is not there")
+    talk.inbound()
+    assert re.sub(r"packets \d+ bytes \d+", "", bed.snapshot()) == re.sub(r"packets \d+ bytes \d+", "", before)
+
+
+def test_policy_changes_while_it_runs(make_bed):
+    """Filtering, timeouts, a host's limit, the port range, static NAT: each takes effect at once and touches nothing else."""
+    bed = make_bed(external=(GATEWAY, OTHER)).start()
+    talk = Talk(bed, bed.h1, H1, 40001)
+
+    def heard(address):
+        stranger = bed.wan.udp(address, 9)
+        stranger.sendto(b"stranger", talk.outside)
+        talk.answerer.sendto(b"known", talk.outside)
+        got = {talk.asker.recv(100)}
+        while b"known" not in got:
+            got.add(talk.asker.recv(100))
+        return b"stranger" in got
+
+    assert not heard(S2)
+    reload(bed, main={"filtering": "endpoint-independent"})
+    assert heard(S2)
+    reload(bed, extra=[("host", None, {"ip": H1, "filtering": "address-dependent"}), ("timeouts", None, {"udp": "7200"})])
+    talk.udp()
+    assert max(flow["left"] for flow in bed.flows() if flow["protocol"] == "udp") > 7100
+    assert not heard(R)
+    talk.go_on()
+
+    # A static NAT takes the host's sessions away from the WAN's address; then it is gone again.
+    fixed = ("static", None, {"internal": H1, "external": OTHER})
+    other = Talk(bed, bed.h2, H2, 40001, 7001)
+    assert any("2 sessions ended" in line for line in reload(bed, extra=[fixed]))
+    bed.h1.ping(S1)
+    moved = Talk(bed, bed.h1, H1, 40002, 7002)
+    assert moved.outside == (OTHER, 40002)
+    other.inbound()
+    reload(bed, extra=[fixed], main={"ports": ["50000-60000"]})
+    moved.go_on()
+    assert {flow["internal"] for flow in bed.flows() if flow["protocol"] != "icmp"} == {f"{H1}:40002"}
+    assert bed.status()["externalPorts"][0]["total"] == 10001
+    reload(bed)
+    Talk(bed, bed.h1, H1, 40003, 7003)
+    assert any("needs a restart" in line for line in reload(bed, main={"sessions": "1024"}))
+
+
+def test_reloads_under_load(make_bed):
+    """100 reloads of changing configurations: not one packet of flows that they do not concern is lost, and the connections go on."""
+    bed = make_bed().start()
+    server = iperf_server(bed.wan)
+    talk = Talk(bed, bed.h1, H1, 40001)
+    sending = bed.h1.start("iperf3", "-c", S1, "-u", "-b", "20M", "-l", "500", "-t", "600", "-i", "1", "--forceflush")
+    sending.expect("connected to")
+    before = bed.status()
+    for number in range(100):
+        said = len(bed.daemon.lines)
+        forwards = [redirect(3000 + number, H1, 22), redirect(41000 + number, H2, 22, "udp")]
+        bed.configure({"filtering": ("endpoint-independent", "address-dependent")[number % 2]}, [*forwards, ("timeouts", None, {"udp": str(300 + number)})])
+        bed.daemon.send_signal(signal.SIGHUP)
+        wait_until(lambda: any("in force" in line for line in bed.daemon.lines[said:]), "the reload")
+        if number % 10 == 0:
+            talk.go_on()
+    talk.inbound()
+    sending.stop(signal.SIGINT)
+    lost = re.findall(r"(\d+)/(\d+) \([\d.e-]+%\)", server.output)
+    assert lost and sum(int(total) for _, total in lost) > 1000 and not any(int(one) for one, _ in lost), server.output
+    assert bed.status()["drops"] == before["drops"]
+    assert bed.leaks() == 0

@@ -16,8 +16,9 @@ const ALLOWED: Record<string, string[]> = {
 	port: ["packet", "conntrack", "nat/context.ts", "nat/reason.ts", "masq:native"],
 	control: ["packet", "conntrack", "nat", "port", "offload", "version.ts", "engine.ts (type)", "masq:native"],
 	"state.ts": ["conntrack", "masq:native"],
-	"engine.ts": ["state.ts", "packet", "conntrack", "nat", "port", "offload", "control", "config", "version.ts", "masq:native"],
-	"main.ts": ["packet", "conntrack", "config", "control", "engine.ts", "version.ts", "masq:native"],
+	"load.ts": ["config", "masq:native"],
+	"engine.ts": ["state.ts", "load.ts", "packet", "conntrack", "nat", "port", "offload", "control", "config", "version.ts", "masq:native"],
+	"main.ts": ["load.ts", "packet", "conntrack", "config", "control", "engine.ts", "version.ts", "masq:native"],
 	"version.ts": [],
 };
 
