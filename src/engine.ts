@@ -482,6 +482,8 @@ export class Engine {
 		this.#inStep();
 		this.#openArp();
 		const ended = ending.length + lost.length;
+		// What goes on in mid-connection has been ended, and is to hear of it.
+		if (ended > 0) context.adopt = false;
 		this.#say(`configuration in force${ended > 0 ? `, ${ended} sessions ended` : ""}`);
 		if (plan.sessions !== table.layout.sessions)
 			this.#say(

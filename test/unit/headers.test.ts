@@ -186,7 +186,7 @@ const ROWS: Row[] = [
 
 /** Reasons that frames reach only with a full table or a failing port: full.test.ts, mapping.test.ts, tcp.test.ts; the last four are the ports'. */
 const ELSEWHERE = ["table-full", "host-limit", "host-share", "ports-exhausted", "pool-exhausted", "tcp-bad-reset", "queue-full"];
-const OF_THE_PORTS = ["no-next-hop", "host-unreachable", "send-refused", "leak"];
+const OF_THE_PORTS = ["address-conflict", "no-next-hop", "host-unreachable", "send-refused", "leak"];
 
 describe("drop reasons", () => {
 	for (const row of ROWS) {
