@@ -16,20 +16,23 @@ import { ControlServer } from "./control/server.ts";
 import { loadPlan } from "./load.ts";
 import { Admission, EXPIRE_BUDGET } from "./nat/admission.ts";
 import {
+	BLOCK,
 	type Context,
 	type Forward,
+	HAIRPIN,
 	inNets,
 	type LanLink,
 	type Link,
 	makeDrops,
 	type Net,
 	NO_ROUTE,
+	POLICY_DEFAULTS,
 	type Policy,
 	Queue,
 } from "./nat/context.ts";
 import { type External, Externals, externalsWords, numberExternals, type WantedExternal } from "./nat/externals.ts";
 import { type Fast, makeFast } from "./nat/fast.ts";
-import { IcmpSender } from "./nat/icmp-error.ts";
+import { HOST_UNREACHABLE, IcmpSender, PROHIBITED } from "./nat/icmp-error.ts";
 import { Keeper, unfit } from "./nat/keep.ts";
 import { Rare } from "./nat/rare.ts";
 import { readdress } from "./nat/readdress.ts";
@@ -66,6 +69,11 @@ const IDLE_RELEASE_SECONDS = 2;
 const SPIN = 1;
 /** Turns with frames after which signals, kernel news and the control socket are looked at. */
 const POLL_TURNS = 32;
+/** Frame memory before the spare blocks. */
+const RECEIVE_BYTES = BATCH * SLOT_SIZE + SPARE_SLOTS * SPARE_SLOT_SIZE;
+/** Blocks of 2 KB for fragments: memory that is touched only when fragments come. */
+const BLOCKS_MIN = 64;
+const BLOCKS_MAX = 256;
 const GRO_LIST = "rx-gro-list";
 
 /** An error that ends the start with one line. */
@@ -98,7 +106,8 @@ interface Port {
 
 interface LanPort extends Port {
 	link: LanLink;
-	kind: "packet" | "tun";
+	/** A tap is the packet socket beside a TUN port. */
+	kind: "packet" | "tun" | "tap";
 	subnets: Subnet[];
 }
 
@@ -191,11 +200,12 @@ export class Engine {
 		const mapWords = new Int32Array(memory, layout.portMaps * 4, layout.words - layout.portMaps);
 		this.externals = new Externals(mapWords, plan.ports);
 
-		this.#frames = native.mapFile("", BATCH * SLOT_SIZE + SPARE_SLOTS * SPARE_SLOT_SIZE);
+		const blocks = Math.min(BLOCKS_MAX, Math.max(BLOCKS_MIN, plan.sessions >> 4));
+		this.#frames = native.mapFile("", RECEIVE_BYTES + blocks * BLOCK);
 		const headers = new LinkHeaders(layout.hosts);
 		native.setFrames(this.#frames, SLOT_SIZE, this.#rx, headers.buffer);
 		this.wan = makePort(plan.wan.device, emptyLink());
-		this.lan = plan.lan.map(makeLan);
+		this.lan = lansOf(plan, []);
 		const lan = this.lan.map((p) => p.link);
 		const views: Views = viewsOf(this.#frames);
 		const drops = makeDrops();
@@ -214,6 +224,7 @@ export class Engine {
 			wanIndex: () => this.wan.index,
 			lanIndex: (n) => this.lan[n].index,
 			milliseconds: () => this.#milliseconds,
+			undeliverable: (slot, length) => this.#rare.undeliverable(slot, length),
 			spareSlot: (n) => BATCH * SLOT_SIZE + n * SPARE_SLOT_SIZE,
 		});
 		const random = new Int32Array(64);
@@ -228,6 +239,7 @@ export class Engine {
 			wan: this.wan.link,
 			lan,
 			policy: emptyPolicy(),
+			spare: { at: RECEIVE_BYTES, count: blocks },
 			drops,
 			left: 0,
 			forwardedOut: 0,
@@ -236,6 +248,7 @@ export class Engine {
 			resetsSent: 0,
 			strangersFrom: 0,
 			adopt: true,
+			ipId: keys[3] & 0xffff,
 			now: 0,
 			now16: 0,
 			random: () => {
@@ -499,11 +512,7 @@ export class Engine {
 			this.wan.index = 0;
 		}
 		const old = [...this.lan];
-		const fresh = plan.lan.map((l) => {
-			const same = old.find((p) => p.name === l.device && p.kind === l.driver);
-			if (same !== undefined) same.subnets = l.subnets;
-			return same ?? makeLan(l);
-		});
+		const fresh = lansOf(plan, old);
 		for (const p of old) {
 			if (fresh.includes(p)) continue;
 			if (p.kind === "tun") {
@@ -527,6 +536,7 @@ export class Engine {
 			const w = host * 4 + HOST_PLACE;
 			const flags = context.policy.hosts.get(W[host * 4])?.flags ?? context.policy.filtering;
 			W[w] = (W[w] & ~(HOST_EIF | HOST_ADF)) | flags;
+			if ((this.externals.list[hosts.paired(host)]?.pool ?? -1) < 0) hosts.pair(host, 0);
 			const port = places.indexOf((W[w] >>> HOST_PORT_SHIFT) & 0xff);
 			if (port >= 0 && inNets(context.lan[port].nets, W[host * 4])) hosts.assign(host, port);
 			else keeper.placeHost(host);
@@ -687,7 +697,8 @@ export class Engine {
 		for (const p of [this.wan, ...this.lan]) {
 			if (p.driver !== null || p.index === 0) continue;
 			const setting = `${GRO_LIST} ${p.name}`;
-			if (native.getFeature(p.name, GRO_LIST) === true) {
+			const tap = isLan(p) && p.kind === "tap";
+			if (!tap && native.getFeature(p.name, GRO_LIST) === true) {
 				this.#settings.remember(setting, "on");
 				native.setFeature(p.name, GRO_LIST, false);
 			}
@@ -740,12 +751,13 @@ export class Engine {
 		const externals = this.#externalAddresses();
 		const { ethernet } = p.link;
 		if (!isLan(p)) return wanFilter({ ethernet, externals, owned: this.#ownedExternals(), claimed });
-		return lanFilter({ ethernet, ownAddresses: this.kernel.ownAddresses(), elsewhere: this.#elsewhere(), externals, claimed });
+		const elsewhere = p.kind === "tap" ? [EVERYWHERE] : this.#elsewhere();
+		return lanFilter({ ethernet, ownAddresses: this.kernel.ownAddresses(), elsewhere, externals, claimed });
 	}
 
 	#refreshGuard(): void {
 		const facts: GuardFacts = {
-			lan: this.lan.map((p) => ({ device: p.name, driver: p.kind })),
+			lan: this.lan.flatMap((p) => (p.kind === "tap" ? [] : [{ device: p.name, driver: p.kind }])),
 			wanDevice: this.wan.name,
 			externals: this.#externalAddresses(),
 			ownedExternals: this.#ownedExternals(),
@@ -808,9 +820,10 @@ export class Engine {
 		this.#unroutable = false;
 		for (let i = 1; i <= this.table.layout.sessions; i++) {
 			if (this.table.state(i) === 0) continue;
+			const e = (i << 4) + R_META;
+			if (T[e] >>> HOP_SHIFT === HAIRPIN) continue;
 			const hop = this.#hops.find(T[(i << 4) + R_PEER]);
 			if (hop === NO_ROUTE) this.#unroutable = true;
-			const e = (i << 4) + R_META;
 			T[e] = (T[e] & ~(0xff << HOP_SHIFT)) | (Math.max(0, hop) << HOP_SHIFT);
 		}
 		this.#judgeImpaired();
@@ -847,13 +860,13 @@ export class Engine {
 		this.#secondAt = (this.context.now + 1) * 1000;
 		this.table.header[H_CLOCK] = this.context.now;
 		this.admission.expire(EXPIRE_BUDGET);
-		if (this.#hops.waiting > 0) {
-			this.#hops.flush();
-			this.#flush();
-		}
+		this.#rare.everySecond();
+		if (this.#hops.waiting > 0) this.#hops.flush();
+		this.#flush();
 		this.#hops.confirm();
 		if (this.#busyAt !== 0 && this.#milliseconds - this.#busyAt > IDLE_RELEASE_SECONDS * 1000) {
-			native.releasePages(this.#frames, 0, this.#frames.byteLength);
+			// Fragments that wait stay.
+			native.releasePages(this.#frames, 0, this.#rare.fragments.waiting > 0 ? RECEIVE_BYTES : this.#frames.byteLength);
 			this.#busyAt = 0;
 		}
 	}
@@ -888,7 +901,10 @@ export class Engine {
 	#timeout(): number {
 		const pending = this.kernel.pendingAt() - native.now();
 		// Nothing to expire, nothing waiting: sleep until the hops want confirming.
-		const idle = this.table.used === 0 && this.#hops.waiting === 0 && this.#busyAt === 0 ? 30_000 : this.#secondAt - native.now();
+		const idle =
+			this.table.used === 0 && this.#hops.waiting === 0 && this.#busyAt === 0 && !this.#rare.pending
+				? 30_000
+				: this.#secondAt - native.now();
 		return Math.ceil(Math.max(0, Math.min(idle, pending, 30_000)));
 	}
 
@@ -1025,7 +1041,8 @@ export class Engine {
 
 	/** The line printed when packets can flow. */
 	describe(): string {
-		const lan = this.lan.map((p) => `${p.name} (${p.kind}, ${p.link.nets.map((n) => formatNet(n)).join(" ")})`).join(", ");
+		const ports = this.lan.filter((p) => p.kind !== "tap");
+		const lan = ports.map((p) => `${p.name} (${p.kind}, ${p.link.nets.map((n) => formatNet(n)).join(" ")})`).join(", ");
 		const address = this.externals.A[0] === 0 ? "no address yet" : formatAddress(swap32(this.externals.A[0]) >>> 0);
 		return `wan ${this.wan.name} ${address}, lan ${lan}, ${this.plan.sessions} sessions in ${this.tableBytes} bytes`;
 	}
@@ -1053,11 +1070,20 @@ function policyOf(plan: Plan, numbers: readonly number[]): Policy {
 	return {
 		filtering: filteringFlags(plan.filtering),
 		hosts: new Map(
-			plan.hosts.map((h) => [swap32(h.address), { flags: filteringFlags(h.filtering ?? plan.filtering), maxSessions: h.maxSessions ?? 0 }]),
+			plan.hosts.map((h) => [
+				swap32(h.address),
+				{ flags: filteringFlags(h.filtering ?? plan.filtering), maxSessions: h.maxSessions ?? 0, maxRate: h.maxRate ?? 0 },
+			]),
 		),
 		forwards,
 		pools,
 		ranges: plan.ports,
+		maxSessions: plan.maxSessions,
+		maxRate: plan.maxRate,
+		refusal: plan.refusal === "prohibited" ? PROHIBITED : HOST_UNREACHABLE,
+		blockPrivate: plan.blockPrivate,
+		rejectSyn: plan.unsolicitedSyn === "reject",
+		icmpRate: plan.icmpRate,
 	};
 }
 
@@ -1099,6 +1125,8 @@ function addressText(word: number): string {
 function subnetOfNet(net: Net): Subnet {
 	return subnetOf(swap32(net.address) >>> 0, 32 - Math.round(Math.log2(2 ** 32 - (swap32(net.mask) >>> 0))));
 }
+/** As destinations that are the kernel's: a tap takes only what is for our own address. */
+const EVERYWHERE: Subnet = { address: 0, mask: 0, prefix: 0 };
 
 function isLan(p: Port): p is LanPort {
 	return "kind" in p;
@@ -1108,13 +1136,18 @@ function makePort(name: string, link: Link): Port {
 	return { name, index: 0, driver: null, link, sent: 0, received: 0, restoreGro: false };
 }
 
-function makeLan(l: Plan["lan"][number]): LanPort {
-	return {
-		...makePort(l.device, emptyLink()),
-		link: { ...emptyLink(), nets: [], kernelForwards: l.driver === "tun" },
-		kind: l.driver,
-		subnets: l.subnets,
+/** The LAN ports of a plan; those of `old` that it has too stay the same objects. */
+function lansOf(plan: Plan, old: readonly LanPort[]): LanPort[] {
+	const port = (l: Plan["lan"][number], kind: LanPort["kind"], home: number): LanPort => {
+		const same = old.find((p) => p.name === l.device && p.kind === kind);
+		const link = same?.link ?? { ...emptyLink(), nets: [], kernelForwards: kind === "tun", home };
+		link.home = home;
+		return Object.assign(same ?? { ...makePort(l.device, link), link, kind, subnets: [] }, { subnets: l.subnets });
 	};
+	const ports = plan.lan.map((l, home) => port(l, l.driver, home));
+	// What hosts send to our own address the kernel would not route to the TUN device: a packet socket hears it (hairpinning).
+	for (const [home, l] of plan.lan.entries()) if (l.driver === "tun") ports.push(port(l, "tap", home));
+	return ports;
 }
 
 function emptyLink(): Link {
@@ -1122,7 +1155,7 @@ function emptyLink(): Link {
 }
 
 function emptyPolicy(): Policy {
-	return { filtering: 0, hosts: new Map(), forwards: [], pools: [], ranges: [] };
+	return { ...POLICY_DEFAULTS, hosts: new Map(), forwards: [], pools: [], ranges: [] };
 }
 
 function netOf(subnet: Subnet): Net {

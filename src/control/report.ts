@@ -78,10 +78,10 @@ export function status(engine: Engine): StatusReply {
 	return {
 		version: VERSION,
 		uptime: Math.floor((native.now() - engine.startedAt) / 1000),
-		ports: [engine.wan, ...engine.lan].map((p, n) => ({
+		ports: [{ ...engine.wan, kind: "packet" }, ...engine.lan.filter((p) => p.kind !== "tap")].map((p, n) => ({
 			name: p.name,
 			role: n === 0 ? "wan" : "lan",
-			driver: n === 0 ? "packet" : engine.lan[n - 1].kind,
+			driver: p.kind,
 			up: p.driver !== null && p.index !== 0,
 			address: p.link.address === 0 ? "" : formatAddress(addressValue(p.link.address)),
 			mtu: p.link.mtu,

@@ -15,7 +15,7 @@ import {
 	R_PEER,
 } from "../conntrack/record.ts";
 import { FREE, RESTING } from "../conntrack/states.ts";
-import { firstOf, ICMP, secondOf, swap16, TCP, UDP } from "../packet/layout.ts";
+import { firstOf, hasPorts, ICMP, secondOf, swap16, TCP, UDP } from "../packet/layout.ts";
 import { type Context, inNets, type Net, type Policy } from "./context.ts";
 import type { External } from "./externals.ts";
 import { hold } from "./opening.ts";
@@ -73,7 +73,7 @@ export class Keeper {
 		if (x.inside !== 0) return x.inside === inside;
 		if (this.#fixed.size > 0 && (this.#fixed.get(inside) ?? n) !== n) return false;
 		if (policy.pools.length > 0 && this.#poolOf(inside) !== x.pool) return false;
-		if (!x.shared || (protocol !== TCP && protocol !== UDP && protocol !== ICMP)) return true;
+		if (!x.shared || (!hasPorts(protocol) && protocol !== ICMP)) return true;
 		const { ranges } = policy;
 		for (let k = 0; k < ranges.length; k++) if (port >= ranges[k].first && port <= ranges[k].last) return true;
 		return false;
@@ -101,7 +101,7 @@ export class Keeper {
 		const protocol = meta & 0xff;
 		const x = this.#t.externals[n];
 		const inside = T[e];
-		const ported = protocol === TCP || protocol === UDP || protocol === ICMP;
+		const mapped = protocol === TCP || protocol === UDP || protocol === ICMP;
 		if (table.state(i) === RESTING) {
 			if (!this.#claim(i)) return false;
 			table.relinkResting(i);
@@ -115,8 +115,8 @@ export class Keeper {
 			this.placeHost(host);
 		}
 		// Two inside endpoints with one external endpoint can not both be right.
-		const before = table.relink(i, x.address, ported);
-		const good = before > 0 || (before === 0 && (!x.shared || !ported || this.#claim(i)));
+		const before = table.relink(i, x.address, mapped || hasPorts(protocol));
+		const good = before > 0 || (before === 0 && (!x.shared || !mapped || this.#claim(i)));
 		if (!good) {
 			if (before === 0) table.unlink(i, x.address);
 			if (hosts.sessions(host) === 0) hosts.release(host);
@@ -124,7 +124,10 @@ export class Keeper {
 		}
 		hosts.retain(host);
 		T16[(i << 5) + R_HOST] = host;
-		if (x.pool >= 0) hold(x, inside);
+		if (x.pool >= 0) {
+			hold(x, inside);
+			hosts.pair(host, n);
+		}
 		return true;
 	}
 
