@@ -692,7 +692,7 @@ export class Engine {
 		native.print(2, `masqd: ${text}\n`);
 	}
 
-	/** Opens the packet sockets of devices that are there and have none. */
+	/** Opens the packet sockets of devices that are there, and up, and have none. */
 	#openDrivers(): void {
 		for (const p of [this.wan, ...this.lan]) {
 			if (p.driver !== null || p.index === 0) continue;
@@ -703,7 +703,12 @@ export class Engine {
 				native.setFeature(p.name, GRO_LIST, false);
 			}
 			p.restoreGro = this.#settings.original(setting) !== undefined;
-			p.driver = new PacketDriver(p.index, p.link.ethernet, this.#filterOf(p), this.#rx);
+			try {
+				p.driver = new PacketDriver(p.index, p.link.ethernet, this.#filterOf(p), this.#rx);
+			} catch (error) {
+				// Down: the kernel tells when it is up.
+				if ((error as native.NativeError).code !== "ENETDOWN") throw error;
+			}
 		}
 	}
 

@@ -10,6 +10,7 @@ import {
 	HOST_PLACE,
 	HOST_PORT_SHIFT,
 	HOST_REACHABLE,
+	R_ACK_OUT,
 	R_BYTES_IN,
 	R_BYTES_OUT,
 	R_DELTA,
@@ -444,7 +445,14 @@ export class Rare {
 		const reason = fault >= 0 && this.#opening.masquerades(c.views.P[w + 3]) ? fault : unroutable ? REASON["no-route"] : -1;
 		if (reason < 0) return this.outbound(s, received, port);
 		const length = this.#header(s, received, c.lan[port]);
-		if (length !== 0) this.#refuse(s, length, port, reason);
+		if (length === 0) return;
+		// What the host has acknowledged counts: should the address be another one in the end, it is there that its reset must be.
+		const { P, H, B } = c.views;
+		if (B[s + SLOT_IP] === 0x45 && B[s + SLOT_IP + 9] === TCP && length >= 40 && (swap16(H[(w << 1) + 16]) & ACK) !== 0) {
+			const i = c.table.findOut(TCP, P[w + 3], P[w + 4], P[w + 5]);
+			if (i !== 0) c.table.T[(i << 4) + R_ACK_OUT] = P[w + 7];
+		}
+		this.#refuse(s, length, port, reason);
 	}
 
 	/** Any frame from the WAN port. */

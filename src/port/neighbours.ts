@@ -257,9 +257,11 @@ export class NextHopTable implements NextHops {
 		}
 	}
 
-	/** Forgets routes (they changed); hop numbers and MACs stay. */
+	/** Forgets routes (they changed); hop numbers and MACs stay. With an address or a link the kernel may have lost what it was asked for. */
 	routesChanged(): void {
 		this.#cache.clear();
+		this.#asked.clear();
+		for (const waiting of this.#waiting) if (waiting.hop >= 0) this.#ask(this.#owner.wanIndex(), waiting.neighbour);
 	}
 
 	/** Forgets everything: the WAN device is another one. */

@@ -9,7 +9,7 @@ import threading
 import pytest
 from scapy.layers.inet import ICMP, IP, TCP, UDP
 
-from bed import GATEWAY, H1, H2, H3, LAN_GATEWAY, R, S1, S2, S3, iperf_server
+from bed import GATEWAY, H1, H2, H3, LAN_GATEWAY, R, S1, S2, S3, iperf_server, wan_mac
 from namespace import wait_until
 from packets import is_udp, tcp, udp
 from wire import SO_RCVBUFFORCE
@@ -376,3 +376,259 @@ def test_reloads_under_load(make_bed):
     assert stream.sent > 1000 and lost == [], f"{len(lost)} of {stream.sent} lost: {lost[:20]}"
     assert bed.status()["drops"] == []
     assert bed.leaks() == 0
+
+
+# ---- the WAN changes -------------------------------------------------------------------------------------------
+
+
+def readdress(bed, address, down=False):
+    """Gives the WAN device another address, as a DHCP client does."""
+    bed.router.ip(
+        *(["link set wan0 down"] if down else []), "addr flush dev wan0", f"addr add {address}/24 dev wan0",
+        *(["link set wan0 up"] if down else []), f"route replace default via {R}",
+    )
+    # With its last address a device forgets its neighbours.
+    bed.router.ip(f"neigh replace {S3} lladdr {wan_mac(S3)} dev wan0 nud permanent")
+    wait_until(lambda: bed.status()["ports"][0]["address"] == address, f"{address} in masqd status")
+
+
+def no_address(bed):
+    bed.router.ip("addr flush dev wan0")
+    wait_until(lambda: bed.status()["ports"][0]["address"] == "", "no address in masqd status")
+
+
+@pytest.mark.parametrize("bounce", ["link", "address", "both", "carrier"])
+def test_same_address_again(bed, bounce):
+    """W-2: every session goes on, also those that the server continues."""
+    talk = Talk(bed, bed.h1, H1, 40001)
+    pinging = bed.h1.start("ping", "-n", "-i", "0.05", S1)
+    pinging.expect("icmp_seq=3 ")
+    for _ in range(3):
+        sessions = {(flow["internal"], flow["external"]) for flow in bed.flows()}
+        if bounce == "carrier":
+            bed.wan.ip("link set eth0 down")
+            bed.h1.run("sleep", "0.2")
+            bed.wan.ip("link set eth0 up")
+        elif bounce == "link":
+            bed.router.ip("link set wan0 down", "link set wan0 up", f"route replace default via {R}")
+        elif bounce == "address":
+            no_address(bed)
+            readdress(bed, GATEWAY)
+        else:
+            no_address(bed)
+            readdress(bed, GATEWAY, down=True)
+        talk.inbound()
+        talk.go_on()
+        awaits_reply(pinging)
+        assert sessions == {(flow["internal"], flow["external"]) for flow in bed.flows()}
+    pinging.stop()
+
+
+def test_another_address(make_bed):
+    """W-1: UDP and ping go on from the new address with the next packet, forwards and static NAT follow; TCP hears of it at once; nothing leaves from the old one."""
+    bed = make_bed(external=(GATEWAY, OTHER))
+    new = "203.0.113.77"
+    bed.start(extra=[redirect(2222, H1, 22), ("static", None, {"internal": H2, "external": OTHER})])
+    talk, fixed, forwarded = Talk(bed, bed.h1, H1, 40001), Talk(bed, bed.h2, H2, 40001, 7001), Forwarded(bed, bed.h1, 2222, 22)
+    idle = Talk(bed, bed.h1, H1, 40002, 7002)
+    idle.client.setblocking(True)
+    assert talk.outside == (GATEWAY, 40001) and fixed.outside == (OTHER, 40001)
+    pinging = bed.h1.start("ping", "-n", "-i", "0.02", S1)
+    pinging.expect("icmp_seq=3 ")
+    # What comes for the old address the kernel would send back to where it came from.
+    bed.guard_may_drop = True
+    bed.sniffer.allow([GATEWAY, OTHER, new])
+    readdress(bed, new)
+    bed.sniffer.allow([OTHER, new])
+    # Both idle connections are reset without having said a word, the forwarded one at its server.
+    for end in (idle.client, talk.client, forwarded.server):
+        with pytest.raises(ConnectionResetError):
+            end.recv(10)
+    talk.outside = (new, 40001)
+    talk.udp()
+    talk.udp()
+    awaits_reply(pinging)
+    pinging.stop()
+    fixed.inbound()
+    fixed.go_on()
+    # What comes for the old address is nobody's; what comes through the old mappings at the new address is.
+    stranger = udp(S3, 9, GATEWAY, 40001)
+    before = bed.status()["forwarded"]["in"]
+    bed.wan_wire.send(stranger)
+    again = Forwarded.__new__(Forwarded)
+    again.listener, again.client = forwarded.listener, bed.wan.tcp(S2)
+    again.client.connect((new, 2222))
+    again.server, _ = again.listener.accept()
+    again.say()
+    Talk(bed, bed.h1, H1, 40003, 7003)
+    assert bed.status()["forwarded"]["in"] > before
+    assert not [flow for flow in bed.flows() if flow["external"].startswith(GATEWAY + ":")]
+    # And over a restart, in which it changes once more.
+    bed.daemon.send_signal(signal.SIGUSR1)
+    bed.daemon.wait()
+    bed.router.ip("addr flush dev wan0", f"addr add {GATEWAY}/24 dev wan0", f"route replace default via {R}")
+    bed.sniffer.allow([GATEWAY, OTHER])
+    bed.start()
+    assert re.search(r"sessions moved", bed.daemon.output), bed.daemon.output
+    talk.outside = (GATEWAY, 40001)
+    talk.udp()
+    fixed.inbound()
+
+
+def test_reset_of_a_connection_that_went_on_talking(bed):
+    """W-1: also a host whose reset was lost is told, by an answer to its next segment."""
+    syn = tcp(H3, 5000, S3, 80, "S", seq=100)
+    bed.lan_wire.send(syn)
+    out = bed.wan_wire.expect(lambda p: TCP in p and p.dport == 80)
+    bed.wan_wire.send(tcp(S3, 80, GATEWAY, out.sport, "SA", seq=900, ack=101))
+    bed.lan_wire.expect(lambda p: TCP in p and p[TCP].flags == "SA")
+    bed.lan_wire.send(tcp(H3, 5000, S3, 80, "A", seq=101, ack=901))
+    bed.wan_wire.expect(lambda p: TCP in p and p[TCP].flags == "A")
+    bed.sniffer.allow([GATEWAY, "203.0.113.77"])
+    readdress(bed, "203.0.113.77")
+    told = bed.lan_wire.expect(lambda p: TCP in p and p[TCP].flags & 4, "reset")
+    assert (told.src, told.sport, told.dst, told.dport, told.seq) == (S3, 80, H3, 5000, 901)
+    bed.lan_wire.send(tcp(H3, 5000, S3, 80, "PA", seq=101, ack=950, data=b"hello"))
+    told = bed.lan_wire.expect(lambda p: TCP in p and p[TCP].flags & 4, "reset")
+    assert (told.src, told.sport, told.dst, told.dport, told.seq) == (S3, 80, H3, 5000, 950)
+    assert not [p for p in bed.wan_wire.arrived() if TCP in p and p.dport == 80]
+
+
+def test_no_address(bed):
+    """W-3: refused with the reason and ICMP 3/0, whatever session there was; nothing that was sent blocks what comes after."""
+    talk = Talk(bed, bed.h1, H1, 40001)
+    bed.lan_wire.send(udp(H3, 5000, S3, 9))
+    bed.wan_wire.expect(is_udp(9))
+    no_address(bed)
+    for sport in (5000, 5001):
+        bed.lan_wire.send(udp(H3, sport, S3, 9))
+        told = bed.lan_wire.expect(lambda p: ICMP in p and p[ICMP].type == 3, "destination unreachable")
+        assert (told.src, told.dst, told[ICMP].code) == (LAN_GATEWAY, H3, 0)
+        quoted = told[ICMP].payload
+        assert (quoted.src, quoted.sport, quoted.dst, quoted.dport) == (H3, sport, S3, 9)
+    assert bed.drops("no-external-address") >= 2
+    assert not [p for p in bed.wan_wire.arrived() if UDP in p]
+    readdress(bed, GATEWAY)
+    for sport in (5000, 5001):
+        bed.lan_wire.send(udp(H3, sport, S3, 9))
+        out = bed.wan_wire.expect(is_udp(9))
+        assert (out.src, out.sport) == (GATEWAY, out.sport)
+        bed.wan_wire.send(udp(S3, 9, GATEWAY, out.sport))
+        assert bed.lan_wire.expect(is_udp(sport)).dst == H3
+    talk.inbound()
+    talk.go_on()
+
+
+def test_no_route(bed):
+    """R-5: as without an address, for known sessions too."""
+    talk = Talk(bed, bed.h1, H1, 40001)
+    far = "198.51.100.9"
+    bed.lan_wire.send(udp(H3, 5000, far, 9))
+    bed.wan_wire.expect(is_udp(9))
+    bed.router.ip("route del default")
+    for sport in (5000, 5001):
+
+        def refused():
+            bed.lan_wire.send(udp(H3, sport, far, 9))
+            return any(ICMP in p and p[ICMP].type == 3 and p[ICMP].code == 0 for p in bed.lan_wire.arrived())
+
+        wait_until(refused, "network unreachable")
+    talk.go_on()
+    bed.router.ip(f"route add default via {R}")
+
+    def passes():
+        bed.lan_wire.send(udp(H3, 5000, far, 9))
+        return any(UDP in p and p.dport == 9 for p in bed.wan_wire.arrived())
+
+    wait_until(passes, "a packet after the route is back")
+    talk.inbound()
+
+
+def test_redial(bed):
+    """The WAN device goes and comes again under another index (PPPoE): with the same address everything goes on, with another one W-1."""
+    talk = Talk(bed, bed.h1, H1, 40001)
+    index = bed.router.run("cat", "/sys/class/net/wan0/ifindex").stdout
+    for address in (GATEWAY, "203.0.113.77"):
+        bed.router.ip("link del wan0")
+        wait_until(lambda: not bed.status()["ports"][0]["up"], "the WAN port down in masqd status")
+        bed.router.ip("link add spare0 type veth peer name spare1", "link del spare0")
+        bed.external = [address]
+        bed.build_wan()
+        assert bed.router.run("cat", "/sys/class/net/wan0/ifindex").stdout != index
+        wait_until(lambda: bed.status()["ports"][0]["up"] and bed.status()["ports"][0]["address"] == address, "the WAN port up")
+        if address == GATEWAY:
+            talk.inbound()
+            talk.go_on()
+        else:
+            with pytest.raises(ConnectionResetError):
+                talk.client.recv(10)
+            talk.outside = (address, 40001)
+            talk.udp()
+
+
+@pytest.mark.parametrize("begin", ["no-device", "link-down", "no-address"])
+def test_no_wan_at_start(make_bed, begin):
+    """It starts and waits: what is sent is refused with a reason until the WAN is there."""
+    bed = make_bed()
+    if begin == "no-device":
+        bed.router.ip("link del wan0")
+    elif begin == "link-down":
+        bed.router.ip("addr flush dev wan0", "link set wan0 down")
+    else:
+        bed.router.ip("addr flush dev wan0")
+    bed.configure()
+    bed.daemon = bed.router.start(*bed.command("--wait"))
+    bed._closing.callback(bed.daemon.kill)
+    bed.daemon.expect("^masqd: ready:.*no address yet")
+    if begin == "no-device":
+        assert "waiting for it" in bed.daemon.output
+    bed.lan_wire.send(udp(H3, 5000, S3, 9))
+    told = bed.lan_wire.expect(lambda p: ICMP in p and p[ICMP].type == 3, "destination unreachable")
+    assert told[ICMP].code == 0
+    if begin == "no-device":
+        bed.build_wan()
+    else:
+        readdress(bed, GATEWAY, down=begin == "link-down")
+    wait_until(lambda: bed.status()["ports"][0]["up"] and bed.status()["ports"][0]["address"] == GATEWAY, "the WAN port up")
+    Talk(bed, bed.h1, H1, 40001)
+
+
+def test_mtu_changes(bed):
+    """W-5: 1500 to 1492 and back: the MSS of both SYNs follows, and what does not fit is answered with the new MTU."""
+
+    def segments(expected, sport):
+        bed.lan_wire.send(IP(src=H3, dst=S3) / TCP(sport=sport, dport=80, flags="S", seq=1, options=[("MSS", 1460)]))
+        out = bed.wan_wire.expect(lambda p: TCP in p and p.dport == 80)
+        bed.wan_wire.send(IP(src=S3, dst=GATEWAY) / TCP(sport=80, dport=out.sport, flags="SA", seq=1, ack=2, options=[("MSS", 1460)]))
+        back = bed.lan_wire.expect(lambda p: TCP in p and p.dport == sport)
+        assert dict(out[TCP].options)["MSS"] == expected and dict(back[TCP].options)["MSS"] == expected
+
+    segments(1460, 5000)
+    for number, mtu in enumerate((1492, 1280, 1500)):
+        bed.router.ip(f"link set wan0 mtu {mtu}")
+        wait_until(lambda: bed.status()["ports"][0]["mtu"] == mtu, "the MTU in masqd status")
+        segments(mtu - 40, 5001 + number)
+        bed.lan_wire.send(udp(H3, 6000, S3, 9, bytes(1472), flags="DF"))
+        if mtu == 1500:
+            bed.wan_wire.expect(is_udp(9))
+        else:
+            told = bed.lan_wire.expect(lambda p: ICMP in p and p[ICMP].type == 3, "fragmentation needed")
+            assert (told[ICMP].code, told[ICMP].nexthopmtu) == (4, mtu)
+
+
+def test_overlap(bed):
+    """U-7: the provider gives an address of the LAN's own subnet: nothing is translated, masqd says so, and goes on as before when it is over."""
+    talk = Talk(bed, bed.h1, H1, 40001)
+    bed.sniffer.allow([GATEWAY, "192.168.1.77"])
+    bed.router.ip("addr flush dev wan0", "addr add 192.168.1.77/24 dev wan0", "route replace default via 192.168.1.254 dev wan0")
+    bed.daemon.expect("overlaps 192.168.1.0/24")
+    bed.lan_wire.send(udp(H3, 5000, S3, 9))
+    bed.await_drops("address-conflict", 1)
+    assert any("overlaps" in warning for warning in bed.status()["warnings"])
+    assert not [p for p in bed.wan_wire.arrived() if UDP in p and p.dport == 9]
+    readdress(bed, GATEWAY)
+    bed.daemon.expect("apart again")
+    bed.h1.ping(S1)
+    talk.inbound()
+    talk.go_on()
+    assert not any("overlaps" in warning for warning in bed.status()["warnings"])
