@@ -5,7 +5,7 @@
  * both ports words hold the peer's port. So a record that is not whole is seen, whatever the two stores are between which its process was killed;
  * one or two such are normal then, and more mean that the file is damaged and not to be trusted at all.
  */
-import { firstOf, ICMP, secondOf, TCP, UDP } from "../packet/layout.ts";
+import { DCCP, firstOf, ICMP, SCTP, secondOf, TCP, UDP, UDPLITE } from "../packet/layout.ts";
 import { EXTERNAL_SHIFT, R_DELTA, R_IN, R_LAST, R_META, R_OUT, R_PEER, RECORD_WORDS, STATE_MASK, STATE_SHIFT } from "./record.ts";
 import { FREE, ICMP_QUERY, OTHER, RESTING, STATES, UDP_DNS, UDP_NEW, UDP_OPEN } from "./states.ts";
 import {
@@ -100,11 +100,21 @@ for (let protocol = 0; protocol < 256; protocol++) {
 
 /** True if sessions of a protocol can be in a state. */
 function possible(protocol: number, state: number): boolean {
-	const udp = state === UDP_NEW || state === UDP_OPEN || state === UDP_DNS;
-	if (protocol === UDP) return udp || state === RESTING;
-	if (protocol === ICMP) return state === ICMP_QUERY;
-	if (protocol === TCP) return !udp && state !== ICMP_QUERY && state !== OTHER && state !== RESTING;
-	return true;
+	const datagrams = state === UDP_NEW || state === UDP_OPEN || state === UDP_DNS;
+	switch (protocol) {
+		case UDP:
+			return datagrams || state === RESTING;
+		case UDPLITE:
+			return datagrams;
+		case ICMP:
+			return state === ICMP_QUERY;
+		case TCP:
+		case SCTP:
+		case DCCP:
+			return !datagrams && state !== ICMP_QUERY && state !== OTHER && state !== RESTING;
+		default:
+			return state === OTHER;
+	}
 }
 
 /**
