@@ -350,8 +350,9 @@ export class Table {
 	setState(i: number, state: number, now16: number): void {
 		const m = (i << 4) + R_META;
 		this.#detach((this.T[m] >> STATE_SHIFT) & STATE_MASK, i);
-		this.T[m] = (this.T[m] & ~(STATE_MASK << STATE_SHIFT)) | (state << STATE_SHIFT);
+		// First the time: the new state's may be shorter than the session has been idle.
 		this.T16[(i << 5) + R_LAST] = now16;
+		this.T[m] = (this.T[m] & ~(STATE_MASK << STATE_SHIFT)) | (state << STATE_SHIFT);
 		this.#append(state, i);
 	}
 
@@ -571,8 +572,6 @@ export class Table {
 	/** Ends the only session of a mapping but keeps its record, so that the port rests. `address` as in {@link remove}. */
 	rest(i: number, address: number, now16: number): void {
 		this.#unlink(i, address);
-		// First the time: killed in between, the session lives on, and the port can not be forgotten.
-		this.T16[(i << 5) + R_LAST] = now16;
 		this.setState(i, RESTING, now16);
 		this.relinkResting(i);
 	}
