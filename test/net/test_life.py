@@ -1,5 +1,8 @@
 """What an owner and a provider do to a running masqd: kill it, restart it, change its configuration, take the WAN's address away. Connections go on."""
 
+import contextlib
+import os
+import random
 import re
 import signal
 import socket
@@ -196,6 +199,94 @@ def test_time_goes_on_while_it_is_dead(make_bed):
     assert "2 sessions go on" in bed.daemon.output
     assert 7430 <= next(f["left"] for f in bed.flows() if f["protocol"] == "tcp") <= 7438
     talk.inbound()
+
+
+class Churn:
+    """Raw hosts of the LAN that open mappings all the time; everything comes back from the server, and to whom it belongs stands in it."""
+
+    HOSTS = range(30, 40)
+    PORTS = 250
+
+    def __init__(self, bed):
+        self.lan, self.wan = bed.lan_wire._socket, bed.wan_wire._socket
+        self.frames = [bed.lan_wire.frame(udp(f"192.168.1.{n}", 40000, S3, 7, bytes(6))) for n in self.HOSTS]
+        self.sent = self.returned = 0
+        self.wrong = []
+        self.stopping = threading.Event()
+        self.threads = [threading.Thread(target=run, daemon=True) for run in (self._open, self._echo, self._check)]
+        for thread in self.threads:
+            thread.start()
+
+    def _open(self):
+        dice = random.Random(1)
+        while not self.stopping.wait(0.001):
+            for _ in range(10):
+                number = dice.randrange(len(self.frames))
+                frame = bytearray(self.frames[number])
+                port = 40000 + dice.randrange(self.PORTS)
+                frame[34:36] = port.to_bytes(2, "big")
+                frame[40:42] = bytes(2)
+                frame[42:48] = bytes(frame[26:30]) + port.to_bytes(2, "big")
+                with contextlib.suppress(OSError):
+                    self.lan.send(frame)
+                    self.sent += 1
+
+    def _echo(self):
+        self.wan.settimeout(0.2)
+        while not self.stopping.is_set():
+            with contextlib.suppress(TimeoutError, OSError):
+                frame = bytearray(self.wan.recv(2048))
+                if frame[12:14] != b"\x08\x00" or frame[23] != 17 or frame[36:38] != b"\x00\x07":
+                    continue
+                for one, other, size in ((0, 6, 6), (26, 30, 4), (34, 36, 2)):
+                    frame[one : one + size], frame[other : other + size] = frame[other : other + size], frame[one : one + size]
+                frame[40:42] = bytes(2)
+                self.wan.send(frame)
+
+    def _check(self):
+        self.lan.settimeout(0.2)
+        while not self.stopping.is_set():
+            with contextlib.suppress(TimeoutError, OSError):
+                frame = self.lan.recv(2048)
+                if frame[12:14] != b"\x08\x00" or frame[23] != 17 or frame[34:36] != b"\x00\x07":
+                    continue
+                self.returned += 1
+                if frame[30:34] + frame[36:38] != frame[42:48]:
+                    self.wrong.append(frame[26:48].hex())
+
+    def stop(self):
+        self.stopping.set()
+        for thread in self.threads:
+            thread.join()
+
+
+def test_kills(make_bed):
+    """Killed at random instants under churn, the start included: it always starts again, nothing leaks, no packet comes to a wrong host, no connection is lost."""
+    bed = make_bed().start()
+    talks = [Talk(bed, bed.h1, H1, 40001), Talk(bed, bed.h2, H2, 40001, 7001)]
+    churn = Churn(bed)
+    dice = random.Random(20240229)
+    kills = int(os.environ.get("KILLS", "20"))
+    for number in range(kills):
+        bed.h1.run("sleep", f"{dice.uniform(0, 0.25):.3f}")
+        assert bed.daemon.running(), bed.daemon.output
+        bed.daemon.kill()
+        assert "not used" not in bed.daemon.output, bed.daemon.output
+        bed.launch()
+        if number % 10 == 9:
+            bed.daemon.expect(r"^masqd: ready:")
+            talks[number // 10 % 2].inbound()
+            talks[number // 10 % 2].go_on()
+    bed.daemon.expect(r"^masqd: ready:")
+    for talk in talks:
+        talk.inbound()
+        talk.go_on()
+    before = churn.returned
+    wait_until(lambda: churn.returned > before, "churn that comes back")
+    churn.stop()
+    assert churn.wrong == [] and churn.returned > kills, (churn.sent, churn.returned, churn.wrong[:5])
+    assert bed.status()["sessions"]["used"] > 100
+    assert bed.leaks() == 0
 
 
 # ---- another configuration -----------------------------------------------------------------------------------
