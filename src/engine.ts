@@ -15,6 +15,7 @@ import { H_CLOCK, layoutTable, Table, type TableLayout } from "./conntrack/table
 import { ControlServer } from "./control/server.ts";
 import { loadPlan } from "./load.ts";
 import { Admission, EXPIRE_BUDGET } from "./nat/admission.ts";
+import { makeAlgCounts } from "./nat/alg.ts";
 import {
 	BLOCK,
 	type Context,
@@ -30,23 +31,30 @@ import {
 	type Policy,
 	Queue,
 } from "./nat/context.ts";
+import { Expectations } from "./nat/expectations.ts";
 import { type External, Externals, externalsWords, numberExternals, type WantedExternal } from "./nat/externals.ts";
-import { type Fast, makeFast } from "./nat/fast.ts";
-import { HOST_UNREACHABLE, IcmpSender, PROHIBITED } from "./nat/icmp-error.ts";
+import { type Fast, makeFast, sourcesAreOurs } from "./nat/fast.ts";
+import { HOST_UNREACHABLE, IcmpSender, NET_UNREACHABLE, PROHIBITED } from "./nat/icmp-error.ts";
 import { Keeper, unfit } from "./nat/keep.ts";
 import { Rare } from "./nat/rare.ts";
 import { readdress } from "./nat/readdress.ts";
 import { REASON } from "./nat/reason.ts";
+import { Requested } from "./nat/requested.ts";
 import { sessionReset } from "./nat/tcp-reset.ts";
+import { CAP_BPF, CAP_PERFMON, Offload, OffloadError, type OffloadStatus } from "./offload/offload.ts";
 import { type AddressRange, formatAddress, formatSubnet, type Subnet, subnetOf, subnetsOverlap } from "./packet/address.ts";
-import { IP_WORD, SLOT_SIZE, swap32, TCP, UDP, type Views, viewsOf } from "./packet/layout.ts";
+import { IP_WORD, SLOT_SIZE, swap16, swap32, TCP, UDP, type Views, viewsOf } from "./packet/layout.ts";
 import { HOST_HEADERS, headerTag, LinkHeaders } from "./packet/link-header.ts";
 import { ArpResponder } from "./port/arp-responder.ts";
 import { type ClaimedPorts, lanFilter, wanFilter } from "./port/filter.ts";
 import { type GuardFacts, installGuard, removeGuard } from "./port/guard.ts";
-import { KernelView } from "./port/kernel-view.ts";
+import { IngressFilters } from "./port/ingress-filter.ts";
+import { isUsable, KernelView } from "./port/kernel-view.ts";
 import { localPorts, separateEphemeral } from "./port/local-ports.ts";
 import { NextHopTable, SPARE_SLOT_SIZE, SPARE_SLOTS } from "./port/neighbours.ts";
+import { resolveDevices } from "./port/netifd.ts";
+import { PcpResponder } from "./port/pcp-responder.ts";
+import { Placement } from "./port/placement.ts";
 import { BATCH, type Driver, PacketDriver, TunDriver } from "./port/port.ts";
 import { Settings } from "./port/settings.ts";
 import { TunRoutes } from "./port/tun-routes.ts";
@@ -148,6 +156,7 @@ export class Engine {
 
 	readonly #fast: Fast;
 	readonly #rare: Rare;
+	readonly #requested: Requested;
 	readonly #errors: IcmpSender;
 	readonly #settings: Settings;
 	readonly #boot = bootWords();
@@ -157,12 +166,19 @@ export class Engine {
 	readonly #rx = new Int32Array(BATCH * 2);
 	readonly #frames: ArrayBuffer;
 	readonly #pollSet = new Int32Array(64 * 3);
+	readonly #placement = new Placement(native);
 	readonly #lock: native.Fd;
 	#signals: native.Fd = -1;
 	#control: ControlServer | null = null;
 	#arp: ArpResponder | null = null;
 	#arpText = "";
+	/** PCP sockets, and the places (device and address) that they were opened for. */
+	#pcp: PcpResponder[] = [];
+	#pcpPlaces = "";
 	#tunRoutes: TunRoutes | null = null;
+	#offload: Offload | null = null;
+	/** Why there is no offload. */
+	#noOffload = "";
 	/** The WAN has no address that can be used, or some session no route: packets from inside take the slow way (Rare.outboundImpaired). */
 	#impaired = true;
 	/** Some session has no route. */
@@ -224,7 +240,7 @@ export class Engine {
 			wanIndex: () => this.wan.index,
 			lanIndex: (n) => this.lan[n].index,
 			milliseconds: () => this.#milliseconds,
-			undeliverable: (slot, length) => this.#rare.undeliverable(slot, length),
+			undeliverable: (slot, length, lost) => this.#rare.undeliverable(slot, length, lost ? NET_UNREACHABLE : HOST_UNREACHABLE),
 			spareSlot: (n) => BATCH * SLOT_SIZE + n * SPARE_SLOT_SIZE,
 		});
 		const random = new Int32Array(64);
@@ -234,13 +250,16 @@ export class Engine {
 			table: this.table,
 			hosts: this.hosts,
 			externals: this.externals,
+			expectations: new Expectations(this.table, this.externals),
 			hops: this.#hops,
 			headers,
 			wan: this.wan.link,
 			lan,
 			policy: emptyPolicy(),
 			spare: { at: RECEIVE_BYTES, count: blocks },
+			requested: [],
 			drops,
+			algCounts: makeAlgCounts(),
 			left: 0,
 			forwardedOut: 0,
 			forwardedIn: 0,
@@ -248,7 +267,8 @@ export class Engine {
 			resetsSent: 0,
 			strangersFrom: 0,
 			adopt: true,
-			ipId: keys[3] & 0xffff,
+			ipId: keys[3] & 0x7fff,
+			ipIds: 0xffff,
 			now: 0,
 			now16: 0,
 			random: () => {
@@ -265,6 +285,7 @@ export class Engine {
 		this.#errors = new IcmpSender(this.context);
 		this.#rare = new Rare(this.context, this.admission, this.#errors);
 		this.#fast = makeFast(this.context, this.#rare);
+		this.#requested = new Requested(this.context);
 	}
 
 	/**
@@ -309,14 +330,18 @@ export class Engine {
 		this.#readLinks();
 		this.#takeOver();
 		this.#warnOfBridgeFilter();
+		// Before the routes, so that the kernel never tracks or forwards a packet that is masqd's.
+		this.#refreshGuard();
 		this.#openTuns();
 		this.#openDrivers();
 		this.#setExternal(this.wan.link.address);
-		this.#renewHops();
-		this.#refreshGuard();
 		this.#openArp();
+		this.#startOffload();
+		this.#openPcp();
+		this.#renewHops();
 		this.#control = new ControlServer(this.paths.socket, this);
-		native.keepCapabilities(2 ** CAP_NET_ADMIN + 2 ** CAP_NET_RAW);
+		const bpf = this.#offload === null ? 0 : 2 ** CAP_BPF + 2 ** CAP_PERFMON;
+		native.keepCapabilities(2 ** CAP_NET_ADMIN + 2 ** CAP_NET_RAW + bpf);
 	}
 
 	#needDevice(what: string, p: Port): void {
@@ -387,6 +412,92 @@ export class Engine {
 		this.warnings.push(...this.#tunRoutes.warnings);
 	}
 
+	// ---- offload ---------------------------------------------------------------------------------------------------------
+
+	#startOffload(): void {
+		const { offload } = this.plan;
+		if (offload === "off") return;
+		const filters = new IngressFilters(this.kernel);
+		try {
+			this.#offload = new Offload(
+				{
+					table: this.table,
+					hosts: this.hosts,
+					headers: this.context.headers,
+					tags: this.#hops.tags,
+					addresses: this.externals.A,
+					seconds: () => this.context.now | 0,
+					now16: () => this.context.now16,
+					milliseconds: () => this.#milliseconds,
+					neighbour: (ifindex, host) => this.#neighbourOf(ifindex, host),
+					attachClassic: (ifindex, program) => filters.attach(ifindex, program),
+					detachClassic: (ifindex) => filters.detach(ifindex),
+				},
+				native.getenv("MASQD_OFFLOAD") === "clsact" ? "clsact" : null,
+			);
+			this.#renewOffload();
+		} catch (error) {
+			this.#offload?.close();
+			this.#offload = null;
+			if (!(error instanceof OffloadError)) throw error;
+			if (offload === "on") throw new StartError(`option offload 'on': ${error.message}`);
+			this.#noOffload = error.message;
+			native.print(1, `masqd: no offload: ${error.message}\n`);
+			return;
+		}
+		this.table.bypass = this.#offload;
+		this.context.ipIds = 0x7fff;
+		this.context.headers.changed = (n) => this.#offload?.linkChanged(n);
+	}
+
+	/** Who on device `ifindex` leads to a host of the LAN (dotted value), as the kernel knows it. */
+	#neighbourOf(ifindex: number, host: number): { address: number; mac: Uint8Array } | null {
+		const route = this.kernel.lookup(host);
+		const address = route !== null && route.ifindex === ifindex && route.gateway !== 0 ? route.gateway : host;
+		const known = this.kernel.neighbour(ifindex, address);
+		return known !== undefined && isUsable(known) ? { address, mac: known.mac as Uint8Array } : null;
+	}
+
+	/** Tells the offload about the ports as they are. */
+	#renewOffload(): void {
+		const device = (p: Port) => {
+			const link = this.kernel.linkByName(p.name);
+			const ethernet = link !== undefined && link.type === ARPHRD_ETHER;
+			return { index: p.index, ethernet, mtu: p.link.mtu, mac: ethernet && link.mac !== null ? link.mac : new Uint8Array(6) };
+		};
+		const owned = this.#ownedExternals();
+		this.#offload?.renew({
+			wan: device(this.wan),
+			lan: this.lan.map((p) => ({
+				...device(p),
+				kernelForwards: p.kind === "tun",
+				nets: p.link.nets.map((net) => ({ address: swap32(net.address) >>> 0, mask: swap32(net.mask) >>> 0 })),
+			})),
+			externals: [...this.#externalAddresses().map((first) => ({ first, last: first })), ...owned],
+		});
+	}
+
+	/** The ports changed while running: an offload that can not follow is given up. */
+	#renewOffloadQuietly(): void {
+		try {
+			this.#renewOffload();
+		} catch (error) {
+			native.print(2, `masqd: offload stopped: ${(error as Error).message}\n`);
+		}
+	}
+
+	/** What `status` shows. */
+	get offloadStatus(): OffloadStatus {
+		const { offload } = this.plan;
+		if (this.#offload !== null) return this.#offload.status(offload);
+		return { mode: offload, active: false, detail: this.#noOffload, flows: 0, capacity: 0, packetsOut: 0, packetsIn: 0 };
+	}
+
+	/** Sessions that go by the kernel, null without. */
+	get offload(): Offload | null {
+		return this.#offload;
+	}
+
 	/** Undoes everything, in reverse, whatever of it was done; after SIGUSR1 nothing that a successor would do again. Never throws. */
 	stop(): void {
 		const attempt = (what: () => void) => {
@@ -397,9 +508,11 @@ export class Engine {
 			}
 		};
 		attempt(() => this.#control?.close());
+		attempt(() => this.#offload?.close());
 		attempt(() => this.#tunRoutes?.remove());
 		for (const p of [this.wan, ...this.lan]) attempt(() => this.#closePort(p));
 		attempt(() => this.#arp?.close());
+		for (const p of this.#pcp) attempt(() => p.close());
 		if (!this.#relieved) {
 			if (this.#guard) attempt(() => removeGuard(native));
 			attempt(() => this.#restoreEphemeral?.());
@@ -429,6 +542,8 @@ export class Engine {
 		this.#readClock();
 		const { plan, errors, warnings } = loadPlan(this.paths.config);
 		if (plan === null) return errors;
+		const unresolved = resolveDevices(native, [plan.wan, ...plan.lan]);
+		if (unresolved !== null) return [`masqd: ${unresolved}`];
 		const problems = this.#unusable(plan);
 		if (problems.length > 0) return problems;
 		for (const warning of warnings) this.#say(warning);
@@ -452,6 +567,7 @@ export class Engine {
 		}
 		const problem = tunProblem(plan);
 		if (problem !== "") lines.push(`masqd: ${problem}`);
+		if (plan.offload !== this.plan.offload) lines.push(`masqd: option offload '${plan.offload}' needs a restart, which keeps the sessions`);
 		return lines;
 	}
 
@@ -639,7 +755,13 @@ export class Engine {
 	/** Puts a plan's policy in force, with new external addresses; the router's own ports are kept out of it. */
 	#applyPolicy(plan: Plan, own: number, before: Int32Array): void {
 		this.#ranges = plan.ports;
-		this.context.policy = this.#policy(plan, own, before);
+		const { context, externals } = this;
+		context.policy = this.#policy(plan, own, before);
+		// Ports that are promised to somebody.
+		for (const f of context.requested) externals.reservePort(0, f.protocol, f.first);
+		for (const e of context.expectations.pending) {
+			if (e.owner && e.external < externals.list.length) externals.reservePort(e.external, e.protocol, swap16(e.externalPort));
+		}
 		this.#reserveLocal();
 	}
 
@@ -756,8 +878,15 @@ export class Engine {
 		const externals = this.#externalAddresses();
 		const { ethernet } = p.link;
 		if (!isLan(p)) return wanFilter({ ethernet, externals, owned: this.#ownedExternals(), claimed });
-		const elsewhere = p.kind === "tap" ? [EVERYWHERE] : this.#elsewhere();
-		return lanFilter({ ethernet, ownAddresses: this.kernel.ownAddresses(), elsewhere, externals, claimed });
+		const expiringOnly = p.kind === "tap";
+		return lanFilter({
+			ethernet,
+			ownAddresses: this.kernel.ownAddresses(),
+			elsewhere: this.#elsewhere(),
+			externals,
+			claimed,
+			expiringOnly,
+		});
 	}
 
 	#refreshGuard(): void {
@@ -769,7 +898,9 @@ export class Engine {
 			portRanges: this.#ranges,
 			forwards: this.context.policy.forwards.map((f) => ({ proto: f.protocol, first: f.first, last: f.last })),
 			elsewhere: this.#elsewhere(),
+			inside: this.lan.flatMap((p) => p.link.nets.map(subnetOfNet)),
 			ownAddresses: this.kernel.ownAddresses(),
+			pcp: this.plan.pcp,
 			exemptDestinations: this.plan.exempts.map((e) => e.destination),
 		};
 		const text = JSON.stringify(facts);
@@ -777,6 +908,28 @@ export class Engine {
 		installGuard(native, facts);
 		this.#guard = true;
 		this.#guardText = text;
+	}
+
+	/** Opens PCP sockets on the LAN devices as they are now. */
+	#openPcp(): void {
+		if (!this.plan.pcp) return;
+		const places = this.lan
+			.filter((p) => p.kind !== "tap")
+			.flatMap((p) => {
+				const link = this.kernel.linkByName(p.name);
+				if (link === undefined || link.type !== ARPHRD_ETHER || link.mac === null) return [];
+				const { index, mac } = link;
+				return this.kernel.addresses(index).map(({ address }) => ({ index, mac, address }));
+			});
+		const text = JSON.stringify(places.map((p) => [p.index, p.address, [...p.mac]]));
+		if (text === this.#pcpPlaces) return;
+		for (const p of this.#pcp) p.close();
+		const epoch = () => Math.floor((native.now() - this.startedAt) / 1000);
+		this.#pcp = places.map(
+			(p) => new PcpResponder(p.index, p.address, p.mac, (q, source) => this.#requested.handle(q, swap32(source)), epoch),
+		);
+		if (this.#pcpPlaces === "") for (const p of this.#pcp) p.announce();
+		this.#pcpPlaces = text;
 	}
 
 	/** Takes the kernel's news. */
@@ -794,6 +947,9 @@ export class Engine {
 			this.#inStep();
 		}
 		this.#hops.update(changes.neighbours);
+		if (this.#offload !== null) {
+			for (const n of changes.neighbours) this.#offload.neighbourChanged(n.ifindex, n.address, isUsable(n) ? n.mac : null);
+		}
 	}
 
 	/** Tells filters, routes and guard what is to be masqd's, and the sessions where to go. */
@@ -801,7 +957,10 @@ export class Engine {
 		for (const p of [this.wan, ...this.lan]) p.driver?.filter(this.#filterOf(p));
 		this.#tunRoutes?.update(this.#elsewhere());
 		this.#refreshGuard();
+		this.#openPcp();
 		this.#renewHops();
+		this.#renewOffloadQuietly();
+		this.#offload?.routesChanged();
 	}
 
 	/** The TUN device takes what fits the WAN. */
@@ -829,6 +988,7 @@ export class Engine {
 			if (T[e] >>> HOP_SHIFT === HAIRPIN) continue;
 			const hop = this.#hops.find(T[(i << 4) + R_PEER]);
 			if (hop === NO_ROUTE) this.#unroutable = true;
+			if (T[e] >>> HOP_SHIFT !== Math.max(0, hop)) this.#offload?.hopChanged(i);
 			T[e] = (T[e] & ~(0xff << HOP_SHIFT)) | (Math.max(0, hop) << HOP_SHIFT);
 		}
 		this.#judgeImpaired();
@@ -850,8 +1010,15 @@ export class Engine {
 			for (let n = 0; n < this.lan.length; n++) moved += this.#breatheLan(n);
 			empty = moved === 0 ? empty + 1 : 0;
 			this.#flush();
+			if (this.#milliseconds >= this.#placement.dueAt) this.#placement.look(this.#milliseconds, this.#framesReceived());
 			if (this.#milliseconds >= this.#secondAt) this.#everySecond();
 		}
+	}
+
+	#framesReceived(): number {
+		let frames = this.wan.received;
+		for (const p of this.lan) frames += p.received;
+		return frames;
 	}
 
 	#readClock(): void {
@@ -864,12 +1031,15 @@ export class Engine {
 	#everySecond(): void {
 		this.#secondAt = (this.context.now + 1) * 1000;
 		this.table.header[H_CLOCK] = this.context.now;
+		this.#offload?.everySecond();
 		this.admission.expire(EXPIRE_BUDGET);
 		this.#rare.everySecond();
+		this.#requested.expire();
 		if (this.#hops.waiting > 0) this.#hops.flush();
 		this.#flush();
 		this.#hops.confirm();
 		if (this.#busyAt !== 0 && this.#milliseconds - this.#busyAt > IDLE_RELEASE_SECONDS * 1000) {
+			this.#placement.release();
 			// Fragments that wait stay.
 			native.releasePages(this.#frames, 0, this.#rare.fragments.waiting > 0 ? RECEIVE_BYTES : this.#frames.byteLength);
 			this.#busyAt = 0;
@@ -892,6 +1062,7 @@ export class Engine {
 		add(this.#signals, native.POLLIN);
 		add(this.kernel.fd, native.POLLIN);
 		add(this.#arp?.fd ?? -1, native.POLLIN);
+		for (const p of this.#pcp) add(p.fd, native.POLLIN);
 		this.#control?.pollEntries(add);
 		if (native.poll(set, n, timeout) === 0) return;
 		if (set[fixed * 3 + 2] !== 0) this.#signalled();
@@ -900,14 +1071,15 @@ export class Engine {
 			this.#kernelNews();
 		}
 		if (set[fixed * 3 + 8] !== 0) this.#arp?.serve();
-		this.#control?.serve(set, fixed + 3);
+		for (const [k, p] of this.#pcp.entries()) if (set[(fixed + 3 + k) * 3 + 2] !== 0) p.serve();
+		this.#control?.serve(set, fixed + 3 + this.#pcp.length);
 	}
 
 	#timeout(): number {
 		const pending = this.kernel.pendingAt() - native.now();
 		// Nothing to expire, nothing waiting: sleep until the hops want confirming.
 		const idle =
-			this.table.used === 0 && this.#hops.waiting === 0 && this.#busyAt === 0 && !this.#rare.pending
+			this.table.used === 0 && this.#hops.waiting === 0 && this.#busyAt === 0 && !this.#rare.pending && !this.#requested.pending
 				? 30_000
 				: this.#secondAt - native.now();
 		return Math.ceil(Math.max(0, Math.min(idle, pending, 30_000)));
@@ -993,19 +1165,9 @@ export class Engine {
 		for (let n = 0; n < this.lan.length; n++) if (this.lan[n].link.queue.count > 0) this.#send(this.lan[n]);
 	}
 
-	/** The WAN's last gate: no frame leaves whose source is not one of our addresses. One compare for the common case. */
+	/** The WAN's last gate: no frame leaves whose source is not one of our addresses. */
 	#sendWan(): void {
-		const { queue } = this.wan.link;
-		const X = queue.pairs;
-		const { P } = this.context.views;
-		const own = this.externals.A[0];
-		for (let n = 0, end = queue.count << 1; n < end; n += 2) {
-			const source = P[(X[n] >> 2) + IP_WORD + 3];
-			if (source !== own && this.externals.find(source) < 0) {
-				this.#dropLeaks();
-				break;
-			}
-		}
+		if (!sourcesAreOurs(this.context)) this.#dropLeaks();
 		this.#send(this.wan);
 	}
 
@@ -1083,6 +1245,8 @@ function policyOf(plan: Plan, numbers: readonly number[]): Policy {
 		forwards,
 		pools,
 		ranges: plan.ports,
+		algFtp: plan.algs.ftp,
+		algTftp: plan.algs.tftp,
 		maxSessions: plan.maxSessions,
 		maxRate: plan.maxRate,
 		refusal: plan.refusal === "prohibited" ? PROHIBITED : HOST_UNREACHABLE,
@@ -1127,12 +1291,6 @@ function addressText(word: number): string {
 	return formatAddress(swap32(word) >>> 0);
 }
 
-function subnetOfNet(net: Net): Subnet {
-	return subnetOf(swap32(net.address) >>> 0, 32 - Math.round(Math.log2(2 ** 32 - (swap32(net.mask) >>> 0))));
-}
-/** As destinations that are the kernel's: a tap takes only what is for our own address. */
-const EVERYWHERE: Subnet = { address: 0, mask: 0, prefix: 0 };
-
 function isLan(p: Port): p is LanPort {
 	return "kind" in p;
 }
@@ -1150,7 +1308,8 @@ function lansOf(plan: Plan, old: readonly LanPort[]): LanPort[] {
 		return Object.assign(same ?? { ...makePort(l.device, link), link, kind, subnets: [] }, { subnets: l.subnets });
 	};
 	const ports = plan.lan.map((l, home) => port(l, l.driver, home));
-	// What hosts send to our own address the kernel would not route to the TUN device: a packet socket hears it (hairpinning).
+	// What hosts send to our own address the kernel would not route to the TUN device (hairpinning), and what has its last hop it would not forward
+	// (and answer by its own rates, whoever the source): a packet socket hears both.
 	for (const [home, l] of plan.lan.entries()) if (l.driver === "tun") ports.push(port(l, "tap", home));
 	return ports;
 }
@@ -1167,9 +1326,13 @@ function netOf(subnet: Subnet): Net {
 	return { address: swap32(subnet.address), mask: swap32(subnet.mask) };
 }
 
-function formatNet(net: Net): string {
+function subnetOfNet(net: Net): Subnet {
 	const mask = swap32(net.mask) >>> 0;
-	return formatSubnet({ address: swap32(net.address) >>> 0, mask, prefix: 32 - Math.round(Math.log2(2 ** 32 - mask)) });
+	return { address: swap32(net.address) >>> 0, mask, prefix: 32 - Math.round(Math.log2(2 ** 32 - mask)) };
+}
+
+function formatNet(net: Net): string {
+	return formatSubnet(subnetOfNet(net));
 }
 
 function filteringFlags(filtering: Plan["filtering"]): number {

@@ -8,6 +8,8 @@ import { ControlClient, ControlError } from "./control/client.ts";
 import { FLOW_HEADING, renderFlow, renderStatus } from "./control/render.ts";
 import { Engine, type Paths, planTable, StartError } from "./engine.ts";
 import { loadPlan } from "./load.ts";
+import { largestGap } from "./port/local-ports.ts";
+import { resolveDevices } from "./port/netifd.ts";
 import { VERSION } from "./version.ts";
 
 const USAGE = `usage: masqd COMMAND [OPTIONS]
@@ -83,6 +85,11 @@ function run(o: Options): number {
 		err(`masqd: ${o.paths.config} says option enabled '0': nothing to do\n`);
 		return 1;
 	}
+	const unresolved = resolveDevices(native, [plan.wan, ...plan.lan]);
+	if (unresolved !== null) {
+		err(`masqd: ${unresolved}\n`);
+		return 1;
+	}
 	let engine: Engine;
 	try {
 		engine = new Engine(plan, o.paths, { wait: o.wait });
@@ -106,7 +113,12 @@ function run(o: Options): number {
 function check(o: Options): number {
 	const plan = readPlan(o.paths.config);
 	if (plan === null) return 1;
+	const unresolved = resolveDevices(native, [plan.wan, ...plan.lan]);
+	if (unresolved !== null) err(`warning: ${unresolved}\n`);
 	out(describePlan(plan, planTable(plan).bytes));
+	// The service script reads this line to keep dnsmasq's ports out of masqd's.
+	const own = largestGap(plan.ports);
+	if (own !== null) out(`router's own:     ports ${own.first}-${own.last}, for connections of the router itself\n`);
 	return 0;
 }
 

@@ -44,6 +44,10 @@ export const STATE_MASK = 0x1f;
 export const HOP_SHIFT = 24;
 /** The session goes by a port forward and ends with it. */
 export const FORWARDED = 1 << 23;
+/** TCP: an ALG looks at every segment (nat/alg.ts); the session is TCP_TENDED where others are TCP_ESTABLISHED. */
+export const TENDED = 1 << 21;
+/** TCP: its sequence numbers have been moved, so that without the ALG's memory it can not go on. */
+export const MOVED = 1 << 22;
 
 /** Bytes of a byte counter's low word before it carries into the high half. */
 export const BYTES_CARRY = 0x40000000;

@@ -6,6 +6,7 @@ import * as native from "masq:native";
 import { EXTERNAL_SHIFT, R_IN, R_META, R_OUT, R_PACKETS_IN, R_PACKETS_OUT, R_PEER } from "../conntrack/record.ts";
 import { FREE, RESTING, STATE_NAMES } from "../conntrack/states.ts";
 import type { Engine } from "../engine.ts";
+import { ALG_NOTES } from "../nat/alg.ts";
 import { reason } from "../nat/reason.ts";
 import { formatAddress } from "../packet/address.ts";
 import { addressValue, firstOf, ICMP, secondOf, swap16, TCP, UDP } from "../packet/layout.ts";
@@ -14,6 +15,8 @@ import { VERSION } from "../version.ts";
 import { FLOWS_PAGE, type Flow, type FlowsReply, type StatusReply } from "./protocol.ts";
 
 const PROTOCOLS: Record<number, string> = { [ICMP]: "icmp", [TCP]: "tcp", [UDP]: "udp" };
+
+const NO_COUNTERS = { packetsOut: 0, packetsIn: 0, bytesOut: 0, bytesIn: 0 };
 
 function endpoint(address: number, port: number): string {
 	return `${formatAddress(addressValue(address))}:${swap16(port)}`;
@@ -26,6 +29,9 @@ function flow(engine: Engine, i: number): Flow {
 	const meta = t[e + R_META];
 	const state = table.state(i);
 	const [bytesOut, bytesIn] = table.bytes(i);
+	const kernel = engine.offload?.counters(i) ?? NO_COUNTERS;
+	const bypassed = engine.offload?.age(i) ?? -1;
+	const age = Math.min(table.age(i, engine.context.now16), bypassed < 0 ? Number.POSITIVE_INFINITY : bypassed);
 	const protocol = meta & 0xff;
 	return {
 		id: i,
@@ -34,11 +40,11 @@ function flow(engine: Engine, i: number): Flow {
 		external: endpoint(engine.externals.A[(meta >> EXTERNAL_SHIFT) & 0xff], secondOf(t[e + R_IN])),
 		peer: endpoint(t[e + R_PEER], secondOf(t[e + R_OUT])),
 		state: STATE_NAMES[state],
-		left: Math.max(0, table.timeouts[state] - table.age(i, engine.context.now16)),
-		packetsOut: t[e + R_PACKETS_OUT] >>> 0,
-		packetsIn: t[e + R_PACKETS_IN] >>> 0,
-		bytesOut,
-		bytesIn,
+		left: Math.max(0, table.timeouts[state] - age),
+		packetsOut: (t[e + R_PACKETS_OUT] >>> 0) + kernel.packetsOut,
+		packetsIn: (t[e + R_PACKETS_IN] >>> 0) + kernel.packetsIn,
+		bytesOut: bytesOut + kernel.bytesOut,
+		bytesIn: bytesIn + kernel.bytesIn,
 	};
 }
 
@@ -75,6 +81,7 @@ export function status(engine: Engine): StatusReply {
 	}
 	const warnings = [...engine.warnings];
 	if (engine.conflict !== "") warnings.push(`${engine.conflict}: nothing is translated`);
+	const offload = engine.offloadStatus;
 	if (guard === null) warnings.push("the nft table inet masqd is missing; restart masqd");
 	return {
 		version: VERSION,
@@ -96,12 +103,17 @@ export function status(engine: Engine): StatusReply {
 			const [free, total] = externals.portCount(0, p);
 			return { protocol: PROTOCOLS[p], free, total };
 		}),
-		forwarded: { out: context.forwardedOut, in: context.forwardedIn },
+		forwarded: { out: context.forwardedOut + offload.packetsOut, in: context.forwardedIn + offload.packetsIn },
+		offload,
 		leftToKernel: context.left,
 		icmpErrorsSent: context.errorsSent,
 		drops: [...context.drops].flatMap((count, n) => {
 			const r = reason(n);
 			return count === 0 ? [] : [{ reason: r.name, count, text: r.text, remedy: r.remedy }];
+		}),
+		alg: ALG_NOTES.flatMap(([note, text, remedy], n) => {
+			const count = context.algCounts[n];
+			return count === 0 ? [] : [{ note, count, text, remedy }];
 		}),
 		guard,
 		warnings,

@@ -8,6 +8,7 @@ import {
 	HOST_PLACE,
 	HOST_PORT_SHIFT,
 	HOST_REACHABLE,
+	MOVED,
 	R_HOST,
 	R_IN,
 	R_META,
@@ -95,6 +96,8 @@ export class Keeper {
 		const { table, hosts } = c;
 		const { T, T16 } = table;
 		if (!this.fits(i)) return false;
+		// What the ALG knew of it is lost.
+		if (T[(i << 4) + R_META] & MOVED) return false;
 		const e = i << 4;
 		const meta = T[e + R_META];
 		const n = (meta >> EXTERNAL_SHIFT) & 0xff;
@@ -152,8 +155,9 @@ export class Keeper {
 		const n = (meta >> EXTERNAL_SHIFT) & 0xff;
 		const protocol = meta & 0xff;
 		const port = swap16(secondOf(T[e + R_IN]));
-		if (n === 0 && this.#t.policy.forwards.length > 0) {
-			for (const f of this.#t.policy.forwards) if (f.protocol === protocol && port >= f.first && port <= f.last) return true;
+		if (n === 0 && this.#t.policy.forwards.length + this.#c.requested.length > 0) {
+			for (const f of [...this.#t.policy.forwards, ...this.#c.requested])
+				if (f.protocol === protocol && port >= f.first && port <= f.last) return true;
 		}
 		return this.#c.externals.reservePort(n, protocol, port);
 	}

@@ -22,6 +22,7 @@ import {
 	R_OUT,
 	R_PACKETS_IN,
 	R_PACKETS_OUT,
+	TENDED,
 } from "../conntrack/record.ts";
 import { FREE, TCP_CLOSING, TCP_ESTABLISHED, TCP_SYN_IN, TCP_SYN_OUT, UDP_DNS, UDP_NEW, UDP_OPEN } from "../conntrack/states.ts";
 import { tcpIn, tcpOut } from "../conntrack/tcp.ts";
@@ -62,6 +63,7 @@ import {
 } from "../packet/layout.ts";
 import { HEADER_SIZE, HOST_HEADERS, headerTag } from "../packet/link-header.ts";
 import type { Admission } from "./admission.ts";
+import { FtpAlg, GROWTH } from "./alg.ts";
 import { type Context, HAIRPIN, type LanLink, type Link, NO_ROUTE } from "./context.ts";
 import { Fragments } from "./fragments.ts";
 import {
@@ -101,6 +103,7 @@ export class Rare {
 	readonly #admission: Admission;
 	readonly #opening: Opening;
 	readonly #errors: IcmpSender;
+	readonly #ftp: FtpAlg;
 	readonly #silence: Silence;
 	readonly fragments: Fragments;
 	/** Session of the fragmented datagram that is being turned around, and the identification of its fragments. */
@@ -108,11 +111,14 @@ export class Rare {
 	#hairpinId = -1;
 	/** Transport bytes of that datagram. */
 	#hairpinRoom = 0;
+	/** Receive slot of the fragment that made a datagram complete. */
+	#lastPiece = 0;
 
 	constructor(c: Context, admission: Admission, errors: IcmpSender) {
 		this.#c = c;
 		this.#admission = admission;
 		this.#errors = errors;
+		this.#ftp = new FtpAlg(c);
 		this.#opening = new Opening(c, admission);
 		this.fragments = new Fragments(c);
 		this.#silence = new Silence(c, this.fragments, errors);
@@ -231,30 +237,44 @@ export class Rare {
 		return 0;
 	}
 
-	/** An outbound TCP segment that is not plain data of an established session. */
-	tcpOutbound(i: number, s: number, length: number): void {
-		this.#tcpOutbound(i, s, (s >> 2) + IP_WORD + 5, length - 20);
+	/** An outbound TCP segment that is not plain data of an established session. Returns its length, which an ALG may change; 0 if it was dealt with. */
+	tcpOutbound(i: number, s: number, length: number): number {
+		return this.#tcpOutbound(i, s, 20, length);
 	}
 
-	#tcpOutbound(i: number, s: number, w: number, room: number): void {
+	#tcpOutbound(i: number, s: number, header: number, length: number): number {
 		const c = this.#c;
+		const w = (s + SLOT_IP + header) >> 2;
 		const flags = swap16(c.views.H[(w << 1) + 6]) & 0x3f;
-		if (flags & SYN) clampMss(c.views, s, w << 1, room, this.#mss());
-		tcpOut(c.table, i, flags, c.views.P[w + 1], c.views.P[w + 2], c.now16);
+		const seq = c.views.P[w + 1];
+		const ack = c.views.P[w + 2];
+		if (flags & SYN) clampMss(c.views, s, w << 1, length - header, this.#mss());
+		else if (c.table.T[(i << 4) + R_META] & TENDED) {
+			length = this.#ftp.outbound(i, s, header, length);
+			if (length === 0) return 0;
+		}
+		tcpOut(c.table, i, flags, seq, ack, c.now16);
+		if (flags & SYN && c.table.state(i) === TCP_SYN_OUT) this.#ftp.opened(i, true);
+		return length;
 	}
 
 	/** An inbound one; false if it was dropped. */
 	tcpInbound(i: number, s: number, length: number): boolean {
-		return this.#tcpInbound(i, s, (s >> 2) + IP_WORD + 5, length - 20);
+		return this.#tcpInbound(i, s, 20, length);
 	}
 
-	#tcpInbound(i: number, s: number, w: number, room: number): boolean {
+	#tcpInbound(i: number, s: number, header: number, length: number): boolean {
 		const c = this.#c;
+		const w = (s + SLOT_IP + header) >> 2;
 		const flags = swap16(c.views.H[(w << 1) + 6]) & 0x3f;
-		if (flags & SYN) clampMss(c.views, s, w << 1, room, this.#mss());
-		if (tcpIn(c.table, i, flags, c.views.P[w + 1], c.views.P[w + 2], c.now16)) return true;
-		this.#drop(REASON["tcp-bad-reset"]);
-		return false;
+		if (!tcpIn(c.table, i, flags, c.views.P[w + 1], c.views.P[w + 2], c.now16)) {
+			this.#drop(REASON["tcp-bad-reset"]);
+			return false;
+		}
+		if (flags & SYN && c.table.state(i) === TCP_SYN_IN) this.#ftp.opened(i, false);
+		const tended = (c.table.T[(i << 4) + R_META] & TENDED) !== 0;
+		if (flags & SYN) clampMss(c.views, s, w << 1, length - header, this.#mss() - (tended ? GROWTH : 0));
+		return !tended || this.#ftp.inbound(i, s, header, length);
 	}
 
 	#mss(): number {
@@ -292,7 +312,7 @@ export class Rare {
 	/** Takes `count` identifications; returns the first, as loaded. */
 	#nextId(count: number): number {
 		const id = this.#c.ipId;
-		this.#c.ipId = (id + count) & 0xffff;
+		this.#c.ipId = (id + count) & this.#c.ipIds;
 		return swap16(id);
 	}
 
@@ -409,8 +429,11 @@ export class Rare {
 			i = c.table.findOut(protocol, inside, peer, hasPorts(protocol) ? P[(ip + header) >> 2] : 0);
 			if (i === 0) i = this.#openOutbound(s, length, port, protocol, inside, peer, l4, room, pieces);
 			if (i === 0) return;
-			if (protocol === TCP) this.#tcpOutbound(i, s, (ip + header) >> 2, length - header);
-			else if (protocol === UDP || protocol === UDPLITE) this.udpOutbound(i);
+			if (protocol === TCP) {
+				if (pieces > 1 && (c.table.T[(i << 4) + R_META] & TENDED) !== 0) return void this.#drop(REASON["alg-fragment"], pieces);
+				length = this.#tcpOutbound(i, s, header, length);
+				if (length === 0) return;
+			} else if (protocol === UDP || protocol === UDPLITE) this.udpOutbound(i);
 			else if (hasPorts(protocol)) this.#associate(i, l4, protocol, TCP_SYN_IN);
 			else c.table.touch(i, c.now16);
 		}
@@ -470,6 +493,7 @@ export class Rare {
 			return;
 		}
 		const pieces = this.fragments.add(s, length, false);
+		this.#lastPiece = s;
 		if (pieces === 0) return;
 		const first = this.fragments.slots[0];
 		this.#inward(first, this.#lengthOf(first), external, this.fragments.total, pieces, false);
@@ -526,7 +550,7 @@ export class Rare {
 			this.#errors.send(s, length, -1, TIME_EXCEEDED);
 			return this.#drop(REASON["ttl-expired"], pieces) !== 0;
 		}
-		if (protocol === TCP && !this.#tcpInbound(i, s, (ip + header) >> 2, length - header)) return false;
+		if (protocol === TCP && !this.#tcpInbound(i, s, header, length)) return false;
 		if (protocol === UDP || protocol === UDPLITE) this.udpInbound(i);
 		else if (protocol !== TCP && hasPorts(protocol)) this.#associate(i, l4, protocol, TCP_SYN_OUT);
 		const hops = this.#hops(i, hairpin);
@@ -535,7 +559,11 @@ export class Rare {
 		const split = length > most && !this.#segmentsFit(s, most, protocol);
 		if (split && this.#mustNotSplit(s, length, most, -1)) return false;
 		if (pieces === 1) this.#emitIn(s, length, header, protocol, i, room, hops, split);
-		else {
+		else if (lan.kernelForwards) {
+			// The kernel fragments again for the LAN; fragments it might first put together itself, in memory that a flood of stray ones fills.
+			const whole = this.#join(this.#lastPiece, pieces);
+			this.#emitIn(this.#lastPiece, whole, header, protocol, i, room, hops, false);
+		} else {
 			const { slots } = this.fragments;
 			for (let n = 0; n < pieces; n++) {
 				const bytes = this.#lengthOf(slots[n]);
@@ -547,6 +575,30 @@ export class Rare {
 			this.#hairpinId = H[(ip >> 1) + 2];
 		}
 		return true;
+	}
+
+	/** Puts the complete datagram of the fragment pool together in receive slot `s`; its length. */
+	#join(s: number, pieces: number): number {
+		const { H, B } = this.#c.views;
+		const { slots, total } = this.fragments;
+		const ip = s + SLOT_IP;
+		const header = (B[slots[0] + SLOT_IP] & 15) * 4;
+		B.copyWithin(s, slots[0], slots[0] + SLOT_IP + header);
+		B.fill(0, s, s + 10);
+		let at = ip + header;
+		for (let n = 0; n < pieces; n++) {
+			const from = slots[n] + SLOT_IP;
+			const own = (B[from] & 15) * 4;
+			const bytes = this.#lengthOf(slots[n]) - own;
+			B.copyWithin(at, from + own, from + own + bytes);
+			at += bytes;
+		}
+		const h = ip >> 1;
+		H[h + 1] = swap16(header + total);
+		H[h + 3] = 0;
+		H[h + 5] = 0;
+		H[h + 5] = sumOf(H, B, ip, header) ^ 0xffff;
+		return header + total;
 	}
 
 	/** The state of a session of SCTP or DCCP: `opening` is the state that a packet of this direction answers. */
@@ -672,9 +724,10 @@ export class Rare {
 	}
 
 	/**
-	 * A translated packet in slot `s` whose next hop did not answer: its sender inside is told (RFC 1812 section 4.3.3.1), with the packet as it had sent it.
+	 * A translated packet in slot `s` that can not go on for want of a route or a neighbour: its sender inside is told (RFC 1812 section 4.3.3.1), with the packet
+	 * as it had sent it. `kind` is type * 256 + code.
 	 */
-	undeliverable(s: number, length: number): void {
+	undeliverable(s: number, length: number, kind = HOST_UNREACHABLE): void {
 		const c = this.#c;
 		const { P, H, B } = c.views;
 		const ip = s + SLOT_IP;
@@ -693,7 +746,7 @@ export class Rare {
 		P[w + 3] = t[i << 4];
 		this.#setPort(s, header, protocol, length - header, 0, firstOf(t[(i << 4) + R_OUT]));
 		B.set(new Uint8Array(c.headers.buffer, (HOST_HEADERS + host) * HEADER_SIZE, 6), s + SLOT_ETHER + 6);
-		this.#errors.send(s, length, c.lan.indexOf(lan), HOST_UNREACHABLE);
+		this.#errors.send(s, length, c.lan.indexOf(lan), kind);
 	}
 
 	/** What the WAN port's own address gets and we do not want is the kernel's; at the other external addresses there is only us. */
@@ -833,6 +886,7 @@ export class Rare {
 	#errorInbound(s: number, length: number, header: number, external: number, hairpin: boolean): boolean {
 		const c = this.#c;
 		const at = s + SLOT_IP + header;
+		if (!hairpin && this.#opening.isMartian(c.views.P[((s + SLOT_IP) >> 2) + 3])) return this.#drop(REASON["martian-source"]) !== 0;
 		const found = translateError(c, at, length - header, false, external);
 		if (found < 0) {
 			const reason = refused(found);

@@ -11,6 +11,7 @@
 
 import type { AddressRange, Subnet } from "../packet/address.ts";
 import { subnetRange } from "../packet/address.ts";
+import { PCP_PORT } from "../packet/pcp.ts";
 
 /** Destination ports of one protocol that masqd answers for: its port range or a port forward. */
 export interface ClaimedPorts {
@@ -31,6 +32,8 @@ export interface LanFilterFacts {
 	/** External addresses, for hairpinning. */
 	externals: readonly number[];
 	claimed: readonly ClaimedPorts[];
+	/** Of what goes out only packets with their last hop: the tap beside a tun port, where the kernel forwards the others. */
+	expiringOnly?: boolean;
 }
 
 /** What {@link wanFilter} is made of. */
@@ -81,6 +84,7 @@ const IP_HEADER_MIN = 20;
 /** Version 4, five words. */
 const IP_PLAIN = 0x45;
 const IP_FRAGMENT = 6;
+const IP_TTL = 8;
 const IP_PROTOCOL = 9;
 const IP_DESTINATION = 16;
 const FRAGMENT_OFFSET = 0x1fff;
@@ -236,7 +240,10 @@ export function lanFilter(facts: LanFilterFacts): Int32Array {
 	loadDestination(f, ip);
 	f.jump(JGE, MULTICAST_FIRST, "drop", null);
 	select(f, mergeRanges(facts.externals.map(single)), "external");
-	f.inRanges(mergeRanges([...facts.ownAddresses.map(single), ...facts.elsewhere.map(subnetRange)]), "drop", "accept");
+	f.inRanges(mergeRanges([...facts.ownAddresses.map(single), ...facts.elsewhere.map(subnetRange)]), "drop", "out");
+	f.at("out");
+	if (facts.expiringOnly) f.op(LD_B_ABS, ip + IP_TTL).jump(JGT, 1, "drop", "accept");
+	else f.goto("accept");
 	f.at("external");
 	f.op(LD_B_ABS, ip + IP_PROTOCOL);
 	f.jump(JEQ, ICMP, "icmp", null);
@@ -272,6 +279,18 @@ export function arpFilter(ranges: readonly AddressRange[]): Int32Array {
 	const f = new FilterAssembler();
 	f.op(LD_H_ABS, ARP_OPERATION).jump(JEQ, ARP_REQUEST, null, "drop");
 	f.op(LD_W_ABS, ARP_TARGET).inRanges(mergeRanges(ranges), "accept", "drop");
+	return finish(f);
+}
+
+/** The filter of a PCP socket (Ethernet header first): plain UDP to port 5351 of one of the router's addresses. */
+export function pcpFilter(address: number): Int32Array {
+	const f = new FilterAssembler();
+	const ip = ETHERNET_HEADER;
+	f.op(LD_B_ABS, ip).jump(JEQ, IP_PLAIN, null, "drop");
+	f.op(LD_B_ABS, ip + IP_PROTOCOL).jump(JEQ, UDP, null, "drop");
+	f.op(LD_H_ABS, ip + IP_FRAGMENT).jump(JSET, 0x3fff, "drop", null);
+	f.op(LD_W_ABS, ip + IP_DESTINATION).jump(JEQ, address, null, "drop");
+	f.op(LD_H_ABS, ip + IP_HEADER_MIN + PORT_DESTINATION).jump(JEQ, PCP_PORT, "accept", "drop");
 	return finish(f);
 }
 

@@ -18,7 +18,18 @@ const ALLOWED: Record<string, string[]> = {
 	"state.ts": ["conntrack", "masq:native"],
 	"load.ts": ["config", "masq:native"],
 	"engine.ts": ["state.ts", "load.ts", "packet", "conntrack", "nat", "port", "offload", "control", "config", "version.ts", "masq:native"],
-	"main.ts": ["load.ts", "packet", "conntrack", "config", "control", "engine.ts", "version.ts", "masq:native"],
+	"main.ts": [
+		"load.ts",
+		"packet",
+		"conntrack",
+		"config",
+		"control",
+		"port/local-ports.ts",
+		"port/netifd.ts",
+		"engine.ts",
+		"version.ts",
+		"masq:native",
+	],
 	"version.ts": [],
 };
 
