@@ -108,6 +108,10 @@ fuzz: ## mutate frames at the sanitizer build until stopped (FRAMES=n, SEED=n)
 	@$(MAKE) --no-print-directory build SANITIZE=1
 	test/fuzz/run.sh $(or $(FRAMES),5000000) $(or $(SEED),$$(date +%s))
 
+.PHONY: soak
+soak: build ## kill the daemon a thousand times under load (KILLS=n)
+	KILLS=$(or $(KILLS),1000) /usr/bin/python3 -m pytest test/net/test_life.py -k test_kills -q
+
 .PHONY: bench
 bench: build ## measure against nft masquerade and others (QUICK=1: under 2 minutes)
 	@$(MAKE) --no-print-directory build LIBC=musl
