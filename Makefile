@@ -108,6 +108,10 @@ fuzz: ## mutate frames at the sanitizer build until stopped (FRAMES=n, SEED=n)
 	@$(MAKE) --no-print-directory build SANITIZE=1
 	test/fuzz/run.sh $(or $(FRAMES),5000000) $(or $(SEED),$$(date +%s))
 
+.PHONY: soak
+soak: build ## a minute of load while sessions move between user space and kernel every second (SECONDS=n)
+	OFFLOAD_SOAK=$(or $(SECONDS),60) /usr/bin/python3 -m pytest -q test/net/test_offload.py -k switched
+
 .PHONY: bench
 bench: build ## measure against nft masquerade and others (QUICK=1: under 2 minutes)
 	@$(MAKE) --no-print-directory build LIBC=musl
