@@ -5,9 +5,9 @@ MAKEFLAGS += --no-builtin-rules
 
 # First, because it gives back the shell that `make demo SHELL=1` takes away.
 include test/demo/demo.mk
+include test/router/router.mk
 include native/build.mk
 include test/bench/build.mk
-include test/router/router.mk
 include openwrt/package.mk
 include test/conformance/conformance.mk
 
@@ -100,7 +100,7 @@ test: build ## run all tests
 	@$(MAKE) --no-print-directory build SANITIZE=1
 	@$(MAKE) --no-print-directory build LIBC=musl
 	@$(MAKE) --no-print-directory bench-tools
-	@$(MAKE) --no-print-directory firmware
+	@for arch in x86_64 mipsel; do $(MAKE) --no-print-directory firmware ARCH=$$arch || exit 1; done
 	/usr/bin/python3 test/run.py
 
 .PHONY: fuzz

@@ -41,6 +41,7 @@ import { readdress } from "./nat/readdress.ts";
 import { REASON } from "./nat/reason.ts";
 import { Requested } from "./nat/requested.ts";
 import { sessionReset } from "./nat/tcp-reset.ts";
+import { dumpPrograms } from "./offload/dump.ts";
 import { CAP_BPF, CAP_PERFMON, Offload, OffloadError, type OffloadStatus } from "./offload/offload.ts";
 import { type AddressRange, formatAddress, formatSubnet, type Subnet, subnetOf, subnetsOverlap } from "./packet/address.ts";
 import { IP_WORD, SLOT_SIZE, swap16, swap32, TCP, UDP, type Views, viewsOf } from "./packet/layout.ts";
@@ -135,6 +136,33 @@ export function planTable(plan: Plan): { layout: TableLayout; bytes: number } {
 	const poolShared = plan.pools.filter((p) => p.overload).length;
 	const layout = layoutTable(plan.sessions, externalsWords(1 + poolShared, plan.ports));
 	return { layout, bytes: layout.words * 4 };
+}
+
+/** The offload programs of a plan as text; devices that are there give addresses and kind, others count as Ethernet. */
+export function dumpOffload(plan: Plan): string {
+	const kernel = new KernelView(native);
+	kernel.open();
+	const device = (name: string) => {
+		const link = kernel.linkByName(name);
+		return {
+			device: name,
+			ethernet: link === undefined || link.type === ARPHRD_ETHER,
+			own: link === undefined ? [] : kernel.addresses(link.index),
+		};
+	};
+	const wan = device(plan.wan.device);
+	const lan = plan.lan.map((l) => ({ ...device(l.device), subnets: l.subnets }));
+	kernel.close();
+	const single = (address: number) => ({ first: address, last: address });
+	const owned = [...plan.statics.map((s) => single(s.external)), ...plan.pools.flatMap((p) => p.external)];
+	return dumpPrograms({
+		sessions: plan.sessions,
+		wan,
+		lan,
+		externals: [single(wan.own[0]?.address ?? 0), ...owned],
+		nets: lan.flatMap((l) => (l.subnets.length > 0 ? l.subnets : l.own.map((a) => subnetOf(a.address, a.prefix)))),
+		addressless: wan.own.length === 0,
+	});
 }
 
 /** The running daemon. */
@@ -1037,6 +1065,7 @@ export class Engine {
 
 	#everySecond(): void {
 		this.#secondAt = (this.context.now + 1) * 1000;
+		this.#placement.rest(this.#milliseconds);
 		this.table.header[H_CLOCK] = this.context.now;
 		this.#offload?.everySecond();
 		this.admission.expire(EXPIRE_BUDGET);
@@ -1046,7 +1075,6 @@ export class Engine {
 		this.#flush();
 		this.#hops.confirm();
 		if (this.#busyAt !== 0 && this.#milliseconds - this.#busyAt > IDLE_RELEASE_SECONDS * 1000) {
-			this.#placement.release();
 			// Fragments that wait stay.
 			native.releasePages(this.#frames, 0, this.#rare.fragments.waiting > 0 ? RECEIVE_BYTES : this.#frames.byteLength);
 			this.#busyAt = 0;

@@ -6,7 +6,7 @@ import { describePlan } from "./config/describe.ts";
 import type { Plan } from "./config/plan.ts";
 import { ControlClient, ControlError } from "./control/client.ts";
 import { FLOW_HEADING, renderFlow, renderStatus } from "./control/render.ts";
-import { Engine, type Paths, planTable, StartError } from "./engine.ts";
+import { dumpOffload, Engine, type Paths, planTable, StartError } from "./engine.ts";
 import { loadPlan } from "./load.ts";
 import { largestGap } from "./port/local-ports.ts";
 import { resolveDevices } from "./port/netifd.ts";
@@ -18,6 +18,7 @@ const USAGE = `usage: masqd COMMAND [OPTIONS]
   check   [-c FILE]            print the effective plan, or every error
   status  [-j]                 ports, table, counters, drops with reasons
   flows   [-j] [-n ROWS]       sessions
+  offload --dump [-c FILE]     the BPF programs of a configuration, disassembled
   help                         this text
   --version                    version
 
@@ -35,6 +36,7 @@ interface Options {
 	paths: Paths;
 	json: boolean;
 	rows: number | null;
+	dump: boolean;
 	wait: boolean;
 }
 
@@ -49,6 +51,7 @@ function parseOptions(words: string[], allowed: string[]): Options {
 		paths: { config: "/etc/config/masqd", socket: "/var/run/masqd.sock", state: "/var/run/masqd.state" },
 		json: false,
 		rows: null,
+		dump: false,
 		wait: false,
 	};
 	for (let n = 0; n < words.length; n++) {
@@ -62,6 +65,7 @@ function parseOptions(words: string[], allowed: string[]): Options {
 		else if (word === "--socket") o.paths.socket = value();
 		else if (word === "--state") o.paths.state = value();
 		else if (word === "-j") o.json = true;
+		else if (word === "--dump") o.dump = true;
 		else if (word === "--wait") o.wait = true;
 		else {
 			o.rows = Number(value());
@@ -141,10 +145,19 @@ function flows(o: Options): number {
 	return 0;
 }
 
+function offload(o: Options): number {
+	if (!o.dump) throw new UsageError("offload needs --dump");
+	const plan = readPlan(o.paths.config);
+	if (plan === null) return 1;
+	out(dumpOffload(plan));
+	return 0;
+}
+
 const COMMANDS: Record<string, { run: (o: Options) => number; options: string[] }> = {
 	run: { run, options: ["-c", "--socket", "--state", "--wait"] },
 	check: { run: check, options: ["-c"] },
 	status: { run: status, options: ["-j", "--socket"] },
+	offload: { run: offload, options: ["--dump", "-c"] },
 	flows: { run: flows, options: ["-j", "-n", "--socket"] },
 };
 

@@ -159,13 +159,17 @@ export class Externals {
 	}
 
 	/**
-	 * Takes an external port for an inside port (host order, both): the same if it is free, else one of the same parity and class from a random start.
+	 * Takes an external port for an inside port (host order, both): the same if it is free, else one of the same parity and class from a random start
+	 * (of the upper class too when the lower one is full).
 	 * -1 when all are taken.
 	 */
 	takePort(n: number, protocol: number, port: number, random: number): number {
 		const map = this.#map(n, protocol, port);
 		if (map === undefined) return -1;
-		return map.take(port) ? port : map.takeAny(port, random);
+		if (map.take(port)) return port;
+		const taken = map.takeAny(port, random);
+		// Ports below 1024 are few: rather one above than none.
+		return taken < 0 && port < 1024 ? (this.#map(n, protocol, 1024)?.takeAny(port, random) ?? -1) : taken;
 	}
 
 	/** Takes exactly this port (for a forward); false if it is in use or outside the ranges. */

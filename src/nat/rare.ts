@@ -111,8 +111,6 @@ export class Rare {
 	#hairpinId = -1;
 	/** Transport bytes of that datagram. */
 	#hairpinRoom = 0;
-	/** Receive slot of the fragment that made a datagram complete. */
-	#lastPiece = 0;
 
 	constructor(c: Context, admission: Admission, errors: IcmpSender) {
 		this.#c = c;
@@ -493,7 +491,6 @@ export class Rare {
 			return;
 		}
 		const pieces = this.fragments.add(s, length, false);
-		this.#lastPiece = s;
 		if (pieces === 0) return;
 		const first = this.fragments.slots[0];
 		this.#inward(first, this.#lengthOf(first), external, this.fragments.total, pieces, false);
@@ -559,11 +556,7 @@ export class Rare {
 		const split = length > most && !this.#segmentsFit(s, most, protocol);
 		if (split && this.#mustNotSplit(s, length, most, -1)) return false;
 		if (pieces === 1) this.#emitIn(s, length, header, protocol, i, room, hops, split);
-		else if (lan.kernelForwards) {
-			// The kernel fragments again for the LAN; fragments it might first put together itself, in memory that a flood of stray ones fills.
-			const whole = this.#join(this.#lastPiece, pieces);
-			this.#emitIn(this.#lastPiece, whole, header, protocol, i, room, hops, false);
-		} else {
+		else {
 			const { slots } = this.fragments;
 			for (let n = 0; n < pieces; n++) {
 				const bytes = this.#lengthOf(slots[n]);
@@ -575,30 +568,6 @@ export class Rare {
 			this.#hairpinId = H[(ip >> 1) + 2];
 		}
 		return true;
-	}
-
-	/** Puts the complete datagram of the fragment pool together in receive slot `s`; its length. */
-	#join(s: number, pieces: number): number {
-		const { H, B } = this.#c.views;
-		const { slots, total } = this.fragments;
-		const ip = s + SLOT_IP;
-		const header = (B[slots[0] + SLOT_IP] & 15) * 4;
-		B.copyWithin(s, slots[0], slots[0] + SLOT_IP + header);
-		B.fill(0, s, s + 10);
-		let at = ip + header;
-		for (let n = 0; n < pieces; n++) {
-			const from = slots[n] + SLOT_IP;
-			const own = (B[from] & 15) * 4;
-			const bytes = this.#lengthOf(slots[n]) - own;
-			B.copyWithin(at, from + own, from + own + bytes);
-			at += bytes;
-		}
-		const h = ip >> 1;
-		H[h + 1] = swap16(header + total);
-		H[h + 3] = 0;
-		H[h + 5] = 0;
-		H[h + 5] = sumOf(H, B, ip, header) ^ 0xffff;
-		return header + total;
 	}
 
 	/** The state of a session of SCTP or DCCP: `opening` is the state that a packet of this direction answers. */

@@ -93,6 +93,11 @@ const FORWARD_PRIORITY = -10;
 const POSTROUTING_PRIORITY = 300;
 /** "MQ". */
 const TUN_ZONE = 0x4d51;
+/**
+ * Later fragments to our own address that the kernel may have besides masqd: its share of reassembly memory (4 MB for 30 s) is needed for the datagrams of tun-driver
+ * LANs, which pass its defragmentation, and a flood of stray fragments would fill it.
+ */
+const STRAYS = "64/second burst 256 packets";
 const NFT_TIMEOUT_MS = 10_000;
 const TCP = 6;
 const UDP = 17;
@@ -133,6 +138,9 @@ export function guardRuleset(g: GuardFacts, addressTest: AddressTest = "fib", se
 	if (tunLans.length > 0) {
 		const foreign = fib ? "fib daddr type unicast" : `ip daddr != @own ip daddr < ${MULTICAST}`;
 		lines.push(`\t\tiifname ${names(tunLans)} ip ttl < 2 ip daddr != @elsewhere ${foreign} counter name lan_unicast drop`);
+		lines.push(
+			`\t\tiifname ${quoted(g.wanDevice)} ip daddr @externals meta l4proto { tcp, udp } ip frag-off & 0x1fff != 0 limit rate over ${STRAYS} drop`,
+		);
 	}
 	for (const [from, counter] of [
 		[[g.wanDevice], "claimed_wan"],
