@@ -83,6 +83,9 @@ build: known-arch deps ## build/masqd and build/masqd.js (SANITIZE=1, LIBC=musl,
 	@$(MAKE) --no-print-directory $(NATIVE_OUT)/masqd build/masqd.js $(if $(ARCH),-j2 $(NATIVE_OUT)/masqd.qbc)
 	@[ "$(NATIVE_OUT)" = build ] || [ -n "$(ARCH)" ] || ln -sf ../masqd.js $(NATIVE_OUT)/masqd.js
 
+.PHONY: bundle
+bundle: build/masqd.js
+
 build/masqd.js: $(SOURCES) package.json node_modules/.ready
 	node_modules/.bin/esbuild src/main.ts --bundle --minify --format=esm --target=es2023 --platform=neutral \
 		--external:masq:native --define:__VERSION__='"$(VERSION)"' --sourcemap=external --outfile=$@ --log-level=warning
