@@ -30,7 +30,7 @@ import {
 import { Expectations } from "./nat/expectations.ts";
 import { Externals, externalsWords } from "./nat/externals.ts";
 import { type Fast, makeFast, sourcesAreOurs } from "./nat/fast.ts";
-import { HOST_UNREACHABLE, IcmpSender, PROHIBITED } from "./nat/icmp-error.ts";
+import { HOST_UNREACHABLE, IcmpSender, NET_UNREACHABLE, PROHIBITED } from "./nat/icmp-error.ts";
 import { Rare } from "./nat/rare.ts";
 import { REASON } from "./nat/reason.ts";
 import { Requested } from "./nat/requested.ts";
@@ -191,7 +191,8 @@ export class Engine {
 			kind: l.driver,
 			subnets: l.subnets,
 		}));
-		// What hosts send to our own address the kernel would not route to the TUN device: a packet socket hears it (hairpinning).
+		// What hosts send to our own address the kernel would not route to the TUN device (hairpinning), and what has its last hop it would not forward
+		// (and answer by its own rates, whoever the source): a packet socket hears both.
 		for (const [home, l] of plan.lan.entries()) {
 			if (l.driver !== "tun") continue;
 			const link = { ...emptyLink(), nets: [], kernelForwards: false, home };
@@ -214,7 +215,7 @@ export class Engine {
 			wanIndex: () => this.wan.index,
 			lanIndex: (n) => this.lan[n].index,
 			milliseconds: () => this.#milliseconds,
-			undeliverable: (slot, length) => this.#rare.undeliverable(slot, length),
+			undeliverable: (slot, length, lost) => this.#rare.undeliverable(slot, length, lost ? NET_UNREACHABLE : HOST_UNREACHABLE),
 			spareSlot: (n) => BATCH * SLOT_SIZE + n * SPARE_SLOT_SIZE,
 		});
 		const random = new Int32Array(64);
@@ -624,8 +625,15 @@ export class Engine {
 		const externals = this.#externalAddresses();
 		const { ethernet } = p.link;
 		if (!isLan(p)) return wanFilter({ ethernet, externals, owned: this.#ownedExternals(), claimed });
-		const elsewhere = p.kind === "tap" ? [EVERYWHERE] : this.#elsewhere();
-		return lanFilter({ ethernet, ownAddresses: this.kernel.ownAddresses(), elsewhere, externals, claimed });
+		const expiringOnly = p.kind === "tap";
+		return lanFilter({
+			ethernet,
+			ownAddresses: this.kernel.ownAddresses(),
+			elsewhere: this.#elsewhere(),
+			externals,
+			claimed,
+			expiringOnly,
+		});
 	}
 
 	#refreshGuard(): void {
@@ -921,9 +929,6 @@ export class Engine {
 		return `wan ${this.wan.name} ${address}, lan ${lan}, ${this.plan.sessions} sessions in ${this.tableBytes} bytes`;
 	}
 }
-
-/** As destinations that are the kernel's: a tap takes only what is for our own address. */
-const EVERYWHERE: Subnet = { address: 0, mask: 0, prefix: 0 };
 
 function isLan(p: Port): p is LanPort {
 	return "kind" in p;

@@ -665,9 +665,10 @@ export class Rare {
 	}
 
 	/**
-	 * A translated packet in slot `s` whose next hop did not answer: its sender inside is told (RFC 1812 section 4.3.3.1), with the packet as it had sent it.
+	 * A translated packet in slot `s` that can not go on for want of a route or a neighbour: its sender inside is told (RFC 1812 section 4.3.3.1), with the packet
+	 * as it had sent it. `kind` is type * 256 + code.
 	 */
-	undeliverable(s: number, length: number): void {
+	undeliverable(s: number, length: number, kind = HOST_UNREACHABLE): void {
 		const c = this.#c;
 		const { P, H, B } = c.views;
 		const ip = s + SLOT_IP;
@@ -686,7 +687,7 @@ export class Rare {
 		P[w + 3] = t[i << 4];
 		this.#setPort(s, header, protocol, length - header, 0, firstOf(t[(i << 4) + R_OUT]));
 		B.set(new Uint8Array(c.headers.buffer, (HOST_HEADERS + host) * HEADER_SIZE, 6), s + SLOT_ETHER + 6);
-		this.#errors.send(s, length, c.lan.indexOf(lan), HOST_UNREACHABLE);
+		this.#errors.send(s, length, c.lan.indexOf(lan), kind);
 	}
 
 	/** What the WAN port's own address gets and we do not want is the kernel's; at the other external addresses there is only us. */

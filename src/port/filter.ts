@@ -32,6 +32,8 @@ export interface LanFilterFacts {
 	/** External addresses, for hairpinning. */
 	externals: readonly number[];
 	claimed: readonly ClaimedPorts[];
+	/** Of what goes out only packets with their last hop: the tap beside a tun port, where the kernel forwards the others. */
+	expiringOnly?: boolean;
 }
 
 /** What {@link wanFilter} is made of. */
@@ -82,6 +84,7 @@ const IP_HEADER_MIN = 20;
 /** Version 4, five words. */
 const IP_PLAIN = 0x45;
 const IP_FRAGMENT = 6;
+const IP_TTL = 8;
 const IP_PROTOCOL = 9;
 const IP_DESTINATION = 16;
 const FRAGMENT_OFFSET = 0x1fff;
@@ -237,7 +240,10 @@ export function lanFilter(facts: LanFilterFacts): Int32Array {
 	loadDestination(f, ip);
 	f.jump(JGE, MULTICAST_FIRST, "drop", null);
 	select(f, mergeRanges(facts.externals.map(single)), "external");
-	f.inRanges(mergeRanges([...facts.ownAddresses.map(single), ...facts.elsewhere.map(subnetRange)]), "drop", "accept");
+	f.inRanges(mergeRanges([...facts.ownAddresses.map(single), ...facts.elsewhere.map(subnetRange)]), "drop", "out");
+	f.at("out");
+	if (facts.expiringOnly) f.op(LD_B_ABS, ip + IP_TTL).jump(JGT, 1, "drop", "accept");
+	else f.goto("accept");
 	f.at("external");
 	f.op(LD_B_ABS, ip + IP_PROTOCOL);
 	f.jump(JEQ, ICMP, "icmp", null);
