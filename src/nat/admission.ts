@@ -5,7 +5,19 @@
 
 import { HOST_MINIMUM } from "../conntrack/hosts.ts";
 import { EXTERNAL_SHIFT, R_HOST, R_IN, R_META, R_OUT } from "../conntrack/record.ts";
-import { FREE, RESTING, STATES, TCP_CLOSING, TCP_ESTABLISHED, TCP_RESET, TCP_SYN_IN, TCP_SYN_OUT, TCP_TENDED, UDP_DNS, UDP_NEW } from "../conntrack/states.ts";
+import {
+	FREE,
+	RESTING,
+	STATES,
+	TCP_CLOSING,
+	TCP_ESTABLISHED,
+	TCP_RESET,
+	TCP_SYN_IN,
+	TCP_SYN_OUT,
+	TCP_TENDED,
+	UDP_DNS,
+	UDP_NEW,
+} from "../conntrack/states.ts";
 import { firstOf, ICMP, secondOf, swap16, TCP, UDP } from "../packet/layout.ts";
 import { type Context, type Forward, findForward } from "./context.ts";
 import { REASON } from "./reason.ts";
