@@ -10,6 +10,7 @@ import {
 	HOST_PLACE,
 	HOST_PORT_SHIFT,
 	HOST_REACHABLE,
+	R_ACK_OUT,
 	R_BYTES_IN,
 	R_BYTES_OUT,
 	R_DELTA,
@@ -63,7 +64,7 @@ import {
 import { HEADER_SIZE, HOST_HEADERS, headerTag } from "../packet/link-header.ts";
 import type { Admission } from "./admission.ts";
 import { FtpAlg, GROWTH } from "./alg.ts";
-import { type Context, HAIRPIN, type LanLink, type Link } from "./context.ts";
+import { type Context, HAIRPIN, type LanLink, type Link, NO_ROUTE } from "./context.ts";
 import { Fragments } from "./fragments.ts";
 import {
 	FRAGMENTATION_NEEDED,
@@ -79,6 +80,7 @@ import { clampMss } from "./mss.ts";
 import { LEFT_TO_KERNEL, Opening, refused, transportFault } from "./opening.ts";
 import { REASON, type ReasonName } from "./reason.ts";
 import { Silence } from "./silence.ts";
+import { replyReset } from "./tcp-reset.ts";
 
 const ECHO_REPLY = 0;
 const ECHO = 8;
@@ -109,8 +111,6 @@ export class Rare {
 	#hairpinId = -1;
 	/** Transport bytes of that datagram. */
 	#hairpinRoom = 0;
-	/** Receive slot of the fragment that made a datagram complete. */
-	#lastPiece = 0;
 
 	constructor(c: Context, admission: Admission, errors: IcmpSender) {
 		this.#c = c;
@@ -184,7 +184,11 @@ export class Rare {
 			case REASON["private-destination"]:
 				this.#errors.send(s, length, port, PROHIBITED);
 				break;
+			case REASON["tcp-no-session"]:
+				if (!this.#c.adopt) replyReset(this.#c, s, port, (s + SLOT_IP + (this.#c.views.B[s + SLOT_IP] & 15) * 4) >> 1);
+				break;
 			case REASON["no-route"]:
+			case REASON["address-conflict"]:
 			case REASON["no-external-address"]:
 				this.#errors.send(s, length, port, NET_UNREACHABLE);
 				break;
@@ -450,6 +454,28 @@ export class Rare {
 		}
 	}
 
+	/**
+	 * Any frame from LAN port `port` while the WAN port has no address that can be used (`fault` is the reason then, else -1) or some destination no route: also
+	 * packets of known sessions are refused, and their sessions are not touched, so that they go on when it is back.
+	 */
+	outboundImpaired(s: number, received: number, port: number, fault: number): void {
+		const c = this.#c;
+		if (received < 20) return this.outbound(s, received, port);
+		const w = (s >> 2) + IP_WORD;
+		const unroutable = c.hops.find(c.views.P[w + 4]) === NO_ROUTE;
+		const reason = fault >= 0 && this.#opening.masquerades(c.views.P[w + 3]) ? fault : unroutable ? REASON["no-route"] : -1;
+		if (reason < 0) return this.outbound(s, received, port);
+		const length = this.#header(s, received, c.lan[port]);
+		if (length === 0) return;
+		// What the host has acknowledged counts: should the address be another one in the end, it is there that its reset must be.
+		const { P, H, B } = c.views;
+		if (B[s + SLOT_IP] === 0x45 && B[s + SLOT_IP + 9] === TCP && length >= 40 && (swap16(H[(w << 1) + 16]) & ACK) !== 0) {
+			const i = c.table.findOut(TCP, P[w + 3], P[w + 4], P[w + 5]);
+			if (i !== 0) c.table.T[(i << 4) + R_ACK_OUT] = P[w + 7];
+		}
+		this.#refuse(s, length, port, reason);
+	}
+
 	/** Any frame from the WAN port. */
 	inbound(s: number, received: number): void {
 		const c = this.#c;
@@ -465,7 +491,6 @@ export class Rare {
 			return;
 		}
 		const pieces = this.fragments.add(s, length, false);
-		this.#lastPiece = s;
 		if (pieces === 0) return;
 		const first = this.fragments.slots[0];
 		this.#inward(first, this.#lengthOf(first), external, this.fragments.total, pieces, false);
@@ -531,11 +556,7 @@ export class Rare {
 		const split = length > most && !this.#segmentsFit(s, most, protocol);
 		if (split && this.#mustNotSplit(s, length, most, -1)) return false;
 		if (pieces === 1) this.#emitIn(s, length, header, protocol, i, room, hops, split);
-		else if (lan.kernelForwards) {
-			// The kernel fragments again for the LAN; fragments it might first put together itself, in memory that a flood of stray ones fills.
-			const whole = this.#join(this.#lastPiece, pieces);
-			this.#emitIn(this.#lastPiece, whole, header, protocol, i, room, hops, false);
-		} else {
+		else {
 			const { slots } = this.fragments;
 			for (let n = 0; n < pieces; n++) {
 				const bytes = this.#lengthOf(slots[n]);
@@ -547,30 +568,6 @@ export class Rare {
 			this.#hairpinId = H[(ip >> 1) + 2];
 		}
 		return true;
-	}
-
-	/** Puts the complete datagram of the fragment pool together in receive slot `s`; its length. */
-	#join(s: number, pieces: number): number {
-		const { H, B } = this.#c.views;
-		const { slots, total } = this.fragments;
-		const ip = s + SLOT_IP;
-		const header = (B[slots[0] + SLOT_IP] & 15) * 4;
-		B.copyWithin(s, slots[0], slots[0] + SLOT_IP + header);
-		B.fill(0, s, s + 10);
-		let at = ip + header;
-		for (let n = 0; n < pieces; n++) {
-			const from = slots[n] + SLOT_IP;
-			const own = (B[from] & 15) * 4;
-			const bytes = this.#lengthOf(slots[n]) - own;
-			B.copyWithin(at, from + own, from + own + bytes);
-			at += bytes;
-		}
-		const h = ip >> 1;
-		H[h + 1] = swap16(header + total);
-		H[h + 3] = 0;
-		H[h + 5] = 0;
-		H[h + 5] = sumOf(H, B, ip, header) ^ 0xffff;
-		return header + total;
 	}
 
 	/** The state of a session of SCTP or DCCP: `opening` is the state that a packet of this direction answers. */

@@ -95,21 +95,6 @@ describe("fragments through the router", () => {
 		expect(rig.out(e).wan.length).toBe(2);
 	});
 
-	it("come to a tun port as one packet, which the kernel fragments again", () => {
-		const rig = rigOf({ lan: [{ tun: true }] });
-		rig.out(udp(`${H1}:40000`, `${S1}:3478`));
-		for (const order of ORDERS) {
-			const whole = udp(`${S1}:3478`, `${X}:40000`, { payload: 3001, df: false });
-			const parts = cut(whole, 1480);
-			let o: Outcome | null = null;
-			for (const n of order) o = rig.in(parts[n]);
-			expect(o?.lan[0].length).toBe(1);
-			const [p] = o?.lan[0] as Packet[];
-			expect([p.line, p.faults, p.df]).toEqual([`udp ${S1}:3478 > ${H1}:40000`, [], false]);
-			expect(p.payload).toEqual(whole.ip.slice(28));
-		}
-	});
-
 	it("through the hairpin", () => {
 		const rig = rigOf();
 		rig.out(udp(`${H1}:40000`, `${S1}:3478`));

@@ -63,7 +63,10 @@ describe("the plan", () => {
 		expect(planOf("")).toEqual({
 			enabled: false,
 			sessions: 4096,
-			ports: [{ first: 32768, last: 65535 }],
+			ports: [
+				{ first: 600, last: 1023 },
+				{ first: 32768, last: 65535 },
+			],
 			filtering: "address-and-port-dependent",
 			maxSessions: 0,
 			maxRate: 0,
