@@ -5,9 +5,9 @@ MAKEFLAGS += --no-builtin-rules
 
 # First, because it gives back the shell that `make demo SHELL=1` takes away.
 include test/demo/demo.mk
+include test/router/router.mk
 include native/build.mk
 include test/bench/build.mk
-include test/router/router.mk
 include openwrt/package.mk
 include test/conformance/conformance.mk
 
@@ -100,13 +100,17 @@ test: build ## run all tests
 	@$(MAKE) --no-print-directory build SANITIZE=1
 	@$(MAKE) --no-print-directory build LIBC=musl
 	@$(MAKE) --no-print-directory bench-tools
-	@$(MAKE) --no-print-directory firmware
+	@for arch in x86_64 mipsel; do $(MAKE) --no-print-directory firmware ARCH=$$arch || exit 1; done
 	/usr/bin/python3 test/run.py
 
 .PHONY: fuzz
 fuzz: ## mutate frames at the sanitizer build until stopped (FRAMES=n, SEED=n)
 	@$(MAKE) --no-print-directory build SANITIZE=1
 	test/fuzz/run.sh $(or $(FRAMES),5000000) $(or $(SEED),$$(date +%s))
+
+.PHONY: soak
+soak: build ## kill the daemon a thousand times under load (KILLS=n)
+	KILLS=$(or $(KILLS),1000) /usr/bin/python3 -m pytest test/net/test_life.py -k test_kills -q
 
 .PHONY: bench
 bench: build ## measure against nft masquerade and others (QUICK=1: under 2 minutes)

@@ -620,6 +620,7 @@ describe("hostile segments", () => {
 				}
 				k.rig.verify();
 				k.rig.pass(8000);
+				k.rig.pass(300);
 				k.rig.verify();
 				expect(k.rig.flows()).toEqual([]);
 			}
