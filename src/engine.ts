@@ -83,6 +83,9 @@ const RECEIVE_BYTES = BATCH * SLOT_SIZE + SPARE_SLOTS * SPARE_SLOT_SIZE;
 /** Blocks of 2 KB for fragments: memory that is touched only when fragments come. */
 const BLOCKS_MIN = 64;
 const BLOCKS_MAX = 256;
+/** Milliseconds to wait for a lock in all, and between two attempts. */
+const LOCK_PATIENCE = 500;
+const LOCK_STEP = 20;
 const GRO_LIST = "rx-gro-list";
 
 /** An error that ends the start with one line. */
@@ -356,12 +359,15 @@ export class Engine {
 		if (problem !== "") throw new StartError(problem);
 		this.#separatePorts();
 		this.#readLinks();
-		this.#takeOver();
+		const successor = this.#takeOver();
 		this.#warnOfBridgeFilter();
 		// Before the routes, so that the kernel never tracks or forwards a packet that is masqd's.
 		this.#refreshGuard();
 		this.#openTuns();
 		this.#openDrivers();
+		// What the guard has stopped while nobody was there to take it counts as nobody's.
+		if (successor) this.#guardText = "";
+		this.#refreshGuard();
 		this.#setExternal(this.wan.link.address);
 		this.#openArp();
 		this.#startOffload();
@@ -742,8 +748,8 @@ export class Engine {
 		}
 	}
 
-	/** Goes on with the sessions that a predecessor left, or begins with none. */
-	#takeOver(): void {
+	/** Goes on with the sessions that a predecessor left, or begins with none. Returns true if there was one. */
+	#takeOver(): boolean {
 		const { table, context } = this;
 		const state = this.#state as State;
 		this.#state = null;
@@ -764,6 +770,7 @@ export class Engine {
 		}
 		table.publish(this.#boot, this.externals.A, context.now);
 		if (state.pending !== "") native.rename(state.pending, this.paths.state);
+		return state.image !== null;
 	}
 
 	#restore(image: Image): Restored | null {
@@ -1296,13 +1303,16 @@ function wantedExternals(plan: Plan, own: number): WantedExternal[] {
 	return wanted;
 }
 
-/** Takes the lock of a state file. */
+/** Takes the lock of a state file. A program that a killed predecessor had just started may hold it for a moment longer. */
 function lockState(path: string): native.Fd {
-	try {
-		return native.lockFile(`${path}.lock`);
-	} catch (error) {
-		if ((error as native.NativeError).code === "EAGAIN") throw new StartError(`another masqd is running (it holds ${path}.lock)`);
-		throw error;
+	for (let waited = 0; ; waited += LOCK_STEP) {
+		try {
+			return native.lockFile(`${path}.lock`);
+		} catch (error) {
+			if ((error as native.NativeError).code !== "EAGAIN") throw error;
+			if (waited >= LOCK_PATIENCE) throw new StartError(`another masqd is running (it holds ${path}.lock)`);
+		}
+		native.poll(new Int32Array(0), 0, LOCK_STEP);
 	}
 }
 

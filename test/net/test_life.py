@@ -416,7 +416,7 @@ def test_policy_changes_while_it_runs(make_bed):
     assert bed.status()["externalPorts"][0]["total"] == 10001
     reload(bed)
     Talk(bed, bed.h1, H1, 40003, 7003)
-    assert any("needs a restart" in line for line in reload(bed, main={"sessions": "1024"}))
+    assert any("needs a restart" in line for line in reload(bed, main={"sessions": "1024"}, word="needs a restart"))
 
 
 class Stream:
