@@ -2,18 +2,19 @@
  * The command line: one program that is the daemon (`run`) and its own client.
  */
 import * as native from "masq:native";
-import { describePlan, formatErrors } from "./config/describe.ts";
-import { makePlan, type Plan } from "./config/plan.ts";
+import { describePlan } from "./config/describe.ts";
+import type { Plan } from "./config/plan.ts";
 import { ControlClient, ControlError } from "./control/client.ts";
 import { FLOW_HEADING, renderFlow, renderStatus } from "./control/render.ts";
 import { dumpOffload, Engine, type Paths, planTable, StartError } from "./engine.ts";
+import { loadPlan } from "./load.ts";
 import { largestGap } from "./port/local-ports.ts";
 import { resolveDevices } from "./port/netifd.ts";
 import { VERSION } from "./version.ts";
 
 const USAGE = `usage: masqd COMMAND [OPTIONS]
 
-  run     [-c FILE]            translate packets until SIGTERM
+  run     [-c FILE] [--wait]   translate packets until SIGTERM
   check   [-c FILE]            print the effective plan, or every error
   status  [-j]                 ports, table, counters, drops with reasons
   flows   [-j] [-n ROWS]       sessions
@@ -22,6 +23,7 @@ const USAGE = `usage: masqd COMMAND [OPTIONS]
   --version                    version
 
   -c FILE       configuration, default /etc/config/masqd
+  --wait        start also while there is no WAN device yet
   -j            JSON
   -n ROWS       at most this many rows
   --socket PATH control socket, default /var/run/masqd.sock
@@ -35,6 +37,7 @@ interface Options {
 	json: boolean;
 	rows: number | null;
 	dump: boolean;
+	wait: boolean;
 }
 
 class UsageError extends Error {}
@@ -49,6 +52,7 @@ function parseOptions(words: string[], allowed: string[]): Options {
 		json: false,
 		rows: null,
 		dump: false,
+		wait: false,
 	};
 	for (let n = 0; n < words.length; n++) {
 		const word = words[n];
@@ -62,6 +66,7 @@ function parseOptions(words: string[], allowed: string[]): Options {
 		else if (word === "--state") o.paths.state = value();
 		else if (word === "-j") o.json = true;
 		else if (word === "--dump") o.dump = true;
+		else if (word === "--wait") o.wait = true;
 		else {
 			o.rows = Number(value());
 			if (!Number.isInteger(o.rows) || o.rows < 1) throw new UsageError("-n needs a number of rows");
@@ -72,17 +77,8 @@ function parseOptions(words: string[], allowed: string[]): Options {
 
 /** Reads and checks the configuration; null after printing its errors. */
 function readPlan(path: string): Plan | null {
-	let text: string;
-	try {
-		text = native.readFile(path);
-	} catch (error) {
-		err(`masqd: can not read ${path}: ${(error as Error).message}\n`);
-		return null;
-	}
-	const memTotalKb = Number(/^MemTotal:\s+(\d+)/m.exec(native.readFile("/proc/meminfo"))?.[1] ?? 0);
-	const { plan, errors, warnings } = makePlan(text, path, { memTotalKb });
-	if (errors.length > 0) err(formatErrors(errors));
-	if (warnings.length > 0) err(formatErrors(warnings).replace(/^/gm, (_, at, all) => (at < all.length ? "warning: " : "")));
+	const { plan, errors, warnings } = loadPlan(path);
+	for (const line of [...errors, ...warnings]) err(`${line}\n`);
 	return plan;
 }
 
@@ -100,7 +96,7 @@ function run(o: Options): number {
 	}
 	let engine: Engine;
 	try {
-		engine = new Engine(plan, o.paths);
+		engine = new Engine(plan, o.paths, { wait: o.wait });
 		engine.start();
 	} catch (error) {
 		const e = error as Partial<native.NativeError> & Error;
@@ -158,7 +154,7 @@ function offload(o: Options): number {
 }
 
 const COMMANDS: Record<string, { run: (o: Options) => number; options: string[] }> = {
-	run: { run, options: ["-c", "--socket", "--state"] },
+	run: { run, options: ["-c", "--socket", "--state", "--wait"] },
 	check: { run: check, options: ["-c"] },
 	status: { run: status, options: ["-j", "--socket"] },
 	offload: { run: offload, options: ["--dump", "-c"] },

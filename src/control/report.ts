@@ -80,6 +80,7 @@ export function status(engine: Engine): StatusReply {
 		// Something flushed it: a warning in the reply says so.
 	}
 	const warnings = [...engine.warnings];
+	if (engine.conflict !== "") warnings.push(`${engine.conflict}: nothing is translated`);
 	const offload = engine.offloadStatus;
 	if (guard === null) warnings.push("the nft table inet masqd is missing; restart masqd");
 	return {

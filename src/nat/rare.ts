@@ -10,6 +10,7 @@ import {
 	HOST_PLACE,
 	HOST_PORT_SHIFT,
 	HOST_REACHABLE,
+	R_ACK_OUT,
 	R_BYTES_IN,
 	R_BYTES_OUT,
 	R_DELTA,
@@ -63,7 +64,7 @@ import {
 import { HEADER_SIZE, HOST_HEADERS, headerTag } from "../packet/link-header.ts";
 import type { Admission } from "./admission.ts";
 import { FtpAlg, GROWTH } from "./alg.ts";
-import { type Context, HAIRPIN, type LanLink, type Link } from "./context.ts";
+import { type Context, HAIRPIN, type LanLink, type Link, NO_ROUTE } from "./context.ts";
 import { Fragments } from "./fragments.ts";
 import {
 	FRAGMENTATION_NEEDED,
@@ -79,6 +80,7 @@ import { clampMss } from "./mss.ts";
 import { LEFT_TO_KERNEL, Opening, refused, transportFault } from "./opening.ts";
 import { REASON, type ReasonName } from "./reason.ts";
 import { Silence } from "./silence.ts";
+import { replyReset } from "./tcp-reset.ts";
 
 const ECHO_REPLY = 0;
 const ECHO = 8;
@@ -182,7 +184,11 @@ export class Rare {
 			case REASON["private-destination"]:
 				this.#errors.send(s, length, port, PROHIBITED);
 				break;
+			case REASON["tcp-no-session"]:
+				if (!this.#c.adopt) replyReset(this.#c, s, port, (s + SLOT_IP + (this.#c.views.B[s + SLOT_IP] & 15) * 4) >> 1);
+				break;
 			case REASON["no-route"]:
+			case REASON["address-conflict"]:
 			case REASON["no-external-address"]:
 				this.#errors.send(s, length, port, NET_UNREACHABLE);
 				break;
@@ -446,6 +452,28 @@ export class Rare {
 			H[at + 2] = id;
 			this.#emitOut(slots[n], bytes, (B[slots[n] + SLOT_IP] & 15) * 4, protocol, i, port, room, bytes > mtu);
 		}
+	}
+
+	/**
+	 * Any frame from LAN port `port` while the WAN port has no address that can be used (`fault` is the reason then, else -1) or some destination no route: also
+	 * packets of known sessions are refused, and their sessions are not touched, so that they go on when it is back.
+	 */
+	outboundImpaired(s: number, received: number, port: number, fault: number): void {
+		const c = this.#c;
+		if (received < 20) return this.outbound(s, received, port);
+		const w = (s >> 2) + IP_WORD;
+		const unroutable = c.hops.find(c.views.P[w + 4]) === NO_ROUTE;
+		const reason = fault >= 0 && this.#opening.masquerades(c.views.P[w + 3]) ? fault : unroutable ? REASON["no-route"] : -1;
+		if (reason < 0) return this.outbound(s, received, port);
+		const length = this.#header(s, received, c.lan[port]);
+		if (length === 0) return;
+		// What the host has acknowledged counts: should the address be another one in the end, it is there that its reset must be.
+		const { P, H, B } = c.views;
+		if (B[s + SLOT_IP] === 0x45 && B[s + SLOT_IP + 9] === TCP && length >= 40 && (swap16(H[(w << 1) + 16]) & ACK) !== 0) {
+			const i = c.table.findOut(TCP, P[w + 3], P[w + 4], P[w + 5]);
+			if (i !== 0) c.table.T[(i << 4) + R_ACK_OUT] = P[w + 7];
+		}
+		this.#refuse(s, length, port, reason);
 	}
 
 	/** Any frame from the WAN port. */

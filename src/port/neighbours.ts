@@ -255,9 +255,20 @@ export class NextHopTable implements NextHops {
 		hosts.place(host, port);
 	}
 
-	/** Forgets routes (they changed); hop numbers and MACs stay. */
+	/** Gives up the frames that wait for a next hop of the WAN: they have an address that is not ours any more. */
+	giveUp(): void {
+		for (let n = this.#waiting.length - 1; n >= 0; n--) {
+			if (this.#waiting[n].hop < 0) continue;
+			this.#owner.drops[REASON["no-external-address"]]++;
+			this.#remove(n);
+		}
+	}
+
+	/** Forgets routes (they changed); hop numbers and MACs stay. With an address or a link the kernel may have lost what it was asked for. */
 	routesChanged(): void {
 		this.#cache.clear();
+		this.#asked.clear();
+		for (const waiting of this.#waiting) if (waiting.hop >= 0) this.#ask(this.#owner.wanIndex(), waiting.neighbour);
 	}
 
 	/** Forgets everything: the WAN device is another one. */

@@ -134,6 +134,7 @@ class RawBed(Bed):
             self._kernel(wanted, main, sections, timeouts or {})
         elif self.daemon is None or not self.daemon.running() or wanted != self.config:
             self.stop()
+            self.state_path.unlink(missing_ok=True)
             self._heard = 0
             self.start(main or {}, sections)
         else:
@@ -168,8 +169,9 @@ class RawBed(Bed):
         if self.baseline:
             self.router.run("conntrack", "-F", check=False)
             return
-        # With the `masqd flush` command this becomes: self.masqd("flush")
+        # More than `masqd flush` forgets: rates of ICMP errors, SYNs that wait, limits of hosts.
         self.stop()
+        self.state_path.unlink(missing_ok=True)
         self.recover()
 
     def flows(self):
