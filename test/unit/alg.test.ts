@@ -619,7 +619,9 @@ describe("hostile segments", () => {
 					if (random(4) === 0) k.seq += what.length;
 				}
 				k.rig.verify();
+				// Idle out of ESTABLISHED, then out of TRANS (RFC 7857 figure 1).
 				k.rig.pass(8000);
+				k.rig.pass(300);
 				k.rig.verify();
 				expect(k.rig.flows()).toEqual([]);
 			}
