@@ -134,6 +134,7 @@ class RawBed(Bed):
             self._kernel(wanted, main, sections, timeouts or {})
         elif self.daemon is None or not self.daemon.running() or wanted != self.config:
             self.stop()
+            self.state_path.unlink(missing_ok=True)
             self._heard = 0
             self.start(main or {}, sections)
         else:
@@ -170,6 +171,7 @@ class RawBed(Bed):
             return
         # With the `masqd flush` command this becomes: self.masqd("flush")
         self.stop()
+        self.state_path.unlink(missing_ok=True)
         self.recover()
 
     def flows(self):
