@@ -18,7 +18,7 @@ const USAGE = `usage: masqd COMMAND [OPTIONS]
   check   [-c FILE]            print the effective plan, or every error
   status  [-j]                 ports, table, counters, drops with reasons
   flows   [-j] [-n ROWS]       sessions
-  offload --dump [-c FILE]     the BPF programs of a configuration, disassembled
+  offload --dump [-c FILE]     the BPF programs of the plan, disassembled
   help                         this text
   --version                    version
 

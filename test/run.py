@@ -107,8 +107,8 @@ SUITES = [
     Suite("net", pytest("test/net", "-n", "4"), junit, cores=2),
     Suite("router-x86_64", pytest("test/router", "-p", "no:cacheprovider"), junit, environment={"MASQD_TEST_GUARD": "120"}),
     Suite("router-mipsel", pytest("test/router", "-p", "no:cacheprovider"), junit, environment={"ROUTER_ARCH": "mipsel", "MASQD_TEST_GUARD": "120"}),
-    Suite("conformance", conformance("packet"), summary),
-    Suite("conformance-tun", conformance("tun"), summary),
+    Suite("conformance", conformance("packet"), summary, cores=2),
+    Suite("conformance-tun", conformance("tun"), summary, cores=2),
     Suite("fuzz", ["test/fuzz/run.sh"]),
     Suite("unit", ["node_modules/.bin/vitest", "run", "--testTimeout=600000", "--reporter=default", "--reporter=json", "--outputFile={report}"], vitest),
     Suite("engine-unit", ["test/engine/run-unit.sh"], summary),
@@ -123,6 +123,17 @@ SUITES = [
     Suite("shellcheck", ["shellcheck", "-x", *SHELL_SCRIPTS]),
     Suite("bench", [PYTHON, "test/bench/bench.py", "--quick", "--only", "nft,packet,tun", "--measure", "tcp1,udp1,tcplatency,rss", "--json", "{report}"], cores=2),
 ]
+
+# Executables for routers, under qemu-user where this machine is not one of theirs. All of the unit tests run in big-endian
+# byte order; those machines that differ from this one only in their C run the part that is quick.
+QUICK = "address arp filter fragments guard hairpin headers kernel-view ports rtnetlink silence table uci".split()
+for arch in "mips_24kc", "mipsel_24kc", "arm_cortex-a7_neon-vfpv4", "aarch64_cortex-a53", "x86_64":
+    files = [] if arch in ("mips_24kc", "x86_64") else [f"test/unit/{name}.test.ts" for name in QUICK]
+    short = arch.split("_")[0] if arch != "x86_64" else arch
+    SUITES[2:2] = [
+        Suite(f"unit-{short}", ["test/engine/run-unit.sh", f"build/{arch}/masqd", *files], summary),
+        Suite(f"native-{short}", ["test/engine/run-native.sh", f"build/{arch}/masqd"], summary),
+    ]
 
 
 # ---- running -----------------------------------------------------------------------------------------------

@@ -5,7 +5,19 @@
 
 import { HOST_MINIMUM } from "../conntrack/hosts.ts";
 import { EXTERNAL_SHIFT, HOST_EIF, HOST_PLACE, R_HOST, R_IN, R_META, R_OUT } from "../conntrack/record.ts";
-import { FREE, RESTING, STATES, TCP_CLOSING, TCP_RESET, TCP_SYN_IN, TCP_SYN_OUT, UDP_DNS, UDP_NEW } from "../conntrack/states.ts";
+import {
+	FREE,
+	RESTING,
+	STATES,
+	TCP_CLOSING,
+	TCP_ESTABLISHED,
+	TCP_RESET,
+	TCP_SYN_IN,
+	TCP_SYN_OUT,
+	TCP_TENDED,
+	UDP_DNS,
+	UDP_NEW,
+} from "../conntrack/states.ts";
 import { firstOf, ICMP, secondOf, swap16, TCP, UDP } from "../packet/layout.ts";
 import { type Context, type Forward, findForward } from "./context.ts";
 import { REASON } from "./reason.ts";
@@ -78,7 +90,8 @@ export class Admission {
 		const c = this.#c;
 		if (this.#reclaim()) return true;
 		if ((newcomer ? this.#newcomersAt : this.#fullAt) === c.now) return false;
-		if (this.expire(EXPIRE_BUDGET) > 0) return c.table.count(FREE) > 0 || this.#reclaim();
+		this.expire(EXPIRE_BUDGET);
+		if (c.table.count(FREE) > 0 || this.#reclaim()) return true;
 		for (const state of FINISHED) {
 			const i = c.table.head(state);
 			if (i !== 0) return this.#evict(i);
@@ -111,14 +124,17 @@ export class Admission {
 		return i !== 0;
 	}
 
-	/** Ends at most `budget` sessions whose time is up; returns how many. */
+	/** Deals with at most `budget` sessions whose time is up; returns with how many. */
 	expire(budget: number): number {
 		const c = this.#c;
 		c.expectations.expire(c.now);
 		let ended = 0;
 		for (let state = 1; state < STATES; state++) {
 			for (let i = c.table.expired(state, c.now16); i !== 0 && ended < budget; i = c.table.expired(state, c.now16)) {
-				this.end(i);
+				// RFC 7857 figure 1: an idle connection goes to TRANS first, where the next segment revives it.
+				const open = state === TCP_ESTABLISHED || state === TCP_TENDED;
+				if (open && (c.table.T[(i << 4) + R_META] & 0xff) === TCP) c.table.setState(i, TCP_RESET, c.now16);
+				else this.end(i);
 				ended++;
 			}
 		}

@@ -95,6 +95,8 @@ const ICMP = 1;
 const TCP = 6;
 const UDP = 17;
 const ICMP_ERRORS = [3, 4, 5, 11, 12];
+/** DCCP, SCTP and UDP-Lite. */
+const OTHER_PORTED = [33, 132, 136];
 
 const ARP_OPERATION = ETHERNET_HEADER + 6;
 const ARP_TARGET = ETHERNET_HEADER + 24;
@@ -231,8 +233,8 @@ export class FilterAssembler {
 /**
  * The filter of a LAN port's socket. Accepts IPv4 unicast that is for this station, or was sent to a broadcast or multicast
  * MAC address (so that it is counted), unless the kernel is to have it: what goes to the router itself or to `elsewhere`.
- * To an external address it accepts TCP and UDP to a claimed port, all their non-first fragments, and ICMP errors, which is
- * what hairpinning needs (RFC 4787 REQ-9, RFC 5508 REQ-7).
+ * To an external address it accepts TCP and UDP to a claimed port, all their non-first fragments, the other protocols with ports, and ICMP errors,
+ * which is what hairpinning needs (RFC 4787 REQ-9, RFC 5508 REQ-7).
  */
 export function lanFilter(facts: LanFilterFacts): Int32Array {
 	const f = new FilterAssembler();
@@ -247,6 +249,7 @@ export function lanFilter(facts: LanFilterFacts): Int32Array {
 	f.at("external");
 	f.op(LD_B_ABS, ip + IP_PROTOCOL);
 	f.jump(JEQ, ICMP, "icmp", null);
+	for (const proto of OTHER_PORTED) f.jump(JEQ, proto, "accept", null);
 	matchPorts(f, ip, facts.claimed, "drop");
 	f.at("icmp");
 	f.op(LD_H_ABS, ip + IP_FRAGMENT).jump(JSET, FRAGMENT_OFFSET, "drop", null);

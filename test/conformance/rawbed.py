@@ -169,7 +169,7 @@ class RawBed(Bed):
         if self.baseline:
             self.router.run("conntrack", "-F", check=False)
             return
-        # With the `masqd flush` command this becomes: self.masqd("flush")
+        # More than `masqd flush` forgets: rates of ICMP errors, SYNs that wait, limits of hosts.
         self.stop()
         self.state_path.unlink(missing_ok=True)
         self.recover()

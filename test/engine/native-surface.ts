@@ -40,6 +40,7 @@ const NOT_EMULATED: Record<string, string> = {
 	"Ethernet: frames between two devices, link header and all": NO_PACKET_OPTIONS,
 	"a full send buffer stops the batch, without an exception": NO_PACKET_OPTIONS,
 	"a super-packet with its virtio header crosses as one": NO_PACKET_OPTIONS,
+	"bpf: a map's value is shared memory, a program sees it and its link goes with the descriptor": "bpf(2): ENOSYS",
 	"device features": "ioctl SIOCETHTOOL: ENOSYS",
 };
 

@@ -106,6 +106,7 @@ table inet masqd {
 	chain postrouting {
 		type filter hook postrouting priority 300; policy accept;
 		oifname "pppoe-wan" icmp type destination-unreachable icmp code 2 counter name refused drop
+		oifname { "br-lan", "br-guest" } ip saddr @externals icmp type destination-unreachable icmp code 2 counter name refused drop
 		oifname "pppoe-wan" ip saddr != @may_leave ip daddr != @exempt_destinations fib saddr . oif type != local counter name leak drop
 	}
 }
