@@ -15,6 +15,8 @@ const USAGE = `usage: masqd COMMAND [OPTIONS]
   check   [-c FILE]            print the effective plan, or every error
   status  [-j]                 ports, table, counters, drops with reasons
   flows   [-j] [-n ROWS]       sessions
+  flush   all | host ADDRESS | mapping PROTOCOL ADDRESS:PORT | wan
+                               end sessions
   help                         this text
   --version                    version
 
@@ -28,6 +30,7 @@ const USAGE = `usage: masqd COMMAND [OPTIONS]
 const DEFAULT_ROWS = 50;
 
 interface Options {
+	words: string[];
 	paths: Paths;
 	json: boolean;
 	rows: number | null;
@@ -38,15 +41,20 @@ class UsageError extends Error {}
 const out = (text: string) => native.print(1, text);
 const err = (text: string) => native.print(2, text);
 
-/** Options after the command; `allowed` are those that the command takes. */
-function parseOptions(words: string[], allowed: string[]): Options {
+/** Options and at most `operands` other words after the command; `allowed` are the options that it takes. */
+function parseOptions(words: string[], allowed: string[], operands: number): Options {
 	const o: Options = {
 		paths: { config: "/etc/config/masqd", socket: "/var/run/masqd.sock", state: "/var/run/masqd.state" },
 		json: false,
 		rows: null,
+		words: [],
 	};
 	for (let n = 0; n < words.length; n++) {
 		const word = words[n];
+		if (!word.startsWith("-") && o.words.length < operands) {
+			o.words.push(word);
+			continue;
+		}
 		if (!allowed.includes(word)) throw new UsageError(`unknown argument '${word}'`);
 		const value = () => {
 			if (++n === words.length) throw new UsageError(`${word} needs a value`);
@@ -133,11 +141,23 @@ function flows(o: Options): number {
 	return 0;
 }
 
-const COMMANDS: Record<string, { run: (o: Options) => number; options: string[] }> = {
+function flush(o: Options): number {
+	const [what, ...rest] = o.words;
+	const wanted = { all: 0, host: 1, mapping: 2, wan: 0 }[what ?? ""];
+	if (wanted === undefined) throw new UsageError(what === undefined ? "flush what? all, host, mapping or wan" : `can not flush '${what}'`);
+	if (rest.length !== wanted) throw new UsageError(`flush ${what} takes ${wanted} arguments`);
+	const request = what === "host" ? { host: rest[0] } : what === "mapping" ? { protocol: rest[0], external: rest[1] } : {};
+	const { sessions } = new ControlClient(o.paths.socket).request({ command: "flush", what, ...request }) as { sessions: number };
+	out(o.json ? `${JSON.stringify({ sessions })}\n` : `${sessions} sessions ended\n`);
+	return 0;
+}
+
+const COMMANDS: Record<string, { run: (o: Options) => number; options: string[]; operands?: number }> = {
 	run: { run, options: ["-c", "--socket", "--state"] },
 	check: { run: check, options: ["-c"] },
 	status: { run: status, options: ["-j", "--socket"] },
 	flows: { run: flows, options: ["-j", "-n", "--socket"] },
+	flush: { run: flush, options: ["-j", "--socket"], operands: 3 },
 };
 
 function main(words: string[]): number {
@@ -153,7 +173,7 @@ function main(words: string[]): number {
 	const command = name === undefined ? undefined : COMMANDS[name];
 	try {
 		if (command === undefined) throw new UsageError(name === undefined ? "a command is needed" : `unknown command '${name}'`);
-		return command.run(parseOptions(rest, command.options));
+		return command.run(parseOptions(rest, command.options, command.operands ?? 0));
 	} catch (error) {
 		if (error instanceof UsageError) {
 			err(`masqd: ${error.message}; try: masqd help\n`);

@@ -2,6 +2,8 @@
  * The control protocol: one JSON object a line over a unix stream socket. Requests carry a version and a command; a reply carries the data or an error in words.
  */
 
+import type { FlushRequest } from "./flush.ts";
+
 /** Changes when a reply can no longer be read by an older client. */
 export const PROTOCOL_VERSION = 1;
 /** A longer request line is refused and the client cut off. */
@@ -10,7 +12,11 @@ export const LINE_MAX = 8192;
 export const FLOWS_PAGE = 128;
 
 /** What a client may ask. */
-export type Request = { v: number; command: "status" } | { v: number; command: "flows"; after: number; limit: number };
+export type Request = { v: number } & (
+	| { command: "status" }
+	| { command: "flows"; after: number; limit: number }
+	| ({ command: "flush" } & FlushRequest)
+);
 
 /** What it gets. */
 export type Reply = { v: number; data: unknown } | { v: number; error: string };

@@ -8,16 +8,11 @@ import { FREE, RESTING, STATE_NAMES } from "../conntrack/states.ts";
 import type { Engine } from "../engine.ts";
 import { reason } from "../nat/reason.ts";
 import { formatAddress } from "../packet/address.ts";
-import { addressValue, firstOf, ICMP, secondOf, swap16, TCP, UDP } from "../packet/layout.ts";
+import { addressValue, firstOf, ICMP, secondOf, TCP, UDP } from "../packet/layout.ts";
 import { guardCounters } from "../port/guard.ts";
 import { VERSION } from "../version.ts";
+import { formatEndpoint, protocolName } from "./endpoint.ts";
 import { FLOWS_PAGE, type Flow, type FlowsReply, type StatusReply } from "./protocol.ts";
-
-const PROTOCOLS: Record<number, string> = { [ICMP]: "icmp", [TCP]: "tcp", [UDP]: "udp" };
-
-function endpoint(address: number, port: number): string {
-	return `${formatAddress(addressValue(address))}:${swap16(port)}`;
-}
 
 function flow(engine: Engine, i: number): Flow {
 	const { table } = engine;
@@ -29,10 +24,10 @@ function flow(engine: Engine, i: number): Flow {
 	const protocol = meta & 0xff;
 	return {
 		id: i,
-		protocol: PROTOCOLS[protocol] ?? String(protocol),
-		internal: endpoint(t[e], firstOf(t[e + R_OUT])),
-		external: endpoint(engine.externals.A[(meta >> EXTERNAL_SHIFT) & 0xff], secondOf(t[e + R_IN])),
-		peer: endpoint(t[e + R_PEER], secondOf(t[e + R_OUT])),
+		protocol: protocolName(protocol),
+		internal: formatEndpoint(t[e], firstOf(t[e + R_OUT])),
+		external: formatEndpoint(engine.externals.A[(meta >> EXTERNAL_SHIFT) & 0xff], secondOf(t[e + R_IN])),
+		peer: formatEndpoint(t[e + R_PEER], secondOf(t[e + R_OUT])),
 		state: STATE_NAMES[state],
 		left: Math.max(0, table.timeouts[state] - table.age(i, engine.context.now16)),
 		packetsOut: t[e + R_PACKETS_OUT] >>> 0,
@@ -93,7 +88,7 @@ export function status(engine: Engine): StatusReply {
 		hosts: engine.hosts.active,
 		externalPorts: [TCP, UDP, ICMP].map((p) => {
 			const [free, total] = externals.portCount(0, p);
-			return { protocol: PROTOCOLS[p], free, total };
+			return { protocol: protocolName(p), free, total };
 		}),
 		forwarded: { out: context.forwardedOut, in: context.forwardedIn },
 		leftToKernel: context.left,

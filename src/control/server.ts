@@ -3,6 +3,7 @@
  */
 import * as native from "masq:native";
 import type { Engine } from "../engine.ts";
+import { flush } from "./flush.ts";
 import { LINE_MAX, PROTOCOL_VERSION, type Reply, type Request } from "./protocol.ts";
 import { flows, status } from "./report.ts";
 
@@ -125,6 +126,16 @@ export class ControlServer {
 				return { v: PROTOCOL_VERSION, data: status(this.#engine) };
 			case "flows":
 				return { v: PROTOCOL_VERSION, data: flows(this.#engine, Number(request.after) | 0, Number(request.limit) | 0) };
+			case "flush":
+				try {
+					const work = flush(this.#engine, request);
+					for (;;) {
+						const step = work.next();
+						if (step.done) return { v: PROTOCOL_VERSION, data: step.value };
+					}
+				} catch (error) {
+					return { v: PROTOCOL_VERSION, error: (error as Error).message };
+				}
 			default:
 				return { v: PROTOCOL_VERSION, error: "unknown command" };
 		}
