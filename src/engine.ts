@@ -14,6 +14,7 @@ import { layoutTable, Table, type TableLayout } from "./conntrack/table.ts";
 import { ControlServer } from "./control/server.ts";
 import { Admission, EXPIRE_BUDGET } from "./nat/admission.ts";
 import { type Context, type Forward, type LanLink, type Link, makeDrops, type Net, type Policy, Queue } from "./nat/context.ts";
+import { DropLog } from "./nat/drop-log.ts";
 import { Externals, externalsWords } from "./nat/externals.ts";
 import { type Fast, makeFast } from "./nat/fast.ts";
 import { IcmpSender } from "./nat/icmp-error.ts";
@@ -158,6 +159,7 @@ export class Engine {
 		}));
 		const views: Views = viewsOf(this.#frames);
 		const drops = makeDrops();
+		const dropLog = new DropLog(drops, views);
 		this.#hops = new NextHopTable({
 			kernel: this.kernel,
 			views,
@@ -165,7 +167,7 @@ export class Engine {
 			headers,
 			wan: this.wan.link,
 			lan: this.lan.map((p) => p.link),
-			drops,
+			dropped: (reason, slot, port) => dropLog.add(reason, slot, port, this.context.now),
 			forwarded: (out) => {
 				if (out) this.context.forwardedOut++;
 				else this.context.forwardedIn++;
@@ -188,6 +190,8 @@ export class Engine {
 			lan: this.lan.map((p) => p.link),
 			policy: emptyPolicy(),
 			drops,
+			dropLog,
+			events: null,
 			left: 0,
 			forwardedOut: 0,
 			forwardedIn: 0,
@@ -425,7 +429,7 @@ export class Engine {
 		if (address !== 0) {
 			const { T } = this.table;
 			for (let i = 1; i <= this.table.layout.sessions; i++) {
-				if (this.table.state(i) !== 0 && ((T[(i << 4) + R_META] >> EXTERNAL_SHIFT) & 0xff) === 0) this.admission.end(i);
+				if (this.table.state(i) !== 0 && ((T[(i << 4) + R_META] >> EXTERNAL_SHIFT) & 0xff) === 0) this.admission.end(i, "wan-address");
 			}
 			this.externals.setAddress(0, address);
 		}
@@ -696,7 +700,7 @@ export class Engine {
 		let kept = 0;
 		for (let n = 0; n < queue.count << 1; n += 2) {
 			if (this.externals.find(this.context.views.P[(X[n] >> 2) + IP_WORD + 3]) < 0) {
-				this.context.drops[REASON.leak]++;
+				this.context.dropLog.add(REASON.leak, X[n], -1, this.context.now);
 				continue;
 			}
 			X[kept] = X[n];
@@ -711,7 +715,7 @@ export class Engine {
 		const total = queue.count;
 		queue.count = 0;
 		if (p.driver === null) {
-			this.context.drops[REASON["send-refused"]] += total;
+			this.#unsent(p, REASON["send-refused"], 0, total);
 			return;
 		}
 		const meter = this.meter;
@@ -720,9 +724,16 @@ export class Engine {
 			const count = Math.min(BATCH, total - from);
 			const sent = p.driver.send(queue.pairs, from, count);
 			p.sent += sent;
-			if (sent < count) this.context.drops[native.sendErrno() === 0 ? REASON["queue-full"] : REASON["send-refused"]] += count - sent;
+			if (sent < count)
+				this.#unsent(p, native.sendErrno() === 0 ? REASON["queue-full"] : REASON["send-refused"], from + sent, count - sent);
 		}
 		if (meter !== null) meter.ioNs += native.nanoseconds() - t0;
+	}
+
+	/** Counts `count` frames of a queue, from number `from` on, that were not sent. Of frames passed over in between the ones remembered are their successors. */
+	#unsent(p: Port, reason: number, from: number, count: number): void {
+		const came = isLan(p) ? -1 : 0;
+		for (let n = from; n < from + count; n++) this.context.dropLog.add(reason, p.link.queue.pairs[n * 2], came, this.context.now);
 	}
 
 	/** The line printed when packets can flow. */

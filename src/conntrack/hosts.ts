@@ -1,7 +1,7 @@
 /**
  * Inside hosts that have sessions: how many, where they are on the LAN, what policy they have. Fixed memory beside the session table.
  *
- * A record is four words: address; LAN port number in bits 16-23 and flags above; nothing yet; session count (half) and next in hash chain (half).
+ * A record is four words: address; LAN port number in bits 16-23 and flags above; sessions refused; session count (half) and next in hash chain (half).
  * Record 0 is none. A host's record goes with its last session. Its link header has the same number (packet/link-header.ts).
  */
 import { HOST_NEXT, HOST_PLACE, HOST_PORT_SHIFT, HOST_REACHABLE, HOST_SESSIONS } from "./record.ts";
@@ -19,11 +19,14 @@ export class Hosts {
 	readonly #capacity: number;
 	readonly #sessions: number;
 	readonly #key: number;
+	readonly #layout: TableLayout;
 	#free = 0;
 	/** Hosts that have sessions now. */
 	active = 0;
 
-	constructor(buffer: ArrayBuffer, layout: TableLayout, key: number) {
+	/** `copied` are the hosts that `buffer` is a copy of: nothing is initialised then. */
+	constructor(buffer: ArrayBuffer, layout: TableLayout, key: number, copied: Hosts | null = null) {
+		this.#layout = layout;
 		const n = layout.hosts + 1;
 		this.#capacity = layout.hosts;
 		this.#sessions = layout.sessions;
@@ -31,7 +34,16 @@ export class Hosts {
 		this.#halves = new Uint16Array(buffer, layout.hostRecords * 4, n * 8);
 		this.#heads = new Uint16Array(buffer, layout.hostHeads * 4, 1 << (31 - Math.clz32(layout.hosts)));
 		this.#key = key | 1;
-		this.clear();
+		if (copied === null) this.clear();
+		else {
+			this.#free = copied.#free;
+			this.active = copied.active;
+		}
+	}
+
+	/** These hosts as they are now over `buffer`, a copy of the whole of the table's memory. */
+	copy(buffer: ArrayBuffer): Hosts {
+		return new Hosts(buffer, this.#layout, this.#key, this);
 	}
 
 	/** Forgets all hosts. */

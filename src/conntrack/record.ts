@@ -50,6 +50,7 @@ export const BYTES_CARRY = 0x40000000;
 /** Word offsets of a host record. */
 export const HOST_ADDRESS = 0;
 export const HOST_PLACE = 1;
+export const HOST_REFUSED = 2;
 /** Halfword offsets of a host record. */
 export const HOST_SESSIONS = 6;
 export const HOST_NEXT = 7;

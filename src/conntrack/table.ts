@@ -128,8 +128,9 @@ export class Table {
 	 * @param buffer zeroed or used before; it is initialised as empty
 	 * @param keys three random words
 	 * @param timeouts seconds by state
+	 * @param copied the table that `buffer` is a copy of: nothing is initialised then
 	 */
-	constructor(buffer: ArrayBuffer, layout: TableLayout, keys: Int32Array, timeouts: Int32Array) {
+	constructor(buffer: ArrayBuffer, layout: TableLayout, keys: Int32Array, timeouts: Int32Array, copied: Table | null = null) {
 		this.layout = layout;
 		this.timeouts = timeouts;
 		const n = layout.sessions + 1;
@@ -147,9 +148,18 @@ export class Table {
 		this.key0 = keys[0] | 0;
 		this.key1 = keys[1] | 1;
 		this.key2 = keys[2] | 1;
+		if (copied !== null) {
+			this.#counts.set(copied.#counts);
+			return;
+		}
 		header.fill(0);
 		header.set([MAGIC, LAYOUT_VERSION, layout.sessions, this.key0, this.key1, this.key2]);
 		this.clear();
+	}
+
+	/** This table as it is now over `buffer`, a copy of the whole of its memory. */
+	copy(buffer: ArrayBuffer): Table {
+		return new Table(buffer, this.layout, Int32Array.of(this.key0, this.key1, this.key2), this.timeouts, this);
 	}
 
 	/** Forgets everything. */

@@ -55,7 +55,7 @@ export function* flush(engine: Engine, request: FlushRequest): Generator<undefin
 	let sessions = 0;
 	for (let i = 1; i <= table.layout.sessions; i++) {
 		if (table.state(i) !== FREE && wanted(i << 4)) {
-			admission.end(i);
+			admission.end(i, "flushed");
 			sessions++;
 		}
 		if (i % SLICE === 0) yield;

@@ -3,10 +3,10 @@
  * A live, answered session is never evicted for another.
  */
 
-import { EXTERNAL_SHIFT, R_HOST, R_IN, R_META, R_OUT } from "../conntrack/record.ts";
+import { EXTERNAL_SHIFT, HOST_REFUSED, R_HOST, R_IN, R_META, R_OUT } from "../conntrack/record.ts";
 import { FREE, RESTING, STATES, TCP_CLOSING, TCP_RESET, TCP_SYN_IN, TCP_SYN_OUT, UDP_DNS, UDP_NEW } from "../conntrack/states.ts";
 import { firstOf, ICMP, secondOf, swap16, TCP, UDP } from "../packet/layout.ts";
-import type { Context } from "./context.ts";
+import type { Context, EndCause } from "./context.ts";
 import { REASON } from "./reason.ts";
 
 /** While at least this share of the table is free, a host may have more than its fair share. */
@@ -52,6 +52,7 @@ export class Admission {
 			else if (free === 0 && !this.#makeRoom()) refused = REASON["table-full"];
 		}
 		if (refused < 0) return host;
+		c.hosts.W[host * 4 + HOST_REFUSED]++;
 		c.hosts.release(host);
 		return -refused - 1;
 	}
@@ -68,7 +69,7 @@ export class Admission {
 		for (const state of FINISHED) {
 			const i = c.table.head(state);
 			if (i !== 0) {
-				this.end(i);
+				this.end(i, "evicted");
 				return true;
 			}
 		}
@@ -77,7 +78,7 @@ export class Admission {
 			let i = c.table.head(state);
 			for (let n = 0; i !== 0 && n < EVICT_SEARCH && c.table.age(i, c.now16) >= EVICT_AGE; n++) {
 				if (c.table.T16[(i << 5) + R_HOST] === largest) {
-					this.end(i);
+					this.end(i, "evicted");
 					return true;
 				}
 				i = c.table.next(i);
@@ -93,7 +94,7 @@ export class Admission {
 		let ended = 0;
 		for (let state = 1; state < STATES; state++) {
 			for (let i = c.table.expired(state, c.now16); i !== 0 && ended < budget; i = c.table.expired(state, c.now16)) {
-				this.end(i);
+				this.end(i, "timeout");
 				ended++;
 			}
 		}
@@ -101,7 +102,7 @@ export class Admission {
 	}
 
 	/** Ends a session; with the last of a mapping its external port is given back. */
-	end(i: number): void {
+	end(i: number, cause: EndCause): void {
 		const c = this.#c;
 		const meta = c.table.T[(i << 4) + R_META];
 		const n = (meta >> EXTERNAL_SHIFT) & 0xff;
@@ -114,6 +115,7 @@ export class Admission {
 		}
 		if (!external.shared && external.pool >= 0 && --external.sessions === 0) external.holder = 0;
 		c.hosts.release(c.table.T16[(i << 5) + R_HOST]);
+		c.events?.ended(i, cause, last);
 	}
 
 	/** True for the external port of a forward: it stays reserved while the forward is configured. */

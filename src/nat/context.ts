@@ -6,6 +6,7 @@ import type { PortRange } from "../conntrack/ports.ts";
 import type { Table } from "../conntrack/table.ts";
 import { addressValue, type Views } from "../packet/layout.ts";
 import type { LinkHeaders } from "../packet/link-header.ts";
+import type { DropLog } from "./drop-log.ts";
 import type { Externals } from "./externals.ts";
 import { REASONS } from "./reason.ts";
 
@@ -101,6 +102,17 @@ export interface Policy {
 	ranges: PortRange[];
 }
 
+/** Why a session ended. */
+export type EndCause = "timeout" | "evicted" | "flushed" | "wan-address" | "reload" | "refused";
+
+/** Who wants to know of sessions as they come and go. Called in the middle of a batch: must be quick and change nothing. */
+export interface SessionEvents {
+	/** Session `i` was made. */
+	created(i: number): void;
+	/** Session `i` has ended, and its mapping with it if `last`; the words of its record are still there. */
+	ended(i: number, cause: EndCause, last: boolean): void;
+}
+
 /** Everything shared by the translation code. */
 export interface Context {
 	readonly views: Views;
@@ -114,6 +126,10 @@ export interface Context {
 	policy: Policy;
 	/** Packets dropped, by reason number. */
 	readonly drops: Float64Array;
+	/** Counts drops there and remembers the last ones. */
+	readonly dropLog: DropLog;
+	/** Listener to sessions, null while nobody listens. */
+	events: SessionEvents | null;
 	/** Packets left to the kernel: for the router itself. */
 	left: number;
 	/** Packets translated and handed to a port. */

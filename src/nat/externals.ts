@@ -82,6 +82,27 @@ export class Externals {
 		return n;
 	}
 
+	/** These addresses as they are now, their port maps over `words`, a copy of theirs. */
+	copy(words: Int32Array): Externals {
+		const other = new Externals(words, this.#ranges);
+		this.list.forEach((x, n) => {
+			other.list.push({ ...x });
+			other.A[n] = this.A[n];
+			if (x.address !== 0) other.#byAddress.set(x.address, n);
+		});
+		// Maps lie one behind the other, as add() has taken them.
+		for (const maps of this.#maps) {
+			other.#maps.push(
+				maps.map((map) => {
+					const mine = words.subarray(other.#at, other.#at + map.words);
+					other.#at += map.words;
+					return map.copy(mine);
+				}),
+			);
+		}
+		return other;
+	}
+
 	/** Changes the address of number `n` (the WAN port's). */
 	setAddress(n: number, address: number): void {
 		this.#byAddress.delete(this.list[n].address);

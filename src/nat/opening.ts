@@ -118,6 +118,7 @@ export class Opening {
 		const state = protocol === TCP ? TCP_SYN_OUT : protocol === UDP ? UDP_NEW : protocol === ICMP ? ICMP_QUERY : OTHER;
 		const i = c.table.create(protocol, inside, insidePort, address, external, externalPort, peer, peerPort, state, host, hop, c.now16);
 		this.#learn(host, port, slot);
+		c.events?.created(i);
 		return i;
 	}
 
@@ -191,6 +192,7 @@ export class Opening {
 		const i = c.table.create(protocol, inside, insidePort, x.address, external, externalPort, peer, peerPort, state, host, hop, c.now16);
 		if (!c.lan[port].ethernet) c.hosts.place(host, port);
 		else c.hosts.assign(host, port);
+		c.events?.created(i);
 		return i;
 	}
 

@@ -77,6 +77,9 @@ export class Rare {
 	readonly #c: Context;
 	readonly #admission: Admission;
 	readonly #opening: Opening;
+	/** Slot of the frame in hand and where it came from, for the drop log. */
+	#slot = 0;
+	#port = -1;
 	readonly #errors: IcmpSender;
 
 	constructor(c: Context, admission: Admission, errors: IcmpSender) {
@@ -87,7 +90,7 @@ export class Rare {
 	}
 
 	#drop(reason: number): 0 {
-		this.#c.drops[reason]++;
+		this.#c.dropLog.add(reason, this.#slot, this.#port, this.#c.now);
 		return 0;
 	}
 
@@ -95,6 +98,8 @@ export class Rare {
 
 	/** First packet of an outbound TCP or UDP session: its record, or 0 if the packet was dealt with. */
 	openOutbound(s: number, length: number, port: number): number {
+		this.#slot = s;
+		this.#port = port;
 		if (this.#admission.full) return this.#refuse(s, length, port, REASON["table-full"]);
 		const { P, B } = this.#c.views;
 		const w = (s >> 2) + IP_WORD;
@@ -113,6 +118,7 @@ export class Rare {
 
 	/** Counts a refusal and tells the inside host where an error helps it (RFC 6888 REQ-11, RFC 1812 section 4.3.3.1). */
 	#refuse(s: number, length: number, port: number, reason: number): 0 {
+		this.#drop(reason);
 		switch (reason) {
 			case REASON["table-full"]:
 			case REASON["host-limit"]:
@@ -129,11 +135,13 @@ export class Rare {
 				this.#errors.send(s, length, port, NET_UNREACHABLE);
 				break;
 		}
-		return this.#drop(reason);
+		return 0;
 	}
 
 	/** First packet of an inbound TCP or UDP session: its record, or 0 if the packet was dealt with. */
 	openInbound(s: number, length: number): number {
+		this.#slot = s;
+		this.#port = -1;
 		const { P, B } = this.#c.views;
 		const w = (s >> 2) + IP_WORD;
 		return this.#openInbound(B[s + SLOT_IP + 9], P[w + 3], P[w + 4], (w << 1) + 10, length - 20);
@@ -169,6 +177,8 @@ export class Rare {
 
 	/** An inbound one; false if it was dropped. */
 	tcpInbound(i: number, s: number, length: number): boolean {
+		this.#slot = s;
+		this.#port = -1;
 		return this.#tcpInbound(i, s, (s >> 2) + IP_WORD + 5, length - 20);
 	}
 
@@ -205,6 +215,8 @@ export class Rare {
 	 * (RFC 1191, RFC 4787 REQ-13). `port` is where it came from, -1 for the WAN.
 	 */
 	tooBig(s: number, length: number, mtu: number, port: number, i: number): number {
+		this.#slot = s;
+		this.#port = port;
 		const { P, H, B } = this.#c.views;
 		const w = (s >> 2) + IP_WORD;
 		if (P[s >> 2] & VNET_GSO) {
@@ -224,6 +236,8 @@ export class Rare {
 
 	/** Any frame from LAN port `port`; `received` are the bytes behind the link header. */
 	outbound(s: number, received: number, port: number): void {
+		this.#slot = s;
+		this.#port = port;
 		const c = this.#c;
 		const lan = c.lan[port];
 		const length = this.#header(s, received, lan);
@@ -281,6 +295,8 @@ export class Rare {
 
 	/** Any frame from the WAN port. */
 	inbound(s: number, received: number): void {
+		this.#slot = s;
+		this.#port = -1;
 		const c = this.#c;
 		const length = this.#header(s, received, c.wan);
 		if (length === 0) return;
@@ -324,7 +340,7 @@ export class Rare {
 		}
 		// Judged only now, because what is for the router itself may arrive with its last hop (RFC 1812 section 5.3.1).
 		if (B[ip + 8] < 2) {
-			if (fresh) this.#admission.end(i);
+			if (fresh) this.#admission.end(i, "refused");
 			this.#drop(REASON["ttl-expired"]);
 			this.#errors.send(s, length, -1, TIME_EXCEEDED);
 			return;

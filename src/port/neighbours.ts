@@ -46,7 +46,8 @@ export interface NextHopOwner {
 	readonly headers: LinkHeaders;
 	readonly wan: Link;
 	readonly lan: LanLink[];
-	readonly drops: Float64Array;
+	/** Counts and remembers a frame in a slot that is dropped; `port` is the LAN port it came from, -1 for the WAN. */
+	dropped(reason: number, slot: number, port: number): void;
 	/** Counts a frame that was held and is now handed to the WAN (true) or a LAN port. */
 	forwarded(out: boolean): void;
 	/** Device of the WAN port and of a LAN port; 0 while it is not there. */
@@ -163,7 +164,7 @@ export class NextHopTable implements NextHops {
 
 	#keep(slot: number, length: number, who: Pick<Waiting, "hop" | "neighbour" | "host" | "inside">, ifindex: number, reason: number): void {
 		if (this.#waiting.length === WAITING_MAX || length + SLOT_IP > WAITING_BYTES) {
-			this.#owner.drops[reason]++;
+			this.#owner.dropped(reason, slot, who.hop < 0 ? -1 : 0);
 			this.#ask(ifindex, who.neighbour);
 			return;
 		}
@@ -203,7 +204,7 @@ export class NextHopTable implements NextHops {
 			if (!usable && now < f.deadline) continue;
 			const slot = o.spareSlot(n);
 			o.views.B.set(this.#store.subarray(n * WAITING_BYTES, n * WAITING_BYTES + SLOT_IP + f.length), slot);
-			if (!usable) o.drops[f.hop >= 0 ? REASON["no-next-hop"] : REASON["host-unreachable"]]++;
+			if (!usable) o.dropped(f.hop >= 0 ? REASON["no-next-hop"] : REASON["host-unreachable"], slot, f.hop >= 0 ? 0 : -1);
 			else if (f.hop >= 0) {
 				// The hop may have no number (0) or another one by now: the header goes into the slot itself.
 				o.views.B.set(known.mac as Uint8Array, slot + SLOT_ETHER);
@@ -221,7 +222,7 @@ export class NextHopTable implements NextHops {
 
 	#send(link: Link, slot: number, length: number, tag: number): void {
 		if (link.queue.push(slot, length, tag)) this.#owner.forwarded(link === this.#owner.wan);
-		else this.#owner.drops[REASON["queue-full"]]++;
+		else this.#owner.dropped(REASON["queue-full"], slot, link === this.#owner.wan ? 0 : -1);
 	}
 
 	/** Frames waiting now. */

@@ -37,6 +37,7 @@ import {
 	NO_ROUTE,
 	Queue,
 } from "../../src/nat/context.ts";
+import { DropLog } from "../../src/nat/drop-log.ts";
 import { Externals, externalsWords } from "../../src/nat/externals.ts";
 import { type Fast, makeFast } from "../../src/nat/fast.ts";
 import { IcmpSender } from "../../src/nat/icmp-error.ts";
@@ -258,8 +259,10 @@ export class Rig {
 		this.hops = new FakeHops(() => this);
 		const headers = new LinkHeaders(layout.hosts);
 		headers.set(GATEWAY_HOP, macBytes(GATEWAY_MAC), 0, macBytes(WAN_MAC));
+		const views = viewsOf(o.frames ?? (sharedFrames as ArrayBuffer));
+		const drops = makeDrops();
 		this.context = {
-			views: viewsOf(o.frames ?? (sharedFrames as ArrayBuffer)),
+			views,
 			table: this.table,
 			hosts: this.hosts,
 			externals: this.externals,
@@ -279,7 +282,9 @@ export class Rig {
 				pools,
 				ranges,
 			},
-			drops: makeDrops(),
+			drops,
+			dropLog: new DropLog(drops, views),
+			events: null,
 			left: 0,
 			forwardedOut: 0,
 			forwardedIn: 0,
