@@ -11,7 +11,11 @@ import type { PortRange } from "./conntrack/ports.ts";
 import { EXTERNAL_SHIFT, HOP_SHIFT, HOST_ADF, HOST_EIF, HOST_PLACE, HOST_PORT_SHIFT, R_META, R_PEER } from "./conntrack/record.ts";
 import { stateTimeouts } from "./conntrack/states.ts";
 import { layoutTable, Table, type TableLayout } from "./conntrack/table.ts";
+import type { Capture } from "./control/capture.ts";
+import type { Log } from "./control/log.ts";
+import { Rates } from "./control/rates.ts";
 import { ControlServer } from "./control/server.ts";
+import { Watch } from "./control/watch.ts";
 import { Admission, EXPIRE_BUDGET } from "./nat/admission.ts";
 import { type Context, type Forward, type LanLink, type Link, makeDrops, type Net, type Policy, Queue } from "./nat/context.ts";
 import { DropLog } from "./nat/drop-log.ts";
@@ -110,8 +114,15 @@ export class Engine {
 	/** Milliseconds at start, for the uptime. */
 	readonly startedAt = native.now();
 	readonly tableBytes: number;
+	readonly log: Log;
+	readonly watch: Watch;
+	readonly rates: Rates;
+	/** The capture that runs, null if none does. */
+	capture: Capture | null = null;
 
-	readonly #fast: Fast;
+	/** The batch functions in use: {@link own}, or a capture's around them. */
+	#fast: Fast;
+	readonly #own: Fast;
 	readonly #errors: IcmpSender;
 	readonly #hops: NextHopTable;
 	readonly #rx = new Int32Array(BATCH * 2);
@@ -132,7 +143,8 @@ export class Engine {
 	#stopping = false;
 
 	/** Builds tables in memory; touches nothing of the system but the state file. */
-	constructor(plan: Plan, paths: Paths) {
+	constructor(plan: Plan, paths: Paths, log: Log) {
+		this.log = log;
 		this.plan = plan;
 		this.paths = paths;
 		this.#ranges = plan.ports;
@@ -210,7 +222,10 @@ export class Engine {
 		this.context.policy = this.#policy();
 		this.admission = new Admission(this.context);
 		this.#errors = new IcmpSender(this.context);
-		this.#fast = makeFast(this.context, new Rare(this.context, this.admission, this.#errors));
+		this.#own = makeFast(this.context, new Rare(this.context, this.admission, this.#errors));
+		this.#fast = this.#own;
+		this.watch = new Watch(this.context, native.wallClock);
+		this.rates = new Rates(this.context, native.now);
 	}
 
 	/** Policy in as-loaded terms; fills the external addresses. Called once. */
@@ -248,6 +263,23 @@ export class Engine {
 			pools,
 			ranges: plan.ports,
 		};
+	}
+
+	// ---- for those who look inside (src/control) -----------------------------------------------------------------------------
+
+	/** Next hop number of a destination, found without asking anybody. */
+	peek(destination: number): number {
+		return this.#hops.peek(destination);
+	}
+
+	/** Puts other batch functions in place of the engine's own, between two batches; null puts those back. */
+	tap(wrap: ((own: Fast) => Fast) | null): void {
+		this.#fast = wrap === null ? this.#own : wrap(this.#own);
+	}
+
+	/** Milliseconds since 1970. */
+	wallClock(): number {
+		return native.wallClock();
 	}
 
 	// ---- start and stop ------------------------------------------------------------------------------------------------
@@ -361,7 +393,7 @@ export class Engine {
 			try {
 				what();
 			} catch (error) {
-				native.print(2, `masqd: stop: ${(error as Error).message}\n`);
+				this.log.say("error", `stop: ${(error as Error).message}`);
 			}
 		};
 		attempt(() => this.#control?.close());
@@ -426,6 +458,7 @@ export class Engine {
 	/** The WAN's address changed: what was translated to the old one can not go on. */
 	#setExternal(address: number): void {
 		if (this.externals.A[0] === address) return;
+		if (this.#control !== null) this.#tellAddress(address);
 		if (address !== 0) {
 			const { T } = this.table;
 			for (let i = 1; i <= this.table.layout.sessions; i++) {
@@ -433,6 +466,13 @@ export class Engine {
 			}
 			this.externals.setAddress(0, address);
 		}
+	}
+
+	#tellAddress(address: number): void {
+		const [before, after] = [this.externals.A[0], address].map((a) => (a === 0 ? "" : formatAddress(swap32(a) >>> 0)));
+		this.watch.tell({ event: "wan-address", before, after } as { event: string });
+		if (after !== "") this.log.say("notice", `wan ${this.wan.name} has address ${after}${before === "" ? "" : `, no longer ${before}`}`);
+		else this.log.say("warning", `wan ${this.wan.name} has lost its address ${before}; sessions wait for it`);
 	}
 
 	/** Opens the packet sockets of devices that are there and have none. */
@@ -521,7 +561,7 @@ export class Engine {
 		try {
 			this.#openDrivers();
 		} catch (error) {
-			native.print(2, `masqd: ${(error as Error).message}; waiting for the device\n`);
+			this.log.say("warning", `${(error as Error).message}; waiting for the device`);
 		}
 	}
 
@@ -544,7 +584,7 @@ export class Engine {
 		let turns = 0;
 		while (!this.#stopping) {
 			if (empty > SPIN || ++turns === POLL_TURNS) {
-				this.#poll(empty > SPIN ? this.#timeout() : 0);
+				this.#poll(empty > SPIN ? this.#timeout() : 0, empty <= SPIN);
 				turns = 0;
 			}
 			this.#readClock();
@@ -571,14 +611,18 @@ export class Engine {
 			this.#flush();
 		}
 		this.#hops.confirm();
+		this.rates.tick();
+		for (const { reason, text } of this.watch.limits()) this.log.often("warning", reason, text, this.#milliseconds);
+		this.log.tick(this.#milliseconds);
+		this.#control?.tick(this.#milliseconds);
 		if (this.#busyAt !== 0 && this.#milliseconds - this.#busyAt > IDLE_RELEASE_SECONDS * 1000) {
 			native.releasePages(this.#frames, 0, this.#frames.byteLength);
 			this.#busyAt = 0;
 		}
 	}
 
-	/** Waits for something to do for at most `timeout` ms; serves everything but the ports. */
-	#poll(timeout: number): void {
+	/** Waits for something to do for at most `timeout` ms; serves everything but the ports. `busy`: there is traffic. */
+	#poll(timeout: number, busy: boolean): void {
 		const set = this.#pollSet;
 		let n = 0;
 		const add = (fd: native.Fd, events: number) => {
@@ -593,22 +637,21 @@ export class Engine {
 		add(this.#signals, native.POLLIN);
 		add(this.kernel.fd, native.POLLIN);
 		add(this.#arp?.fd ?? -1, native.POLLIN);
-		this.#control?.pollEntries(add);
-		if (native.poll(set, n, timeout) === 0) return;
+		this.#control?.pollEntries(add, native.now());
+		native.poll(set, n, timeout);
+		this.#readClock();
 		if (set[fixed * 3 + 2] !== 0) this.#signalled();
-		if (set[fixed * 3 + 5] !== 0) {
-			this.#readClock();
-			this.#kernelNews();
-		}
+		if (set[fixed * 3 + 5] !== 0) this.#kernelNews();
 		if (set[fixed * 3 + 8] !== 0) this.#arp?.serve();
-		this.#control?.serve(set, fixed + 3);
+		this.#control?.serve(set, fixed + 3, busy);
 	}
 
 	#timeout(): number {
 		const pending = this.kernel.pendingAt() - native.now();
 		// Nothing to expire, nothing waiting: sleep until the hops want confirming.
 		const idle = this.table.used === 0 && this.#hops.waiting === 0 && this.#busyAt === 0 ? 30_000 : this.#secondAt - native.now();
-		return Math.ceil(Math.max(0, Math.min(idle, pending, 30_000)));
+		const control = this.#control?.dueIn(native.now()) ?? idle;
+		return Math.ceil(Math.max(0, Math.min(idle, pending, control, 30_000)));
 	}
 
 	#signalled(): void {
@@ -669,7 +712,7 @@ export class Engine {
 	#portFailed(p: Port, error: native.NativeError): void {
 		this.#kernelNews();
 		if (p.driver !== null && this.kernel.linkByName(p.name)?.index !== p.index) this.#closePort(p);
-		if (error.code !== "ENETDOWN") native.print(2, `masqd: ${p.name}: ${error.message}\n`);
+		if (error.code !== "ENETDOWN") this.log.often("warning", `port ${p.name}`, `${p.name}: ${error.message}`, this.#milliseconds);
 	}
 
 	/** Sends what is queued anywhere: errors that a batch caused on the other side, frames that had waited. */

@@ -10,7 +10,7 @@ import type { Context, EndCause } from "./context.ts";
 import { REASON } from "./reason.ts";
 
 /** While at least this share of the table is free, a host may have more than its fair share. */
-const BORROW_FREE = 0.2;
+export const BORROW_FREE = 0.2;
 /** Sessions that may end per turn of the engine's loop. */
 export const EXPIRE_BUDGET = 256;
 /** Records looked at to find an unanswered session of the largest host. */

@@ -87,17 +87,31 @@ export class NextHopTable implements NextHops {
 		return found;
 	}
 
+	/** As {@link find}, but nothing changes and nobody is asked: 0 stands for a hop that has no number yet. */
+	peek(destination: number): number {
+		const target = this.#target(destination);
+		if (target < 0) return target;
+		return this.#owner.wan.ethernet ? (this.#numbers.get(target) ?? 0) : 1;
+	}
+
 	#route(destination: number): number {
-		const { kernel, wan } = this.#owner;
+		const target = this.#target(destination);
+		if (target < 0) return target;
+		if (!this.#owner.wan.ethernet) {
+			this.tags[1] = headerTag(1);
+			return 1;
+		}
+		return this.#number(target);
+	}
+
+	/** Address of the next hop (dotted value), or {@link NO_ROUTE} or {@link ELSEWHERE}. */
+	#target(destination: number): number {
+		const { kernel } = this.#owner;
 		const value = addressValue(destination);
 		const route = kernel.lookup(value);
 		if (route === null || route.ifindex === 0) return NO_ROUTE;
 		if (route.ifindex !== this.#owner.wanIndex() || kernel.isLocal(value) || kernel.isBroadcast(value)) return ELSEWHERE;
-		if (!wan.ethernet) {
-			this.tags[1] = headerTag(1);
-			return 1;
-		}
-		return this.#number(route.gateway || value);
+		return route.gateway || value;
 	}
 
 	#number(address: number): number {
