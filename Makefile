@@ -7,6 +7,7 @@ MAKEFLAGS += --no-builtin-rules
 include test/demo/demo.mk
 include native/build.mk
 include test/bench/build.mk
+include test/conformance/conformance.mk
 
 VERSION := $(shell sed -n 's/.*"version": "\(.*\)",/\1/p' package.json)
 SOURCES := $(shell find src -name '*.ts')
@@ -14,7 +15,7 @@ SOURCES := $(shell find src -name '*.ts')
 # Everything that building, tests, demo and benchmark need from Debian.
 DEBIAN_PACKAGES := gcc libc6-dev make ca-certificates curl xz-utils iproute2 nftables iputils-ping traceroute dnsmasq-base \
 	bind9-dnsutils nginx-light iperf3 tcpdump slirp4netns passt ethtool socat musl-tools linux-libc-dev python3 python3-scapy \
-	python3-pytest python3-pytest-xdist procps util-linux libcap2-bin shellcheck
+	python3-pytest python3-pytest-xdist conntrack procps util-linux libcap2-bin shellcheck
 
 .PHONY: help
 help: ## this list

@@ -17,11 +17,23 @@ import { Rates } from "./control/rates.ts";
 import { ControlServer } from "./control/server.ts";
 import { Watch } from "./control/watch.ts";
 import { Admission, EXPIRE_BUDGET } from "./nat/admission.ts";
-import { type Context, type Forward, type LanLink, type Link, makeDrops, type Net, type Policy, Queue } from "./nat/context.ts";
+import {
+	BLOCK,
+	type Context,
+	type Forward,
+	HAIRPIN,
+	type LanLink,
+	type Link,
+	makeDrops,
+	type Net,
+	POLICY_DEFAULTS,
+	type Policy,
+	Queue,
+} from "./nat/context.ts";
 import { DropLog } from "./nat/drop-log.ts";
 import { Externals, externalsWords } from "./nat/externals.ts";
 import { type Fast, makeFast } from "./nat/fast.ts";
-import { IcmpSender } from "./nat/icmp-error.ts";
+import { HOST_UNREACHABLE, IcmpSender, PROHIBITED } from "./nat/icmp-error.ts";
 import { Rare } from "./nat/rare.ts";
 import { REASON } from "./nat/reason.ts";
 import { type AddressRange, formatAddress, formatSubnet, type Subnet, subnetOf } from "./packet/address.ts";
@@ -52,6 +64,11 @@ const IDLE_RELEASE_SECONDS = 2;
 const SPIN = 1;
 /** Turns with frames after which signals, kernel news and the control socket are looked at. */
 const POLL_TURNS = 32;
+/** Frame memory before the spare blocks. */
+const RECEIVE_BYTES = BATCH * SLOT_SIZE + SPARE_SLOTS * SPARE_SLOT_SIZE;
+/** Blocks of 2 KB for fragments: memory that is touched only when fragments come. */
+const BLOCKS_MIN = 64;
+const BLOCKS_MAX = 256;
 const GRO_LIST = "rx-gro-list";
 
 /** An error that ends the start with one line. */
@@ -78,7 +95,8 @@ interface Port {
 
 interface LanPort extends Port {
 	link: LanLink;
-	kind: "packet" | "tun";
+	/** A tap is the packet socket beside a TUN port. */
+	kind: "packet" | "tun" | "tap";
 	subnets: Subnet[];
 }
 
@@ -123,6 +141,7 @@ export class Engine {
 	/** The batch functions in use: {@link own}, or a capture's around them. */
 	#fast: Fast;
 	readonly #own: Fast;
+	readonly #rare: Rare;
 	readonly #errors: IcmpSender;
 	readonly #hops: NextHopTable;
 	readonly #rx = new Int32Array(BATCH * 2);
@@ -159,16 +178,23 @@ export class Engine {
 		mapWords.fill(0);
 		this.externals = new Externals(mapWords, plan.ports);
 
-		this.#frames = native.mapFile("", BATCH * SLOT_SIZE + SPARE_SLOTS * SPARE_SLOT_SIZE);
+		const blocks = Math.min(BLOCKS_MAX, Math.max(BLOCKS_MIN, plan.sessions >> 4));
+		this.#frames = native.mapFile("", RECEIVE_BYTES + blocks * BLOCK);
 		const headers = new LinkHeaders(layout.hosts);
 		native.setFrames(this.#frames, SLOT_SIZE, this.#rx, headers.buffer);
 		this.wan = makePort(plan.wan.device, emptyLink());
-		this.lan = plan.lan.map((l) => ({
+		this.lan = plan.lan.map((l, home) => ({
 			...makePort(l.device, emptyLink()),
-			link: { ...emptyLink(), nets: [], kernelForwards: l.driver === "tun" },
+			link: { ...emptyLink(), nets: [], kernelForwards: l.driver === "tun", home },
 			kind: l.driver,
 			subnets: l.subnets,
 		}));
+		// What hosts send to our own address the kernel would not route to the TUN device: a packet socket hears it (hairpinning).
+		for (const [home, l] of plan.lan.entries()) {
+			if (l.driver !== "tun") continue;
+			const link = { ...emptyLink(), nets: [], kernelForwards: false, home };
+			this.lan.push({ ...makePort(l.device, emptyLink()), link, kind: "tap", subnets: l.subnets });
+		}
 		const views: Views = viewsOf(this.#frames);
 		const drops = makeDrops();
 		const dropLog = new DropLog(drops, views);
@@ -187,6 +213,7 @@ export class Engine {
 			wanIndex: () => this.wan.index,
 			lanIndex: (n) => this.lan[n].index,
 			milliseconds: () => this.#milliseconds,
+			undeliverable: (slot, length) => this.#rare.undeliverable(slot, length),
 			spareSlot: (n) => BATCH * SLOT_SIZE + n * SPARE_SLOT_SIZE,
 		});
 		const random = new Int32Array(64);
@@ -201,6 +228,7 @@ export class Engine {
 			wan: this.wan.link,
 			lan: this.lan.map((p) => p.link),
 			policy: emptyPolicy(),
+			spare: { at: RECEIVE_BYTES, count: blocks },
 			drops,
 			dropLog,
 			events: null,
@@ -208,6 +236,7 @@ export class Engine {
 			forwardedOut: 0,
 			forwardedIn: 0,
 			errorsSent: 0,
+			ipId: keys[3] & 0xffff,
 			now: 0,
 			now16: 0,
 			random: () => {
@@ -222,7 +251,8 @@ export class Engine {
 		this.context.policy = this.#policy();
 		this.admission = new Admission(this.context);
 		this.#errors = new IcmpSender(this.context);
-		this.#own = makeFast(this.context, new Rare(this.context, this.admission, this.#errors));
+		this.#rare = new Rare(this.context, this.admission, this.#errors);
+		this.#own = makeFast(this.context, this.#rare);
 		this.#fast = this.#own;
 		this.watch = new Watch(this.context, native.wallClock);
 		this.rates = new Rates(this.context, native.now);
@@ -256,12 +286,18 @@ export class Engine {
 			hosts: new Map(
 				plan.hosts.map((h) => [
 					swap32(h.address),
-					{ flags: filteringFlags(h.filtering ?? plan.filtering), maxSessions: h.maxSessions ?? 0 },
+					{ flags: filteringFlags(h.filtering ?? plan.filtering), maxSessions: h.maxSessions ?? 0, maxRate: h.maxRate ?? 0 },
 				]),
 			),
 			forwards,
 			pools,
 			ranges: plan.ports,
+			maxSessions: plan.maxSessions,
+			maxRate: plan.maxRate,
+			refusal: plan.refusal === "prohibited" ? PROHIBITED : HOST_UNREACHABLE,
+			blockPrivate: plan.blockPrivate,
+			rejectSyn: plan.unsolicitedSyn === "reject",
+			icmpRate: plan.icmpRate,
 		};
 	}
 
@@ -479,7 +515,7 @@ export class Engine {
 	#openDrivers(): void {
 		for (const p of [this.wan, ...this.lan]) {
 			if (p.driver !== null || p.index === 0) continue;
-			if (native.getFeature(p.name, GRO_LIST) === true) {
+			if (!(isLan(p) && p.kind === "tap") && native.getFeature(p.name, GRO_LIST) === true) {
 				native.setFeature(p.name, GRO_LIST, false);
 				p.restoreGro = true;
 			}
@@ -518,12 +554,13 @@ export class Engine {
 		const externals = this.#externalAddresses();
 		const { ethernet } = p.link;
 		if (!isLan(p)) return wanFilter({ ethernet, externals, owned: this.#ownedExternals(), claimed });
-		return lanFilter({ ethernet, ownAddresses: this.kernel.ownAddresses(), elsewhere: this.#elsewhere(), externals, claimed });
+		const elsewhere = p.kind === "tap" ? [EVERYWHERE] : this.#elsewhere();
+		return lanFilter({ ethernet, ownAddresses: this.kernel.ownAddresses(), elsewhere, externals, claimed });
 	}
 
 	#refreshGuard(): void {
 		const facts: GuardFacts = {
-			lan: this.lan.map((p) => ({ device: p.name, driver: p.kind })),
+			lan: this.lan.flatMap((p) => (p.kind === "tap" ? [] : [{ device: p.name, driver: p.kind }])),
 			wanDevice: this.wan.name,
 			externals: this.#externalAddresses(),
 			ownedExternals: this.#ownedExternals(),
@@ -572,6 +609,7 @@ export class Engine {
 			if (this.table.state(i) === 0) continue;
 			const hop = this.#hops.find(T[(i << 4) + R_PEER]);
 			const e = (i << 4) + R_META;
+			if (T[e] >>> HOP_SHIFT === HAIRPIN) continue;
 			T[e] = (T[e] & ~(0xff << HOP_SHIFT)) | (Math.max(0, hop) << HOP_SHIFT);
 		}
 	}
@@ -606,17 +644,17 @@ export class Engine {
 	#everySecond(): void {
 		this.#secondAt = (this.context.now + 1) * 1000;
 		this.admission.expire(EXPIRE_BUDGET);
-		if (this.#hops.waiting > 0) {
-			this.#hops.flush();
-			this.#flush();
-		}
+		this.#rare.everySecond();
+		if (this.#hops.waiting > 0) this.#hops.flush();
+		this.#flush();
 		this.#hops.confirm();
 		this.rates.tick();
 		for (const { reason, text } of this.watch.limits()) this.log.often("warning", reason, text, this.#milliseconds);
 		this.log.tick(this.#milliseconds);
 		this.#control?.tick(this.#milliseconds);
 		if (this.#busyAt !== 0 && this.#milliseconds - this.#busyAt > IDLE_RELEASE_SECONDS * 1000) {
-			native.releasePages(this.#frames, 0, this.#frames.byteLength);
+			// Fragments that wait stay.
+			native.releasePages(this.#frames, 0, this.#rare.fragments.waiting > 0 ? RECEIVE_BYTES : this.#frames.byteLength);
 			this.#busyAt = 0;
 		}
 	}
@@ -649,7 +687,10 @@ export class Engine {
 	#timeout(): number {
 		const pending = this.kernel.pendingAt() - native.now();
 		// Nothing to expire, nothing waiting: sleep until the hops want confirming.
-		const idle = this.table.used === 0 && this.#hops.waiting === 0 && this.#busyAt === 0 ? 30_000 : this.#secondAt - native.now();
+		const idle =
+			this.table.used === 0 && this.#hops.waiting === 0 && this.#busyAt === 0 && !this.#rare.pending
+				? 30_000
+				: this.#secondAt - native.now();
 		const control = this.#control?.dueIn(native.now()) ?? idle;
 		return Math.ceil(Math.max(0, Math.min(idle, pending, control, 30_000)));
 	}
@@ -781,11 +822,15 @@ export class Engine {
 
 	/** The line printed when packets can flow. */
 	describe(): string {
-		const lan = this.lan.map((p) => `${p.name} (${p.kind}, ${p.link.nets.map((n) => formatNet(n)).join(" ")})`).join(", ");
+		const ports = this.lan.filter((p) => p.kind !== "tap");
+		const lan = ports.map((p) => `${p.name} (${p.kind}, ${p.link.nets.map((n) => formatNet(n)).join(" ")})`).join(", ");
 		const address = this.externals.A[0] === 0 ? "no address yet" : formatAddress(swap32(this.externals.A[0]) >>> 0);
 		return `wan ${this.wan.name} ${address}, lan ${lan}, ${this.plan.sessions} sessions in ${this.tableBytes} bytes`;
 	}
 }
+
+/** As destinations that are the kernel's: a tap takes only what is for our own address. */
+const EVERYWHERE: Subnet = { address: 0, mask: 0, prefix: 0 };
 
 function isLan(p: Port): p is LanPort {
 	return "kind" in p;
@@ -800,7 +845,7 @@ function emptyLink(): Link {
 }
 
 function emptyPolicy(): Policy {
-	return { filtering: 0, hosts: new Map(), forwards: [], pools: [], ranges: [] };
+	return { ...POLICY_DEFAULTS, hosts: new Map(), forwards: [], pools: [], ranges: [] };
 }
 
 function netOf(subnet: Subnet): Net {

@@ -92,6 +92,10 @@ def pytest(folder, *more):
     return [PYTHON, "-m", "pytest", folder, "--junit-xml={report}", "--tb=short", *more]
 
 
+def conformance(driver):
+    return [PYTHON, "test/conformance/run.py", "--driver", driver]
+
+
 SHELL_SCRIPTS = sorted(
     name for name in glob.glob("**/*.sh", root_dir=ROOT, recursive=True) if not name.startswith(("node_modules/", "build/"))
 ) + sorted(name for name in glob.glob(".ci/*", root_dir=ROOT) if (ROOT / name).is_file())
@@ -101,6 +105,8 @@ SANITIZE = {"MASQD": str(ROOT / "build/sanitize/masqd"), "MASQD_TEST_GUARD": "90
 # The longest first, so that what is short fills the gaps.
 SUITES = [
     Suite("net", pytest("test/net", "-n", "4"), junit, cores=2),
+    Suite("conformance", conformance("packet"), summary),
+    Suite("conformance-tun", conformance("tun"), summary),
     Suite("fuzz", ["test/fuzz/run.sh"]),
     Suite("unit", ["node_modules/.bin/vitest", "run", "--reporter=default", "--reporter=json", "--outputFile={report}"], vitest),
     Suite("engine-unit", ["test/engine/run-unit.sh"], summary),

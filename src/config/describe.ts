@@ -26,6 +26,7 @@ export function describePlan(plan: Plan, tableBytes: number): string {
 		`conntrack table: ${plan.sessions} sessions, ${tableBytes} bytes (${perSession} bytes a session)`,
 		...entry("ports:", `${plan.ports.map(formatPorts).join(", ")} (${countPorts(plan)} a protocol and address)`),
 		...entry("filtering:", plan.filtering),
+		...entry("limits:", describeLimits(plan)),
 		...entry("offload:", plan.offload),
 		...block(
 			"static NAT:",
@@ -37,7 +38,8 @@ export function describePlan(plan: Plan, tableBytes: number): string {
 			"hosts:",
 			plan.hosts.map((host) => {
 				const most = host.maxSessions === null ? "" : `, at most ${host.maxSessions} sessions`;
-				return `${formatAddress(host.address).padEnd(15)} ${host.filtering ?? plan.filtering}${most}`;
+				const rate = host.maxRate === null ? "" : `, ${host.maxRate} new a second`;
+				return `${formatAddress(host.address).padEnd(15)} ${host.filtering ?? plan.filtering}${most}${rate}`;
 			}),
 		),
 		...block(
@@ -78,6 +80,14 @@ function describeLan(lan: LanPlan): string {
 
 function joinSubnets(subnets: readonly Subnet[]): string {
 	return subnets.map(formatSubnet).join(", ");
+}
+
+function describeLimits(plan: Plan): string {
+	const most = plan.maxSessions === 0 ? "a fair share of the sessions" : `${plan.maxSessions} sessions`;
+	const rate = plan.maxRate === 0 ? "" : `, ${plan.maxRate} new a second`;
+	const syn = plan.unsolicitedSyn === "reject" ? "rejected after 6 s" : "dropped";
+	const inside = plan.blockPrivate ? "; private destinations blocked" : "";
+	return `a host ${most}${rate}, else ${plan.refusal}; unsolicited SYN ${syn}; ${plan.icmpRate} ICMP errors a second and source${inside}`;
 }
 
 function countPorts(plan: Plan): number {

@@ -84,8 +84,9 @@ export interface HostPlan {
 	address: number;
 	/** Null means the plan's filtering. */
 	filtering: Filtering | null;
-	/** Null means the host's fair share. */
+	/** Null means the plan's. */
 	maxSessions: number | null;
+	maxRate: number | null;
 	where: Where;
 }
 
@@ -102,6 +103,14 @@ export interface Plan {
 	/** External ports for mappings: sorted, disjoint, not even adjacent. */
 	ports: PortRange[];
 	filtering: Filtering;
+	/** Sessions a host may hold and open a second; 0 means its fair share, and any number. */
+	maxSessions: number;
+	maxRate: number;
+	refusal: "host-unreachable" | "prohibited";
+	unsolicitedSyn: "reject" | "drop";
+	blockPrivate: boolean;
+	/** ICMP errors a second for one source. */
+	icmpRate: number;
 	offload: "auto" | "on" | "off";
 	wan: WanPlan;
 	lan: LanPlan[];
@@ -208,6 +217,12 @@ class Planner {
 			sessions,
 			ports: mergePortRanges(main.values.ports.entries.map((entry) => entry.value)),
 			filtering: main.values.filtering.value!,
+			maxSessions: main.values.max_sessions.value!,
+			maxRate: main.values.max_rate.value!,
+			refusal: main.values.refusal.value!,
+			unsolicitedSyn: main.values.unsolicited_syn.value!,
+			blockPrivate: main.values.block_private.value!,
+			icmpRate: main.values.icmp_rate.value!,
 			offload: main.values.offload.value!,
 			wan: { device: wan[0]!.values.device.value!, interface: wan[0]!.values.interface.value ?? "" },
 			lan: lans.map(({ values }) => ({
@@ -228,6 +243,7 @@ class Planner {
 				address: values.ip.value!,
 				filtering: values.filtering.value,
 				maxSessions: values.max_sessions.value,
+				maxRate: values.max_rate.value,
 				where,
 			})),
 			exempts: exempts.map(({ values, where }) => ({ destination: values.dest.value!, where })),
@@ -454,7 +470,8 @@ class Planner {
 			if (most.value !== null && sessions > 0 && most.value > sessions) {
 				this.#warn(most.where, "max_sessions", `${most.value} is more than the ${sessions} sessions of the table`);
 			}
-			if (!values.filtering.given && !most.given) this.#warn(where, "", "has neither filtering nor max_sessions and so no effect");
+			if (!values.filtering.given && !most.given && !values.max_rate.given)
+				this.#warn(where, "", "has neither filtering nor max_sessions nor max_rate and so no effect");
 		}
 	}
 

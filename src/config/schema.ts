@@ -277,6 +277,16 @@ export const SECTIONS = {
 			}),
 			ports: list(PORT_RANGE, ["32768-65535"], { help: "external ports that mappings may use" }),
 			filtering: option(FILTERING, "address-and-port-dependent", { help: "which peers may answer through a mapping" }),
+			max_sessions: option(integer(0, 65535), "0", { help: "sessions that a host may hold at most; 0 is its fair share of the table" }),
+			max_rate: option(integer(0, 65535), "0", { unit: "/s", help: "sessions that a host may open a second; 0 is any number" }),
+			refusal: option(oneOf(["host-unreachable", "prohibited"]), "host-unreachable", {
+				help: "the ICMP error for a session that can not be had (RFC 6888 REQ-11, RFC 5508 REQ-8)",
+			}),
+			unsolicited_syn: option(oneOf(["reject", "drop"]), "reject", {
+				help: "an unwanted TCP SYN from outside: an ICMP error after six seconds, or nothing (RFC 5382 REQ-4)",
+			}),
+			block_private: option(BOOL, "0", { help: "whether packets to private addresses stay inside (RFC 1918, RFC 6598)" }),
+			icmp_rate: option(integer(0, 1000), "20", { unit: "/s", help: "ICMP errors that one source may cause a second" }),
 			offload: option(oneOf(["auto", "on", "off"]), "auto", { help: "whether established sessions go by BPF in the kernel" }),
 		},
 	},
@@ -345,7 +355,8 @@ export const SECTIONS = {
 		options: {
 			ip: option(ADDRESS, null, { help: "the host's address", required: true }),
 			filtering: option(FILTERING, null, { help: "its filtering; default is the daemon's" }),
-			max_sessions: option(integer(1, 65535), null, { help: "sessions it may hold at most; default is its fair share" }),
+			max_sessions: option(integer(1, 65535), null, { help: "sessions it may hold at most; default is the daemon's" }),
+			max_rate: option(integer(1, 65535), null, { unit: "/s", help: "sessions it may open a second; default is the daemon's" }),
 		},
 	},
 	exempt: {

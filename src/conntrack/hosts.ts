@@ -1,10 +1,10 @@
 /**
  * Inside hosts that have sessions: how many, where they are on the LAN, what policy they have. Fixed memory beside the session table.
  *
- * A record is four words: address; LAN port number in bits 16-23 and flags above; sessions refused; session count (half) and next in hash chain (half).
+ * A record is four words: address; LAN port number in bits 16-23 and flags above; sessions opened lately and the external address of a pool it keeps to; session count (half) and next in hash chain (half).
  * Record 0 is none. A host's record goes with its last session. Its link header has the same number (packet/link-header.ts).
  */
-import { HOST_NEXT, HOST_PLACE, HOST_PORT_SHIFT, HOST_REACHABLE, HOST_SESSIONS } from "./record.ts";
+import { HOST_NEXT, HOST_OPENED, HOST_PLACE, HOST_PORT_SHIFT, HOST_REACHABLE, HOST_SESSIONS } from "./record.ts";
 import type { TableLayout } from "./table.ts";
 
 /** Least number of sessions that every host may have, however full the table is. */
@@ -20,6 +20,8 @@ export class Hosts {
 	readonly #sessions: number;
 	readonly #key: number;
 	readonly #layout: TableLayout;
+	/** New sessions refused, by host number; for the operator only. */
+	readonly refused: Uint32Array;
 	#free = 0;
 	/** Hosts that have sessions now. */
 	active = 0;
@@ -34,6 +36,7 @@ export class Hosts {
 		this.#halves = new Uint16Array(buffer, layout.hostRecords * 4, n * 8);
 		this.#heads = new Uint16Array(buffer, layout.hostHeads * 4, 1 << (31 - Math.clz32(layout.hosts)));
 		this.#key = key | 1;
+		this.refused = new Uint32Array(n);
 		if (copied === null) this.clear();
 		else {
 			this.#free = copied.#free;
@@ -76,6 +79,7 @@ export class Hosts {
 		this.W[i * 4] = address;
 		this.W[i * 4 + HOST_PLACE] = flags;
 		this.#halves[i * 8 + HOST_SESSIONS] = 0;
+		this.refused[i] = 0;
 		this.#halves[i * 8 + HOST_NEXT] = this.#heads[chain];
 		this.#heads[chain] = i;
 		this.active++;
@@ -85,6 +89,27 @@ export class Hosts {
 	/** Sessions of a host. */
 	sessions(i: number): number {
 		return this.#halves[i * 8 + HOST_SESSIONS];
+	}
+
+	/** Counts a session opened in second `now`; false if there were `rate` already. */
+	opens(i: number, now: number, rate: number): boolean {
+		const w = i * 4 + HOST_OPENED;
+		const v = this.W[w];
+		const opened = ((v >>> 16) & 0xff) === (now & 0xff) ? v & 0xffff : 0;
+		if (opened >= rate) return false;
+		this.W[w] = (v & -0x1000000) | ((now & 0xff) << 16) | (opened + 1);
+		return true;
+	}
+
+	/** Remembers which pool address a host's sessions use (external number, 0: none). */
+	pair(i: number, external: number): void {
+		const w = i * 4 + HOST_OPENED;
+		this.W[w] = (this.W[w] & 0xffffff) | (external << 24);
+	}
+
+	/** The pool address that a host keeps to while it has sessions, 0 if none. */
+	paired(i: number): number {
+		return this.W[i * 4 + HOST_OPENED] >>> 24;
 	}
 
 	/** Counts one more session. */

@@ -50,7 +50,8 @@ export const BYTES_CARRY = 0x40000000;
 /** Word offsets of a host record. */
 export const HOST_ADDRESS = 0;
 export const HOST_PLACE = 1;
-export const HOST_REFUSED = 2;
+/** Sessions opened in a second | that second (8 bits) << 16 | number of the external address of a pool that it keeps to << 24. */
+export const HOST_OPENED = 2;
 /** Halfword offsets of a host record. */
 export const HOST_SESSIONS = 6;
 export const HOST_NEXT = 7;

@@ -8,7 +8,7 @@
 import { EXTERNAL_SHIFT, HOST_ADF, HOST_EIF, HOST_PLACE, R_HOST, R_IN, R_META, R_OUT } from "../conntrack/record.ts";
 import { STATE_NAMES } from "../conntrack/states.ts";
 import { Admission } from "../nat/admission.ts";
-import { type Context, ELSEWHERE, inNets, makeDrops, type NextHops, NO_ROUTE, Queue } from "../nat/context.ts";
+import { BLOCK, type Context, ELSEWHERE, inNets, makeDrops, type NextHops, NO_ROUTE, Queue } from "../nat/context.ts";
 import { DropLog } from "../nat/drop-log.ts";
 import { IcmpSender } from "../nat/icmp-error.ts";
 import { Rare } from "../nat/rare.ts";
@@ -18,6 +18,7 @@ import {
 	ACK,
 	addressValue,
 	firstOf,
+	hasPorts,
 	ICMP,
 	IP_WORD,
 	pair,
@@ -26,8 +27,6 @@ import {
 	secondOf,
 	swap16,
 	swap32,
-	TCP,
-	UDP,
 	viewsOf,
 } from "../packet/layout.ts";
 import { LinkHeaders } from "../packet/link-header.ts";
@@ -52,14 +51,15 @@ export interface DryRunOwner {
 	peek(destination: number): number;
 }
 
-/** Frame memory: one slot with room for an ICMP error. */
-const FRAMES = 4096;
+/** Frame memory: one slot with room for an ICMP error, and a few blocks for what is made. */
+const SLOT = 4096;
+const BLOCKS = 4;
 
 /** A context over copies of everything that the decisions change. */
 export function copyContext(c: Context, hops: NextHops): Context {
 	const { layout } = c.table;
 	const memory = c.table.T.buffer.slice(0) as ArrayBuffer;
-	const views = viewsOf(new ArrayBuffer(FRAMES));
+	const views = viewsOf(new ArrayBuffer(SLOT + BLOCKS * BLOCK));
 	const drops = makeDrops();
 	return {
 		...c,
@@ -72,6 +72,7 @@ export function copyContext(c: Context, hops: NextHops): Context {
 		wan: { ...c.wan, queue: new Queue(4) },
 		lan: c.lan.map((l) => ({ ...l, queue: new Queue(4) })),
 		policy: { ...c.policy, forwards: [...c.policy.forwards] },
+		spare: { at: SLOT, count: BLOCKS },
 		drops,
 		dropLog: new DropLog(drops, views),
 		events: null,
@@ -102,7 +103,7 @@ function parseRequest(
 	const [source, destination] = [request.source, request.destination].map((text) => {
 		const found = parseEndpoint(String(text));
 		if (found === null) throw new Error(`'${text}' is not an ADDRESS:PORT`);
-		if ((protocol === TCP || protocol === UDP) && found.port === 0) throw new Error(`'${text}' needs a port: ADDRESS:PORT`);
+		if (hasPorts(protocol) && found.port === 0) throw new Error(`'${text}' needs a port: ADDRESS:PORT`);
 		return { address: swap32(found.address), port: swap16(found.port) };
 	});
 	const { direction } = request;
@@ -146,7 +147,7 @@ export function why(o: DryRunOwner, request: { protocol: string; source: string;
 	const admission = new Admission(c);
 	const rare = new Rare(c, admission, new IcmpSender(c));
 
-	const ported = protocol === TCP || protocol === UDP;
+	const ported = hasPorts(protocol);
 	const external = c.externals.find(probe.destination);
 	const ports = ported ? pair(probe.sourcePort, probe.destinationPort) : 0;
 	const known = out
@@ -277,7 +278,8 @@ function facts(o: DryRunOwner, probe: Probe, inside: number | null, lanPort: num
 		lan: { device: o.lan[lanPort].name, subnets: subnets(c.lan[lanPort].nets) },
 		sessions: c.table.layout.sessions,
 		ports: c.policy.ranges.map((r) => (r.first === r.last ? `${r.first}` : `${r.first}-${r.last}`)),
-		maxSessions: inside === null ? 0 : (c.policy.hosts.get(inside)?.maxSessions ?? 0),
+		maxSessions: (inside === null ? 0 : c.policy.hosts.get(inside)?.maxSessions) || c.policy.maxSessions,
+		maxRate: (inside === null ? 0 : c.policy.hosts.get(inside)?.maxRate) || c.policy.maxRate,
 		hostSessions: host === 0 ? 0 : c.hosts.sessions(host),
 		inside: inside === null ? null : formatAddress(addressValue(inside)),
 		redirect:

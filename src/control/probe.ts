@@ -3,7 +3,7 @@
  */
 
 import { sumOf } from "../packet/checksum.ts";
-import { ICMP, IP_WORD, pair, SLOT_IP, swap16, TCP, UDP, type Views } from "../packet/layout.ts";
+import { hasPorts, ICMP, IP_WORD, pair, SLOT_IP, swap16, TCP, UDP, type Views } from "../packet/layout.ts";
 
 /** A packet by what the decisions look at. Addresses and ports as loaded; an ICMP query has its identifier in the inside end's port. */
 export interface Probe {
@@ -44,6 +44,8 @@ export function putProbe(views: Views, s: number, probe: Probe, flags: number, r
 	} else if (probe.protocol === UDP) {
 		P[w + 5] = pair(probe.sourcePort, probe.destinationPort);
 		H[l4 + 2] = swap16(header + PAYLOAD);
+	} else if (hasPorts(probe.protocol)) {
+		P[w + 5] = pair(probe.sourcePort, probe.destinationPort);
 	} else if (probe.protocol === ICMP) {
 		B[ip + 20] = reply ? ECHO_REPLY : ECHO;
 		H[l4 + 2] = reply ? probe.destinationPort : probe.sourcePort || probe.destinationPort;

@@ -157,6 +157,8 @@ export interface WhyFacts {
 	ports: string[];
 	/** The inside host's own limit, 0 if it has none, and its sessions. */
 	maxSessions: number;
+	/** Sessions a second that the host may open, 0 if there is no limit. */
+	maxRate: number;
 	hostSessions: number;
 	/** Inside host concerned: source of an outbound packet, holder of the mapping or forward of an inbound one; null if there is none. */
 	inside: string | null;

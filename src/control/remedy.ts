@@ -25,6 +25,10 @@ export function remedySection(w: WhyReply): RemedySection | null {
 			return { type: "masqd", options: { sessions: String(Math.min(SESSIONS_MAX, facts.sessions * 2)) } };
 		case "host-limit":
 			return { type: "host", options: { ip: facts.inside ?? source, max_sessions: String(Math.max(facts.maxSessions * 2, 64)) } };
+		case "host-rate":
+			return { type: "host", options: { ip: facts.inside ?? source, max_rate: String(facts.maxRate * 2) } };
+		case "private-destination":
+			return { type: "masqd", options: { block_private: "0" } };
 		case "ports-exhausted": {
 			const more = morePorts(facts.ports);
 			return more === null ? null : { type: "masqd", options: { ports: [...facts.ports, more] } };

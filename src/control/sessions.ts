@@ -7,7 +7,6 @@ import {
 	HOST_EIF,
 	HOST_PLACE,
 	HOST_PORT_SHIFT,
-	HOST_REFUSED,
 	R_HOST,
 	R_IN,
 	R_META,
@@ -21,7 +20,7 @@ import { BORROW_FREE } from "../nat/admission.ts";
 import type { Context } from "../nat/context.ts";
 import { reason } from "../nat/reason.ts";
 import { formatAddress, parseAddress } from "../packet/address.ts";
-import { addressValue, firstOf, ICMP, secondOf, swap16, swap32, TCP, UDP } from "../packet/layout.ts";
+import { addressValue, firstOf, hasPorts, ICMP, secondOf, swap16, swap32 } from "../packet/layout.ts";
 import { formatEndpoint, parseEndpoint, parseProtocol, protocolName } from "./endpoint.ts";
 import type { DropRow, Flow, FlowFilter, HostRow, Mapping } from "./protocol.ts";
 
@@ -185,7 +184,7 @@ export function* hosts({ context: c, lan }: Owner): Generator<HostRow[] | undefi
 
 /** What host number `host` may have now, by Admission's rules. */
 export function hostLimit(c: Context, host: number): Pick<HostRow, "limit" | "limitedBy"> {
-	const own = c.policy.hosts.get(c.hosts.W[host * 4])?.maxSessions ?? 0;
+	const own = c.policy.hosts.get(c.hosts.W[host * 4])?.maxSessions || c.policy.maxSessions;
 	const total = c.table.layout.sessions;
 	const share = c.table.count(FREE) < total * BORROW_FREE && c.hosts.active > 1 ? c.hosts.guaranteed : total;
 	if (own > 0 && own <= share) return { limit: own, limitedBy: "max_sessions" };
@@ -199,7 +198,7 @@ function hostRow(c: Context, lan: Owner["lan"], host: number, bytesOut: number, 
 		port: lan[(place >>> HOST_PORT_SHIFT) & 0xff]?.name ?? "",
 		sessions: c.hosts.sessions(host),
 		...hostLimit(c, host),
-		refused: c.hosts.W[host * 4 + HOST_REFUSED],
+		refused: c.hosts.refused[host],
 		bytesOut,
 		bytesIn,
 		filtering: filteringName(place),
@@ -213,7 +212,7 @@ export function* drops({ context: c, lan, wan }: Owner): Generator<DropRow[] | u
 	for (let from = 0; from < list.length; from += ROWS) {
 		yield list.slice(from, from + ROWS).map((d): DropRow => {
 			const { name, text, remedy } = reason(d.reason);
-			const ported = d.protocol === TCP || d.protocol === UDP;
+			const ported = hasPorts(d.protocol);
 			const show = (address: number, port: number) => (ported ? formatEndpoint(address, port) : formatAddress(addressValue(address)));
 			return {
 				reason: name,

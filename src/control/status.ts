@@ -2,7 +2,6 @@
  * The state of the whole daemon: the data behind `status`.
  */
 import * as native from "masq:native";
-import { HOST_REFUSED } from "../conntrack/record.ts";
 import { STATE_NAMES } from "../conntrack/states.ts";
 import type { Engine } from "../engine.ts";
 import { reason } from "../nat/reason.ts";
@@ -32,7 +31,7 @@ function topHosts({ hosts, table }: Engine): StatusReply["topHosts"] {
 	return best.map((host) => ({
 		address: formatAddress(addressValue(hosts.W[host * 4])),
 		sessions: hosts.sessions(host),
-		refused: hosts.W[host * 4 + HOST_REFUSED],
+		refused: hosts.refused[host],
 	}));
 }
 
@@ -55,10 +54,10 @@ export function* status(engine: Engine): Generator<undefined, StatusReply> {
 	return {
 		version: VERSION,
 		uptime: Math.floor((native.now() - engine.startedAt) / 1000),
-		ports: [engine.wan, ...engine.lan].map((p, n) => ({
+		ports: [{ ...engine.wan, kind: "packet" }, ...engine.lan].map((p, n) => ({
 			name: p.name,
 			role: n === 0 ? "wan" : "lan",
-			driver: n === 0 ? "packet" : engine.lan[n - 1].kind,
+			driver: p.kind,
 			up: p.driver !== null && p.index !== 0,
 			address: p.link.address === 0 ? "" : formatAddress(addressValue(p.link.address)),
 			mtu: p.link.mtu,

@@ -9,7 +9,7 @@ import { EXTERNAL_SHIFT, R_IN, R_META, R_OUT, R_PACKETS_IN, R_PACKETS_OUT, R_PEE
 import type { Context, EndCause, SessionEvents } from "../nat/context.ts";
 import { REASON, type ReasonName } from "../nat/reason.ts";
 import { formatAddress } from "../packet/address.ts";
-import { addressValue, firstOf, ICMP, secondOf, swap16, TCP, UDP } from "../packet/layout.ts";
+import { addressValue, firstOf, hasPorts, ICMP, secondOf, swap16 } from "../packet/layout.ts";
 import type { Stream } from "./answers.ts";
 
 /** Events remembered. */
@@ -37,6 +37,7 @@ const CAUSES: EndCause[] = ["timeout", "evicted", "flushed", "wan-address", "rel
 const LIMITS: Partial<Record<ReasonName, { natEvent: number; natQuotaExceededEvent?: number }>> = {
 	"table-full": { natEvent: NAT_EVENT.quotaExceeded, natQuotaExceededEvent: QUOTA.sessions },
 	"host-limit": { natEvent: NAT_EVENT.quotaExceeded, natQuotaExceededEvent: QUOTA.perUser },
+	"host-rate": { natEvent: NAT_EVENT.quotaExceeded, natQuotaExceededEvent: QUOTA.perUser },
 	"host-share": { natEvent: NAT_EVENT.quotaExceeded, natQuotaExceededEvent: QUOTA.perUser },
 	"ports-exhausted": { natEvent: NAT_EVENT.portsExhausted },
 	"pool-exhausted": { natEvent: NAT_EVENT.addressesExhausted },
@@ -154,7 +155,7 @@ export class Watch implements SessionEvents {
 		const r = this.#ring as Float64Array;
 		const at = place * WORDS;
 		const protocol = r[at + 2];
-		const ported = protocol === TCP || protocol === UDP || protocol === ICMP;
+		const ported = hasPorts(protocol) || protocol === ICMP;
 		const common = {
 			observationTimeMilliseconds: r[at],
 			protocolIdentifier: protocol,

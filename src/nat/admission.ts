@@ -3,7 +3,8 @@
  * A live, answered session is never evicted for another.
  */
 
-import { EXTERNAL_SHIFT, HOST_REFUSED, R_HOST, R_IN, R_META, R_OUT } from "../conntrack/record.ts";
+import { HOST_MINIMUM } from "../conntrack/hosts.ts";
+import { EXTERNAL_SHIFT, R_HOST, R_IN, R_META, R_OUT } from "../conntrack/record.ts";
 import { FREE, RESTING, STATES, TCP_CLOSING, TCP_RESET, TCP_SYN_IN, TCP_SYN_OUT, UDP_DNS, UDP_NEW } from "../conntrack/states.ts";
 import { firstOf, ICMP, secondOf, swap16, TCP, UDP } from "../packet/layout.ts";
 import type { Context, EndCause } from "./context.ts";
@@ -15,6 +16,7 @@ export const BORROW_FREE = 0.2;
 export const EXPIRE_BUDGET = 256;
 /** Records looked at to find an unanswered session of the largest host. */
 const EVICT_SEARCH = 64;
+const EVICT_SEARCH_NEWCOMER = 1024;
 /** Seconds that an unanswered session is safe from eviction: the answer may be on its way. */
 const EVICT_AGE = 2;
 
@@ -26,6 +28,8 @@ export class Admission {
 	readonly #c: Context;
 	/** Second in which a search for room failed: not repeated before the next, so that a flood is refused cheaply. */
 	#fullAt = -1;
+	/** The same for hosts with hardly any sessions. */
+	#newcomersAt = -1;
 
 	constructor(c: Context) {
 		this.#c = c;
@@ -38,33 +42,42 @@ export class Admission {
 	admit(inside: number): number {
 		const c = this.#c;
 		const policy = c.policy.hosts.get(inside);
+		const most = policy?.maxSessions || c.policy.maxSessions;
+		const rate = policy?.maxRate || c.policy.maxRate;
 		const host = c.hosts.obtain(inside, policy?.flags ?? c.policy.filtering);
 		if (host === 0) return -REASON["table-full"] - 1;
 		const has = c.hosts.sessions(host);
 		// Counted before room is made: that may end the host's last other session, and its record would go.
 		c.hosts.retain(host);
 		let refused = -1;
-		if (policy !== undefined && policy.maxSessions > 0 && has >= policy.maxSessions) refused = REASON["host-limit"];
+		if (most > 0 && has >= most) refused = REASON["host-limit"];
+		else if (rate > 0 && !c.hosts.opens(host, c.now, rate)) refused = REASON["host-rate"];
 		else {
 			const free = c.table.count(FREE);
 			const scarce = free < c.table.layout.sessions * BORROW_FREE;
 			if (scarce && has >= c.hosts.guaranteed && c.hosts.active > 1) refused = REASON["host-share"];
-			else if (free === 0 && !this.#makeRoom()) refused = REASON["table-full"];
+			else if (free === 0 && !this.#makeRoom(has < HOST_MINIMUM)) refused = REASON["table-full"];
 		}
 		if (refused < 0) return host;
-		c.hosts.W[host * 4 + HOST_REFUSED]++;
+		c.hosts.refused[host]++;
 		c.hosts.release(host);
 		return -refused - 1;
 	}
 
-	/** True while no new session can be had whoever asks: known without looking at the packet, so that a flood is refused cheaply. */
-	get full(): boolean {
-		return this.#fullAt === this.#c.now && this.#c.table.count(FREE) === 0;
+	/** True while a host can not have a session: known without looking at the packet, so that a flood is refused cheaply. */
+	full(inside: number): boolean {
+		const c = this.#c;
+		if (this.#fullAt !== c.now || c.table.count(FREE) > 0) return false;
+		return this.#newcomersAt === c.now || c.hosts.sessions(c.hosts.find(inside)) >= HOST_MINIMUM;
 	}
 
-	#makeRoom(): boolean {
+	/**
+	 * Ends a session that may be ended. For a host with hardly any (`newcomer`) an unanswered one of the host that holds most goes whatever its age, so that a
+	 * flood, which refills the table faster than its sessions age, does not keep others out.
+	 */
+	#makeRoom(newcomer: boolean): boolean {
 		const c = this.#c;
-		if (this.#fullAt === c.now) return false;
+		if ((newcomer ? this.#newcomersAt : this.#fullAt) === c.now) return false;
 		if (this.expire(EXPIRE_BUDGET) > 0) return true;
 		for (const state of FINISHED) {
 			const i = c.table.head(state);
@@ -74,9 +87,11 @@ export class Admission {
 			}
 		}
 		const largest = c.hosts.largest();
+		const age = newcomer ? 0 : EVICT_AGE;
+		const most = newcomer ? EVICT_SEARCH_NEWCOMER : EVICT_SEARCH;
 		for (const state of UNANSWERED) {
 			let i = c.table.head(state);
-			for (let n = 0; i !== 0 && n < EVICT_SEARCH && c.table.age(i, c.now16) >= EVICT_AGE; n++) {
+			for (let n = 0; i !== 0 && n < most && c.table.age(i, c.now16) >= age; n++) {
 				if (c.table.T16[(i << 5) + R_HOST] === largest) {
 					this.end(i, "evicted");
 					return true;
@@ -85,6 +100,7 @@ export class Admission {
 			}
 		}
 		this.#fullAt = c.now;
+		if (newcomer) this.#newcomersAt = c.now;
 		return false;
 	}
 

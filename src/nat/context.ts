@@ -55,6 +55,8 @@ export interface LanLink extends Link {
 	nets: Net[];
 	/** The kernel forwards between this port and the hosts (tun driver) and has counted, or will count, the hop. */
 	kernelForwards: boolean;
+	/** Number of the port that its hosts are reached by: its own, but for the tap beside a tun port, which only hears what hosts send to our own address. */
+	home: number;
 }
 
 /** The WAN's next hops (implemented by the port layer). Hop 0 is "ask again". */
@@ -70,6 +72,8 @@ export interface NextHops {
 }
 export const NO_ROUTE = -1;
 export const ELSEWHERE = -2;
+/** Hop number of sessions between two inside hosts over an external address (RFC 4787 REQ-9). Its tag is always 0. */
+export const HAIRPIN = 255;
 
 /** A port forward: external ports to an inside host. Addresses as loaded, ports host order. */
 export interface Forward {
@@ -95,12 +99,43 @@ export interface Policy {
 	/** Host flags for hosts without an entry of their own (HOST_EIF, HOST_ADF or 0). */
 	filtering: number;
 	/** Own entries by as-loaded address. */
-	hosts: Map<number, { flags: number; maxSessions: number }>;
+	hosts: Map<number, { flags: number; maxSessions: number; maxRate: number }>;
 	forwards: Forward[];
 	pools: Pool[];
 	/** Port ranges of the external addresses. */
 	ranges: PortRange[];
+	/** Sessions that a host without an entry of its own may have, 0: as many as its fair share (RFC 6888 REQ-4). */
+	maxSessions: number;
+	/** New sessions a second that a host may open, 0: any number (RFC 6888 REQ-5 B). */
+	maxRate: number;
+	/** ICMP kind (type * 256 + code) that refuses a new session for want of room (RFC 5508 REQ-8, RFC 6888 REQ-11). */
+	refusal: number;
+	/** Packets to private and shared addresses (RFC 1918, RFC 6598) do not leave by the WAN. */
+	blockPrivate: boolean;
+	/** A SYN that nothing inside wanted is answered with an ICMP error after six seconds (RFC 5382 REQ-4); false: never. */
+	rejectSyn: boolean;
+	/** ICMP errors that one source may cause a second (RFC 1812 section 4.3.2.8). */
+	icmpRate: number;
 }
+
+/** What a policy holds if nothing is configured. */
+export const POLICY_DEFAULTS = {
+	filtering: 0,
+	maxSessions: 0,
+	maxRate: 0,
+	refusal: 0x301,
+	blockPrivate: false,
+	rejectSyn: true,
+	icmpRate: 20,
+} as const;
+
+/** Frame memory beside the receive slots, for frames that are made or kept here: `count` blocks of {@link BLOCK} bytes from byte `at`. */
+export interface SpareBlocks {
+	at: number;
+	count: number;
+}
+/** Bytes of a block: a slot for a packet of up to 2024 bytes; larger ones take several in a row. */
+export const BLOCK = 2048;
 
 /** Why a session ended. */
 export type EndCause = "timeout" | "evicted" | "flushed" | "wan-address" | "reload" | "refused";
@@ -123,6 +158,7 @@ export interface Context {
 	readonly headers: LinkHeaders;
 	readonly wan: Link;
 	readonly lan: LanLink[];
+	readonly spare: SpareBlocks;
 	policy: Policy;
 	/** Packets dropped, by reason number. */
 	readonly drops: Float64Array;
@@ -137,6 +173,8 @@ export interface Context {
 	forwardedIn: number;
 	/** ICMP errors sent. */
 	errorsSent: number;
+	/** Identification of the next datagram that may be fragmented (RFC 6864 section 5.3.1), counted up from a random start. */
+	ipId: number;
 	/** Seconds now, and the same modulo 2^16. */
 	now: number;
 	now16: number;

@@ -2,7 +2,7 @@
  * What was dropped lately and why: counters by reason, and the last packets of each reason with their endpoints. Each reason has a ring of its own, so that
  * a port scan does not wash out the one packet that somebody asks about. Fixed memory; a packet like the one before it only counts.
  */
-import { firstOf, ICMP, pair, SLOT_IP, secondOf, TCP, UDP, type Views } from "../packet/layout.ts";
+import { firstOf, hasPorts, ICMP, IP_OFFSET, pair, SLOT_IP, secondOf, type Views } from "../packet/layout.ts";
 import { REASON, REASONS } from "./reason.ts";
 
 /** Packets remembered of each reason. */
@@ -58,8 +58,8 @@ export class DropLog {
 		this.#ring = new Int32Array(REASONS.length * ENTRIES * WORDS);
 	}
 
-	/** Counts and remembers the packet in slot `s`, which came from LAN port `port` (-1: WAN) in second `now`. */
-	add(reason: number, s: number, port: number, now: number): void {
+	/** Counts and remembers the packet in slot `s`, which came from LAN port `port` (-1: WAN) in second `now` and consists of `pieces` frames. */
+	add(reason: number, s: number, port: number, now: number, pieces = 1): void {
 		const { P, H, B } = this.#views;
 		const ring = this.#ring;
 		const ip = s + SLOT_IP;
@@ -67,12 +67,12 @@ export class DropLog {
 		const protocol = B[ip + 9];
 		const l4 = (ip + (B[ip] & 15) * 4) >> 1;
 		let ports = 0;
-		if (reason > LAST_HEADER_FAULT) {
-			if (protocol === TCP || protocol === UDP) ports = pair(H[l4], H[l4 + 1]);
+		if (reason > LAST_HEADER_FAULT && (P[w + 1] & IP_OFFSET) === 0) {
+			if (hasPorts(protocol)) ports = pair(H[l4], H[l4 + 1]);
 			else if (protocol === ICMP) ports = pair(H[l4], H[l4 + 2]);
 		}
 		const head = protocol | ((port + 1) << 8);
-		this.#counts[reason]++;
+		this.#counts[reason] += pieces;
 		this.sequence++;
 		this.last = reason;
 		let e = (reason * ENTRIES + this.#newest[reason]) * WORDS;

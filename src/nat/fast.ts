@@ -39,6 +39,7 @@ import {
 } from "../conntrack/record.ts";
 import { TCP_ESTABLISHED, UDP_NEW, UDP_OPEN } from "../conntrack/states.ts";
 import {
+	IP_DF,
 	IP_FRAGMENT,
 	IP_PLAIN,
 	IP_SUM_SHIFT,
@@ -105,7 +106,8 @@ export function makeFast(c: Context, rare: Rare): Fast {
 		var ttlLeast = lan.kernelForwards ? 1 : 2;
 		var versionMask = IP_VERSION_MASK;
 		var plain = IP_PLAIN;
-		var fragment = IP_FRAGMENT;
+		var fragmentable = IP_FRAGMENT | IP_DF;
+		var df = IP_DF;
 		var ttlShift = TTL_SHIFT;
 		var protoShift = PROTO_SHIFT;
 		var sumShift = IP_SUM_SHIFT;
@@ -148,16 +150,27 @@ export function makeFast(c: Context, rare: Rare): Fast {
 			protocol = (w2 >> protoShift) & 0xff;
 			if (
 				(a & versionMask) !== plain ||
-				(b & fragment) !== 0 ||
+				(b & fragmentable) !== df ||
 				length > rx[n + 1] ||
 				((w2 >>> ttlShift) & 0xff) < ttlLeast ||
 				(protocol === UDP ? length < 28 : protocol !== TCP || length < 40)
 			) {
-				queue.count = m >> 1;
-				rare.outbound(s, rx[n + 1], port);
-				m = queue.count << 1;
-				skipped++;
-				continue;
+				if (
+					(b & fragmentable) !== 0 ||
+					(a & versionMask) !== plain ||
+					length > rx[n + 1] ||
+					((w2 >>> ttlShift) & 0xff) < ttlLeast ||
+					(protocol === UDP ? length < 28 : protocol !== TCP || length < 40)
+				) {
+					queue.count = m >> 1;
+					rare.outbound(s, rx[n + 1], port);
+					m = queue.count << 1;
+					skipped++;
+					continue;
+				}
+				// All that it lacks is DF.
+				rare.identify(s);
+				w2 = P[w + 2];
 			}
 			ports = P[w + 5];
 			v = imul(ports ^ k0, k1) ^ inside;
@@ -232,7 +245,7 @@ export function makeFast(c: Context, rare: Rare): Fast {
 			t[e + R_BYTES_OUT] = b;
 			if (a === 0) {
 				queue.count = m >> 1;
-				c.hops.hold(meta >>> HOP_SHIFT, s, length);
+				rare.hold(meta >>> HOP_SHIFT, s, length);
 				m = queue.count << 1;
 				skipped++;
 				continue;

@@ -18,9 +18,8 @@ export const REDIRECT = 5;
 
 /** As much of the offending packet as fits an ICMP datagram of 576 bytes (RFC 1812 section 4.3.2.3). */
 const QUOTE_MAX = 576 - 28;
-/** Errors that one source may cause at once, and per second after that: twenty traceroute probes in 0.4 s are all answered. */
-const BURST = 40;
-const RATE = 20;
+/** Errors that one source may cause at once, in seconds' worth of its rate: twenty traceroute probes in 0.4 s are all answered. */
+const BURST_SECONDS = 2;
 const BUCKETS = 64;
 
 /** True for ICMP types that are errors (RFC 1122 section 3.2.2). */
@@ -32,6 +31,16 @@ export function isError(type: number): boolean {
 export function isHostAddress(value: number): boolean {
 	const net = value >>> 24;
 	return net !== 0 && net !== 127 && net < 224;
+}
+
+/** True for 169.254/16 (RFC 3927 section 2.7: never forwarded). Takes a dotted value. */
+export function isLinkLocal(value: number): boolean {
+	return value >>> 16 === 0xa9fe;
+}
+
+/** True for addresses that have no meaning on the Internet: RFC 1918, RFC 6598. Takes a dotted value. */
+export function isPrivate(value: number): boolean {
+	return value >>> 24 === 10 || value >>> 20 === 0xac1 || value >>> 16 === 0xc0a8 || value >>> 22 === 0x191;
 }
 
 /** Sends errors, at a bounded rate a source. */
@@ -48,13 +57,14 @@ export class IcmpSender {
 	#hasToken(source: number): boolean {
 		const b = this.#buckets;
 		const { now, table } = this.#c;
+		const rate = this.#c.policy.icmpRate;
 		const k = (Math.imul(source, table.key1) >>> 26) * 3;
 		if (b[k] !== source) {
 			b[k] = source;
-			b[k + 1] = BURST;
+			b[k + 1] = rate * BURST_SECONDS;
 			b[k + 2] = now;
 		} else if (b[k + 2] !== now) {
-			b[k + 1] = Math.min(BURST, b[k + 1] + (now - b[k + 2]) * RATE);
+			b[k + 1] = Math.min(rate * BURST_SECONDS, b[k + 1] + (now - b[k + 2]) * rate);
 			b[k + 2] = now;
 		}
 		return b[k + 1] > 0;

@@ -10,9 +10,11 @@ import {
 	DCCP,
 	FIN,
 	firstOf,
+	hasPorts,
 	ICMP,
 	pair,
 	RST,
+	SCTP,
 	SLOT_ETHER,
 	SYN,
 	secondOf,
@@ -23,9 +25,9 @@ import {
 } from "../packet/layout.ts";
 import { HOST_HEADERS } from "../packet/link-header.ts";
 import type { Admission } from "./admission.ts";
-import { type Context, ELSEWHERE, type Forward, inNets, isBroadcast, NO_ROUTE } from "./context.ts";
+import { type Context, ELSEWHERE, type Forward, HAIRPIN, inNets, isBroadcast, NO_ROUTE } from "./context.ts";
 import type { External } from "./externals.ts";
-import { isHostAddress } from "./icmp-error.ts";
+import { isHostAddress, isLinkLocal, isPrivate } from "./icmp-error.ts";
 import { REASON } from "./reason.ts";
 
 /** A decision that no session is made: minus (reason number + 1). */
@@ -64,7 +66,8 @@ export class Opening {
 		if (!isHostAddress(addressValue(inside))) return REASON["martian-source"];
 		if (!inNets(nets, inside)) return REASON["spoofed-source"];
 		if (isBroadcast(nets, inside)) return REASON["martian-source"];
-		if (!isHostAddress(addressValue(peer))) return REASON["martian-destination"];
+		if (!isHostAddress(addressValue(peer)) || isLinkLocal(addressValue(peer))) return REASON["martian-destination"];
+		if (c.policy.blockPrivate && isPrivate(addressValue(peer)) && c.externals.find(peer) < 0) return REASON["private-destination"];
 		return -1;
 	}
 
@@ -88,11 +91,11 @@ export class Opening {
 		// A pure ACK or data segment is adopted (the table may have been lost); it stays "unanswered" until the peer confirms it.
 		if (protocol === TCP && (flags & SYN ? flags & (ACK | FIN | RST) : (flags & (ACK | FIN | RST)) !== ACK))
 			return refusal(REASON["tcp-no-session"]);
-		const hop = c.hops.find(peer);
+		const hop = c.externals.find(peer) >= 0 ? HAIRPIN : c.hops.find(peer);
 		if (hop === ELSEWHERE) return refusal(REASON["not-through-wan"]);
 		if (hop === NO_ROUTE) return refusal(c.externals.A[0] === 0 ? REASON["no-external-address"] : REASON["no-route"]);
 
-		const ported = protocol === TCP || protocol === UDP || protocol === ICMP;
+		const ported = hasPorts(protocol) || protocol === ICMP;
 		const leader = ported ? c.table.findMapping(protocol, inside, insidePort) : 0;
 		const external = leader !== 0 ? (c.table.T[(leader << 4) + R_META] >> EXTERNAL_SHIFT) & 0xff : this.#choose(inside);
 		if (external < 0) return external;
@@ -106,8 +109,10 @@ export class Opening {
 		let externalPort = leader !== 0 ? secondOf(c.table.T[(leader << 4) + R_IN]) : insidePort;
 		// Admission may have ended the mapping itself to make room: its port is taken again then.
 		const mapped = leader !== 0 && c.table.findExternal(protocol, address, external, externalPort) !== 0;
-		if (!mapped && x.shared && ported) {
-			const taken = c.externals.takePort(external, protocol, swap16(externalPort), c.random());
+		const forwarded = leader === 0 && external === 0 ? this.#forwardedPort(protocol, inside, insidePort) : -1;
+		if (forwarded >= 0) externalPort = forwarded;
+		else if (!mapped && x.shared && ported) {
+			const taken = this.#takePort(external, protocol, swap16(externalPort));
 			if (taken < 0) {
 				c.hosts.release(host);
 				return refusal(REASON["ports-exhausted"]);
@@ -115,7 +120,8 @@ export class Opening {
 			externalPort = swap16(taken);
 		}
 		hold(x, inside);
-		const state = protocol === TCP ? TCP_SYN_OUT : protocol === UDP ? UDP_NEW : protocol === ICMP ? ICMP_QUERY : OTHER;
+		c.hosts.pair(host, x.pool < 0 ? 0 : external);
+		const state = firstState(protocol, TCP_SYN_OUT, UDP_NEW);
 		const i = c.table.create(protocol, inside, insidePort, address, external, externalPort, peer, peerPort, state, host, hop, c.now16);
 		this.#learn(host, port, slot);
 		c.events?.created(i);
@@ -125,8 +131,48 @@ export class Opening {
 	/** Remembers where a host is from the link header of its frame. */
 	#learn(host: number, port: number, slot: number): void {
 		const { hosts, headers, views, lan } = this.#c;
-		if (lan[port].ethernet) headers.set(HOST_HEADERS + host, views.B, slot + SLOT_ETHER + 6, lan[port].mac);
-		hosts.place(host, port);
+		const { home } = lan[port];
+		if (lan[home].ethernet) headers.set(HOST_HEADERS + host, views.B, slot + SLOT_ETHER + 6, lan[port].mac);
+		hosts.place(host, home);
+	}
+
+	/** An external port (host order) for an inside one; of the protocols that have no bitmap the table itself knows which are taken. -1 if all are. */
+	#takePort(external: number, protocol: number, port: number): number {
+		const c = this.#c;
+		if (protocol === TCP || protocol === UDP || protocol === ICMP) return c.externals.takePort(external, protocol, port, c.random());
+		const { ranges } = c.policy;
+		const address = c.externals.A[external];
+		const free = (p: number) => c.table.findExternal(protocol, address, external, swap16(p)) === 0;
+		if (ranges.some((r) => port >= r.first && port <= r.last) && free(port)) return port;
+		// Of the same class and parity from a random start, then any.
+		const start = c.random() & 0xffff;
+		for (const step of [2, 1]) {
+			for (const r of ranges) {
+				if (step === 2 && r.last < 1024 !== port < 1024) continue;
+				const size = Math.floor((r.last - r.first) / step) + 1;
+				const first = step === 2 && (r.first ^ port) & 1 ? r.first + 1 : r.first;
+				for (let n = 0; n < size; n++) {
+					const p = first + ((start + n) % size) * step;
+					if (p <= r.last && free(p)) return p;
+				}
+			}
+		}
+		return -1;
+	}
+
+	/** External port of a forward that leads to an inside endpoint, all as loaded: what the endpoint itself sends comes from there. -1 if there is none. */
+	#forwardedPort(protocol: number, inside: number, insidePort: number): number {
+		const port = swap16(insidePort);
+		const f = this.#c.policy.forwards.find(
+			(f) => f.protocol === protocol && f.inside === inside && port >= f.insideFirst && port - f.insideFirst <= f.last - f.first,
+		);
+		return f === undefined ? -1 : swap16(f.first + port - f.insideFirst);
+	}
+
+	/** True if a packet of a protocol without bitmap to this port (as loaded) of our own address may be for an inside host. */
+	knows(protocol: number, port: number): boolean {
+		const c = this.#c;
+		return hasPorts(protocol) && c.table.findExternal(protocol, c.externals.A[0], 0, port) !== 0;
 	}
 
 	/** External number for a host without mapping at that endpoint: static, then pool, then masquerade. A refusal if its pool is exhausted. */
@@ -142,6 +188,9 @@ export class Opening {
 				if (x.holder === inside) return n;
 				if (free < 0 && !x.shared && x.holder === 0) free = n;
 			}
+			// A host keeps to the shared address while it has sessions there (RFC 4787 REQ-2: paired pooling).
+			const paired = c.hosts.paired(c.hosts.find(inside));
+			if (pool.overload && paired !== 0 && c.externals.list[paired].shared && pool.externals.includes(paired)) return paired;
 			if (free >= 0) return free;
 			return pool.overload ? pool.externals[pool.externals.length - 1] : refusal(REASON["pool-exhausted"]);
 		}
@@ -149,22 +198,33 @@ export class Opening {
 	}
 
 	/**
-	 * Makes the session of an inbound packet to external address number `external`, if a mapping, a forward or static NAT lets it in.
+	 * Makes the session of an inbound packet to external address number `external`, if a mapping, a forward or static NAT lets it in. With `hairpin` an inside
+	 * host has sent it, translated already, to one of our addresses: every mapping accepts it (RFC 4787 REQ-9).
 	 */
-	inbound(protocol: number, peer: number, peerPort: number, external: number, externalPort: number, flags: number): number {
+	inbound(
+		protocol: number,
+		peer: number,
+		peerPort: number,
+		external: number,
+		externalPort: number,
+		flags: number,
+		hairpin = false,
+	): number {
 		const c = this.#c;
 		const x = c.externals.list[external];
 		const value = addressValue(peer);
-		if (!isHostAddress(value) || c.externals.find(peer) >= 0) return refusal(REASON["martian-source"]);
-		for (const lan of c.lan) if (inNets(lan.nets, peer)) return refusal(REASON["martian-source"]);
+		if (!hairpin) {
+			if (!isHostAddress(value) || isLinkLocal(value) || c.externals.find(peer) >= 0) return refusal(REASON["martian-source"]);
+			for (const lan of c.lan) if (inNets(lan.nets, peer)) return refusal(REASON["martian-source"]);
+		}
 		const opens = protocol !== TCP || (flags & (SYN | ACK | RST | FIN)) === SYN;
-		const ported = protocol === TCP || protocol === UDP;
+		const ported = hasPorts(protocol);
 
 		let inside = x.inside;
 		let insidePort = externalPort;
 		let known = REASON["no-mapping"];
 		const leader = ported ? c.table.findExternal(protocol, x.address, external, externalPort) : 0;
-		if (inside === 0 && leader !== 0 && this.#accepts(leader, peer)) {
+		if (inside === 0 && leader !== 0 && (hairpin || this.#accepts(leader, peer))) {
 			inside = c.table.T[leader << 4];
 			insidePort = firstOf(c.table.T[(leader << 4) + R_OUT]);
 		} else if (leader !== 0) known = REASON.filtered;
@@ -181,14 +241,14 @@ export class Opening {
 		if (!opens) return refusal(REASON["tcp-no-session"]);
 		if (c.table.findOut(protocol, inside, peer, pair(insidePort, peerPort)) !== 0) return refusal(REASON.filtered);
 		const port = c.lan.findIndex((l) => inNets(l.nets, inside));
-		const hop = c.hops.find(peer);
+		const hop = hairpin ? HAIRPIN : c.hops.find(peer);
 		if (port < 0 || hop < 0) return refusal(REASON["no-route"]);
 		const host = this.#admission.admit(inside);
 		if (host < 0) return host;
 		if (leader !== 0 && x.shared && c.table.findExternal(protocol, x.address, external, externalPort) === 0)
 			c.externals.reservePort(external, protocol, swap16(externalPort));
 		hold(x, inside);
-		const state = protocol === TCP ? TCP_SYN_IN : protocol === UDP ? UDP_OPEN : protocol === ICMP ? ICMP_QUERY : OTHER;
+		const state = firstState(protocol, TCP_SYN_IN, UDP_OPEN);
 		const i = c.table.create(protocol, inside, insidePort, x.address, external, externalPort, peer, peerPort, state, host, hop, c.now16);
 		if (!c.lan[port].ethernet) c.hosts.place(host, port);
 		else c.hosts.assign(host, port);
@@ -226,6 +286,23 @@ export class Opening {
 	}
 }
 
+/** State of a new session: `opening` of protocols with connections, `datagrams` of those with ports but without. */
+function firstState(protocol: number, opening: number, datagrams: number): number {
+	switch (protocol) {
+		case TCP:
+		case SCTP:
+		case DCCP:
+			return opening;
+		case UDP:
+		case UDPLITE:
+			return datagrams;
+		case ICMP:
+			return ICMP_QUERY;
+		default:
+			return OTHER;
+	}
+}
+
 /** Counts one more session of the host that has a pool address alone. */
 function hold(x: External, inside: number): void {
 	if (x.shared || x.pool < 0) return;
@@ -239,7 +316,8 @@ export function transportFault(H: Uint16Array, protocol: number, l4: number, roo
 		const stated = swap16(H[l4 + 2]);
 		return room < 8 || stated < 8 || stated > room ? REASON["bad-transport"] : -1;
 	}
-	if (protocol === UDPLITE || protocol === DCCP) return room < 8 ? REASON["bad-transport"] : -1;
+	if (protocol === UDPLITE || protocol === DCCP || protocol === SCTP)
+		return room < (protocol === SCTP ? 12 : 8) || H[l4] === 0 || H[l4 + 1] === 0 ? REASON["bad-transport"] : -1;
 	if (protocol !== TCP) return -1;
 	const word = swap16(H[l4 + 6]);
 	const flags = word & 0x3f;

@@ -22,18 +22,28 @@ import {
 	R_PACKETS_IN,
 	R_PACKETS_OUT,
 } from "../conntrack/record.ts";
-import { UDP_DNS, UDP_NEW, UDP_OPEN } from "../conntrack/states.ts";
+import { FREE, TCP_CLOSING, TCP_ESTABLISHED, TCP_SYN_IN, TCP_SYN_OUT, UDP_DNS, UDP_NEW, UDP_OPEN } from "../conntrack/states.ts";
 import { tcpIn, tcpOut } from "../conntrack/tcp.ts";
 import { adjust, adjustUdp, fold, halfDelta, sumOf } from "../packet/checksum.ts";
+import { changeSctpPort, putSctpSum, sctpSum } from "../packet/crc32c.ts";
 import {
+	ACK,
 	DCCP,
 	ETHER_GROUP,
+	FIN,
 	firstOf,
+	hasPorts,
 	ICMP,
 	IP_DF,
 	IP_FRAGMENT,
+	IP_MORE,
+	IP_OFFSET,
 	IP_WORD,
+	LITTLE,
 	pair,
+	RST,
+	SCTP,
+	SLOT_ETHER,
 	SLOT_IP,
 	SYN,
 	secondOf,
@@ -49,9 +59,10 @@ import {
 	VNET_HDR_LEN,
 	VNET_PARTIAL,
 } from "../packet/layout.ts";
-import { HOST_HEADERS, headerTag } from "../packet/link-header.ts";
+import { HEADER_SIZE, HOST_HEADERS, headerTag } from "../packet/link-header.ts";
 import type { Admission } from "./admission.ts";
-import type { Context, Link } from "./context.ts";
+import { type Context, HAIRPIN, type LanLink, type Link } from "./context.ts";
+import { Fragments } from "./fragments.ts";
 import {
 	FRAGMENTATION_NEEDED,
 	HOST_UNREACHABLE,
@@ -65,12 +76,22 @@ import { translateError } from "./icmp-quote.ts";
 import { clampMss } from "./mss.ts";
 import { LEFT_TO_KERNEL, Opening, refused, transportFault } from "./opening.ts";
 import { REASON, type ReasonName } from "./reason.ts";
+import { Silence } from "./silence.ts";
 
 const ECHO_REPLY = 0;
 const ECHO = 8;
 const TIMESTAMP = 13;
 const TIMESTAMP_REPLY = 14;
 const DNS_PORT = swap16(53);
+/** First chunk of an SCTP packet that ends an association: ABORT, SHUTDOWN COMPLETE (RFC 9260 section 3.2). */
+const SCTP_ABORT = 6;
+const SCTP_SHUTDOWN_COMPLETE = 14;
+/** DCCP-Reset (RFC 4340 section 5.1). */
+const DCCP_RESET = 7;
+/** Identifications that a super-packet may use up. */
+const IDS_OF_SUPER_PACKET = 64;
+/** IPv4 option bit: repeated in every fragment (RFC 791 section 3.1). */
+const OPTION_COPIED = 0x80;
 
 /** The rare ways of a packet. `s` is a slot's byte offset, `length` bytes of IPv4, `port` a LAN port number. */
 export class Rare {
@@ -81,16 +102,37 @@ export class Rare {
 	#slot = 0;
 	#port = -1;
 	readonly #errors: IcmpSender;
+	readonly #silence: Silence;
+	readonly fragments: Fragments;
+	/** Session of the fragmented datagram that is being turned around, and the identification of its fragments. */
+	#hairpinSession = 0;
+	#hairpinId = -1;
+	/** Transport bytes of that datagram. */
+	#hairpinRoom = 0;
 
 	constructor(c: Context, admission: Admission, errors: IcmpSender) {
 		this.#c = c;
 		this.#admission = admission;
 		this.#errors = errors;
 		this.#opening = new Opening(c, admission);
+		this.fragments = new Fragments(c);
+		this.#silence = new Silence(c, this.fragments, errors);
 	}
 
-	#drop(reason: number): 0 {
-		this.#c.dropLog.add(reason, this.#slot, this.#port, this.#c.now);
+	/** True if {@link everySecond} has something to wait for. */
+	get pending(): boolean {
+		return this.fragments.waiting > 0 || this.#silence.waiting > 0;
+	}
+
+	/** What is due by time alone. */
+	everySecond(): void {
+		this.fragments.recycle();
+		this.fragments.expire();
+		this.#silence.expire();
+	}
+
+	#drop(reason: number, pieces = 1): 0 {
+		this.#c.dropLog.add(reason, this.#slot, this.#port, this.#c.now, pieces);
 		return 0;
 	}
 
@@ -100,34 +142,46 @@ export class Rare {
 	openOutbound(s: number, length: number, port: number): number {
 		this.#slot = s;
 		this.#port = port;
-		if (this.#admission.full) return this.#refuse(s, length, port, REASON["table-full"]);
 		const { P, B } = this.#c.views;
 		const w = (s >> 2) + IP_WORD;
+		if (this.#admission.full(P[w + 3])) return this.#refuse(s, length, port, REASON["table-full"]);
 		return this.#openOutbound(s, length, port, B[s + SLOT_IP + 9], P[w + 3], P[w + 4], (w << 1) + 10, length - 20);
 	}
 
-	#openOutbound(s: number, length: number, port: number, protocol: number, inside: number, peer: number, l4: number, room: number): number {
+	#openOutbound(
+		s: number,
+		length: number,
+		port: number,
+		protocol: number,
+		inside: number,
+		peer: number,
+		l4: number,
+		room: number,
+		pieces = 1,
+	): number {
 		const { H } = this.#c.views;
 		const fault = transportFault(H, protocol, l4, room);
-		if (fault >= 0) return this.#drop(fault);
+		if (fault >= 0) return this.#drop(fault, pieces);
 		const flags = protocol === TCP ? swap16(H[l4 + 6]) & 0x3f : 0;
-		const ported = protocol === TCP || protocol === UDP;
+		const ported = hasPorts(protocol);
 		const i = this.#opening.outbound(protocol, inside, ported ? H[l4] : 0, peer, ported ? H[l4 + 1] : 0, flags, port, s);
-		return i > 0 ? i : this.#refuse(s, length, port, refused(i));
+		return i > 0 ? i : this.#refuse(s, length, port, refused(i), pieces);
 	}
 
 	/** Counts a refusal and tells the inside host where an error helps it (RFC 6888 REQ-11, RFC 1812 section 4.3.3.1). */
-	#refuse(s: number, length: number, port: number, reason: number): 0 {
-		this.#drop(reason);
+	#refuse(s: number, length: number, port: number, reason: number, pieces = 1): 0 {
+		this.#drop(reason, pieces);
 		switch (reason) {
 			case REASON["table-full"]:
 			case REASON["host-limit"]:
 			case REASON["host-share"]:
+			case REASON["host-rate"]:
 			case REASON["ports-exhausted"]:
 			case REASON["pool-exhausted"]:
-				this.#errors.send(s, length, port, HOST_UNREACHABLE);
+				this.#errors.send(s, length, port, this.#c.policy.refusal);
 				break;
 			case REASON["protocol-busy"]:
+			case REASON["private-destination"]:
 				this.#errors.send(s, length, port, PROHIBITED);
 				break;
 			case REASON["no-route"]:
@@ -144,22 +198,38 @@ export class Rare {
 		this.#port = -1;
 		const { P, B } = this.#c.views;
 		const w = (s >> 2) + IP_WORD;
-		return this.#openInbound(B[s + SLOT_IP + 9], P[w + 3], P[w + 4], (w << 1) + 10, length - 20);
+		return this.#openInbound(s, length, B[s + SLOT_IP + 9], P[w + 3], P[w + 4], (w << 1) + 10, length - 20, 1, false);
 	}
 
-	#openInbound(protocol: number, peer: number, outside: number, l4: number, room: number): number {
+	/** `pieces` are the frames that the packet consists of; `hairpin` says that an inside host sent it to one of our addresses. */
+	#openInbound(
+		s: number,
+		length: number,
+		protocol: number,
+		peer: number,
+		outside: number,
+		l4: number,
+		room: number,
+		pieces: number,
+		hairpin: boolean,
+	): number {
 		const c = this.#c;
 		const { H } = c.views;
 		const fault = transportFault(H, protocol, l4, room);
-		if (fault >= 0) return this.#drop(fault);
+		if (fault >= 0) return this.#drop(fault, pieces);
 		const flags = protocol === TCP ? swap16(H[l4 + 6]) & 0x3f : 0;
-		const ported = protocol === TCP || protocol === UDP;
+		const ported = hasPorts(protocol);
 		const external = c.externals.find(outside);
-		if (external < 0) return this.#drop(REASON["not-ours"]);
-		const i = this.#opening.inbound(protocol, peer, ported ? H[l4] : 0, external, ported ? H[l4 + 1] : 0, flags);
+		if (external < 0) return this.#drop(REASON["not-ours"], pieces);
+		const i = this.#opening.inbound(protocol, peer, ported ? H[l4] : 0, external, ported ? H[l4 + 1] : 0, flags, hairpin);
 		if (i > 0) return i;
-		if (i === LEFT_TO_KERNEL) c.left++;
-		else this.#drop(refused(i));
+		if (i === LEFT_TO_KERNEL && !hairpin) c.left += pieces;
+		else {
+			const reason = i === LEFT_TO_KERNEL ? REASON["no-mapping"] : refused(i);
+			const unwanted = reason === REASON["no-mapping"] || reason === REASON.filtered;
+			if (unwanted && protocol === TCP && !hairpin && (flags & (SYN | ACK | RST | FIN)) === SYN) this.#silence.add(s, length);
+			this.#drop(reason, pieces);
+		}
 		return 0;
 	}
 
@@ -211,25 +281,69 @@ export class Rare {
 	}
 
 	/**
-	 * A packet larger than the MTU of its way out. Returns 0 if it may go all the same (its segments fit), 1 if it was dealt with: DF is answered with the MTU
-	 * (RFC 1191, RFC 4787 REQ-13). `port` is where it came from, -1 for the WAN.
+	 * An outbound datagram that may be fragmented on its way needs an identification that no other host behind our address uses (RFC 6864 section 5.3.1).
+	 * A packet with DF keeps its own: nobody reads it.
+	 */
+	identify(s: number): void {
+		const { P, H } = this.#c.views;
+		const w = s + SLOT_IP;
+		const id = this.#nextId((P[s >> 2] & VNET_GSO) === 0 ? 1 : IDS_OF_SUPER_PACKET);
+		const at = (w >> 1) + 2;
+		H[(w >> 1) + 5] = adjust(H[(w >> 1) + 5], halfDelta(H[at], id));
+		H[at] = id;
+	}
+
+	/** Takes `count` identifications; returns the first, as loaded. */
+	#nextId(count: number): number {
+		const id = this.#c.ipId;
+		this.#c.ipId = (id + count) & 0xffff;
+		return swap16(id);
+	}
+
+	/**
+	 * A packet of the common form that is larger than the MTU of its way out. Returns 0 if it may go all the same (its segments fit), 1 if it was dealt with:
+	 * sent in fragments, or with DF answered with the MTU (RFC 1191, RFC 4787 REQ-13). `port` is where it came from, -1 for the WAN; `i` its session.
 	 */
 	tooBig(s: number, length: number, mtu: number, port: number, i: number): number {
 		this.#slot = s;
 		this.#port = port;
-		const { P, H, B } = this.#c.views;
-		const w = (s >> 2) + IP_WORD;
-		if (P[s >> 2] & VNET_GSO) {
-			const tcp = (this.#c.table.T[(i << 4) + R_META] & 0xff) === TCP;
-			const ip = (B[s + SLOT_IP] & 15) * 4;
-			const header = ip + (tcp ? (swap16(H[(w << 1) + (ip >> 1) + 6]) >> 12) * 4 : 8);
-			if (H[(s >> 1) + VNET_GSO_SIZE] + header <= mtu) return 0;
-		}
-		if (P[w + 1] & IP_DF) {
-			this.#drop(REASON["too-big"]);
-			this.#errors.send(s, length, port, FRAGMENTATION_NEEDED, mtu);
-		} else this.#drop(REASON.fragment);
+		const c = this.#c;
+		if (this.#segmentsFit(s, mtu, c.table.T[(i << 4) + R_META] & 0xff)) return 0;
+		if (this.#mustNotSplit(s, length, mtu, port)) return 1;
+		this.fragments.recycle();
+		const protocol = c.views.B[s + SLOT_IP + 9];
+		if (port >= 0) this.#emitOut(s, length, 20, protocol, i, port, length - 20, true);
+		else this.#emitIn(s, length, 20, protocol, i, length - 20, this.#hops(i, false), true);
 		return 1;
+	}
+
+	/** True if a packet is a super-packet whose segments fit the MTU. */
+	#segmentsFit(s: number, mtu: number, protocol: number): boolean {
+		const { P, H, B } = this.#c.views;
+		if ((P[s >> 2] & VNET_GSO) === 0) return false;
+		const ip = (B[s + SLOT_IP] & 15) * 4;
+		const header = ip + (protocol === TCP ? (swap16(H[((s + SLOT_IP + ip) >> 1) + 6]) >> 12) * 4 : 8);
+		return H[(s >> 1) + VNET_GSO_SIZE] + header <= mtu;
+	}
+
+	/** True if a packet beyond the MTU can not be cut; its sender has been told then. */
+	#mustNotSplit(s: number, length: number, mtu: number, port: number): boolean {
+		const { P } = this.#c.views;
+		if ((P[(s >> 2) + IP_WORD + 1] & IP_DF) === 0 && (P[s >> 2] & VNET_GSO) === 0) return false;
+		this.#drop(REASON["too-big"]);
+		this.#errors.send(s, length, port, FRAGMENTATION_NEEDED, mtu);
+		return true;
+	}
+
+	/** Hops that are counted here on the way to a session's inside host; a hairpinned packet has been counted already, and the kernel counts after us. */
+	#hops(i: number, hairpin: boolean): number {
+		return (this.#lanOf(i).kernelForwards ? 0 : 1) - (hairpin ? 1 : 0);
+	}
+
+	#lanOf(i: number): LanLink {
+		const c = this.#c;
+		const host = c.table.T16[(i << 5) + R_HOST];
+		return c.lan[(c.hosts.W[host * 4 + HOST_PLACE] >>> HOST_PORT_SHIFT) & 0xff];
 	}
 
 	// ---- called for packets of any other form -------------------------------------------------------------------------
@@ -242,55 +356,89 @@ export class Rare {
 		const lan = c.lan[port];
 		const length = this.#header(s, received, lan);
 		if (length === 0) return;
-		const { P, H, B } = c.views;
+		const { P, B } = c.views;
 		const ip = s + SLOT_IP;
-		const w = (s >> 2) + IP_WORD;
 		if (B[ip + 8] < (lan.kernelForwards ? 1 : 2)) {
 			this.#drop(REASON["ttl-expired"]);
 			this.#errors.send(s, length, port, TIME_EXCEEDED);
 			return;
 		}
+		const word = P[(ip >> 2) + 1];
 		const header = (B[ip] & 15) * 4;
-		const room = length - header;
+		if ((word & IP_FRAGMENT) === 0) {
+			if ((word & IP_DF) === 0) this.identify(s);
+			this.fragments.recycle();
+			this.#outward(s, length, port, length - header, 1);
+			return;
+		}
+		const pieces = this.fragments.add(s, length, true);
+		if (pieces > 0) this.#outward(this.fragments.slots[0], this.#lengthOf(this.fragments.slots[0]), port, this.fragments.total, pieces);
+	}
+
+	#lengthOf(s: number): number {
+		return swap16(this.#c.views.H[((s + SLOT_IP) >> 1) + 1]);
+	}
+
+	/**
+	 * A packet from the LAN with a good header; `room` are the bytes behind the header of all its `pieces`, of which `s` is the first and the others are
+	 * in the fragment pool's list.
+	 */
+	#outward(s: number, length: number, port: number, room: number, pieces: number): void {
+		const c = this.#c;
+		const { P, H, B } = c.views;
+		const ip = s + SLOT_IP;
+		const w = ip >> 2;
+		const header = (B[ip] & 15) * 4;
 		const l4 = (ip + header) >> 1;
 		const protocol = B[ip + 9];
 		const inside = P[w + 3];
 		const peer = P[w + 4];
 		let i: number;
 		if (protocol === ICMP) {
-			if (room < 8) return void this.#drop(REASON["bad-transport"]);
+			if (room < 8) return void this.#drop(REASON["bad-transport"], pieces);
 			const type = B[ip + header];
-			if (isError(type)) return this.#errorOutbound(s, length, header, port);
-			if (type !== ECHO && type !== ECHO_REPLY && type !== TIMESTAMP && type !== TIMESTAMP_REPLY) {
-				return void this.#drop(REASON["icmp-unsupported"]);
-			}
+			if (isError(type))
+				return pieces > 1 ? void this.#drop(REASON["icmp-bad-quote"], pieces) : this.#errorOutbound(s, length, header, port);
+			const asks = type === ECHO || type === TIMESTAMP;
+			if (!asks && type !== ECHO_REPLY && type !== TIMESTAMP_REPLY) return void this.#drop(REASON["icmp-unsupported"], pieces);
 			i = c.table.findOut(ICMP, inside, peer, pair(H[l4 + 2], 0));
 			if (i === 0) {
-				if (type !== ECHO && type !== TIMESTAMP) return void this.#drop(REASON["no-mapping"]);
+				// A reply to what the router itself asked of an inside host under its outside address.
+				if (!asks && peer === c.externals.A[0]) c.left += pieces;
+				else if (!asks) this.#drop(REASON["no-mapping"], pieces);
+				if (!asks) return;
 				i = this.#opening.outbound(ICMP, inside, H[l4 + 2], peer, 0, 0, port, s);
-				if (i <= 0) return void this.#refuse(s, length, port, refused(i));
+				if (i <= 0) return void this.#refuse(s, length, port, refused(i), pieces);
 			}
 			c.table.touch(i, c.now16);
 		} else {
-			const ported = protocol === TCP || protocol === UDP;
 			const fault = transportFault(H, protocol, l4, room);
-			if (fault >= 0) return void this.#drop(fault);
-			i = c.table.findOut(protocol, inside, peer, ported ? P[(ip + header) >> 2] : 0);
-			if (i === 0) i = this.#openOutbound(s, length, port, protocol, inside, peer, l4, room);
+			if (fault >= 0) return void this.#drop(fault, pieces);
+			i = c.table.findOut(protocol, inside, peer, hasPorts(protocol) ? P[(ip + header) >> 2] : 0);
+			if (i === 0) i = this.#openOutbound(s, length, port, protocol, inside, peer, l4, room, pieces);
 			if (i === 0) return;
-			if (protocol === TCP) this.#tcpOutbound(i, s, (ip + header) >> 2, room);
-			else if (protocol === UDP) this.udpOutbound(i);
+			if (protocol === TCP) this.#tcpOutbound(i, s, (ip + header) >> 2, length - header);
+			else if (protocol === UDP || protocol === UDPLITE) this.udpOutbound(i);
+			else if (hasPorts(protocol)) this.#associate(i, l4, protocol, TCP_SYN_IN);
 			else c.table.touch(i, c.now16);
 		}
-		if (length > c.wan.mtu && this.tooBig(s, length, c.wan.mtu, port, i) !== 0) return;
-		const t = c.table.T;
-		const meta = t[(i << 4) + R_META];
-		this.#rewrite(s, header, protocol, t[(i << 4) + R_DELTA], lan, lan, c.wan);
-		P[w + 3] = c.externals.A[(meta >> EXTERNAL_SHIFT) & 0xff];
-		if (protocol === ICMP) H[l4 + 2] = secondOf(t[(i << 4) + R_IN]);
-		else if (protocol === TCP || protocol === UDP) H[l4] = secondOf(t[(i << 4) + R_IN]);
-		this.#count(i, length, R_PACKETS_OUT, R_BYTES_OUT, R_HIGH_OUT);
-		this.#toWan(s, length, meta >>> HOP_SHIFT);
+		const { mtu } = c.wan;
+		const split = length > mtu && !this.#segmentsFit(s, mtu, protocol);
+		if (split && this.#mustNotSplit(s, length, mtu, port)) return;
+		if (pieces === 1) return this.#emitOut(s, length, header, protocol, i, port, room, split);
+		const id = this.#nextId(1);
+		const { slots } = this.fragments;
+		this.#hairpinId = -1;
+		this.#hairpinRoom = room;
+		for (let n = 0; n < pieces; n++) {
+			// The first piece may have been refused by the other side of a hairpin, and its session with it.
+			if (c.table.state(i) === FREE) return void this.#drop(REASON["no-mapping"], pieces - n);
+			const at = (slots[n] + SLOT_IP) >> 1;
+			const bytes = this.#lengthOf(slots[n]);
+			H[at + 5] = adjust(H[at + 5], halfDelta(H[at + 2], id));
+			H[at + 2] = id;
+			this.#emitOut(slots[n], bytes, (B[slots[n] + SLOT_IP] & 15) * 4, protocol, i, port, room, bytes > mtu);
+		}
 	}
 
 	/** Any frame from the WAN port. */
@@ -300,76 +448,257 @@ export class Rare {
 		const c = this.#c;
 		const length = this.#header(s, received, c.wan);
 		if (length === 0) return;
+		const { P, B } = c.views;
+		const ip = s + SLOT_IP;
+		const external = c.externals.find(P[(ip >> 2) + 4]);
+		if (external < 0) return void this.#drop(REASON["not-ours"]);
+		if ((P[(ip >> 2) + 1] & IP_FRAGMENT) === 0) {
+			this.fragments.recycle();
+			this.#inward(s, length, external, length - (B[ip] & 15) * 4, 1, false);
+			return;
+		}
+		const pieces = this.fragments.add(s, length, false);
+		if (pieces === 0) return;
+		const first = this.fragments.slots[0];
+		this.#inward(first, this.#lengthOf(first), external, this.fragments.total, pieces, false);
+	}
+
+	/**
+	 * A packet to external address number `external`; `room` and `pieces` as in {@link #outward}. `hairpin`: it is from an inside host, translated already.
+	 * False if it did not go on.
+	 */
+	#inward(s: number, length: number, external: number, room: number, pieces: number, hairpin: boolean): boolean {
+		const c = this.#c;
 		const { P, H, B } = c.views;
 		const ip = s + SLOT_IP;
-		const w = (s >> 2) + IP_WORD;
+		const w = ip >> 2;
 		const peer = P[w + 3];
 		const outside = P[w + 4];
-		const external = c.externals.find(outside);
-		if (external < 0) return void this.#drop(REASON["not-ours"]);
 		const header = (B[ip] & 15) * 4;
-		const room = length - header;
 		const l4 = (ip + header) >> 1;
 		const protocol = B[ip + 9];
 		let i: number;
 		let fresh = false;
 		if (protocol === ICMP) {
-			if (room < 8) return void this.#drop(REASON["bad-transport"]);
+			if (room < 8) return this.#drop(REASON["bad-transport"], pieces) !== 0;
 			const type = B[ip + header];
-			if (isError(type)) return this.#errorInbound(s, length, header, external);
+			if (isError(type)) {
+				if (pieces > 1) return this.#drop(REASON["icmp-bad-quote"], pieces) !== 0;
+				return this.#errorInbound(s, length, header, external, hairpin);
+			}
 			const asks = type === ECHO || type === TIMESTAMP;
-			if (!asks && type !== ECHO_REPLY && type !== TIMESTAMP_REPLY) return this.#leave(external, "icmp-unsupported");
+			if (!asks && type !== ECHO_REPLY && type !== TIMESTAMP_REPLY) return this.#leave(external, pieces, "icmp-unsupported");
 			// A query to a shared address is for the router, even if one from inside to that peer has the same identifier.
-			if (asks && c.externals.list[external].shared) return this.#leave(external);
+			if (asks && c.externals.list[external].shared) return this.#leave(external, pieces);
 			i = c.table.findIn(ICMP, peer, outside, external, pair(0, H[l4 + 2]));
 			if (i === 0 && asks) {
 				fresh = true;
-				i = this.#opening.inbound(ICMP, peer, 0, external, H[l4 + 2], 0);
-				if (i < 0) return void this.#drop(refused(i));
+				i = this.#opening.inbound(ICMP, peer, 0, external, H[l4 + 2], 0, hairpin);
+				if (i < 0) return this.#drop(refused(i), pieces) !== 0;
 			}
-			if (i === 0) return this.#leave(external);
+			if (i === 0) return this.#leave(external, pieces);
 		} else {
 			const fault = transportFault(H, protocol, l4, room);
-			if (fault >= 0) return void this.#drop(fault);
-			const ported = protocol === TCP || protocol === UDP;
+			if (fault >= 0) return this.#drop(fault, pieces) !== 0;
+			const ported = hasPorts(protocol);
 			i = c.table.findIn(protocol, peer, outside, external, ported ? P[(ip + header) >> 2] : 0);
-			if (i === 0 && !ported && external === 0) return this.#leave(external);
+			if (i === 0 && protocol !== TCP && protocol !== UDP && external === 0 && !hairpin && !this.#opening.knows(protocol, H[l4 + 1]))
+				return this.#leave(external, pieces);
 			fresh = i === 0;
-			if (i === 0) i = this.#openInbound(protocol, peer, outside, l4, room);
-			if (i === 0) return;
+			if (i === 0) i = this.#openInbound(s, length, protocol, peer, outside, l4, room, pieces, hairpin);
+			if (i === 0) return false;
 		}
 		// Judged only now, because what is for the router itself may arrive with its last hop (RFC 1812 section 5.3.1).
-		if (B[ip + 8] < 2) {
+		if (B[ip + 8] < 2 && !hairpin) {
 			if (fresh) this.#admission.end(i, "refused");
-			this.#drop(REASON["ttl-expired"]);
+			this.#drop(REASON["ttl-expired"], pieces);
 			this.#errors.send(s, length, -1, TIME_EXCEEDED);
-			return;
+			return false;
 		}
-		if (protocol === TCP && !this.#tcpInbound(i, s, (ip + header) >> 2, room)) return;
-		if (protocol === UDP) this.udpInbound(i);
-		const host = c.table.T16[(i << 5) + R_HOST];
-		const lan = c.lan[(c.hosts.W[host * 4 + HOST_PLACE] >>> HOST_PORT_SHIFT) & 0xff];
-		if (length > lan.mtu && !lan.kernelForwards && this.tooBig(s, length, lan.mtu, -1, i) !== 0) return;
+		if (protocol === TCP && !this.#tcpInbound(i, s, (ip + header) >> 2, length - header)) return false;
+		if (protocol === UDP || protocol === UDPLITE) this.udpInbound(i);
+		else if (protocol !== TCP && hasPorts(protocol)) this.#associate(i, l4, protocol, TCP_SYN_OUT);
+		const hops = this.#hops(i, hairpin);
+		const lan = this.#lanOf(i);
+		const most = lan.kernelForwards ? 65535 : lan.mtu;
+		const split = length > most && !this.#segmentsFit(s, most, protocol);
+		if (split && this.#mustNotSplit(s, length, most, -1)) return false;
+		if (pieces === 1) this.#emitIn(s, length, header, protocol, i, room, hops, split);
+		else {
+			const { slots } = this.fragments;
+			for (let n = 0; n < pieces; n++) {
+				const bytes = this.#lengthOf(slots[n]);
+				this.#emitIn(slots[n], bytes, (B[slots[n] + SLOT_IP] & 15) * 4, protocol, i, room, hops, bytes > most);
+			}
+		}
+		if (hairpin && (P[w + 1] & IP_MORE) !== 0) {
+			this.#hairpinSession = i;
+			this.#hairpinId = H[(ip >> 1) + 2];
+		}
+		return true;
+	}
+
+	/** The state of a session of SCTP or DCCP: `opening` is the state that a packet of this direction answers. */
+	#associate(i: number, l4: number, protocol: number, opening: number): void {
+		const { table, now16, views } = this.#c;
+		const at = l4 * 2;
+		const chunk = views.B[at + 12];
+		const ends =
+			protocol === SCTP ? chunk === SCTP_ABORT || chunk === SCTP_SHUTDOWN_COMPLETE : ((views.B[at + 8] >> 1) & 15) === DCCP_RESET;
+		const state = table.state(i);
+		table.setState(i, ends ? TCP_CLOSING : state === opening ? TCP_ESTABLISHED : state, now16);
+	}
+
+	/** Translates and queues one frame of session `i` for the WAN; `room` are the transport bytes of the whole packet, `split` cuts it to the MTU. */
+	#emitOut(s: number, length: number, header: number, protocol: number, i: number, port: number, room: number, split: boolean): void {
+		const c = this.#c;
+		const { P } = c.views;
 		const t = c.table.T;
-		this.#rewrite(s, header, protocol, ~t[(i << 4) + R_DELTA], lan, c.wan, lan);
-		P[w + 4] = t[i << 4];
-		if (protocol === ICMP) H[l4 + 2] = firstOf(t[(i << 4) + R_OUT]);
-		else if (protocol === TCP || protocol === UDP) H[l4 + 1] = firstOf(t[(i << 4) + R_OUT]);
+		const meta = t[(i << 4) + R_META];
+		const lan = c.lan[port];
+		this.#rewrite(s, header, protocol, t[(i << 4) + R_DELTA], lan.kernelForwards ? 0 : 1, lan, c.wan);
+		P[(s >> 2) + IP_WORD + 3] = c.externals.A[(meta >> EXTERNAL_SHIFT) & 0xff];
+		this.#setPort(s, header, protocol, room, 0, secondOf(t[(i << 4) + R_IN]));
+		this.#count(i, length, R_PACKETS_OUT, R_BYTES_OUT, R_HIGH_OUT);
+		const hop = meta >>> HOP_SHIFT;
+		if (split && hop !== HAIRPIN) this.#split(s, length, c.wan.mtu, (f, bytes) => this.#toWan(f, bytes, hop));
+		else this.#toWan(s, length, hop);
+	}
+
+	/** As {@link #emitOut} towards the inside host; `hops` are counted off. */
+	#emitIn(s: number, length: number, header: number, protocol: number, i: number, room: number, hops: number, split: boolean): void {
+		const c = this.#c;
+		const t = c.table.T;
+		const host = c.table.T16[(i << 5) + R_HOST];
+		const lan = this.#lanOf(i);
+		this.#rewrite(s, header, protocol, ~t[(i << 4) + R_DELTA], hops, c.wan, lan);
+		c.views.P[(s >> 2) + IP_WORD + 4] = t[i << 4];
+		this.#setPort(s, header, protocol, room, protocol === ICMP ? 0 : 1, firstOf(t[(i << 4) + R_OUT]));
 		this.#count(i, length, R_PACKETS_IN, R_BYTES_IN, R_HIGH_IN);
-		this.#toLan(s, length, host, lan);
+		if (split) this.#split(s, length, lan.mtu, (f, bytes) => this.#toLan(f, bytes, host, lan));
+		else this.#toLan(s, length, host, lan);
+	}
+
+	/** Writes the source (`which` 0) or destination port, or a query's identifier, of a packet or first fragment. */
+	#setPort(s: number, header: number, protocol: number, room: number, which: number, port: number): void {
+		const { P, H, B } = this.#c.views;
+		if ((P[(s >> 2) + IP_WORD + 1] & IP_OFFSET) !== 0) return;
+		const l4 = s + SLOT_IP + header;
+		if (protocol === ICMP) H[(l4 >> 1) + 2] = port;
+		else if (protocol === SCTP) changeSctpPort(B, l4, room, which * 2, LITTLE ? port & 0xff : port >> 8, LITTLE ? port >> 8 : port & 0xff);
+		else if (hasPorts(protocol)) H[(l4 >> 1) + which] = port;
+	}
+
+	/**
+	 * Cuts the packet in slot `s` into fragments no larger than `mtu` and gives each to `send`, in order (RFC 791 section 3.2, RFC 1812 section 4.2.2.7). Every
+	 * fragment has the whole header; options that are not to be repeated become no-operations.
+	 */
+	#split(s: number, length: number, mtu: number, send: (s: number, length: number) => void): void {
+		const { P, H, B } = this.#c.views;
+		const ip = s + SLOT_IP;
+		const header = (B[ip] & 15) * 4;
+		const step = (mtu - header) & ~7;
+		this.#completeSum(s, length, header);
+		const word = P[(ip >> 2) + 1];
+		const base = ((B[ip + 6] & 0x1f) << 8) | B[ip + 7];
+		const slots = [s];
+		for (let at = step; at < length - header; at += step) {
+			const bytes = Math.min(step, length - header - at);
+			const f = this.fragments.borrow(header + bytes);
+			if (f < 0) return void this.#drop(REASON["fragment-overload"]);
+			B.copyWithin(f, s, ip + header);
+			B.copyWithin(f + SLOT_IP + header, ip + header + at, ip + header + at + bytes);
+			forgetOptions(B, f + SLOT_IP, header);
+			slots.push(f);
+		}
+		for (const [n, f] of slots.entries()) {
+			const bytes = Math.min(step, length - header - n * step);
+			const more = n < slots.length - 1 || (word & IP_MORE) !== 0;
+			const h = (f + SLOT_IP) >> 1;
+			const offset = base + (n * step) / 8;
+			H[h + 1] = swap16(header + bytes);
+			H[h + 3] = swap16((more ? 0x2000 : 0) | offset);
+			H[h + 5] = 0;
+			H[h + 5] = sumOf(H, B, h * 2, header) ^ 0xffff;
+			send(f, header + bytes);
+		}
+	}
+
+	/** A partial checksum is completed here, because the frame can not leave it to the device any more. */
+	#completeSum(s: number, length: number, header: number): void {
+		const { P, H, B } = this.#c.views;
+		if (P[s >> 2] & VNET_PARTIAL) {
+			const start = s + SLOT_IP + header;
+			const field = (start >> 1) + (B[s + SLOT_IP + 9] === TCP ? 8 : 3);
+			const sum = sumOf(H, B, start, length - header) ^ 0xffff;
+			H[field] = sum === 0 && B[s + SLOT_IP + 9] === UDP ? 0xffff : sum;
+		}
+		B.fill(0, s, s + 10);
+	}
+
+	/** A translated packet that has no link header yet: its next hop is not known, or is one of our own addresses. */
+	hold(hop: number, s: number, length: number): void {
+		const c = this.#c;
+		if (hop !== HAIRPIN) return c.hops.hold(hop, s, length);
+		this.#slot = s;
+		this.#port = 0;
+		const { P, H, B } = c.views;
+		const ip = s + SLOT_IP;
+		const w = ip >> 2;
+		const header = (B[ip] & 15) * 4;
+		const external = c.externals.find(P[w + 4]);
+		if (external < 0) return void this.#drop(REASON["not-ours"]);
+		if ((P[w + 1] & IP_OFFSET) !== 0) {
+			const i = this.#hairpinSession;
+			if (this.#hairpinId !== H[(ip >> 1) + 2]) return void this.#drop(REASON["no-mapping"]);
+			return this.#emitIn(s, length, header, B[ip + 9], i, 0, this.#hops(i, true), false);
+		}
+		const room = (P[w + 1] & IP_MORE) === 0 ? length - header : this.#hairpinRoom;
+		if (this.#inward(s, length, external, room, 1, true)) return;
+		// What is dropped leaves no state (RFC 7857 section 6): the session that was opened for it goes again.
+		const l4 = (ip + header) >> 1;
+		const ports = hasPorts(B[ip + 9]) ? pair(H[l4 + 1], H[l4]) : B[ip + 9] === ICMP ? pair(0, H[l4 + 2]) : 0;
+		const i = c.table.findIn(B[ip + 9], P[w + 4], P[w + 3], c.externals.find(P[w + 3]), ports);
+		if (i !== 0 && c.table.T[(i << 4) + R_PACKETS_OUT] <= 1 && c.table.T[(i << 4) + R_PACKETS_IN] === 0) this.#admission.end(i, "refused");
+	}
+
+	/**
+	 * A translated packet in slot `s` whose next hop did not answer: its sender inside is told (RFC 1812 section 4.3.3.1), with the packet as it had sent it.
+	 */
+	undeliverable(s: number, length: number): void {
+		const c = this.#c;
+		const { P, H, B } = c.views;
+		const ip = s + SLOT_IP;
+		const w = ip >> 2;
+		if ((P[w + 1] & IP_OFFSET) !== 0) return;
+		const header = (B[ip] & 15) * 4;
+		const l4 = (ip + header) >> 1;
+		const protocol = B[ip + 9];
+		const ports = hasPorts(protocol) ? pair(H[l4 + 1], H[l4]) : protocol === ICMP ? pair(0, H[l4 + 2]) : 0;
+		const i = c.table.findIn(protocol, P[w + 4], P[w + 3], c.externals.find(P[w + 3]), ports);
+		if (i === 0) return;
+		const t = c.table.T;
+		const host = c.table.T16[(i << 5) + R_HOST];
+		const lan = this.#lanOf(i);
+		this.#rewrite(s, header, protocol, ~t[(i << 4) + R_DELTA], 0, c.wan, lan);
+		P[w + 3] = t[i << 4];
+		this.#setPort(s, header, protocol, length - header, 0, firstOf(t[(i << 4) + R_OUT]));
+		B.set(new Uint8Array(c.headers.buffer, (HOST_HEADERS + host) * HEADER_SIZE, 6), s + SLOT_ETHER + 6);
+		this.#errors.send(s, length, c.lan.indexOf(lan), HOST_UNREACHABLE);
 	}
 
 	/** What the WAN port's own address gets and we do not want is the kernel's; at the other external addresses there is only us. */
-	#leave(external: number, reason: ReasonName = "no-mapping"): void {
-		if (external === 0) this.#c.left++;
-		else this.#drop(REASON[reason]);
+	#leave(external: number, pieces: number, reason: ReasonName = "no-mapping"): boolean {
+		if (external === 0) this.#c.left += pieces;
+		else this.#drop(REASON[reason], pieces);
+		return false;
 	}
 
 	/**
 	 * Header checks of RFC 1812 section 5.2.2, each with its own reason. Returns the packet's total length, 0 if it was dropped.
 	 */
 	#header(s: number, received: number, link: Link): number {
-		const { P, H, B } = this.#c.views;
+		const { H, B } = this.#c.views;
 		const ip = s + SLOT_IP;
 		if (received < 20) return this.#drop(REASON["short-packet"]);
 		if (B[ip] >> 4 !== 4) return this.#drop(REASON["bad-version"]);
@@ -379,7 +708,6 @@ export class Rare {
 		if (link.ethernet && (H[(s >> 1) + 5] & ETHER_GROUP) !== 0) return this.#drop(REASON["link-broadcast"]);
 		const length = swap16(H[(ip >> 1) + 1]);
 		if (length < header || length > received) return this.#drop(REASON["bad-total-length"]);
-		if ((P[(ip >> 2) + 1] & IP_FRAGMENT) !== 0) return this.#drop(REASON.fragment);
 		for (let at = ip + 20; at < ip + header && B[at] !== 0; ) {
 			if (B[at] === 1) at++;
 			else if (B[at] === 131 || B[at] === 137) return this.#drop(REASON["source-route"]);
@@ -389,24 +717,37 @@ export class Rare {
 		return length;
 	}
 
-	/** Checksums, hop count and virtio offsets of a packet with any header length; addresses and ports are the caller's. `delta` is the session's, by direction. */
-	#rewrite(s: number, header: number, protocol: number, delta: number, lan: { kernelForwards: boolean }, from: Link, to: Link): void {
-		const { P, H } = this.#c.views;
+	/**
+	 * Checksums, hop count and virtio offsets of a packet with any header length; addresses and ports are the caller's. `delta` is the session's, by direction;
+	 * `hops` are counted off (-1: one is given back). Of a later fragment only the IP header changes.
+	 */
+	#rewrite(s: number, header: number, protocol: number, delta: number, hops: number, from: Link, to: Link): void {
+		const { P, H, B } = this.#c.views;
 		const ip = s + SLOT_IP;
 		const h = ip >> 1;
 		const l4 = (ip + header) >> 1;
 		const both = delta >>> 16;
 		const addresses = delta & 0xffff;
-		H[h + 5] = adjust(H[h + 5], lan.kernelForwards ? addresses : fold(addresses + TTL_ONE_SUM));
-		if (!lan.kernelForwards) P[(ip >> 2) + 2] -= TTL_ONE;
-		if (P[s >> 2] & VNET_PARTIAL) {
-			// Of TCP and UDP the pseudo-header is summed already; of the others nothing is yet.
-			const field = protocol === TCP ? l4 + 8 : l4 + 3;
-			if (protocol === TCP || protocol === UDP) H[field] = fold(H[field] + addresses);
-		} else if (protocol === TCP) H[l4 + 8] = adjust(H[l4 + 8], both);
-		else if (protocol === UDP && H[l4 + 3] !== 0) H[l4 + 3] = adjustUdp(H[l4 + 3], both);
-		else if (protocol === ICMP) H[l4 + 1] = adjust(H[l4 + 1], fold(both + (addresses ^ 0xffff)));
-		else if (protocol === UDPLITE || protocol === DCCP) H[l4 + 3] = adjustUdp(H[l4 + 3], addresses);
+		const counted = hops === 0 ? 0 : hops > 0 ? TTL_ONE_SUM : TTL_ONE_SUM ^ 0xffff;
+		H[h + 5] = adjust(H[h + 5], fold(addresses + counted));
+		P[(ip >> 2) + 2] -= hops * TTL_ONE;
+		if ((P[(ip >> 2) + 1] & IP_OFFSET) === 0) {
+			const partial = (P[s >> 2] & VNET_PARTIAL) !== 0;
+			if (protocol === SCTP) {
+				// Its CRC does not cover addresses, and no virtio flag says that it is one: complete it if the sender's device was to.
+				if (partial) {
+					putSctpSum(B, l4 * 2, sctpSum(B, l4 * 2, swap16(H[h + 1]) - header));
+					B.fill(0, s, s + 10);
+				}
+			} else if (partial) {
+				// The pseudo-header is summed already.
+				const field = protocol === TCP ? l4 + 8 : l4 + 3;
+				if (hasPorts(protocol)) H[field] = fold(H[field] + addresses);
+			} else if (protocol === TCP) H[l4 + 8] = adjust(H[l4 + 8], both);
+			else if (protocol === UDP && H[l4 + 3] !== 0) H[l4 + 3] = adjustUdp(H[l4 + 3], both);
+			else if (protocol === ICMP) H[l4 + 1] = adjust(H[l4 + 1], fold(both + (addresses ^ 0xffff)));
+			else if (protocol === UDPLITE || protocol === DCCP) H[l4 + 3] = adjustUdp(H[l4 + 3], both);
+		}
 		this.#cross(s, from, to);
 	}
 
@@ -433,7 +774,7 @@ export class Rare {
 	#toWan(s: number, length: number, hop: number): void {
 		const c = this.#c;
 		const tag = c.hops.tags[hop];
-		if (tag === 0) c.hops.hold(hop, s, length);
+		if (tag === 0) this.hold(hop, s, length);
 		else if (c.wan.queue.push(s, length, tag)) c.forwardedOut++;
 		else this.#drop(REASON["queue-full"]);
 	}
@@ -453,9 +794,15 @@ export class Rare {
 		const at = s + SLOT_IP + header;
 		const lan = c.lan[port];
 		const found = translateError(c, at, length - header, true, 0);
-		if (found < 0) return void this.#drop(refused(found));
 		const { P, H } = c.views;
 		const w = (s >> 2) + IP_WORD;
+		if (found < 0) {
+			const reason = refused(found);
+			// An error about the router's own packet, sent under its outside address, is the kernel's.
+			if (reason === REASON["icmp-no-session"] && P[w + 4] === c.externals.A[0]) c.left++;
+			else this.#drop(reason);
+			return;
+		}
 		const meta = c.table.T[(found << 4) + R_META];
 		const address = c.externals.A[(meta >> EXTERNAL_SHIFT) & 0xff];
 		const delta = fold(halfDelta(P[w + 3] & 0xffff, address & 0xffff) + halfDelta(P[w + 3] >>> 16, address >>> 16));
@@ -463,34 +810,55 @@ export class Rare {
 		if (!lan.kernelForwards) P[w + 2] -= TTL_ONE;
 		P[w + 3] = address;
 		this.#cross(s, lan, c.wan);
+		const external = c.externals.find(P[w + 4]);
+		if (external >= 0) return void this.#errorInbound(s, length, header, external, true);
 		const hop = c.hops.find(P[w + 4]);
 		if (hop < 0) return void this.#drop(REASON["no-route"]);
 		this.#toWan(s, length, hop);
 	}
 
-	/** An error from outside about a packet that went out through a session (RFC 5508 REQ-4, RFC 4787 REQ-12: it changes no state). */
-	#errorInbound(s: number, length: number, header: number, external: number): void {
+	/**
+	 * An error from outside about a packet that went out through a session (RFC 5508 REQ-4, RFC 4787 REQ-12: it changes no state), or from inside about a
+	 * hairpinned packet (RFC 5508 REQ-7). False if it was dropped.
+	 */
+	#errorInbound(s: number, length: number, header: number, external: number, hairpin: boolean): boolean {
 		const c = this.#c;
 		const at = s + SLOT_IP + header;
 		const found = translateError(c, at, length - header, false, external);
 		if (found < 0) {
 			const reason = refused(found);
 			// An error about the router's own packet is the kernel's.
-			if (reason === REASON["icmp-no-session"] && external === 0) c.left++;
+			if (reason === REASON["icmp-no-session"] && external === 0 && !hairpin) c.left++;
 			else this.#drop(reason);
-			return;
+			return false;
 		}
 		const { P, H, B } = c.views;
 		const w = (s >> 2) + IP_WORD;
-		if (B[s + SLOT_IP + 8] < 2) return void this.#drop(REASON["ttl-expired"]);
+		if (B[s + SLOT_IP + 8] < 2 && !hairpin) return this.#drop(REASON["ttl-expired"]) !== 0;
 		const inside = c.table.T[found << 4];
 		const host = c.table.T16[(found << 5) + R_HOST];
-		const lan = c.lan[(c.hosts.W[host * 4 + HOST_PLACE] >>> HOST_PORT_SHIFT) & 0xff];
+		const lan = this.#lanOf(found);
+		const hops = this.#hops(found, hairpin);
+		const counted = hops === 0 ? 0 : hops > 0 ? TTL_ONE_SUM : TTL_ONE_SUM ^ 0xffff;
 		const delta = fold(halfDelta(P[w + 4] & 0xffff, inside & 0xffff) + halfDelta(P[w + 4] >>> 16, inside >>> 16));
-		H[(w << 1) + 5] = adjust(H[(w << 1) + 5], lan.kernelForwards ? delta : fold(delta + TTL_ONE_SUM));
-		if (!lan.kernelForwards) P[w + 2] -= TTL_ONE;
+		H[(w << 1) + 5] = adjust(H[(w << 1) + 5], fold(delta + counted));
+		P[w + 2] -= hops * TTL_ONE;
 		P[w + 4] = inside;
 		this.#cross(s, c.wan, lan);
 		this.#toLan(s, length, host, lan);
+		return true;
+	}
+}
+
+/** Replaces the options of a header that stand only in the first fragment by no-operations. */
+function forgetOptions(B: Uint8Array, ip: number, header: number): void {
+	for (let at = ip + 20; at < ip + header && B[at] !== 0; ) {
+		if (B[at] === 1) {
+			at++;
+			continue;
+		}
+		const size = B[at + 1];
+		if ((B[at] & OPTION_COPIED) === 0) B.fill(1, at, at + size);
+		at += size;
 	}
 }

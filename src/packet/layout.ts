@@ -31,6 +31,7 @@ export const ICMP = 1;
 export const TCP = 6;
 export const UDP = 17;
 export const DCCP = 33;
+export const SCTP = 132;
 export const UDPLITE = 136;
 
 /** First word of the IP packet in a slot. */
@@ -105,6 +106,11 @@ export function firstOf(word: number): number {
 /** Second half (destination port of a header) of a ports word, as loaded. */
 export function secondOf(word: number): number {
 	return LITTLE ? word >>> 16 : word & 0xffff;
+}
+
+/** True for protocols whose header begins with a source and a destination port. */
+export function hasPorts(protocol: number): boolean {
+	return protocol === TCP || protocol === UDP || protocol === SCTP || protocol === UDPLITE || protocol === DCCP;
 }
 
 /** Three views over one buffer: words, halfwords and bytes. */

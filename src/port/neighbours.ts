@@ -9,13 +9,14 @@
 
 import type { Hosts } from "../conntrack/hosts.ts";
 import { HOST_ADDRESS, HOST_PLACE, HOST_PORT_SHIFT } from "../conntrack/record.ts";
-import { ELSEWHERE, type LanLink, type Link, type NextHops, NO_ROUTE } from "../nat/context.ts";
+import { ELSEWHERE, HAIRPIN, type LanLink, type Link, type NextHops, NO_ROUTE } from "../nat/context.ts";
 import { REASON } from "../nat/reason.ts";
 import { addressValue, SLOT_ETHER, SLOT_IP, SLOT_SIZE, swap32, type Views } from "../packet/layout.ts";
 import { HOST_HEADERS, headerTag, type LinkHeaders } from "../packet/link-header.ts";
 import { isUsable, type KernelView, type Neighbour } from "./kernel-view.ts";
 
-const HOPS = 256;
+/** Numbers of next hops: the last is HAIRPIN. */
+const HOPS = HAIRPIN;
 /** Frames that may wait, and the longest of them that is kept. */
 const WAITING_MAX = 32;
 const WAITING_BYTES = 2048;
@@ -50,6 +51,8 @@ export interface NextHopOwner {
 	dropped(reason: number, slot: number, port: number): void;
 	/** Counts a frame that was held and is now handed to the WAN (true) or a LAN port. */
 	forwarded(out: boolean): void;
+	/** A translated packet in a slot was given up: the WAN's next hop did not answer. */
+	undeliverable(slot: number, length: number): void;
 	/** Device of the WAN port and of a LAN port; 0 while it is not there. */
 	wanIndex(): number;
 	lanIndex(port: number): number;
@@ -61,7 +64,7 @@ export interface NextHopOwner {
 
 /** Implements {@link NextHops} over the kernel's neighbour table. */
 export class NextHopTable implements NextHops {
-	readonly tags = new Int32Array(HOPS);
+	readonly tags = new Int32Array(HOPS + 1);
 	readonly #owner: NextHopOwner;
 	/** Neighbour's address (dotted value) by hop number; index 0 unused. */
 	readonly #addresses: number[] = [0];
@@ -218,8 +221,10 @@ export class NextHopTable implements NextHops {
 			if (!usable && now < f.deadline) continue;
 			const slot = o.spareSlot(n);
 			o.views.B.set(this.#store.subarray(n * WAITING_BYTES, n * WAITING_BYTES + SLOT_IP + f.length), slot);
-			if (!usable) o.dropped(f.hop >= 0 ? REASON["no-next-hop"] : REASON["host-unreachable"], slot, f.hop >= 0 ? 0 : -1);
-			else if (f.hop >= 0) {
+			if (!usable) {
+				o.dropped(f.hop >= 0 ? REASON["no-next-hop"] : REASON["host-unreachable"], slot, f.hop >= 0 ? 0 : -1);
+				if (f.hop >= 0) o.undeliverable(slot, f.length);
+			} else if (f.hop >= 0) {
 				// The hop may have no number (0) or another one by now: the header goes into the slot itself.
 				o.views.B.set(known.mac as Uint8Array, slot + SLOT_ETHER);
 				o.views.B.set(o.wan.mac, slot + SLOT_ETHER + 6);

@@ -54,13 +54,15 @@ class Bed:
     `wan_mtu`  MTU of the router's WAN device and the other end
     `far`      also build the host behind the WAN's router
     `external` all addresses that may be a source on the WAN wire
+    `baseline` the kernel's masquerade instead of masqd
     """
 
-    def __init__(self, driver="packet", lan="bridge", wan="veth", wan_mtu=1500, far=False, external=(GATEWAY,)):
+    def __init__(self, driver="packet", lan="bridge", wan="veth", wan_mtu=1500, far=False, external=(GATEWAY,), baseline=BASELINE):
         global _serial
         _serial += 1
         self.prefix = f"mq{os.getpid()}-{_serial}"
         self.driver = driver
+        self.baseline = baseline
         self.lan_device = "br-lan" if lan == "bridge" else "lan0"
         self.wan_kind = wan
         self.wan_mtu = wan_mtu
@@ -160,7 +162,7 @@ class Bed:
                 f"route add default via {R}",
                 *(f"neigh replace 203.0.113.{n} lladdr {wan_mac(f'203.0.113.{n}')} dev wan0 nud permanent" for n in RAW_HOSTS),
             )
-        if BASELINE and len(self.external) > 1:  # the kernel answers no ARP for them; masqd does
+        if self.baseline and len(self.external) > 1:  # the kernel answers no ARP for them; masqd does
             self.wan.ip(*(f"route replace {a}/32 via {GATEWAY} dev eth0" for a in self.external[1:]))
         if self.sniffer is not None:
             self._leaked += self.sniffer.offenders()
@@ -217,7 +219,7 @@ class Bed:
         """Configures, starts and waits until packets can flow."""
         if main is not None or extra or self.config is None:
             self.configure(main, extra)
-        if BASELINE:
+        if self.baseline:
             self.router.run("nft", "-f", "-", stdin=nft(self.config))
             return self
         self.launch().expect(r"^masqd: ready:")
@@ -287,7 +289,7 @@ class Bed:
     def check(self):
         """The invariants that hold at the end of every test."""
         leaked = self._leaked + self.sniffer.offenders()
-        if BASELINE:
+        if self.baseline:
             return
         assert not leaked, f"foreign sources on the WAN wire: {leaked[:10]}"
         if self.daemon is not None:

@@ -121,7 +121,7 @@ describe("who makes room", () => {
 		unanswered(rig, H2, 4, 10_000);
 		unanswered(rig, H1, 180);
 		fill(rig);
-		expect(rig.out(udp(`${H3}:1`, `${S1}:9`)).drops).toEqual(["table-full"]);
+		expect(rig.out(udp(`${H2}:1`, `${S1}:9`)).drops).toEqual(["table-full"]);
 		rig.pass(2);
 		for (let n = 0; n < 10; n++) {
 			rig.toWan(udp(`${H3}:${5000 + n}`, `${S1}:9`));

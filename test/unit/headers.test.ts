@@ -162,12 +162,20 @@ const ROWS: Row[] = [
 	},
 	{ reason: "too-big", what: "U-13", out: udp(`${H1}:1`, `${S1}:9`, { payload: 1500 }) },
 	{
-		reason: "fragment",
-		what: "first",
-		out: udp(`${H1}:1`, `${S1}:9`, { df: false, more: true }),
-		in: udp(`${S1}:9`, `${X}:40000`, { df: false, more: true }),
+		reason: "fragment-invalid",
+		what: "one whose length is no multiple of eight",
+		out: udp(`${H1}:1`, `${S1}:9`, { df: false, more: true, payload: 12 }),
+		in: udp(`${S1}:9`, `${X}:40000`, { df: false, more: true, payload: 12 }),
 	},
-	{ reason: "fragment", what: "last", out: udp(`${H1}:1`, `${S1}:9`, { df: false, fragment: 8 }) },
+	{ reason: "fragment-invalid", what: "beyond the end", out: udp(`${H1}:1`, `${S1}:9`, { df: false, fragment: 8189 }) },
+	{
+		reason: "private-destination",
+		what: "on request",
+		out: udp(`${H1}:1`, "10.1.2.3:9"),
+		options: { policy: { blockPrivate: true } },
+	},
+	{ reason: "martian-destination", what: "R-9 link-local", out: udp(`${H1}:1`, "169.254.1.1:9") },
+	{ reason: "martian-source", what: "R-9 link-local", in: udp("169.254.1.1:9", `${X}:40000`) },
 	{ reason: "protocol-busy", what: "second host", out: other(H2, S1, 47), before: (rig) => void rig.toWan(other(H1, S1, 47)) },
 	{ reason: "tcp-no-session", what: "stray SYN/ACK", out: tcp(`${H1}:1`, `${S1}:9`, { flags: "SA" }) },
 	{ reason: "tcp-no-session", what: "stray RST", out: tcp(`${H1}:1`, `${S1}:9`, { flags: "R" }) },
@@ -184,8 +192,20 @@ const ROWS: Row[] = [
 	{ reason: "not-ours", what: "R-11 the private address itself", in: udp(`${S1}:9`, `${H1}:40000`), before: session },
 ];
 
-/** Reasons that frames reach only with a full table or a failing port: full.test.ts, mapping.test.ts, tcp.test.ts; the last four are the ports'. */
-const ELSEWHERE = ["table-full", "host-limit", "host-share", "ports-exhausted", "pool-exhausted", "tcp-bad-reset", "queue-full"];
+/** Reasons that frames reach only with a full table or a failing port: full.test.ts, mapping.test.ts, tcp.test.ts, fragments.test.ts, silence.test.ts; the last four are the ports'. */
+const ELSEWHERE = [
+	"fragment-overlap",
+	"fragment-timeout",
+	"fragment-overload",
+	"table-full",
+	"host-limit",
+	"host-share",
+	"host-rate",
+	"ports-exhausted",
+	"pool-exhausted",
+	"tcp-bad-reset",
+	"queue-full",
+];
 const OF_THE_PORTS = ["no-next-hop", "host-unreachable", "send-refused", "leak"];
 
 describe("drop reasons", () => {

@@ -64,6 +64,12 @@ describe("the plan", () => {
 			sessions: 4096,
 			ports: [{ first: 32768, last: 65535 }],
 			filtering: "address-and-port-dependent",
+			maxSessions: 0,
+			maxRate: 0,
+			refusal: "host-unreachable",
+			unsolicitedSyn: "reject",
+			blockPrivate: false,
+			icmpRate: 20,
 			offload: "auto",
 			wan: { device: "wan0", interface: "" },
 			lan: [{ device: "lan0", interface: "", driver: "tun", subnets: [] }],
@@ -417,7 +423,7 @@ describe("hosts and exemptions", () => {
 
 	it("are warned of when without effect", () => {
 		expect(findingsOf(section("host", { ip: "192.168.1.50" }))).toEqual([
-			"1 @host[0] : warning: has neither filtering nor max_sessions and so no effect",
+			"1 @host[0] : warning: has neither filtering nor max_sessions nor max_rate and so no effect",
 		]);
 		expect(findingsOf(section("host", { ip: "192.168.1.50", max_sessions: "5000" }))).toEqual([
 			"3 @host[0] max_sessions: warning: 5000 is more than the 4096 sessions of the table",

@@ -35,7 +35,8 @@ describe("UDP", () => {
 		for (const df of [true, false]) {
 			const frame = udp(`${H1}:40000`, `${S1}:3478`, { tos: 0xb9, id: 0xbeef, df, payload: 333 });
 			const p = rig.toWan(frame);
-			expect([p.tos, p.id, p.df]).toEqual([0xb9, 0xbeef, df]);
+			// Without DF it is not atomic and gets an identification of ours (ID-1).
+			expect([p.tos, p.id === 0xbeef, p.df]).toEqual([0xb9, df, df]);
 			expect(p.payload).toEqual(frame.ip.slice(28));
 		}
 	});
@@ -376,33 +377,5 @@ describe("padding", () => {
 		const padded = { ...frame, ip: Uint8Array.from([...frame.ip, ...new Array(16).fill(0)]) };
 		expect(rig.toWan(padded).bytes).toHaveLength(30);
 		expect(rig.toWan(padded).bytes).toHaveLength(30);
-	});
-});
-
-describe("other protocols", () => {
-	it("UDP-Lite and DCCP keep a valid checksum though only addresses change", () => {
-		const rig = new Rig();
-		for (const protocol of [136, 33]) {
-			const frame = udp(`${H1}:5000`, `${S1}:5001`, { payload: 12 });
-			const lite = bent(frame, (ip) => {
-				ip[9] = protocol;
-				ip[25] = 20;
-				ip.fill(0, 26, 28);
-				const value = sum(ip, 20, 40, sum(ip, 12, 20, protocol + 20)) ^ 0xffff;
-				ip[26] = value >> 8;
-				ip[27] = value & 255;
-			});
-			const out = rig.toWan(lite).bytes;
-			expect(sum(out, 20, 40, sum(out, 12, 20, protocol + 20))).toBe(0xffff);
-			const reply = bent(lite, (ip) => {
-				ip.set([203, 0, 113, 10, 203, 0, 113, 1], 12);
-				ip.fill(0, 26, 28);
-				const value = sum(ip, 20, 40, sum(ip, 12, 20, protocol + 20)) ^ 0xffff;
-				ip[26] = value >> 8;
-				ip[27] = value & 255;
-			});
-			const back = rig.toLan(reply).bytes;
-			expect(sum(back, 20, 40, sum(back, 12, 20, protocol + 20))).toBe(0xffff);
-		}
 	});
 });

@@ -1,0 +1,217 @@
+"""The bed of the conformance suite: lan - G - wan, raw frames on both sides, no stack but G's answers anything."""
+
+import re
+import time
+
+from scapy.layers.inet import IP
+from scapy.layers.l2 import Ether
+
+from bed import GATEWAY, GATEWAY_MAC, LAN_GATEWAY, LAN_GATEWAY_MAC, Bed, R, lan_mac, wan_mac
+from namespace import sysctl
+from wire import LeakSniffer, Wire, attach_filter, word
+
+# Last octets of the hosts that G knows without asking, on both sides.
+KNOWN = (*range(2, 80), 254)
+# The hosts of fill and flood (load.py): what is for them is none of a case's business.
+LOAD_HOST, LOAD_PEER = "192.168.1.79", "203.0.113.79"
+
+# What of a `timeouts` section the kernel has, for the baseline.
+KERNEL_TIMEOUTS = {
+    "udp": ("udp_timeout", "udp_timeout_stream"),
+    "icmp": ("icmp_timeout",),
+    "tcp_opening": ("tcp_timeout_syn_sent", "tcp_timeout_syn_recv"),
+    "tcp_established": ("tcp_timeout_established",),
+    "tcp_closing": ("tcp_timeout_fin_wait", "tcp_timeout_close_wait", "tcp_timeout_last_ack", "tcp_timeout_time_wait"),
+    "tcp_reset": ("tcp_timeout_close",),
+    "other": ("generic_timeout",),
+}
+
+
+class Tap(Wire):
+    """A wire that keeps all it has seen, as (monotonic time, packet); scapy's packet still has its link header in `underlayer`."""
+
+    def __init__(self, host, gateway_mac, mac_of, noise):
+        super().__init__(host, "eth0", gateway_mac, mac_of)
+        # Everything but IPv4 to `noise`.
+        attach_filter(
+            self._socket,
+            [(0x28, 0, 0, 12), (0x15, 0, 3, 0x0800), (0x20, 0, 0, 30), (0x15, 0, 1, word(noise)), (0x06, 0, 0, 0), (0x06, 0, 0, 65535)],
+        )
+        self.seen = []
+        self._next = 0
+
+    def poll(self, seconds):
+        """Waits for at most that long for a frame; (time, packet) of the first not yet handed out, or None."""
+        if self._next == len(self.seen):
+            packet = self._receive(seconds)
+            if packet is None:
+                return None
+            self.seen.append((time.monotonic(), packet))
+        self._next += 1
+        return self.seen[self._next - 1]
+
+    def forget(self):
+        """Throws away what was seen and what is waiting."""
+        self.arrived()
+        self.seen.clear()
+        self._next = 0
+
+
+class RawBed(Bed):
+    """One LAN wire, G, one WAN wire. Reused for many cases; see Case for what a case does with it."""
+
+    def __init__(self, driver, baseline, wan_mtu=1500, external=(GATEWAY,)):
+        self._heard = 0
+        super().__init__(driver, lan="veth", wan_mtu=wan_mtu, external=external, baseline=baseline)
+
+    # ---- building -------------------------------------------------------------------------------------
+
+    def _build(self, lan, far):
+        self.router = self._namespace("router")
+        self.lan = self._namespace("lan")
+        self.wan = self._namespace("wan")
+        with self.router.inside():
+            sysctl("net/ipv4/ip_forward", 1)
+            for key in ("all", "default"):
+                sysctl(f"net/ipv4/conf/{key}/rp_filter", 0)
+                sysctl(f"net/ipv4/conf/{key}/send_redirects", 0)
+        self.build_lan()
+        self.build_wan()
+
+    def _link(self, name, mac, host, mtu=1500):
+        """A veth from the router to eth0 of a wire's namespace, all offloads off, where no stack answers."""
+        self.router.ip(f"link add {name} address {mac} mtu {mtu} type veth peer name eth0 mtu {mtu} netns {host.name}")
+        for namespace, device in ((self.router, name), (host, "eth0")):
+            namespace.run("ethtool", "-K", device, "rx", "off", "tx", "off", "sg", "off", "tso", "off", "gso", "off", "gro", "off")
+        host.ip("link set eth0 arp off up")
+        self.router.ip(f"link set {name} up")
+
+    def build_lan(self):
+        """Makes the LAN device and its wire (also again, after it was deleted)."""
+        self._link("lan0", LAN_GATEWAY_MAC, self.lan)
+        known = (f"192.168.1.{n}" for n in KNOWN)
+        self.router.ip(
+            f"addr add {LAN_GATEWAY}/24 dev lan0", *(f"neigh replace {a} lladdr {lan_mac(a)} dev lan0 nud permanent" for a in known)
+        )
+        self.lan_wire = Tap(self.lan, LAN_GATEWAY_MAC, lan_mac, LOAD_HOST)
+        self._closing.callback(self.lan_wire.close)
+
+    def build_wan(self):
+        """Makes the WAN device and its wire (also again, after it was deleted)."""
+        self._link("wan0", GATEWAY_MAC, self.wan, self.wan_mtu)
+        self.address(1)
+        if self.sniffer is not None:
+            self._leaked += self.sniffer.offenders()
+        self.sniffer = LeakSniffer(self.wan, "eth0", self.external)
+        self._closing.callback(self.sniffer.close)
+        self.wan_wire = Tap(self.wan, GATEWAY_MAC, wan_mac, LOAD_PEER)
+        self._closing.callback(self.wan_wire.close)
+
+    def address(self, last_octet):
+        """Gives the WAN device another address, as a provider does, or none (0)."""
+        given = [] if last_octet == 0 else [f"addr add 203.0.113.{last_octet}/24 dev wan0", f"route replace default via {R}"]
+        known = (f"203.0.113.{n}" for n in KNOWN)
+        # With the last address of a device the kernel forgets its neighbours, permanent ones too.
+        self.router.ip("addr flush dev wan0", *given, *(f"neigh replace {a} lladdr {wan_mac(a)} dev wan0 nud permanent" for a in known))
+
+    # ---- the daemon or the kernel -----------------------------------------------------------------------
+
+    def run_with(self, main=None, timeouts=None, extra=()):
+        """Ends up with an empty table and exactly this configuration; cheap if it is the one that runs."""
+        sections = [*([("timeouts", None, {k: str(v) for k, v in timeouts.items()})] if timeouts else []), *extra]
+        wanted = self.sections(main, sections)
+        if self.baseline:
+            self._kernel(wanted, main, sections, timeouts or {})
+        elif self.daemon is None or not self.daemon.running() or wanted != self.config:
+            self.stop()
+            self._heard = 0
+            self.start(main or {}, sections)
+        else:
+            self.flush()
+
+    def _kernel(self, wanted, main, sections, timeouts):
+        if wanted != self.config:
+            self.router.run("nft", "flush", "ruleset")
+            self.start(main or {}, sections)
+            for path, value in self.__dict__.setdefault("_kernel_defaults", {}).items():
+                self.router.sysctl(path, value)
+        for name, seconds in timeouts.items():
+            for key in KERNEL_TIMEOUTS.get(name, ()):
+                path = f"net/netfilter/nf_conntrack_{key}"
+                with self.router.inside(), open(f"/proc/sys/{path}") as setting:
+                    self._kernel_defaults.setdefault(path, int(setting.read()))
+                self.router.sysctl(path, seconds)
+        self.flush()
+
+    def crash(self):
+        """Kills the daemon as a bug would; `recover` starts it again on what it has left behind."""
+        self.daemon.kill()
+        self.daemon = None
+
+    def recover(self):
+        """Starts the daemon with the configuration it had."""
+        self._heard = 0
+        self.launch().expect(r"^masqd: ready:")
+
+    def flush(self):
+        """Forgets all sessions, mappings, port rests and whatever else outlives a packet."""
+        if self.baseline:
+            self.router.run("conntrack", "-F", check=False)
+            return
+        # With the `masqd flush` command this becomes: self.masqd("flush")
+        self.stop()
+        self.recover()
+
+    def flows(self):
+        """The sessions: dicts with protocol, internal, external, peer, state and left (seconds); of the kernel's as far as it tells."""
+        return self._kernel_flows() if self.baseline else super().flows()
+
+    def _kernel_flows(self):
+        with self.router.inside(), open("/proc/thread-self/net/nf_conntrack") as table:
+            lines = table.read().splitlines()
+        found = []
+        for line in lines:
+            words = line.split()
+            out, back = {}, {}
+            for key, value in (w.split("=", 1) for w in words if "=" in w):
+                (back if key in out else out)[key] = value
+            port = out.get("sport", out.get("id", "0"))
+            found.append(
+                {
+                    "protocol": words[2] if words[2] in ("tcp", "udp", "icmp") else words[3],
+                    "internal": f"{out['src']}:{port}",
+                    "external": f"{back.get('dst')}:{back.get('dport', back.get('id', '0'))}",
+                    "peer": f"{out['dst']}:{out.get('dport', '0')}",
+                    "state": words[5] if "=" not in words[5] else "unreplied" if "[UNREPLIED]" in words else "open",
+                    "left": int(words[4]),
+                }
+            )
+        return found
+
+    # ---- invariants -------------------------------------------------------------------------------------
+
+    def complaints(self):
+        """What must never happen and has since the last call: words, empty if all is well."""
+        found = []
+        leaked, self._leaked = self._leaked + self.sniffer.offenders(), []
+        if leaked:
+            found.append(f"foreign sources on the WAN wire: {leaked[:10]}")
+        if self.baseline or self.daemon is None:
+            return found
+        if not self.daemon.running():
+            found.append(f"masqd has died with {self.daemon.wait()}")
+        elif not self.guard_may_drop:
+            try:
+                if self.leaks():
+                    found.append(f"the leak guard has counted: {self.status()['guard']} {self.drops()}")
+            except AssertionError as error:
+                found.append(f"no status: {error}")
+        said = self.daemon.lines[self._heard :]
+        self._heard += len(said)
+        found += [f"masqd said: {line}" for line in said if re.search(r"Sanitizer|runtime error:|^\s+at |Error\b|exception", line)]
+        return found
+
+
+def parse(packet):
+    """A packet as it will be on the wire, lengths and checksums filled in."""
+    return IP(bytes(packet[IP] if isinstance(packet, Ether) else packet))
