@@ -102,11 +102,16 @@ const SORTS: Record<string, (f: Flow) => number> = { bytes: (f) => f.bytesOut + 
 function flows(line: Line): number {
 	const client = connect(line);
 	const most = rowsOf(line, DEFAULT_ROWS);
-	const show = (f: Flow) => (line.options.has("-j") ? json(f) : out(renderFlow(f)));
+	let heading = line.options.has("-j") ? "" : FLOW_HEADING;
+	const show = (f: Flow) => {
+		if (heading !== "") out(heading);
+		heading = "";
+		if (line.options.has("-j")) json(f);
+		else out(renderFlow(f));
+	};
 	const sort = line.options.get("--sort");
 	const key = sort === undefined ? null : SORTS[sort];
 	if (key === undefined) throw new UsageError("--sort needs bytes or age");
-	if (!line.options.has("-j")) out(FLOW_HEADING);
 	// Sorted, the best so far are kept, twice as many as wanted at most: a router has no memory for the whole table as text.
 	let best: Flow[] = [];
 	const cut = (by: (f: Flow) => number) => {

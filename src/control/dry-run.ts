@@ -198,7 +198,9 @@ export function why(o: DryRunOwner, request: { protocol: string; source: string;
 		say("mapping", `mapping known: ${mapping(i)}; ${who}`);
 	});
 	listen(c.policy.forwards, "find", (forward) => {
-		if (forward === undefined) say("forward", "no redirect takes this port from this source");
+		if (forward === undefined) {
+			if (!out) say("forward", "no redirect takes this port from this source");
+		} else if (out) say("forward", `a redirect leads to this endpoint: it leaves by the redirect's port ${forward.first}`);
 		else {
 			inside = forward.inside;
 			say("forward", `a redirect leads to ${formatAddress(addressValue(forward.inside))}`);

@@ -31,7 +31,8 @@ notice, info (default) or debug. What repeats is said once a minute.`,
 		text: `Two lines a session: inside, external and peer endpoint; state, time left,
 packets and bytes of both directions. --sort bytes has those that moved most
 first, --sort age those that are idle for longest. 50 rows unless -n says
-otherwise.`,
+otherwise. States: new open dns-done query syn-sent syn-received opening
+established fin-sent fin-received closing reset resting.`,
 	},
 	mappings: {
 		usage: "[-j] [-n ROWS] [--host A[:P]] [--proto P]",
@@ -48,7 +49,7 @@ otherwise.`,
 	why: {
 		usage: "[-j] [HOST | PROTO SRC:PORT DST:PORT [in|out]]",
 		summary: "explain drops, or what would become of a packet",
-		text: `Without arguments, or with a host, it explains the last drops (of that host)
+		text: `Without arguments, or with a host, it explains the last drops (of it)
 and how to let such packets pass. With protocol and endpoints it goes through
 all decisions about such a packet, in order, without sending it and without
 leaving a trace: "why udp 192.168.1.10:5000 203.0.113.9:53". A packet from

@@ -9,6 +9,8 @@ const COLUMNS = 76;
 /** Labels stand to the left of this. */
 const INDENT = " ".repeat(14);
 
+const STEP_INDENT = " ".repeat(13);
+
 const UNITS = ["B", "kB", "MB", "GB", "TB"];
 
 /** Bytes with a decimal unit, three digits. */
@@ -75,7 +77,7 @@ export function renderDrop(d: DropRow): string {
 export function renderWhy(w: WhyReply): string {
 	const out: string[] = [];
 	out.push(`${w.packet.protocol} ${w.packet.source} > ${w.packet.destination}, ${w.packet.direction}\n`);
-	for (const s of w.steps) out.push(wrap(`${s.what.padEnd(10)} ${s.text}`, COLUMNS, "             ").replace(/^ {11}/, ""));
+	for (const s of w.steps) out.push(wrap(s.text, COLUMNS, STEP_INDENT).replace(STEP_INDENT, `  ${s.what.padEnd(11)}`));
 	out.push(renderVerdict(w));
 	return out.join("");
 }
@@ -135,8 +137,9 @@ export function renderStatus(s: StatusReply): string {
 	const percent = ((100 * s.sessions.used) / s.sessions.total).toFixed(1);
 	add("sessions", `${s.sessions.used} of ${s.sessions.total} (${percent} %), ${s.hosts} hosts, ${s.tableBytes} bytes`);
 	for (const [state, n] of Object.entries(s.sessions.byState)) add("", `${state} ${n}`);
+	const top = s.topHosts.map((h) => `${h.address} ${h.sessions}${h.refused > 0 ? ` (${h.refused} refused)` : ""}`);
+	if (top.length > 0) add("most by", top.join(", "));
 	add("ports free", s.externalPorts.map((p) => `${p.protocol} ${p.free} of ${p.total}`).join(", "));
-	for (const h of s.topHosts) add("", `${h.address}: ${h.sessions}${h.refused > 0 ? `, ${h.refused} refused` : ""}`);
 	add("packets/s", `${s.rates.out} out, ${s.rates.in} in, ${s.rates.dropped} dropped`);
 	add("forwarded", `${s.forwarded.out} out, ${s.forwarded.in} in, ${s.leftToKernel} left to the kernel`);
 	add("icmp errors", `${s.icmpErrorsSent} sent`);

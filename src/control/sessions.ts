@@ -86,8 +86,7 @@ export function selector(c: Context, filter: FlowFilter): (i: number) => boolean
 	}
 	if (filter.state !== undefined) {
 		const states = STATE_NAMES.map((name) => name === filter.state);
-		if (!states.includes(true))
-			throw new Error(`'${filter.state}' is not a state: ${[...new Set(STATE_NAMES)].filter((name) => name !== "free").join(" ")}`);
+		if (!states.includes(true)) throw new Error(`'${filter.state}' is not a state; masqd help flows names them`);
 		tests.push((i) => states[c.table.state(i)]);
 	}
 	return (i) => {

@@ -54,7 +54,7 @@ export function* status(engine: Engine): Generator<undefined, StatusReply> {
 	return {
 		version: VERSION,
 		uptime: Math.floor((native.now() - engine.startedAt) / 1000),
-		ports: [{ ...engine.wan, kind: "packet" }, ...engine.lan].map((p, n) => ({
+		ports: [{ ...engine.wan, kind: "packet" }, ...engine.lan.filter((p) => p.kind !== "tap")].map((p, n) => ({
 			name: p.name,
 			role: n === 0 ? "wan" : "lan",
 			driver: p.kind,
