@@ -78,7 +78,7 @@ export class Watch implements SessionEvents {
 		const at = (this.#count % RING) * WORDS;
 		const [out, back] = table.bytes(i);
 		this.#others[this.#count++ % RING] = null;
-		r[at] = this.#clock();
+		r[at] = Math.round(this.#clock());
 		r[at + 1] = kind | (mapping ? 0x100 : 0) | (cause << 16);
 		r[at + 2] = t[e + R_META] & 0xff;
 		r[at + 3] = t[e];
@@ -95,7 +95,7 @@ export class Watch implements SessionEvents {
 	/** Tells of anything else. `event` is an object with a member `event`; the time is added. */
 	tell(event: { event: string }): void {
 		if (this.#ring === null) return;
-		this.#others[this.#count++ % RING] = { observationTimeMilliseconds: this.#clock(), ...event };
+		this.#others[this.#count++ % RING] = { observationTimeMilliseconds: Math.round(this.#clock()), ...event };
 	}
 
 	/**

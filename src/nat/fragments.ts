@@ -246,6 +246,13 @@ export class Fragments {
 		this.#handedOut = false;
 	}
 
+	/** Fragments that wait for others. */
+	get pieces(): number {
+		let n = 0;
+		for (let d = 0; d < this.#datagrams.length; d += D_WORDS) n += this.#datagrams[d + D_PIECES];
+		return n;
+	}
+
 	/** Gives up datagrams that stayed incomplete; once a second. */
 	expire(): void {
 		if (this.waiting === 0) return;

@@ -10,6 +10,8 @@
  *  - `claimed`: TCP and UDP from the WAN or a LAN to an external address at a port of masqd's range or of a port forward.
  *  - `owned`: everything to external addresses that are masqd's alone, unless a tun-driver LAN is about to deliver it to masqd.
  * After source NAT, at postrouting:
+ *  - `refused`: the kernel's "protocol unreachable" to the WAN. It gets a copy of every SCTP, GRE or ESP packet for an inside host (one cannot tell
+ *    those from the router's own by a port) and would refuse it for want of a socket.
  *  - `leak`: what would leave by the WAN with a source that is not the WAN device's. It must stay 0: masqd's own packets do
  *    not pass here, and the kernel has nothing to send under another address.
  *
@@ -61,7 +63,7 @@ export interface GuardFacts {
 export type AddressTest = "fib" | "sets";
 
 /** Names of the guard's counters. */
-export const GUARD_COUNTERS = ["lan_unicast", "claimed_lan", "claimed_wan", "owned", "leak"] as const;
+export const GUARD_COUNTERS = ["lan_unicast", "claimed_lan", "claimed_wan", "owned", "refused", "leak"] as const;
 export type GuardCounter = (typeof GUARD_COUNTERS)[number];
 
 /** The one system call that the guard needs: `masq:native`, or a test's stand-in. */
@@ -123,6 +125,7 @@ export function guardRuleset(g: GuardFacts, addressTest: AddressTest = "fib"): s
 
 	lines.push("\tchain postrouting {", `\t\ttype filter hook postrouting priority ${POSTROUTING_PRIORITY}; policy accept;`);
 	const strange = fib ? " fib saddr . oif type != local" : "";
+	lines.push(`\t\toifname ${quoted(g.wanDevice)} icmp type destination-unreachable icmp code 2 counter name refused drop`);
 	lines.push(`\t\toifname ${quoted(g.wanDevice)} ip saddr != @may_leave ip daddr != @exempt_destinations${strange} counter name leak drop`);
 	lines.push("\t}", "}", "");
 	return lines.join("\n");
@@ -156,7 +159,7 @@ export function guardCounters(io: GuardIo): Record<GuardCounter, number> {
 
 /** Reads the packet counts out of `nft list`; counters that are not there are 0. Its text form, because OpenWrt's nft may lack JSON. */
 export function parseCounters(listing: string): Record<GuardCounter, number> {
-	const counters: Record<GuardCounter, number> = { lan_unicast: 0, claimed_lan: 0, claimed_wan: 0, owned: 0, leak: 0 };
+	const counters: Record<GuardCounter, number> = { lan_unicast: 0, claimed_lan: 0, claimed_wan: 0, owned: 0, refused: 0, leak: 0 };
 	for (const [, name, packets] of listing.matchAll(/^\s*counter (\w+) \{\s*packets (\d+) bytes \d+/gm)) {
 		if (name !== undefined && name in counters) counters[name as GuardCounter] = Number(packets);
 	}

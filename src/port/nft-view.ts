@@ -3,7 +3,7 @@
  * part of a dump ready when the one before it was read, and between two parts packets can be forwarded.
  */
 import type { Fd } from "masq:native";
-import type { GuardCounter } from "./guard.ts";
+import { GUARD_COUNTERS, type GuardCounter } from "./guard.ts";
 
 /** The system calls that are made: `masq:native` itself, or a test's stand-in. */
 export type NftIo = Pick<typeof import("masq:native"), "netlinkOpen" | "netlinkSend" | "netlinkReceive" | "close" | "decode">;
@@ -131,7 +131,7 @@ export class NftView {
 		const data = a.get(OBJ.DATA);
 		if (type === undefined || data === undefined || v.getUint32(type[0]) !== NFT_OBJECT_COUNTER) return;
 		if (this.#text(a.get(OBJ.TABLE)) !== "masqd") return;
-		this.guard ??= { lan_unicast: 0, claimed_lan: 0, claimed_wan: 0, owned: 0, leak: 0 };
+		this.guard ??= Object.fromEntries(GUARD_COUNTERS.map((name) => [name, 0])) as Record<GuardCounter, number>;
 		const name = this.#text(a.get(OBJ.NAME));
 		const packets = this.#attributes(data[0], data[1]).get(COUNTER_PACKETS);
 		if (packets !== undefined && name in this.guard) this.guard[name as GuardCounter] = Number(v.getBigUint64(packets[0]));

@@ -39,6 +39,8 @@ table inet masqd {
 	}
 	counter owned {
 	}
+	counter refused {
+	}
 	counter leak {
 	}
 	set elsewhere {
@@ -87,6 +89,7 @@ table inet masqd {
 	}
 	chain postrouting {
 		type filter hook postrouting priority 300; policy accept;
+		oifname "pppoe-wan" icmp type destination-unreachable icmp code 2 counter name refused drop
 		oifname "pppoe-wan" ip saddr != @may_leave ip daddr != @exempt_destinations fib saddr . oif type != local counter name leak drop
 	}
 }
@@ -193,7 +196,7 @@ describe("guard counters", () => {
 }
 `;
 	it("reads nft's listing", () => {
-		expect(parseCounters(LISTING)).toEqual({ lan_unicast: 12345, claimed_lan: 0, claimed_wan: 7, owned: 0, leak: 0 });
+		expect(parseCounters(LISTING)).toEqual({ lan_unicast: 12345, claimed_lan: 0, claimed_wan: 7, owned: 0, refused: 0, leak: 0 });
 		const io = nft([], LISTING);
 		expect(guardCounters(io).claimed_wan).toBe(7);
 		expect(io.calls[0].argv).toEqual(["nft", "-t", "list", "table", "inet", "masqd"]);

@@ -53,7 +53,7 @@ import { type Frame, type Packet, readPacket, sum } from "./rig-frame.ts";
 
 export const SLOTS = 64;
 /** Spare blocks behind the slots. */
-const SPARE_BLOCKS = 64;
+export const SPARE_BLOCKS = 64;
 const GATEWAY_HOP = 1;
 const UNKNOWN_HOP = 2;
 export const GATEWAY_MAC = "02:00:00:00:01:fe";
@@ -100,7 +100,7 @@ export interface RigOptions {
 	pools?: { nets: string[]; externals: string[]; overload?: boolean }[];
 	timeouts?: Partial<Timeouts>;
 	seed?: number;
-	/** Frame memory of at least SLOTS slots; shared by all rigs if not given. */
+	/** Frame memory of SLOTS slots and SPARE_BLOCKS blocks; shared by all rigs if not given. */
 	frames?: ArrayBuffer;
 	/** Makes memory for the table. */
 	memory?: (bytes: number) => ArrayBuffer;
