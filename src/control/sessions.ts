@@ -211,7 +211,8 @@ export function* drops({ context: c, lan, wan }: Owner): Generator<DropRow[] | u
 	for (let from = 0; from < list.length; from += ROWS) {
 		yield list.slice(from, from + ROWS).map((d): DropRow => {
 			const { name, text, remedy } = reason(d.reason);
-			const ported = hasPorts(d.protocol);
+			// Of a later fragment, or of a header that is wrong, no ports are known.
+			const ported = hasPorts(d.protocol) && (d.first !== 0 || d.other !== 0);
 			const show = (address: number, port: number) => (ported ? formatEndpoint(address, port) : formatAddress(addressValue(address)));
 			return {
 				reason: name,

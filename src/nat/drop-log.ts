@@ -18,8 +18,10 @@ const PORTS = 5;
 const LENGTH = 6;
 const COUNT = 7;
 
-/** Reasons up to this one say that the header is wrong: what stands where ports would be means nothing. */
-const LAST_HEADER_FAULT = REASON["link-broadcast"];
+/** Reasons up to this one say that the header is wrong: what stands where ports would be means nothing. A broadcast is cut short behind its header. */
+const LAST_HEADER_FAULT = REASON["bad-header-checksum"];
+const BROADCAST = REASON["link-broadcast"];
+const SHORT = REASON["short-packet"];
 
 /** One remembered drop; addresses and ports as loaded. */
 export interface Dropped {
@@ -64,10 +66,12 @@ export class DropLog {
 		const ring = this.#ring;
 		const ip = s + SLOT_IP;
 		const w = ip >> 2;
-		const protocol = B[ip + 9];
+		const protocol = reason === SHORT ? 0 : B[ip + 9];
+		const source = reason === SHORT ? 0 : P[w + 3];
+		const destination = reason === SHORT ? 0 : P[w + 4];
 		const l4 = (ip + (B[ip] & 15) * 4) >> 1;
 		let ports = 0;
-		if (reason > LAST_HEADER_FAULT && (P[w + 1] & IP_OFFSET) === 0) {
+		if (reason > LAST_HEADER_FAULT && reason !== BROADCAST && (P[w + 1] & IP_OFFSET) === 0) {
 			if (hasPorts(protocol)) ports = pair(H[l4], H[l4 + 1]);
 			else if (protocol === ICMP) ports = pair(H[l4], H[l4 + 2]);
 		}
@@ -78,8 +82,8 @@ export class DropLog {
 		let e = (reason * ENTRIES + this.#newest[reason]) * WORDS;
 		const same =
 			ring[e + COUNT] > 0 &&
-			ring[e + SOURCE] === P[w + 3] &&
-			ring[e + DESTINATION] === P[w + 4] &&
+			ring[e + SOURCE] === source &&
+			ring[e + DESTINATION] === destination &&
 			ring[e + PORTS] === ports &&
 			ring[e + HEAD] === head;
 		if (same) ring[e + COUNT]++;
@@ -87,14 +91,14 @@ export class DropLog {
 			this.#newest[reason] = (this.#newest[reason] + 1) % ENTRIES;
 			e = (reason * ENTRIES + this.#newest[reason]) * WORDS;
 			ring[e + HEAD] = head;
-			ring[e + SOURCE] = P[w + 3];
-			ring[e + DESTINATION] = P[w + 4];
+			ring[e + SOURCE] = source;
+			ring[e + DESTINATION] = destination;
 			ring[e + PORTS] = ports;
 			ring[e + COUNT] = 1;
 		}
 		ring[e + SEQUENCE] = this.sequence;
 		ring[e + SECOND] = now;
-		ring[e + LENGTH] = B[ip + 2] * 256 + B[ip + 3];
+		ring[e + LENGTH] = reason === SHORT ? 0 : B[ip + 2] * 256 + B[ip + 3];
 	}
 
 	/** The remembered drops, newest first. */
