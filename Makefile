@@ -7,15 +7,51 @@ MAKEFLAGS += --no-builtin-rules
 include test/demo/demo.mk
 include native/build.mk
 include test/bench/build.mk
+include test/router/router.mk
+include openwrt/package.mk
 include test/conformance/conformance.mk
 
 VERSION := $(shell sed -n 's/.*"version": "\(.*\)",/\1/p' package.json)
 SOURCES := $(shell find src -name '*.ts')
 
 # Everything that building, tests, demo and benchmark need from Debian.
-DEBIAN_PACKAGES := gcc libc6-dev make ca-certificates curl xz-utils iproute2 nftables iputils-ping traceroute dnsmasq-base \
-	bind9-dnsutils nginx-light iperf3 tcpdump slirp4netns passt ethtool socat musl-tools linux-libc-dev python3 python3-scapy \
-	python3-pytest python3-pytest-xdist conntrack procps util-linux libcap2-bin shellcheck
+DEBIAN_PACKAGES := \
+	bind9-dnsutils \
+	ca-certificates \
+	conntrack \
+	curl \
+	dnsmasq-base \
+	ethtool \
+	gcc \
+	iperf3 \
+	iproute2 \
+	iputils-ping \
+	libc6-dev \
+	libcap2-bin \
+	linux-libc-dev \
+	llvm \
+	make \
+	musl-tools \
+	natpmpc \
+	nftables \
+	nginx-light \
+	passt \
+	procps \
+	python3 \
+	python3-openssl \
+	python3-pyftpdlib \
+	python3-pytest \
+	python3-pytest-xdist \
+	python3-scapy \
+	qemu-user-static \
+	shellcheck \
+	shfmt \
+	slirp4netns \
+	socat \
+	tcpdump \
+	traceroute \
+	util-linux \
+	xz-utils
 
 .PHONY: help
 help: ## this list
@@ -38,10 +74,14 @@ node_modules/.ready: package.json package-lock.json
 	npm ci --no-audit --no-fund --loglevel=error
 	@touch $@
 
+.PHONY: known-arch
+known-arch:
+	@[ -z "$(ARCH)" ] || [ -n "$(ZIG_TARGET)" ] || { echo "no such ARCH: $(ARCH); there are $(ARCHITECTURES)" >&2; exit 1; }
+
 .PHONY: build
-build: deps ## build/masqd and build/masqd.js (SANITIZE=1, LIBC=musl for other builds)
-	@$(MAKE) --no-print-directory $(NATIVE_OUT)/masqd build/masqd.js
-	@[ "$(NATIVE_OUT)" = build ] || ln -sf ../masqd.js $(NATIVE_OUT)/masqd.js
+build: known-arch deps ## build/masqd and build/masqd.js (SANITIZE=1, LIBC=musl, ARCH=mipsel_24kc for other builds)
+	@$(MAKE) --no-print-directory $(NATIVE_OUT)/masqd build/masqd.js $(if $(ARCH),-j2 $(NATIVE_OUT)/masqd.qbc)
+	@[ "$(NATIVE_OUT)" = build ] || [ -n "$(ARCH)" ] || ln -sf ../masqd.js $(NATIVE_OUT)/masqd.js
 
 build/masqd.js: $(SOURCES) package.json node_modules/.ready
 	node_modules/.bin/esbuild src/main.ts --bundle --minify --format=esm --target=es2023 --platform=neutral \
@@ -60,6 +100,7 @@ test: build ## run all tests
 	@$(MAKE) --no-print-directory build SANITIZE=1
 	@$(MAKE) --no-print-directory build LIBC=musl
 	@$(MAKE) --no-print-directory bench-tools
+	@$(MAKE) --no-print-directory firmware
 	/usr/bin/python3 test/run.py
 
 .PHONY: fuzz

@@ -4,12 +4,17 @@
 #   build/masqd             this machine's C library, dynamic
 #   SANITIZE=1              build/sanitize/masqd: AddressSanitizer and UndefinedBehaviorSanitizer
 #   LIBC=musl               build/musl/masqd: static, by musl-gcc
-#   VARIANT=x CC='...'      build/x/masqd: any other compiler, such as a cross compiler, with
+#   ARCH=mipsel_24kc        build/mipsel_24kc/masqd: static, for a router (openwrt/toolchain/cross.mk lists them)
+#   VARIANT=x CC='...'      build/x/masqd: any other compiler, with
 #                           OPTIMIZE=-Os, STATIC=1 and NATIVE_CFLAGS=... as it needs them
 
 QUICKJS_DIR := build/quickjs-2025-04-26
+ENGINE_VERSION := -DCONFIG_VERSION='"2025-04-26"'
 QUICKJS_SOURCES := quickjs.c libregexp.c libunicode.c cutils.c dtoa.c
-NATIVE_SOURCES := main.c module.c argument.c error.c text.c process.c clock.c file.c socket.c packet.c tun.c device.c netlink.c
+NATIVE_SOURCES := main.c module.c argument.c error.c text.c process.c clock.c file.c socket.c packet.c tun.c device.c netlink.c bpf.c
+
+# The feed architectures that we build for; all of them are tested under qemu-user.
+ARCHITECTURES := mips_24kc mipsel_24kc arm_cortex-a7_neon-vfpv4 aarch64_cortex-a53 x86_64
 
 OPTIMIZE ?= -O2
 NATIVE_CFLAGS ?=
@@ -32,10 +37,14 @@ STATIC := 1
 NATIVE_CFLAGS += -idirafter /usr/include -idirafter /usr/include/$(shell gcc -print-multiarch)
 endif
 
+ifneq ($(filter $(ARCH),$(ARCHITECTURES)),)
+include openwrt/toolchain/cross.mk
+endif
+
 NATIVE_OUT := build$(if $(VARIANT),/$(VARIANT))
 NATIVE_OBJECTS := build/objects/$(or $(VARIANT),host)
 
-NATIVE_FLAGS = -std=gnu11 -D_GNU_SOURCE $(OPTIMIZE) -fwrapv -ffunction-sections -fdata-sections -fno-math-errno \
+NATIVE_FLAGS = -std=gnu11 -D_GNU_SOURCE $(ENGINE_VERSION) $(OPTIMIZE) -fwrapv -ffunction-sections -fdata-sections -fno-math-errno \
 	-ffile-prefix-map=$(CURDIR)=. -MMD -MP $(NATIVE_CFLAGS)
 NATIVE_LINK = -Wl,--gc-sections $(if $(STATIC),-static) $(if $(filter 1,$(SANITIZE)),,-s) $(NATIVE_LDFLAGS)
 
@@ -44,10 +53,23 @@ NATIVE_ENGINE_OBJECTS := $(QUICKJS_SOURCES:%.c=$(NATIVE_OBJECTS)/quickjs/%.o)
 
 $(NATIVE_OUT)/masqd: $(NATIVE_SHIM_OBJECTS) $(NATIVE_ENGINE_OBJECTS)
 	@mkdir -p $(@D)
-	$(CC) $(NATIVE_LINK) -o $@ $^ -lm
+	$(CC) $(NATIVE_LINK) -o $@ $^ -lm $(if $(NATIVE_FINISH),$(NATIVE_FINISH) $@)
+
+# The compiler of the bundle for routers, of the same engine but run here: in this machine's byte order, and in the other.
+HOST_CC ?= cc
+BYTECODE_FLAGS := -std=gnu11 -D_GNU_SOURCE -O1 -fwrapv $(ENGINE_VERSION) -isystem $(QUICKJS_DIR)
+
+build/tools/bytecode: native/bytecode.c native/bytecode.h $(QUICKJS_DIR)/.verified
+	@mkdir -p $(@D)
+	$(HOST_CC) $(BYTECODE_FLAGS) -o $@ $< $(QUICKJS_SOURCES:%=$(QUICKJS_DIR)/%) -lm
+
+build/tools/bytecode-swapped: native/bytecode.c native/bytecode.h native/regexp-swapped.c $(QUICKJS_DIR)/.verified
+	@mkdir -p $(@D)
+	$(HOST_CC) $(BYTECODE_FLAGS) -DSWAPPED -o $@ $< native/regexp-swapped.c \
+		$(patsubst %,$(QUICKJS_DIR)/%,$(filter-out libregexp.c,$(QUICKJS_SOURCES))) -lm
 
 # A change of compiler or flags rebuilds what they made.
-$(NATIVE_OBJECTS)/flags: native-flags
+$(NATIVE_OBJECTS)/flags: native-flags $(CROSS_COMPILER)
 	@mkdir -p $(@D)
 	@printf '%s\n' '$(CC) $(NATIVE_FLAGS) $(NATIVE_SANITIZE) $(QUICKJS_SANITIZE) $(NATIVE_LINK)' >$@.new
 	@if cmp -s $@.new $@; then rm $@.new; else mv $@.new $@; fi
@@ -58,7 +80,7 @@ $(NATIVE_OBJECTS)/native/%.o: native/%.c $(QUICKJS_DIR)/.verified $(NATIVE_OBJEC
 
 $(NATIVE_OBJECTS)/quickjs/%.o: $(QUICKJS_DIR)/.verified $(NATIVE_OBJECTS)/flags
 	@mkdir -p $(@D)
-	$(CC) $(NATIVE_FLAGS) $(QUICKJS_SANITIZE) -DCONFIG_VERSION='"2025-04-26"' -c -o $@ $(QUICKJS_DIR)/$*.c
+	$(CC) $(NATIVE_FLAGS) $(QUICKJS_SANITIZE) -c -o $@ $(QUICKJS_DIR)/$*.c
 
 $(QUICKJS_DIR)/.verified: native/fetch-quickjs.sh
 	native/fetch-quickjs.sh $(QUICKJS_DIR)

@@ -6,6 +6,8 @@
  */
 #include "shim.h"
 
+#include "bytecode.h"
+
 #include <fcntl.h>
 #include <limits.h>
 #include <signal.h>
@@ -14,7 +16,11 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#ifdef WITHOUT_PARSER
+#define BUNDLE_NAME "masqd.qbc"
+#else
 #define BUNDLE_NAME "masqd.js"
+#endif
 #define BUNDLE_INSTALLED "/usr/share/masqd/" BUNDLE_NAME
 #define STACK_SIZE (1024 * 1024)
 
@@ -114,7 +120,9 @@ static JSContext *new_context(JSRuntime *runtime)
 		return NULL;
 	JS_AddIntrinsicBaseObjects(ctx);
 	JS_AddIntrinsicDate(ctx);
+#ifndef WITHOUT_PARSER
 	JS_AddIntrinsicEval(ctx);
+#endif
 	JS_AddIntrinsicRegExp(ctx);
 	JS_AddIntrinsicJSON(ctx);
 	JS_AddIntrinsicMapSet(ctx);
@@ -124,13 +132,53 @@ static JSContext *new_context(JSRuntime *runtime)
 }
 
 /**
- * run_bundle() - evaluate the bundle as a module, then what it left pending
+ * load_bytecode() - a module out of a file that native/bytecode.c made
+ *
+ * Bytecode is trusted like the executable: both come in one package.
+ *
+ * Return: the module; an exception if the file is of another engine or of another kind.
+ */
+static JSValue load_bytecode(JSContext *ctx, const char *path, const char *file, size_t length)
+{
+	size_t header = strlen(BYTECODE_HEADER);
+	JSValue module;
+
+	if (length < header || memcmp(file, BYTECODE_HEADER, header) != 0)
+		return JS_ThrowTypeError(ctx, "%s is not bytecode of this program's engine", path);
+	module = JS_ReadObject(ctx, (const uint8_t *)file + header, length - header, JS_READ_OBJ_BYTECODE);
+	if (!JS_IsException(module) && JS_ResolveModule(ctx, module) < 0) {
+		JS_FreeValue(ctx, module);
+		return JS_EXCEPTION;
+	}
+	return module;
+}
+
+/**
+ * evaluate_bundle() - start the bundle as a module
+ *
+ * Return: the module's promise, or an exception.
+ */
+static JSValue evaluate_bundle(JSContext *ctx, const char *path, const char *file, size_t length)
+{
+	JSValue module;
+
+#ifndef WITHOUT_PARSER
+	if (length < strlen(BYTECODE_MARK) || memcmp(file, BYTECODE_MARK, strlen(BYTECODE_MARK)) != 0)
+		return JS_Eval(ctx, file, length, path, JS_EVAL_TYPE_MODULE);
+#endif
+	module = load_bytecode(ctx, path, file, length);
+	return JS_IsException(module) ? module : JS_EvalFunction(ctx, module);
+}
+
+/**
+ * run_bundle() - evaluate the bundle, then what it left pending
+ * @promise: what evaluate_bundle() gave
  *
  * Return: exit status.
  */
-static int run_bundle(JSContext *ctx, const char *path, const char *text, size_t length)
+static int run_bundle(JSContext *ctx, const char *path, JSValue promise)
 {
-	JSValue promise = JS_Eval(ctx, text, length, path, JS_EVAL_TYPE_MODULE), exception;
+	JSValue exception;
 	JSContext *job;
 	int result = 1;
 
@@ -174,8 +222,9 @@ int main(int argc, char **argv)
 	const char *path;
 	JSRuntime *runtime;
 	JSContext *ctx;
+	JSValue promise;
 	size_t length;
-	char *text;
+	char *file;
 	int status;
 
 	open_standard_descriptors();
@@ -184,8 +233,8 @@ int main(int argc, char **argv)
 	process_arguments(argc, argv);
 
 	path = bundle_path(beside);
-	text = read_bundle(path, &length);
-	if (!text) {
+	file = read_bundle(path, &length);
+	if (!file) {
 		fprintf(stderr, "masqd: cannot read the program %s: %s\n", path, strerror(errno));
 		return 1;
 	}
@@ -196,8 +245,11 @@ int main(int argc, char **argv)
 		return 1;
 	}
 	JS_SetMaxStackSize(runtime, STACK_SIZE);
-	status = run_bundle(ctx, path, text, length);
-	free(text);
+	/* The engine would keep the whole text for Function.prototype.toString(), which nothing calls. */
+	JS_SetStripInfo(runtime, JS_STRIP_SOURCE);
+	promise = evaluate_bundle(ctx, path, file, length);
+	free(file);
+	status = run_bundle(ctx, path, promise);
 	frames_forget(ctx);
 	JS_FreeContext(ctx);
 	JS_FreeRuntime(runtime);

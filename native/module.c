@@ -14,6 +14,9 @@ static const JSCFunctionListEntry exports[] = {
 	JS_CFUNC_DEF("getenv", 1, native_getenv),
 	JS_CFUNC_DEF("getpid", 0, native_getpid),
 	JS_CFUNC_DEF("geteuid", 0, native_geteuid),
+	JS_CFUNC_DEF("processors", 0, native_processors),
+	JS_CFUNC_DEF("processor", 0, native_processor),
+	JS_CFUNC_DEF("runOn", 1, native_run_on),
 	JS_CFUNC_DEF("run", 3, native_run),
 	JS_CFUNC_DEF("signalOpen", 1, native_signal_open),
 	JS_CFUNC_DEF("signalRead", 1, native_signal_read),
@@ -79,6 +82,13 @@ static const JSCFunctionListEntry exports[] = {
 	JS_CFUNC_DEF("netlinkOpen", 2, native_netlink_open),
 	JS_CFUNC_DEF("netlinkSend", 3, native_netlink_send),
 	JS_CFUNC_DEF("netlinkReceive", 2, native_netlink_receive),
+
+	JS_CFUNC_DEF("bpfMapCreate", 5, native_bpf_map_create),
+	JS_CFUNC_DEF("bpfMapMemory", 2, native_bpf_map_memory),
+	JS_CFUNC_DEF("bpfProgramLoad", 4, native_bpf_program_load),
+	JS_CFUNC_DEF("bpfProgramRun", 4, native_bpf_program_run),
+	JS_CFUNC_DEF("bpfLinkCreate", 3, native_bpf_link_create),
+	JS_CFUNC_DEF("bpfLinkUpdate", 2, native_bpf_link_update),
 };
 
 #define EXPORT_COUNT ((int)(sizeof exports / sizeof *exports))

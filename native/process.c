@@ -7,6 +7,7 @@
 #include <linux/capability.h>
 #include <linux/close_range.h>
 #include <poll.h>
+#include <sched.h>
 #include <signal.h>
 #include <stdlib.h>
 #include <sys/prctl.h>
@@ -95,6 +96,54 @@ NATIVE(native_getpid)
 NATIVE(native_geteuid)
 {
 	return JS_NewInt64(ctx, geteuid());
+}
+
+/**
+ * native_processors() - the processors that this process may run on
+ */
+NATIVE(native_processors)
+{
+	cpu_set_t set;
+	JSValue array;
+	uint32_t count = 0;
+
+	if (sched_getaffinity(0, sizeof set, &set) < 0)
+		return throw_errno(ctx, errno, "sched_getaffinity", "%zu bytes", sizeof set);
+	array = JS_NewArray(ctx);
+	for (int32_t cpu = 0; cpu < CPU_SETSIZE && !JS_IsException(array); cpu++) {
+		if (CPU_ISSET((size_t)cpu, &set) && JS_SetPropertyUint32(ctx, array, count++, JS_NewInt32(ctx, cpu)) < 0) {
+			JS_FreeValue(ctx, array);
+			return JS_EXCEPTION;
+		}
+	}
+	return array;
+}
+
+/**
+ * native_processor() - the processor that this process is on
+ */
+NATIVE(native_processor)
+{
+	return JS_NewInt32(ctx, sched_getcpu());
+}
+
+/**
+ * native_run_on() - the processors that this process may run on from now on
+ */
+NATIVE(native_run_on)
+{
+	int32_t numbers[CPU_SETSIZE];
+	int count = argument_numbers(ctx, argv[0], "processors", 0, CPU_SETSIZE - 1, numbers, CPU_SETSIZE);
+	cpu_set_t set;
+
+	if (count < 0)
+		return JS_EXCEPTION;
+	CPU_ZERO(&set);
+	for (int i = 0; i < count; i++)
+		CPU_SET((size_t)numbers[i], &set);
+	if (sched_setaffinity(0, sizeof set, &set) < 0)
+		return throw_errno(ctx, errno, "sched_setaffinity", "%d processors", count);
+	return JS_UNDEFINED;
 }
 
 static int64_t milliseconds(void)

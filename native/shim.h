@@ -129,6 +129,9 @@ NATIVE(native_exit);
 NATIVE(native_getenv);
 NATIVE(native_getpid);
 NATIVE(native_geteuid);
+NATIVE(native_processors);
+NATIVE(native_processor);
+NATIVE(native_run_on);
 NATIVE(native_run);
 NATIVE(native_signal_open);
 NATIVE(native_signal_read);
@@ -192,5 +195,13 @@ NATIVE(native_set_feature);
 NATIVE(native_netlink_open);
 NATIVE(native_netlink_send);
 NATIVE(native_netlink_receive);
+
+/* bpf.c */
+NATIVE(native_bpf_map_create);
+NATIVE(native_bpf_map_memory);
+NATIVE(native_bpf_program_load);
+NATIVE(native_bpf_program_run);
+NATIVE(native_bpf_link_create);
+NATIVE(native_bpf_link_update);
 
 #endif

@@ -17,6 +17,7 @@ import { Rates } from "./control/rates.ts";
 import { ControlServer } from "./control/server.ts";
 import { Watch } from "./control/watch.ts";
 import { Admission, EXPIRE_BUDGET } from "./nat/admission.ts";
+import { makeAlgCounts } from "./nat/alg.ts";
 import {
 	BLOCK,
 	type Context,
@@ -31,20 +32,26 @@ import {
 	Queue,
 } from "./nat/context.ts";
 import { DropLog } from "./nat/drop-log.ts";
+import { Expectations } from "./nat/expectations.ts";
 import { Externals, externalsWords } from "./nat/externals.ts";
-import { type Fast, makeFast } from "./nat/fast.ts";
+import { type Fast, makeFast, sourcesAreOurs } from "./nat/fast.ts";
 import { HOST_UNREACHABLE, IcmpSender, PROHIBITED } from "./nat/icmp-error.ts";
 import { Rare } from "./nat/rare.ts";
 import { REASON } from "./nat/reason.ts";
+import { Requested } from "./nat/requested.ts";
+import { CAP_BPF, CAP_PERFMON, Offload, OffloadError, type OffloadStatus } from "./offload/offload.ts";
 import { type AddressRange, formatAddress, formatSubnet, type Subnet, subnetOf } from "./packet/address.ts";
 import { IP_WORD, SLOT_SIZE, swap32, TCP, UDP, type Views, viewsOf } from "./packet/layout.ts";
 import { HOST_HEADERS, LinkHeaders } from "./packet/link-header.ts";
 import { ArpResponder } from "./port/arp-responder.ts";
 import { type ClaimedPorts, lanFilter, wanFilter } from "./port/filter.ts";
 import { type GuardFacts, installGuard, removeGuard } from "./port/guard.ts";
-import { KernelView } from "./port/kernel-view.ts";
+import { IngressFilters } from "./port/ingress-filter.ts";
+import { isUsable, KernelView } from "./port/kernel-view.ts";
 import { localPorts, separateEphemeral } from "./port/local-ports.ts";
 import { NextHopTable, SPARE_SLOT_SIZE, SPARE_SLOTS } from "./port/neighbours.ts";
+import { PcpResponder } from "./port/pcp-responder.ts";
+import { Placement } from "./port/placement.ts";
 import { BATCH, type Driver, PacketDriver, TunDriver } from "./port/port.ts";
 import { TunRoutes } from "./port/tun-routes.ts";
 
@@ -142,16 +149,24 @@ export class Engine {
 	#fast: Fast;
 	readonly #own: Fast;
 	readonly #rare: Rare;
+	readonly #requested: Requested;
 	readonly #errors: IcmpSender;
 	readonly #hops: NextHopTable;
 	readonly #rx = new Int32Array(BATCH * 2);
 	readonly #frames: ArrayBuffer;
 	readonly #pollSet = new Int32Array(64 * 3);
+	readonly #placement = new Placement(native);
 	#lock: native.Fd = -1;
 	#signals: native.Fd = -1;
 	#control: ControlServer | null = null;
 	#arp: ArpResponder | null = null;
+	/** PCP sockets, and the places (device and address) that they were opened for. */
+	#pcp: PcpResponder[] = [];
+	#pcpPlaces = "";
 	#tunRoutes: TunRoutes | null = null;
+	#offload: Offload | null = null;
+	/** Why there is no offload. */
+	#noOffload = "";
 	#guard = false;
 	#guardText = "";
 	#restoreEphemeral: (() => void) | null = null;
@@ -223,20 +238,24 @@ export class Engine {
 			table: this.table,
 			hosts: this.hosts,
 			externals: this.externals,
+			expectations: new Expectations(this.table, this.externals),
 			hops: this.#hops,
 			headers,
 			wan: this.wan.link,
 			lan: this.lan.map((p) => p.link),
 			policy: emptyPolicy(),
 			spare: { at: RECEIVE_BYTES, count: blocks },
+			requested: [],
 			drops,
 			dropLog,
 			events: null,
+			algCounts: makeAlgCounts(),
 			left: 0,
 			forwardedOut: 0,
 			forwardedIn: 0,
 			errorsSent: 0,
-			ipId: keys[3] & 0xffff,
+			ipId: keys[3] & 0x7fff,
+			ipIds: 0xffff,
 			now: 0,
 			now16: 0,
 			random: () => {
@@ -256,6 +275,7 @@ export class Engine {
 		this.#fast = this.#own;
 		this.watch = new Watch(this.context, native.wallClock);
 		this.rates = new Rates(this.context, native.now);
+		this.#requested = new Requested(this.context);
 	}
 
 	/** Policy in as-loaded terms; fills the external addresses. Called once. */
@@ -292,6 +312,8 @@ export class Engine {
 			forwards,
 			pools,
 			ranges: plan.ports,
+			algFtp: plan.algs.ftp,
+			algTftp: plan.algs.tftp,
 			maxSessions: plan.maxSessions,
 			maxRate: plan.maxRate,
 			refusal: plan.refusal === "prohibited" ? PROHIBITED : HOST_UNREACHABLE,
@@ -355,13 +377,17 @@ export class Engine {
 		this.#separatePorts();
 		this.#takeAddresses();
 		this.#warnOfBridgeFilter();
+		// Before the routes, so that the kernel never tracks or forwards a packet that is masqd's.
+		this.#refreshGuard();
 		for (const p of tuns) this.#openTun(p);
 		this.#openDrivers();
-		this.#refreshGuard();
 		if (this.externals.list.length > 1 && this.wan.link.ethernet)
 			this.#arp = new ArpResponder(this.wan.index, this.#arpRanges(), this.#wanMac());
+		this.#startOffload();
+		this.#openPcp();
 		this.#control = new ControlServer(this.paths.socket, this);
-		native.keepCapabilities(2 ** CAP_NET_ADMIN + 2 ** CAP_NET_RAW);
+		const bpf = this.#offload === null ? 0 : 2 ** CAP_BPF + 2 ** CAP_PERFMON;
+		native.keepCapabilities(2 ** CAP_NET_ADMIN + 2 ** CAP_NET_RAW + bpf);
 	}
 
 	#needDevice(what: string, p: Port): void {
@@ -423,6 +449,92 @@ export class Engine {
 		this.warnings.push(...this.#tunRoutes.warnings);
 	}
 
+	// ---- offload ---------------------------------------------------------------------------------------------------------
+
+	#startOffload(): void {
+		const { offload } = this.plan;
+		if (offload === "off") return;
+		const filters = new IngressFilters(this.kernel);
+		try {
+			this.#offload = new Offload(
+				{
+					table: this.table,
+					hosts: this.hosts,
+					headers: this.context.headers,
+					tags: this.#hops.tags,
+					addresses: this.externals.A,
+					seconds: () => this.context.now | 0,
+					now16: () => this.context.now16,
+					milliseconds: () => this.#milliseconds,
+					neighbour: (ifindex, host) => this.#neighbourOf(ifindex, host),
+					attachClassic: (ifindex, program) => filters.attach(ifindex, program),
+					detachClassic: (ifindex) => filters.detach(ifindex),
+				},
+				native.getenv("MASQD_OFFLOAD") === "clsact" ? "clsact" : null,
+			);
+			this.#renewOffload();
+		} catch (error) {
+			this.#offload?.close();
+			this.#offload = null;
+			if (!(error instanceof OffloadError)) throw error;
+			if (offload === "on") throw new StartError(`option offload 'on': ${error.message}`);
+			this.#noOffload = error.message;
+			this.log.say("info", `no offload: ${error.message}`);
+			return;
+		}
+		this.table.bypass = this.#offload;
+		this.context.ipIds = 0x7fff;
+		this.context.headers.changed = (n) => this.#offload?.linkChanged(n);
+	}
+
+	/** Who on device `ifindex` leads to a host of the LAN (dotted value), as the kernel knows it. */
+	#neighbourOf(ifindex: number, host: number): { address: number; mac: Uint8Array } | null {
+		const route = this.kernel.lookup(host);
+		const address = route !== null && route.ifindex === ifindex && route.gateway !== 0 ? route.gateway : host;
+		const known = this.kernel.neighbour(ifindex, address);
+		return known !== undefined && isUsable(known) ? { address, mac: known.mac as Uint8Array } : null;
+	}
+
+	/** Tells the offload about the ports as they are. */
+	#renewOffload(): void {
+		const device = (p: Port) => {
+			const link = this.kernel.linkByName(p.name);
+			const ethernet = link !== undefined && link.type === ARPHRD_ETHER;
+			return { index: p.index, ethernet, mtu: p.link.mtu, mac: ethernet && link.mac !== null ? link.mac : new Uint8Array(6) };
+		};
+		const owned = this.#ownedExternals();
+		this.#offload?.renew({
+			wan: device(this.wan),
+			lan: this.lan.map((p) => ({
+				...device(p),
+				kernelForwards: p.kind === "tun",
+				nets: p.link.nets.map((net) => ({ address: swap32(net.address) >>> 0, mask: swap32(net.mask) >>> 0 })),
+			})),
+			externals: [...this.#externalAddresses().map((first) => ({ first, last: first })), ...owned],
+		});
+	}
+
+	/** The ports changed while running: an offload that can not follow is given up. */
+	#renewOffloadQuietly(): void {
+		try {
+			this.#renewOffload();
+		} catch (error) {
+			this.log.say("warning", `offload stopped: ${(error as Error).message}`);
+		}
+	}
+
+	/** What `status` shows. */
+	get offloadStatus(): OffloadStatus {
+		const { offload } = this.plan;
+		if (this.#offload !== null) return this.#offload.status(offload);
+		return { mode: offload, active: false, detail: this.#noOffload, flows: 0, capacity: 0, packetsOut: 0, packetsIn: 0 };
+	}
+
+	/** Sessions that go by the kernel, null without. */
+	get offload(): Offload | null {
+		return this.#offload;
+	}
+
 	/** Undoes everything, in reverse, whatever of it was done. Never throws. */
 	stop(): void {
 		const attempt = (what: () => void) => {
@@ -433,9 +545,11 @@ export class Engine {
 			}
 		};
 		attempt(() => this.#control?.close());
+		attempt(() => this.#offload?.close());
 		attempt(() => this.#tunRoutes?.remove());
 		for (const p of [this.wan, ...this.lan]) attempt(() => this.#closePort(p));
 		attempt(() => this.#arp?.close());
+		for (const p of this.#pcp) attempt(() => p.close());
 		if (this.#guard) attempt(() => removeGuard(native));
 		attempt(() => this.#restoreEphemeral?.());
 		attempt(() => this.kernel.close());
@@ -567,7 +681,9 @@ export class Engine {
 			portRanges: this.#ranges,
 			forwards: this.context.policy.forwards.map((f) => ({ proto: f.protocol, first: f.first, last: f.last })),
 			elsewhere: this.#elsewhere(),
+			inside: this.lan.flatMap((p) => p.link.nets.map(subnetOfNet)),
 			ownAddresses: this.kernel.ownAddresses(),
+			pcp: this.plan.pcp,
 			exemptDestinations: this.plan.exempts.map((e) => e.destination),
 		};
 		const text = JSON.stringify(facts);
@@ -575,6 +691,28 @@ export class Engine {
 		installGuard(native, facts);
 		this.#guard = true;
 		this.#guardText = text;
+	}
+
+	/** Opens PCP sockets on the LAN devices as they are now. */
+	#openPcp(): void {
+		if (!this.plan.pcp) return;
+		const places = this.lan
+			.filter((p) => p.kind !== "tap")
+			.flatMap((p) => {
+				const link = this.kernel.linkByName(p.name);
+				if (link === undefined || link.type !== ARPHRD_ETHER || link.mac === null) return [];
+				const { index, mac } = link;
+				return this.kernel.addresses(index).map(({ address }) => ({ index, mac, address }));
+			});
+		const text = JSON.stringify(places.map((p) => [p.index, p.address, [...p.mac]]));
+		if (text === this.#pcpPlaces) return;
+		for (const p of this.#pcp) p.close();
+		const epoch = () => Math.floor((native.now() - this.startedAt) / 1000);
+		this.#pcp = places.map(
+			(p) => new PcpResponder(p.index, p.address, p.mac, (q, source) => this.#requested.handle(q, swap32(source)), epoch),
+		);
+		if (this.#pcpPlaces === "") for (const p of this.#pcp) p.announce();
+		this.#pcpPlaces = text;
 	}
 
 	/** Takes the kernel's news. */
@@ -589,9 +727,15 @@ export class Engine {
 			for (const p of [this.wan, ...this.lan]) p.driver?.filter(this.#filterOf(p));
 			this.#tunRoutes?.update(this.#elsewhere());
 			this.#refreshGuard();
+			this.#openPcp();
 			this.#renewHops();
+			this.#renewOffloadQuietly();
+			this.#offload?.routesChanged();
 		}
 		this.#hops.update(changes.neighbours);
+		if (this.#offload !== null) {
+			for (const n of changes.neighbours) this.#offload.neighbourChanged(n.ifindex, n.address, isUsable(n) ? n.mac : null);
+		}
 	}
 
 	#openDriversQuietly(): void {
@@ -610,6 +754,7 @@ export class Engine {
 			const hop = this.#hops.find(T[(i << 4) + R_PEER]);
 			const e = (i << 4) + R_META;
 			if (T[e] >>> HOP_SHIFT === HAIRPIN) continue;
+			if (T[e] >>> HOP_SHIFT !== Math.max(0, hop)) this.#offload?.hopChanged(i);
 			T[e] = (T[e] & ~(0xff << HOP_SHIFT)) | (Math.max(0, hop) << HOP_SHIFT);
 		}
 	}
@@ -630,8 +775,15 @@ export class Engine {
 			for (let n = 0; n < this.lan.length; n++) moved += this.#breatheLan(n);
 			empty = moved === 0 ? empty + 1 : 0;
 			this.#flush();
+			if (this.#milliseconds >= this.#placement.dueAt) this.#placement.look(this.#milliseconds, this.#framesReceived());
 			if (this.#milliseconds >= this.#secondAt) this.#everySecond();
 		}
+	}
+
+	#framesReceived(): number {
+		let frames = this.wan.received;
+		for (const p of this.lan) frames += p.received;
+		return frames;
 	}
 
 	#readClock(): void {
@@ -643,8 +795,10 @@ export class Engine {
 
 	#everySecond(): void {
 		this.#secondAt = (this.context.now + 1) * 1000;
+		this.#offload?.everySecond();
 		this.admission.expire(EXPIRE_BUDGET);
 		this.#rare.everySecond();
+		this.#requested.expire();
 		if (this.#hops.waiting > 0) this.#hops.flush();
 		this.#flush();
 		this.#hops.confirm();
@@ -653,6 +807,7 @@ export class Engine {
 		this.log.tick(this.#milliseconds);
 		this.#control?.tick(this.#milliseconds);
 		if (this.#busyAt !== 0 && this.#milliseconds - this.#busyAt > IDLE_RELEASE_SECONDS * 1000) {
+			this.#placement.release();
 			// Fragments that wait stay.
 			native.releasePages(this.#frames, 0, this.#rare.fragments.waiting > 0 ? RECEIVE_BYTES : this.#frames.byteLength);
 			this.#busyAt = 0;
@@ -675,20 +830,22 @@ export class Engine {
 		add(this.#signals, native.POLLIN);
 		add(this.kernel.fd, native.POLLIN);
 		add(this.#arp?.fd ?? -1, native.POLLIN);
+		for (const p of this.#pcp) add(p.fd, native.POLLIN);
 		this.#control?.pollEntries(add, native.now());
 		native.poll(set, n, timeout);
 		this.#readClock();
 		if (set[fixed * 3 + 2] !== 0) this.#signalled();
 		if (set[fixed * 3 + 5] !== 0) this.#kernelNews();
 		if (set[fixed * 3 + 8] !== 0) this.#arp?.serve();
-		this.#control?.serve(set, fixed + 3, busy);
+		for (const [k, p] of this.#pcp.entries()) if (set[(fixed + 3 + k) * 3 + 2] !== 0) p.serve();
+		this.#control?.serve(set, fixed + 3 + this.#pcp.length, busy);
 	}
 
 	#timeout(): number {
 		const pending = this.kernel.pendingAt() - native.now();
 		// Nothing to expire, nothing waiting: sleep until the hops want confirming.
 		const idle =
-			this.table.used === 0 && this.#hops.waiting === 0 && this.#busyAt === 0 && !this.#rare.pending
+			this.table.used === 0 && this.#hops.waiting === 0 && this.#busyAt === 0 && !this.#rare.pending && !this.#requested.pending
 				? 30_000
 				: this.#secondAt - native.now();
 		const control = this.#control?.dueIn(native.now()) ?? idle;
@@ -762,19 +919,9 @@ export class Engine {
 		for (let n = 0; n < this.lan.length; n++) if (this.lan[n].link.queue.count > 0) this.#send(this.lan[n]);
 	}
 
-	/** The WAN's last gate: no frame leaves whose source is not one of our addresses. One compare for the common case. */
+	/** The WAN's last gate: no frame leaves whose source is not one of our addresses. */
 	#sendWan(): void {
-		const { queue } = this.wan.link;
-		const X = queue.pairs;
-		const { P } = this.context.views;
-		const own = this.externals.A[0];
-		for (let n = 0, end = queue.count << 1; n < end; n += 2) {
-			const source = P[(X[n] >> 2) + IP_WORD + 3];
-			if (source !== own && this.externals.find(source) < 0) {
-				this.#dropLeaks();
-				break;
-			}
-		}
+		if (!sourcesAreOurs(this.context)) this.#dropLeaks();
 		this.#send(this.wan);
 	}
 
@@ -852,9 +999,13 @@ function netOf(subnet: Subnet): Net {
 	return { address: swap32(subnet.address), mask: swap32(subnet.mask) };
 }
 
-function formatNet(net: Net): string {
+function subnetOfNet(net: Net): Subnet {
 	const mask = swap32(net.mask) >>> 0;
-	return formatSubnet({ address: swap32(net.address) >>> 0, mask, prefix: 32 - Math.round(Math.log2(2 ** 32 - mask)) });
+	return { address: swap32(net.address) >>> 0, mask, prefix: 32 - Math.round(Math.log2(2 ** 32 - mask)) };
+}
+
+function formatNet(net: Net): string {
+	return formatSubnet(subnetOfNet(net));
 }
 
 function filteringFlags(filtering: Plan["filtering"]): number {

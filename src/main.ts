@@ -10,6 +10,8 @@ import { helpOn, helpText } from "./control/help.ts";
 import { LEVELS, type Level, Log } from "./control/log.ts";
 import { selftest } from "./control/selftest.ts";
 import { Engine, planTable, StartError } from "./engine.ts";
+import { largestGap } from "./port/local-ports.ts";
+import { resolveDevices } from "./port/netifd.ts";
 import { VERSION } from "./version.ts";
 
 const CONFIG = "/etc/config/masqd";
@@ -56,6 +58,11 @@ function run(line: Line): number {
 		log.say("error", `${paths.config} says option enabled '0': nothing to do`);
 		return 1;
 	}
+	const unresolved = resolveDevices(native, [plan.wan, ...plan.lan]);
+	if (unresolved !== null) {
+		err(`masqd: ${unresolved}\n`);
+		return 1;
+	}
 	let engine: Engine;
 	try {
 		engine = new Engine(plan, paths, log);
@@ -79,7 +86,12 @@ function run(line: Line): number {
 function check({ options }: Line): number {
 	const plan = readPlan(options.get("-c") ?? CONFIG);
 	if (plan === null) return 1;
+	const unresolved = resolveDevices(native, [plan.wan, ...plan.lan]);
+	if (unresolved !== null) err(`warning: ${unresolved}\n`);
 	out(describePlan(plan, planTable(plan).bytes));
+	// The service script reads this line to keep dnsmasq's ports out of masqd's.
+	const own = largestGap(plan.ports);
+	if (own !== null) out(`router's own:     ports ${own.first}-${own.last}, for connections of the router itself\n`);
 	return 0;
 }
 

@@ -37,6 +37,12 @@ declare module "masq:native" {
 	export function getpid(): number;
 	/** Effective user id. */
 	export function geteuid(): number;
+	/** Numbers of the processors that this process may run on (sched_getaffinity(2)), ascending. */
+	export function processors(): number[];
+	/** Number of the processor that this process is on now. */
+	export function processor(): number;
+	/** Keeps this process, and children started from now on, on the given processors (sched_setaffinity(2)). Throws EINVAL if none of them exists. */
+	export function runOn(processors: number[]): void;
 	/**
 	 * Runs a program found by PATH with `stdin` as its standard input, waits for it and returns its exit status
 	 * (128 + signal if it was killed) and the first 64 KiB of its stdout and stderr together. No shell is involved.
@@ -217,4 +223,34 @@ declare module "masq:native" {
 	export function netlinkSend(fd: Fd, buffer: ArrayBuffer, length: number): void;
 	/** Receives one datagram into the buffer; its length, 0 if none is there. Datagrams not from the kernel are discarded. Throws ENOBUFS after an overrun. */
 	export function netlinkReceive(fd: Fd, buffer: ArrayBuffer): number;
+
+	// ---- bpf(2) (native/bpf.c) -----------------------------------------------------------------------------------
+
+	/**
+	 * BPF_MAP_CREATE: a map of `type` (2: array) with 4-byte keys; `name` is what the kernel lists it as, at most 15 bytes. Throws EPERM, E2BIG (value too large for this
+	 * kernel), ENOMEM, ENOSYS (a kernel without bpf).
+	 */
+	export function bpfMapCreate(type: number, valueSize: number, entries: number, flags: number, name: string): Fd;
+	/**
+	 * Maps the first `size` bytes of the values of a map made with BPF_F_MMAPABLE (0x400), shared with the programs that use it. Unmapped when the buffer is collected, and the
+	 * map lives until then, whether its descriptor is closed or not.
+	 */
+	export function bpfMapMemory(map: Fd, size: number): ArrayBuffer;
+	/**
+	 * BPF_PROG_LOAD with the licence "GPL": `code` is whole instructions, `type` 3 a traffic classifier. The verifier's words go to `log`, if there is one, as text that ends with a
+	 * zero byte. Throws EPERM, EACCES and EINVAL (refused by the verifier), ENOSPC (the log is too small).
+	 */
+	export function bpfProgramLoad(type: number, code: ArrayBuffer, name: string, log: ArrayBuffer | null): Fd;
+	/**
+	 * BPF_PROG_TEST_RUN: runs a program once on a copy of `frame`, with `context` (struct __sk_buff, or null) as far as the kernel lets it be set. The frame as it is afterwards
+	 * goes to `out`. Returns [result of the program, bytes in `out`]. For tests: nothing is sent.
+	 */
+	export function bpfProgramRun(program: Fd, frame: ArrayBuffer, out: ArrayBuffer, context: ArrayBuffer | null): [number, number];
+	/**
+	 * BPF_LINK_CREATE: attaches a program to a device, behind those that are there (attachType 46: tcx ingress). It stays attached while the descriptor is open. Throws EINVAL on
+	 * kernels without tcx, EPERM, ENODEV.
+	 */
+	export function bpfLinkCreate(program: Fd, ifindex: number, attachType: number): Fd;
+	/** BPF_LINK_UPDATE: puts another program in the place of a link's; every packet sees one or the other. Throws ENOLINK if the device has gone. */
+	export function bpfLinkUpdate(link: Fd, program: Fd): void;
 }

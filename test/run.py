@@ -105,6 +105,7 @@ SANITIZE = {"MASQD": str(ROOT / "build/sanitize/masqd"), "MASQD_TEST_GUARD": "90
 # The longest first, so that what is short fills the gaps.
 SUITES = [
     Suite("net", pytest("test/net", "-n", "4"), junit, cores=2),
+    Suite("router", pytest("test/router", "-p", "no:cacheprovider"), junit),
     Suite("conformance", conformance("packet"), summary),
     Suite("conformance-tun", conformance("tun"), summary),
     Suite("fuzz", ["test/fuzz/run.sh"]),
@@ -120,6 +121,11 @@ SUITES = [
     Suite("demo", pytest("test/demo", "-p", "no:cacheprovider"), junit),
     Suite("shellcheck", ["shellcheck", "-x", *SHELL_SCRIPTS]),
     Suite("bench", [PYTHON, "test/bench/bench.py", "--quick", "--only", "nft,packet,tun", "--measure", "tcp1,udp1,tcplatency,rss", "--json", "{report}"], cores=2),
+]
+
+# Not run unless named.
+EXTRA = [
+    Suite("router-mipsel", pytest("test/router", "-p", "no:cacheprovider"), junit, environment={"ROUTER_ARCH": "mipsel"}),
 ]
 
 
@@ -222,17 +228,17 @@ class Run:
 def main(words):
     os.chdir(ROOT)
     if "--list" in words:
-        for suite in SUITES:
+        for suite in SUITES + EXTRA:
             print(f"{suite.name:<16} {' '.join(suite.command)}")
         return 0
-    unknown = [word for word in words if word not in [suite.name for suite in SUITES]]
+    unknown = [word for word in words if word not in [suite.name for suite in SUITES + EXTRA]]
     if unknown:
         print(f"run.py: no suite {' '.join(unknown)}; see --list", file=sys.stderr)
         return 1
     if os.geteuid() != 0:
         print("run.py: needs root for network namespaces", file=sys.stderr)
         return 1
-    running = Run([suite for suite in SUITES if not words or suite.name in words])
+    running = Run([suite for suite in SUITES + EXTRA if suite.name in words] if words else SUITES)
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: running.stop())
     total = running.go()

@@ -28,6 +28,7 @@ export function describePlan(plan: Plan, tableBytes: number): string {
 		...entry("filtering:", plan.filtering),
 		...entry("limits:", describeLimits(plan)),
 		...entry("offload:", plan.offload),
+		...entry("ALGs:", ["ftp", "tftp"].filter((name) => plan.algs[name as keyof Plan["algs"]]).join(", ") || "none"),
 		...block(
 			"static NAT:",
 			plan.statics.map(({ internal, external }) => `${formatAddress(internal).padEnd(15)} <-> ${formatAddress(external)}`),
@@ -70,7 +71,8 @@ export function formatErrors(list: readonly ConfigError[]): string {
 }
 
 function describeAttachment(port: { device: string; interface: string }): string {
-	return port.interface === "" ? `device ${port.device}` : `device ${port.device} (interface ${port.interface})`;
+	if (port.interface === "") return `device ${port.device}`;
+	return port.device === "" ? `interface ${port.interface} (has no device now)` : `device ${port.device} (interface ${port.interface})`;
 }
 
 function describeLan(lan: LanPlan): string {
@@ -87,7 +89,8 @@ function describeLimits(plan: Plan): string {
 	const rate = plan.maxRate === 0 ? "" : `, ${plan.maxRate} new a second`;
 	const syn = plan.unsolicitedSyn === "reject" ? "rejected after 6 s" : "dropped";
 	const inside = plan.blockPrivate ? "; private destinations blocked" : "";
-	return `a host ${most}${rate}, else ${plan.refusal}; unsolicited SYN ${syn}; ${plan.icmpRate} ICMP errors a second and source${inside}`;
+	const asked = plan.pcp ? "; PCP and NAT-PMP answered" : "";
+	return `a host ${most}${rate}, else ${plan.refusal}; unsolicited SYN ${syn}; ${plan.icmpRate} ICMP errors a second and source${inside}${asked}`;
 }
 
 function countPorts(plan: Plan): number {

@@ -39,12 +39,14 @@ export type { Where } from "./section.ts";
 export type { ConfigError } from "./uci.ts";
 
 export interface WanPlan {
+	/** "" until netifd has been asked, where only `interface` is written (port/netifd.ts). */
 	device: string;
 	/** netifd's name, or "". */
 	interface: string;
 }
 
 export interface LanPlan {
+	/** "" until netifd has been asked, where only `interface` is written (port/netifd.ts). */
 	device: string;
 	/** netifd's name, or "". */
 	interface: string;
@@ -109,9 +111,13 @@ export interface Plan {
 	refusal: "host-unreachable" | "prohibited";
 	unsolicitedSyn: "reject" | "drop";
 	blockPrivate: boolean;
+	/** Hosts may ask for forwards (RFC 6887, RFC 6886). */
+	pcp: boolean;
 	/** ICMP errors a second for one source. */
 	icmpRate: number;
 	offload: "auto" | "on" | "off";
+	/** Application level gateways that are on. */
+	algs: { ftp: boolean; tftp: boolean };
 	wan: WanPlan;
 	lan: LanPlan[];
 	statics: StaticPlan[];
@@ -222,11 +228,13 @@ class Planner {
 			refusal: main.values.refusal.value!,
 			unsolicitedSyn: main.values.unsolicited_syn.value!,
 			blockPrivate: main.values.block_private.value!,
+			pcp: main.values.pcp.value!,
 			icmpRate: main.values.icmp_rate.value!,
 			offload: main.values.offload.value!,
-			wan: { device: wan[0]!.values.device.value!, interface: wan[0]!.values.interface.value ?? "" },
+			algs: { ftp: main.values.alg_ftp.value!, tftp: main.values.alg_tftp.value! },
+			wan: { device: wan[0]!.values.device.value ?? "", interface: wan[0]!.values.interface.value ?? "" },
 			lan: lans.map(({ values }) => ({
-				device: values.device.value!,
+				device: values.device.value ?? "",
 				interface: values.interface.value ?? "",
 				driver: values.driver.value!,
 				subnets: valuesOf(values.subnet),
@@ -309,19 +317,19 @@ class Planner {
 		const users = new Map<string, Where>();
 		for (const { values, where } of [...wans.slice(0, 1), ...lans]) {
 			const { device, interface: name } = values;
-			if (!device.given) {
-				const message = name.given
-					? "netifd names are resolved on OpenWrt only, expected option 'device' with the device's name"
-					: "missing, expected option 'device' with the device's name";
-				this.#error(name.given ? name.where : where, name.given ? "interface" : "device", message);
+			if (!device.given && !name.given) {
+				this.#error(where, "interface", "missing, expected option 'interface' with netifd's name, or option 'device'");
 			}
-			if (device.value === null) continue;
-			const user = users.get(device.value);
+			// With a device the interface is only what triggers of the service go by.
+			const [option, kind] = device.given ? ([device, "device"] as const) : ([name, "interface"] as const);
+			if (option.value === null) continue;
+			const what = `${kind} '${option.value}'`;
+			const user = users.get(what);
 			if (user !== undefined) {
-				const message = `device '${device.value}' is used by section '${user.section}' in line ${user.line} too, expected another one`;
-				this.#error(device.where, "device", message);
+				const message = `${what} is used by section '${user.section}' in line ${user.line} too, expected another one`;
+				this.#error(option.where, kind, message);
 			} else {
-				users.set(device.value, device.where);
+				users.set(what, option.where);
 			}
 		}
 	}

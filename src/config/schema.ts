@@ -263,7 +263,8 @@ function timeout(seconds: number, help: string, floor?: Floor): SingleOption<num
 
 const TRANSITORY: Floor = { value: 240, reference: "RFC 5382 REQ-5" };
 
-const INTERFACE_HELP = "netifd's name of the interface; resolved on OpenWrt only";
+const INTERFACE_HELP = "netifd's name of the interface; ubus is asked for its device";
+const DEVICE_HELP = "name of the network device; needed where there is no netifd, and used instead of interface";
 
 /** Every section type of the file. */
 export const SECTIONS = {
@@ -286,8 +287,11 @@ export const SECTIONS = {
 				help: "an unwanted TCP SYN from outside: an ICMP error after six seconds, or nothing (RFC 5382 REQ-4)",
 			}),
 			block_private: option(BOOL, "0", { help: "whether packets to private addresses stay inside (RFC 1918, RFC 6598)" }),
+			pcp: option(BOOL, "0", { help: "whether hosts may ask for port forwards themselves, by PCP or NAT-PMP" }),
 			icmp_rate: option(integer(0, 1000), "20", { unit: "/s", help: "ICMP errors that one source may cause a second" }),
 			offload: option(oneOf(["auto", "on", "off"]), "auto", { help: "whether established sessions go by BPF in the kernel" }),
+			alg_ftp: option(BOOL, "1", { help: "whether FTP control connections (port 21) are read and their addresses rewritten" }),
+			alg_tftp: option(BOOL, "0", { help: "whether a TFTP server (port 69) may answer from a port of its choice" }),
 		},
 	},
 	wan: {
@@ -295,7 +299,7 @@ export const SECTIONS = {
 		help: "The port towards the provider.",
 		options: {
 			interface: option(IDENTIFIER, null, { help: INTERFACE_HELP }),
-			device: option(DEVICE, null, { help: "name of the network device" }),
+			device: option(DEVICE, null, { help: DEVICE_HELP }),
 		},
 	},
 	lan: {
@@ -303,7 +307,7 @@ export const SECTIONS = {
 		help: "A port towards the hosts that are translated.",
 		options: {
 			interface: option(IDENTIFIER, null, { help: INTERFACE_HELP }),
-			device: option(DEVICE, null, { help: "name of the network device" }),
+			device: option(DEVICE, null, { help: DEVICE_HELP }),
 			driver: option(oneOf(["tun", "packet"]), "tun", {
 				help: "how packets reach masqd: by a route to a TUN device, or by packet sockets",
 			}),

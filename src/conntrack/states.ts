@@ -33,7 +33,9 @@ export const TCP_RESET = 12;
 export const OTHER = 13;
 /** The mapping has ended, its external port rests (RFC 6888 REQ-8). Not in any index. */
 export const RESTING = 14;
-export const STATES = 15;
+/** As TCP_ESTABLISHED, but an ALG has to see every segment: neither the fast way nor the offload takes it (nat/alg.ts). */
+export const TCP_TENDED = 15;
+export const STATES = 16;
 
 /** Names as the operator sees them. */
 export const STATE_NAMES = [
@@ -52,6 +54,7 @@ export const STATE_NAMES = [
 	"reset",
 	"open",
 	"resting",
+	"established",
 ] as const;
 
 /** Seconds of idleness after which a session ends, by group of states. */
@@ -87,5 +90,6 @@ export function stateTimeouts(t: Timeouts): Int32Array {
 		t.tcp_reset,
 		t.other,
 		PORT_REST,
+		t.tcp_established,
 	]);
 }

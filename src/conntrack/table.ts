@@ -45,7 +45,7 @@ import { FREE, OTHER, STATES } from "./states.ts";
 
 const MAGIC = 0x6d617371;
 /** Changes with every change of the layout: a file with another number is not ours to read. */
-export const LAYOUT_VERSION = 1;
+export const LAYOUT_VERSION = 2;
 const HEADER_WORDS = 64;
 
 /** Where each part lies, in words from the start of the buffer. */
@@ -99,6 +99,18 @@ export function layoutTable(sessions: number, portMapWords: number): TableLayout
 	};
 }
 
+/** A faster way that packets of some sessions take without coming to the table (offload). The table tells it what happens to sessions and asks about those it has. */
+export interface Bypass {
+	/** Session `i` was used, or changed its state: it may take this way, or may no longer. */
+	changed(i: number): void;
+	/** Session `i` is about to end: it must not take this way any more. */
+	ended(i: number): void;
+	/** Seconds since session `i` was last used on this way, -1 if it does not take it. */
+	age(i: number): number;
+	/** Brings a TCP session's acknowledgment numbers up to date in its record. */
+	sync(i: number): void;
+}
+
 /** The table over one buffer of `layout.words * 4` bytes. */
 export class Table {
 	readonly layout: TableLayout;
@@ -123,6 +135,7 @@ export class Table {
 	readonly key2: number;
 	/** Timeout of every state in seconds; replaced when the configuration changes. */
 	timeouts: Int32Array;
+	bypass: Bypass | null = null;
 
 	/**
 	 * @param buffer zeroed or used before; it is initialised as empty
@@ -231,6 +244,7 @@ export class Table {
 		this.#detach(state, i);
 		this.T16[(i << 5) + R_LAST] = now16;
 		this.#append(state, i);
+		if (this.bypass !== null) this.bypass.changed(i);
 	}
 
 	/** Moves a session to another state and refreshes it. */
@@ -240,6 +254,7 @@ export class Table {
 		this.T[m] = (this.T[m] & ~(STATE_MASK << STATE_SHIFT)) | (state << STATE_SHIFT);
 		this.T16[(i << 5) + R_LAST] = now16;
 		this.#append(state, i);
+		if (this.bypass !== null) this.bypass.changed(i);
 	}
 
 	/**
@@ -269,6 +284,7 @@ export class Table {
 		if (after === 0) l[(state << 1) + 1] = i;
 		else t[(after << 5) + R_PREVIOUS] = i;
 		this.#counts[state]++;
+		if (this.bypass !== null) this.bypass.changed(i);
 	}
 
 	/** Seconds since the last use. */
@@ -276,10 +292,15 @@ export class Table {
 		return (now16 - this.T16[(i << 5) + R_LAST]) & 0xffff;
 	}
 
-	/** First expired session of a state at `now16`, 0 if there is none. */
+	/** First expired session of a state at `now16`, 0 if there is none. One that was used on the bypass since is moved on. */
 	expired(state: number, now16: number): number {
-		const i = this.#lists[state << 1];
-		return i !== 0 && this.age(i, now16) > this.timeouts[state] ? i : 0;
+		for (;;) {
+			const i = this.#lists[state << 1];
+			if (i === 0 || this.age(i, now16) <= this.timeouts[state]) return 0;
+			const age = this.bypass === null ? -1 : this.bypass.age(i);
+			if (age < 0 || age > this.timeouts[state]) return i;
+			this.touch(i, now16);
+		}
 	}
 
 	// ---- indexes ---------------------------------------------------------------------------------------------------
@@ -431,6 +452,7 @@ export class Table {
 	 * its mapping, whose port is then the caller's to give back. The record is free afterwards, its words are still readable until it is used again.
 	 */
 	remove(i: number, address: number): boolean {
+		if (this.bypass !== null) this.bypass.ended(i);
 		const last = this.#unlink(i, address);
 		this.#detach(this.state(i), i);
 		this.T[(i << 4) + R_META] &= 0xffff;

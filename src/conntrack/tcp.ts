@@ -4,8 +4,18 @@
  */
 
 import { ACK, FIN, RST, SYN, swap32 } from "../packet/layout.ts";
-import { R_ACK_IN, R_ACK_OUT } from "./record.ts";
-import { TCP_CLOSING, TCP_ESTABLISHED, TCP_FIN_IN, TCP_FIN_OUT, TCP_OPENED, TCP_RESET, TCP_SYN_IN, TCP_SYN_OUT } from "./states.ts";
+import { R_ACK_IN, R_ACK_OUT, R_META, TENDED } from "./record.ts";
+import {
+	TCP_CLOSING,
+	TCP_ESTABLISHED,
+	TCP_FIN_IN,
+	TCP_FIN_OUT,
+	TCP_OPENED,
+	TCP_RESET,
+	TCP_SYN_IN,
+	TCP_SYN_OUT,
+	TCP_TENDED,
+} from "./states.ts";
 import type { Table } from "./table.ts";
 
 /** How far beyond the expected sequence number a RST may be: one unscaled window. A later one is provoked again by the next segment. */
@@ -35,7 +45,7 @@ export function tcpOut(table: Table, i: number, flags: number, seq: number, ack:
 		return;
 	}
 	if (flags & ACK) t[e + R_ACK_OUT] = ack;
-	table.setState(i, afterData(state, flags, TCP_FIN_OUT, TCP_FIN_IN, TCP_SYN_OUT), now16);
+	table.setState(i, afterData(state, flags, TCP_FIN_OUT, TCP_FIN_IN, TCP_SYN_OUT, open(t[e + R_META])), now16);
 }
 
 /**
@@ -47,6 +57,7 @@ export function tcpIn(table: Table, i: number, flags: number, seq: number, ack: 
 	const t = table.T;
 	const e = i << 4;
 	if (flags & RST) {
+		if (table.bypass !== null) table.bypass.sync(i);
 		const unanswered = state === TCP_SYN_OUT;
 		const expected = unanswered ? t[e + R_ACK_IN] : t[e + R_ACK_OUT];
 		const ahead = (swap32(unanswered ? ack : seq) - swap32(expected)) | 0;
@@ -63,12 +74,20 @@ export function tcpIn(table: Table, i: number, flags: number, seq: number, ack: 
 		return true;
 	}
 	if (flags & ACK) t[e + R_ACK_IN] = ack;
-	table.setState(i, afterData(state, flags, TCP_FIN_IN, TCP_FIN_OUT, TCP_SYN_IN), now16);
+	table.setState(i, afterData(state, flags, TCP_FIN_IN, TCP_FIN_OUT, TCP_SYN_IN, open(t[e + R_META])), now16);
 	return true;
 }
 
-/** State after a segment without SYN and RST from the side whose FIN leads to `ownFin`, and which alone can not complete its own `opening`. */
-function afterData(state: number, flags: number, ownFin: number, otherFin: number, opening: number): number {
+/** The state in which a session's data flows. */
+function open(meta: number): number {
+	return meta & TENDED ? TCP_TENDED : TCP_ESTABLISHED;
+}
+
+/**
+ * State after a segment without SYN and RST from the side whose FIN leads to `ownFin`, and which alone can not complete its own `opening`; `opened` is where
+ * data flows.
+ */
+function afterData(state: number, flags: number, ownFin: number, otherFin: number, opening: number, opened: number): number {
 	if (flags & FIN) {
 		if (state === otherFin || state === TCP_CLOSING) return TCP_CLOSING;
 		return state === opening ? state : ownFin;
@@ -76,10 +95,10 @@ function afterData(state: number, flags: number, ownFin: number, otherFin: numbe
 	switch (state) {
 		case TCP_OPENED:
 		case TCP_RESET:
-			return TCP_ESTABLISHED;
+			return opened;
 		case TCP_SYN_OUT:
 		case TCP_SYN_IN:
-			return state === opening ? state : TCP_ESTABLISHED;
+			return state === opening ? state : opened;
 		default:
 			return state;
 	}

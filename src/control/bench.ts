@@ -5,8 +5,10 @@ import { Hosts } from "../conntrack/hosts.ts";
 import { stateTimeouts, type Timeouts } from "../conntrack/states.ts";
 import { layoutTable, Table } from "../conntrack/table.ts";
 import { Admission, EXPIRE_BUDGET } from "../nat/admission.ts";
+import { makeAlgCounts } from "../nat/alg.ts";
 import { BLOCK, type Context, type LanLink, type Link, makeDrops, POLICY_DEFAULTS, type Policy, Queue } from "../nat/context.ts";
 import { DropLog } from "../nat/drop-log.ts";
+import { Expectations } from "../nat/expectations.ts";
 import { Externals, externalsWords } from "../nat/externals.ts";
 import { type Fast, makeFast } from "../nat/fast.ts";
 import { IcmpSender } from "../nat/icmp-error.ts";
@@ -88,6 +90,10 @@ export class Bench {
 			wan: link(OUTSIDE),
 			lan: [lan],
 			spare: { at: SLOT, count: BLOCKS },
+			expectations: new Expectations(table, externals),
+			requested: [],
+			algCounts: makeAlgCounts(),
+			ipIds: 0xffff,
 			policy: { ...POLICY_DEFAULTS, hosts: new Map(), forwards: [], pools: [], ranges: RANGES, ...policy },
 			drops,
 			dropLog: new DropLog(drops, views),

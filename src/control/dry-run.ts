@@ -8,6 +8,7 @@
 import { EXTERNAL_SHIFT, HOST_ADF, HOST_EIF, HOST_PLACE, R_HOST, R_IN, R_META, R_OUT } from "../conntrack/record.ts";
 import { STATE_NAMES } from "../conntrack/states.ts";
 import { Admission } from "../nat/admission.ts";
+import { makeAlgCounts } from "../nat/alg.ts";
 import { BLOCK, type Context, ELSEWHERE, inNets, makeDrops, type NextHops, NO_ROUTE, Queue } from "../nat/context.ts";
 import { DropLog } from "../nat/drop-log.ts";
 import { IcmpSender } from "../nat/icmp-error.ts";
@@ -61,17 +62,22 @@ export function copyContext(c: Context, hops: NextHops): Context {
 	const memory = c.table.T.buffer.slice(0) as ArrayBuffer;
 	const views = viewsOf(new ArrayBuffer(SLOT + BLOCKS * BLOCK));
 	const drops = makeDrops();
+	const table = c.table.copy(memory);
+	const externals = c.externals.copy(new Int32Array(memory, layout.portMaps * 4, layout.words - layout.portMaps));
 	return {
 		...c,
 		views,
-		table: c.table.copy(memory),
+		table,
 		hosts: c.hosts.copy(memory),
-		externals: c.externals.copy(new Int32Array(memory, layout.portMaps * 4, layout.words - layout.portMaps)),
+		externals,
+		expectations: c.expectations.copy(table, externals),
 		hops,
 		headers: new LinkHeaders(layout.hosts),
 		wan: { ...c.wan, queue: new Queue(4) },
 		lan: c.lan.map((l) => ({ ...l, queue: new Queue(4) })),
 		policy: { ...c.policy, forwards: [...c.policy.forwards] },
+		requested: [...c.requested],
+		algCounts: makeAlgCounts(),
 		spare: { at: SLOT, count: BLOCKS },
 		drops,
 		dropLog: new DropLog(drops, views),
@@ -198,13 +204,17 @@ export function why(o: DryRunOwner, request: { protocol: string; source: string;
 		say("mapping", `mapping known: ${mapping(i)}; ${who}`);
 	});
 	listen(c.policy.forwards, "find", (forward) => {
-		if (forward === undefined) {
-			if (!out) say("forward", "no redirect takes this port from this source");
-		} else if (out) say("forward", `a redirect leads to this endpoint: it leaves by the redirect's port ${forward.first}`);
+		if (forward === undefined) return;
+		if (out) say("forward", `a redirect leads to this endpoint: it leaves by the redirect's port ${forward.first}`);
 		else {
 			inside = forward.inside;
 			say("forward", `a redirect leads to ${formatAddress(addressValue(forward.inside))}`);
 		}
+	});
+	listen(c.requested, "find", (forward) => {
+		if (forward !== undefined)
+			say("forward", `${formatAddress(addressValue(forward.inside))} has asked for this port itself (PCP, NAT-PMP)`);
+		else if (!out) say("forward", "no redirect takes this port from this source");
 	});
 	listen(admission, "admit", (host, address) => {
 		const number = host > 0 ? host : c.hosts.find(address);

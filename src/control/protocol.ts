@@ -106,6 +106,20 @@ export interface PortStatus {
 	sent: number;
 }
 
+/** The part of established sessions that goes by BPF in the kernel. */
+export interface OffloadReply {
+	mode: "auto" | "on" | "off";
+	active: boolean;
+	/** How its programs are attached, or why they are not. */
+	detail: string;
+	/** Sessions that go by the kernel now, and the most that can. */
+	flows: number;
+	capacity: number;
+	/** Packets that went by the kernel since the start. */
+	packetsOut: number;
+	packetsIn: number;
+}
+
 export interface StatusReply {
 	version: string;
 	uptime: number;
@@ -116,12 +130,16 @@ export interface StatusReply {
 	/** The hosts with most sessions. */
 	topHosts: { address: string; sessions: number; refused: number }[];
 	externalPorts: { protocol: string; free: number; total: number }[];
+	/** Packets translated, by user space and by the kernel. */
 	forwarded: { out: number; in: number };
 	/** Packets a second, over the last second or more. */
 	rates: { out: number; in: number; dropped: number };
+	offload: OffloadReply;
 	leftToKernel: number;
 	icmpErrorsSent: number;
 	drops: { reason: string; count: number; text: string; remedy: string }[];
+	/** What the FTP ALG has rewritten, and what it has left as it was. */
+	alg: { note: string; count: number; text: string; remedy: string }[];
 	/** Packets that the nft guard dropped, by rule; `leak` must be 0. Null if the guard can not be read. */
 	guard: Record<string, number> | null;
 	warnings: string[];

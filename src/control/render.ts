@@ -125,6 +125,14 @@ export function wrap(text: string, width: number, indent: string): string {
 	return `${lines.join("\n")}\n`;
 }
 
+function offloadText({ offload, forwarded }: StatusReply): string {
+	if (offload.mode === "off") return "off";
+	if (!offload.active) return `none: ${offload.detail}`;
+	const packets = forwarded.out + forwarded.in;
+	const share = packets === 0 ? 0 : (100 * (offload.packetsOut + offload.packetsIn)) / packets;
+	return `${share.toFixed(1)} % of packets by the kernel (${offload.detail}), ${offload.flows} sessions of ${offload.capacity} now`;
+}
+
 /** The whole of `masqd status`. */
 export function renderStatus(s: StatusReply): string {
 	const out: string[] = [];
@@ -142,6 +150,7 @@ export function renderStatus(s: StatusReply): string {
 	add("ports free", s.externalPorts.map((p) => `${p.protocol} ${p.free} of ${p.total}`).join(", "));
 	add("packets/s", `${s.rates.out} out, ${s.rates.in} in, ${s.rates.dropped} dropped`);
 	add("forwarded", `${s.forwarded.out} out, ${s.forwarded.in} in, ${s.leftToKernel} left to the kernel`);
+	add("offload", offloadText(s));
 	add("icmp errors", `${s.icmpErrorsSent} sent`);
 	if (s.guard !== null) {
 		add(
@@ -155,6 +164,10 @@ export function renderStatus(s: StatusReply): string {
 	for (const d of s.drops) {
 		add("dropped", `${d.count} ${d.reason}`);
 		out.push(wrap(`${d.text} ${d.remedy}`, COLUMNS, INDENT));
+	}
+	for (const a of s.alg) {
+		add("alg", `${a.count} ${a.note}`);
+		out.push(wrap(`${a.text} ${a.remedy}`, COLUMNS, INDENT));
 	}
 	for (const w of s.warnings) out.push(wrap(`warning: ${w}`, COLUMNS, ""));
 	return out.join("");

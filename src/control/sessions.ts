@@ -34,16 +34,29 @@ export interface Owner {
 	/** LAN ports by number. */
 	readonly lan: readonly { name: string }[];
 	readonly wan: { name: string };
+	/** What the kernel has forwarded of the sessions that are offloaded, null if none are. */
+	readonly offload?: Bypassed | null;
 }
 
-function flow(c: Context, i: number): Flow {
+/** What the offload knows of a session. */
+interface Bypassed {
+	counters(i: number): { packetsOut: number; packetsIn: number; bytesOut: number; bytesIn: number } | null;
+	/** Seconds since the last packet that went by the kernel, -1 if none did. */
+	age(i: number): number;
+}
+
+const NOTHING = { packetsOut: 0, packetsIn: 0, bytesOut: 0, bytesIn: 0 };
+
+function flow({ context: c, offload }: Owner, i: number): Flow {
+	const kernel = offload?.counters(i) ?? NOTHING;
+	const bypassed = offload?.age(i) ?? -1;
 	const { table } = c;
 	const t = table.T;
 	const e = i << 4;
 	const meta = t[e + R_META];
 	const state = table.state(i);
 	const [bytesOut, bytesIn] = table.bytes(i);
-	const idle = table.age(i, c.now16);
+	const idle = bypassed < 0 ? table.age(i, c.now16) : Math.min(bypassed, table.age(i, c.now16));
 	return {
 		id: i,
 		protocol: protocolName(meta & 0xff),
@@ -53,10 +66,10 @@ function flow(c: Context, i: number): Flow {
 		state: STATE_NAMES[state],
 		idle,
 		left: Math.max(0, table.timeouts[state] - idle),
-		packetsOut: t[e + R_PACKETS_OUT] >>> 0,
-		packetsIn: t[e + R_PACKETS_IN] >>> 0,
-		bytesOut,
-		bytesIn,
+		packetsOut: (t[e + R_PACKETS_OUT] >>> 0) + kernel.packetsOut,
+		packetsIn: (t[e + R_PACKETS_IN] >>> 0) + kernel.packetsIn,
+		bytesOut: bytesOut + kernel.bytesOut,
+		bytesIn: bytesIn + kernel.bytesIn,
 	};
 }
 
@@ -121,10 +134,11 @@ function* walk<Row>(
 
 /** Sessions in the order of their records; the data are how many match and how many there are. */
 export function* flows(
-	{ context: c }: Owner,
+	owner: Owner,
 	filter: FlowFilter & { limit?: number },
 ): Generator<Flow[] | undefined, { matched: number; total: number }> {
-	const matched = yield* walk(c, selector(c, filter), (i) => flow(c, i), filter.limit ?? Number.POSITIVE_INFINITY);
+	const c = owner.context;
+	const matched = yield* walk(c, selector(c, filter), (i) => flow(owner, i), filter.limit ?? Number.POSITIVE_INFINITY);
 	return { matched, total: c.table.used };
 }
 
@@ -159,7 +173,7 @@ export function* mappings(
 }
 
 /** Inside hosts that have sessions, most sessions first. */
-export function* hosts({ context: c, lan }: Owner): Generator<HostRow[] | undefined, { hosts: number }> {
+export function* hosts({ context: c, lan, offload }: Owner): Generator<HostRow[] | undefined, { hosts: number }> {
 	const { table } = c;
 	const capacity = table.layout.hosts;
 	const bytes = new Float64Array((capacity + 1) * 2);
@@ -167,8 +181,9 @@ export function* hosts({ context: c, lan }: Owner): Generator<HostRow[] | undefi
 		if (table.state(i) !== FREE) {
 			const [out, back] = table.bytes(i);
 			const host = table.T16[(i << 5) + R_HOST] * 2;
-			bytes[host] += out;
-			bytes[host + 1] += back;
+			const kernel = offload?.counters(i) ?? NOTHING;
+			bytes[host] += out + kernel.bytesOut;
+			bytes[host + 1] += back + kernel.bytesIn;
 		}
 		if (i % LOOK === 0) yield undefined;
 	}

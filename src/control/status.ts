@@ -4,6 +4,7 @@
 import * as native from "masq:native";
 import { STATE_NAMES } from "../conntrack/states.ts";
 import type { Engine } from "../engine.ts";
+import { ALG_NOTES } from "../nat/alg.ts";
 import { reason } from "../nat/reason.ts";
 import { formatAddress } from "../packet/address.ts";
 import { addressValue, ICMP, TCP, UDP } from "../packet/layout.ts";
@@ -50,6 +51,7 @@ export function* status(engine: Engine): Generator<undefined, StatusReply> {
 		if (table.count(s) > 0) byState[STATE_NAMES[s]] = (byState[STATE_NAMES[s]] ?? 0) + table.count(s);
 	}
 	const top = topHosts(engine);
+	const offload = engine.offloadStatus;
 	yield;
 	return {
 		version: VERSION,
@@ -72,13 +74,18 @@ export function* status(engine: Engine): Generator<undefined, StatusReply> {
 			const [free, total] = externals.portCount(0, p);
 			return { protocol: protocolName(p), free, total };
 		}),
-		forwarded: { out: context.forwardedOut, in: context.forwardedIn },
+		forwarded: { out: context.forwardedOut + offload.packetsOut, in: context.forwardedIn + offload.packetsIn },
+		offload,
 		rates: engine.rates.now(),
 		leftToKernel: context.left,
 		icmpErrorsSent: context.errorsSent,
 		drops: [...context.drops].flatMap((count, n) => {
 			const r = reason(n);
 			return count === 0 ? [] : [{ reason: r.name, count, text: r.text, remedy: r.remedy }];
+		}),
+		alg: ALG_NOTES.flatMap(([note, text, remedy], n) => {
+			const count = context.algCounts[n];
+			return count === 0 ? [] : [{ note, count, text, remedy }];
 		}),
 		guard: nft.guard,
 		warnings: said,

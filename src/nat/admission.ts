@@ -7,7 +7,7 @@ import { HOST_MINIMUM } from "../conntrack/hosts.ts";
 import { EXTERNAL_SHIFT, R_HOST, R_IN, R_META, R_OUT } from "../conntrack/record.ts";
 import { FREE, RESTING, STATES, TCP_CLOSING, TCP_RESET, TCP_SYN_IN, TCP_SYN_OUT, UDP_DNS, UDP_NEW } from "../conntrack/states.ts";
 import { firstOf, ICMP, secondOf, swap16, TCP, UDP } from "../packet/layout.ts";
-import type { Context, EndCause } from "./context.ts";
+import { type Context, type EndCause, type Forward, findForward } from "./context.ts";
 import { REASON } from "./reason.ts";
 
 /** While at least this share of the table is free, a host may have more than its fair share. */
@@ -107,6 +107,7 @@ export class Admission {
 	/** Ends at most `budget` sessions whose time is up; returns how many. */
 	expire(budget: number): number {
 		const c = this.#c;
+		c.expectations.expire(c.now);
 		let ended = 0;
 		for (let state = 1; state < STATES; state++) {
 			for (let i = c.table.expired(state, c.now16); i !== 0 && ended < budget; i = c.table.expired(state, c.now16)) {
@@ -137,8 +138,8 @@ export class Admission {
 	/** True for the external port of a forward: it stays reserved while the forward is configured. */
 	#forwarded(n: number, protocol: number, port: number, insidePort: number): boolean {
 		if (n !== 0) return false;
-		return this.#c.policy.forwards.some(
-			(f) => f.protocol === protocol && port >= f.first && port <= f.last && f.insideFirst + port - f.first === insidePort,
-		);
+		const fits = (f: Forward) =>
+			f.protocol === protocol && port >= f.first && port <= f.last && f.insideFirst + port - f.first === insidePort;
+		return findForward(this.#c, fits) !== undefined;
 	}
 }

@@ -7,6 +7,7 @@ import type { Table } from "../conntrack/table.ts";
 import { addressValue, type Views } from "../packet/layout.ts";
 import type { LinkHeaders } from "../packet/link-header.ts";
 import type { DropLog } from "./drop-log.ts";
+import type { Expectations } from "./expectations.ts";
 import type { Externals } from "./externals.ts";
 import { REASONS } from "./reason.ts";
 
@@ -116,6 +117,10 @@ export interface Policy {
 	rejectSyn: boolean;
 	/** ICMP errors that one source may cause a second (RFC 1812 section 4.3.2.8). */
 	icmpRate: number;
+	/** FTP control connections are read (alg.ts). */
+	algFtp: boolean;
+	/** A TFTP server may answer from another port than it was asked at (opening.ts). */
+	algTftp: boolean;
 }
 
 /** What a policy holds if nothing is configured. */
@@ -127,6 +132,8 @@ export const POLICY_DEFAULTS = {
 	blockPrivate: false,
 	rejectSyn: true,
 	icmpRate: 20,
+	algFtp: true,
+	algTftp: false,
 } as const;
 
 /** Frame memory beside the receive slots, for frames that are made or kept here: `count` blocks of {@link BLOCK} bytes from byte `at`. */
@@ -154,18 +161,23 @@ export interface Context {
 	readonly table: Table;
 	readonly hosts: Hosts;
 	readonly externals: Externals;
+	readonly expectations: Expectations;
 	readonly hops: NextHops;
 	readonly headers: LinkHeaders;
 	readonly wan: Link;
 	readonly lan: LanLink[];
 	readonly spare: SpareBlocks;
 	policy: Policy;
+	/** Forwards that inside hosts have asked for (requested.ts). */
+	readonly requested: Forward[];
 	/** Packets dropped, by reason number. */
 	readonly drops: Float64Array;
 	/** Counts drops there and remembers the last ones. */
 	readonly dropLog: DropLog;
 	/** Listener to sessions, null while nobody listens. */
 	events: SessionEvents | null;
+	/** What the ALG has done, by the number of its notes. */
+	readonly algCounts: Float64Array;
 	/** Packets left to the kernel: for the router itself. */
 	left: number;
 	/** Packets translated and handed to a port. */
@@ -175,11 +187,18 @@ export interface Context {
 	errorsSent: number;
 	/** Identification of the next datagram that may be fragmented (RFC 6864 section 5.3.1), counted up from a random start. */
 	ipId: number;
+	/** Mask of the identifications that are user space's to give: all, or the lower half beside offload. */
+	ipIds: number;
 	/** Seconds now, and the same modulo 2^16. */
 	now: number;
 	now16: number;
 	/** A fresh random 32-bit integer. */
 	random(): number;
+}
+
+/** The first forward, configured or requested, to which `fits` applies. */
+export function findForward(c: Context, fits: (f: Forward) => boolean): Forward | undefined {
+	return c.policy.forwards.find(fits) ?? c.requested.find(fits);
 }
 
 /** Zeroed counters for all reasons. */

@@ -46,6 +46,8 @@ import {
 	IP_VERSION_MASK,
 	IP_WORD,
 	LITTLE,
+	PORT_FIRST_SHIFT,
+	PORT_SECOND_SHIFT,
 	PROTO_SHIFT,
 	TCP,
 	TCP_FLAG_SHIFT,
@@ -111,6 +113,7 @@ export function makeFast(c: Context, rare: Rare): Fast {
 		var ttlShift = TTL_SHIFT;
 		var protoShift = PROTO_SHIFT;
 		var sumShift = IP_SUM_SHIFT;
+		var secondShift = PORT_SECOND_SHIFT;
 		var ttlProto = TTL_PROTO_MASK;
 		var flagShift = TCP_FLAG_SHIFT;
 		var partial = VNET_PARTIAL;
@@ -118,7 +121,7 @@ export function makeFast(c: Context, rare: Rare): Fast {
 		var m = queue.count << 1;
 		var skipped = 0;
 		var i: number;
-		var e: number;
+		var e = 0;
 		var s: number;
 		var sw: number;
 		var w: number;
@@ -133,8 +136,9 @@ export function makeFast(c: Context, rare: Rare): Fast {
 		var protocol: number;
 		var x: number;
 		var v: number;
-		var meta: number;
+		var meta = 0;
 		var f: number;
+		var field: number;
 		for (var n = 0, end = count << 1; n < end; n += 2) {
 			s = rx[n];
 			sw = s >> 2;
@@ -145,8 +149,7 @@ export function makeFast(c: Context, rare: Rare): Fast {
 			w2 = P[w + 2];
 			inside = P[w + 3];
 			peer = P[w + 4];
-			length = H[h + 1];
-			if (little) length = ((length & 0xff) << 8) | (length >> 8);
+			length = little ? ((a >> 8) & 0xff00) | (a >>> 24) : a & 0xffff;
 			protocol = (w2 >> protoShift) & 0xff;
 			if (
 				(a & versionMask) !== plain ||
@@ -177,7 +180,8 @@ export function makeFast(c: Context, rare: Rare): Fast {
 			i = heads[imul(v ^ (v >>> 15) ^ peer, k2) >>> shift];
 			while (i !== 0) {
 				e = i << 4;
-				if (t[e + R_OUT] === ports && t[e] === inside && t[e + R_PEER] === peer && (t[e + R_META] & 0xff) === protocol) break;
+				meta = t[e + R_META];
+				if (t[e + R_OUT] === ports && t[e] === inside && t[e + R_PEER] === peer && (meta & 0xff) === protocol) break;
 				i = t16[(i << 5) + R_CHAIN_OUT];
 			}
 			if (i === 0) {
@@ -188,19 +192,29 @@ export function makeFast(c: Context, rare: Rare): Fast {
 					skipped++;
 					continue;
 				}
+				e = i << 4;
+				meta = t[e + R_META];
 			}
-			e = i << 4;
-			meta = t[e + R_META];
 			f = (meta >> STATE_SHIFT) & STATE_MASK;
 			if (protocol === TCP) {
+				field = h + 18;
 				v = P[w + 8] >> flagShift;
-				if ((v & 7) !== 0 || f !== TCP_ESTABLISHED) rare.tcpOutbound(i, s, length);
-				else {
+				if ((v & 7) !== 0 || f !== TCP_ESTABLISHED) {
+					length = rare.tcpOutbound(i, s, length);
+					if (length === 0) {
+						skipped++;
+						continue;
+					}
+					w2 = P[w + 2];
+				} else {
 					t[e + R_ACK_OUT] = P[w + 7];
 					if (t16[(i << 5) + R_LAST] !== now16) table.touch(i, now16);
 				}
-			} else if (f !== UDP_OPEN && f !== UDP_NEW) rare.udpOutbound(i);
-			else if (t16[(i << 5) + R_LAST] !== now16) table.touch(i, now16);
+			} else {
+				field = h + 13;
+				if (f !== UDP_OPEN && f !== UDP_NEW) rare.udpOutbound(i);
+				else if (t16[(i << 5) + R_LAST] !== now16) table.touch(i, now16);
+			}
 			if (length > mtu) {
 				queue.count = m >> 1;
 				v = rare.tooBig(s, length, mtu, port, i);
@@ -214,29 +228,27 @@ export function makeFast(c: Context, rare: Rare): Fast {
 
 			// Translate: checksums, hop count, source.
 			v = t[e + R_DELTA];
-			b = (((w2 >>> sumShift) & 0xffff) ^ 0xffff) + (v & 0xffff) + ttlSum;
+			b = ((~w2 >> sumShift) & 0xffff) + (v & 0xffff) + ttlSum;
 			b = (b & 0xffff) + (b >> 16);
-			b = (b & 0xffff) + (b >> 16);
+			b += b >> 16;
 			P[w + 2] = ((w2 & ttlProto) - ttlOne) | ((~b & 0xffff) << sumShift);
 			P[w + 3] = externals[(meta >> 8) & 0xff];
-			x = t[e + R_IN];
-			P[w + 5] = (x << 16) | (x >>> 16);
-			f = protocol === TCP ? h + 18 : h + 13;
+			H[h + 10] = t[e + R_IN] >> secondShift;
 			x = P[sw];
-			b = H[f];
+			b = H[field];
 			if ((x & partial) !== 0) {
 				b += v & 0xffff;
-				H[f] = (b & 0xffff) + (b >> 16);
+				H[field] = (b & 0xffff) + (b >> 16);
 				if (cross !== 0) H[(sw << 1) + 3] += cross;
 			} else if (b !== 0 || protocol === TCP) {
 				b = (b ^ 0xffff) + (v >>> 16);
-				b = ~((b & 0xffff) + (b >> 16));
-				if ((b & 0xffff) === 0 && protocol === UDP) b = 0xffff;
-				H[f] = b;
+				b = (b & 0xffff) + (b >> 16);
+				H[field] = b === 0xffff && protocol === UDP ? 0xffff : ~b;
 			}
 			if (cross !== 0 && x !== 0 && H[(sw << 1) + 1] !== 0) H[(sw << 1) + 1] += cross;
 
-			t[e + R_PACKETS_OUT]++;
+			x = e + R_PACKETS_OUT;
+			t[x] = t[x] + 1;
 			b = t[e + R_BYTES_OUT] + length;
 			if (b >= BYTES_CARRY) {
 				b -= BYTES_CARRY;
@@ -288,6 +300,7 @@ export function makeFast(c: Context, rare: Rare): Fast {
 		var ttlShift = TTL_SHIFT;
 		var protoShift = PROTO_SHIFT;
 		var sumShift = IP_SUM_SHIFT;
+		var firstShift = PORT_FIRST_SHIFT;
 		var ttlProto = TTL_PROTO_MASK;
 		var flagShift = TCP_FLAG_SHIFT;
 		var partial = VNET_PARTIAL;
@@ -295,7 +308,7 @@ export function makeFast(c: Context, rare: Rare): Fast {
 		var m = queue.count << 1;
 		var skipped = 0;
 		var i: number;
-		var e: number;
+		var e = 0;
 		var s: number;
 		var sw: number;
 		var w: number;
@@ -311,8 +324,9 @@ export function makeFast(c: Context, rare: Rare): Fast {
 		var key: number;
 		var x: number;
 		var v: number;
-		var meta: number;
+		var meta = 0;
 		var f: number;
+		var field: number;
 		for (var n = 0, end = count << 1; n < end; n += 2) {
 			s = rx[n];
 			sw = s >> 2;
@@ -323,8 +337,7 @@ export function makeFast(c: Context, rare: Rare): Fast {
 			w2 = P[w + 2];
 			peer = P[w + 3];
 			outside = P[w + 4];
-			length = H[h + 1];
-			if (little) length = ((length & 0xff) << 8) | (length >> 8);
+			length = little ? ((a >> 8) & 0xff00) | (a >>> 24) : a & 0xffff;
 			protocol = (w2 >> protoShift) & 0xff;
 			key = outside === own ? protocol : protocol | (c.externals.find(outside) << 8);
 			if (
@@ -346,7 +359,8 @@ export function makeFast(c: Context, rare: Rare): Fast {
 			i = heads[imul(v ^ (v >>> 15) ^ outside, k2) >>> shift];
 			while (i !== 0) {
 				e = i << 4;
-				if (t[e + R_IN] === ports && t[e + R_PEER] === peer && (t[e + R_META] & 0xffff) === key) break;
+				meta = t[e + R_META];
+				if (t[e + R_IN] === ports && t[e + R_PEER] === peer && (meta & 0xffff) === key) break;
 				i = t16[(i << 5) + R_CHAIN_IN];
 			}
 			if (i === 0) {
@@ -357,11 +371,12 @@ export function makeFast(c: Context, rare: Rare): Fast {
 					skipped++;
 					continue;
 				}
+				e = i << 4;
+				meta = t[e + R_META];
 			}
-			e = i << 4;
-			meta = t[e + R_META];
 			f = (meta >> STATE_SHIFT) & STATE_MASK;
 			if (protocol === TCP) {
+				field = h + 18;
 				v = P[w + 8] >> flagShift;
 				if ((v & 7) !== 0 || f !== TCP_ESTABLISHED) {
 					if (!rare.tcpInbound(i, s, length)) {
@@ -372,7 +387,10 @@ export function makeFast(c: Context, rare: Rare): Fast {
 					t[e + R_ACK_IN] = P[w + 7];
 					if (t16[(i << 5) + R_LAST] !== now16) table.touch(i, now16);
 				}
-			} else if (f !== UDP_OPEN) rare.udpInbound(i);
+			} else {
+				field = h + 13;
+				if (f !== UDP_OPEN) rare.udpInbound(i);
+			}
 
 			x = t16[(i << 5) + R_HOST] << 2;
 			a = hw[x + HOST_PLACE];
@@ -401,29 +419,27 @@ export function makeFast(c: Context, rare: Rare): Fast {
 
 			// Translate: checksums, hop count, destination.
 			v = ~t[e + R_DELTA];
-			b = (((w2 >>> sumShift) & 0xffff) ^ 0xffff) + (v & 0xffff) + ttlSum;
+			b = ((~w2 >> sumShift) & 0xffff) + (v & 0xffff) + ttlSum;
 			b = (b & 0xffff) + (b >> 16);
-			b = (b & 0xffff) + (b >> 16);
+			b += b >> 16;
 			P[w + 2] = ((w2 & ttlProto) - ttlOne) | ((~b & 0xffff) << sumShift);
 			P[w + 4] = t[e];
-			b = t[e + R_OUT];
-			P[w + 5] = (b << 16) | (b >>> 16);
-			f = protocol === TCP ? h + 18 : h + 13;
+			H[h + 11] = t[e + R_OUT] >> firstShift;
 			key = P[sw];
-			b = H[f];
+			b = H[field];
 			if ((key & partial) !== 0) {
 				b += v & 0xffff;
-				H[f] = (b & 0xffff) + (b >> 16);
+				H[field] = (b & 0xffff) + (b >> 16);
 				if (cross !== 0) H[(sw << 1) + 3] += cross;
 			} else if (b !== 0 || protocol === TCP) {
 				b = (b ^ 0xffff) + (v >>> 16);
-				b = ~((b & 0xffff) + (b >> 16));
-				if ((b & 0xffff) === 0 && protocol === UDP) b = 0xffff;
-				H[f] = b;
+				b = (b & 0xffff) + (b >> 16);
+				H[field] = b === 0xffff && protocol === UDP ? 0xffff : ~b;
 			}
 			if (cross !== 0 && key !== 0 && H[(sw << 1) + 1] !== 0) H[(sw << 1) + 1] += cross;
 
-			t[e + R_PACKETS_IN]++;
+			v = e + R_PACKETS_IN;
+			t[v] = t[v] + 1;
 			b = t[e + R_BYTES_IN] + length;
 			if (b >= BYTES_CARRY) {
 				b -= BYTES_CARRY;
@@ -446,4 +462,20 @@ export function makeFast(c: Context, rare: Rare): Fast {
 	}
 
 	return { outbound, inbound };
+}
+
+/**
+ * True if every frame in the WAN's queue has one of our addresses as its source. It reads the frames, not what the loops above meant to write. One compare
+ * for the common case.
+ */
+export function sourcesAreOurs(c: Context): boolean {
+	var X = c.wan.queue.pairs;
+	var P = c.views.P;
+	var own = c.externals.A[0];
+	var source: number;
+	for (var n = 0, end = c.wan.queue.count << 1; n < end; n += 2) {
+		source = P[(X[n] >> 2) + (IP_WORD + 3)];
+		if (source !== own && c.externals.find(source) < 0) return false;
+	}
+	return true;
 }

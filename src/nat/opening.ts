@@ -25,10 +25,14 @@ import {
 } from "../packet/layout.ts";
 import { HOST_HEADERS } from "../packet/link-header.ts";
 import type { Admission } from "./admission.ts";
-import { type Context, ELSEWHERE, type Forward, HAIRPIN, inNets, isBroadcast, NO_ROUTE } from "./context.ts";
+import { FIRST_PORT } from "./alg.ts";
+import { type Context, ELSEWHERE, type Forward, findForward, HAIRPIN, inNets, isBroadcast, NO_ROUTE } from "./context.ts";
+import type { Expectation } from "./expectations.ts";
 import type { External } from "./externals.ts";
 import { isHostAddress, isLinkLocal, isPrivate } from "./icmp-error.ts";
 import { REASON } from "./reason.ts";
+
+const TFTP = swap16(69);
 
 /** A decision that no session is made: minus (reason number + 1). */
 export function refusal(n: number): number {
@@ -61,11 +65,11 @@ export class Opening {
 	 */
 	#outboundAddresses(inside: number, peer: number, port: number): number {
 		const c = this.#c;
-		const nets = c.lan[port].nets;
+		const { nets, address } = c.lan[port];
 		if (inside === peer) return REASON.land;
 		if (!isHostAddress(addressValue(inside))) return REASON["martian-source"];
 		if (!inNets(nets, inside)) return REASON["spoofed-source"];
-		if (isBroadcast(nets, inside)) return REASON["martian-source"];
+		if (isBroadcast(nets, inside) || inside === address) return REASON["martian-source"];
 		if (!isHostAddress(addressValue(peer)) || isLinkLocal(addressValue(peer))) return REASON["martian-destination"];
 		if (c.policy.blockPrivate && isPrivate(addressValue(peer)) && c.externals.find(peer) < 0) return REASON["private-destination"];
 		return -1;
@@ -163,7 +167,8 @@ export class Opening {
 	/** External port of a forward that leads to an inside endpoint, all as loaded: what the endpoint itself sends comes from there. -1 if there is none. */
 	#forwardedPort(protocol: number, inside: number, insidePort: number): number {
 		const port = swap16(insidePort);
-		const f = this.#c.policy.forwards.find(
+		const f = findForward(
+			this.#c,
 			(f) => f.protocol === protocol && f.inside === inside && port >= f.insideFirst && port - f.insideFirst <= f.last - f.first,
 		);
 		return f === undefined ? -1 : swap16(f.first + port - f.insideFirst);
@@ -197,6 +202,13 @@ export class Opening {
 		return 0;
 	}
 
+	/** True if nothing from outside can honestly have this source (as loaded): no host's, one of ours, or a LAN's (RFC 1812 section 5.3.7, BCP 38). */
+	isMartian(source: number): boolean {
+		const { externals, lan } = this.#c;
+		const value = addressValue(source);
+		return !isHostAddress(value) || isLinkLocal(value) || externals.find(source) >= 0 || lan.some((l) => inNets(l.nets, source));
+	}
+
 	/**
 	 * Makes the session of an inbound packet to external address number `external`, if a mapping, a forward or static NAT lets it in. With `hairpin` an inside
 	 * host has sent it, translated already, to one of our addresses: every mapping accepts it (RFC 4787 REQ-9).
@@ -212,11 +224,7 @@ export class Opening {
 	): number {
 		const c = this.#c;
 		const x = c.externals.list[external];
-		const value = addressValue(peer);
-		if (!hairpin) {
-			if (!isHostAddress(value) || isLinkLocal(value) || c.externals.find(peer) >= 0) return refusal(REASON["martian-source"]);
-			for (const lan of c.lan) if (inNets(lan.nets, peer)) return refusal(REASON["martian-source"]);
-		}
+		if (!hairpin && this.isMartian(peer)) return refusal(REASON["martian-source"]);
 		const opens = protocol !== TCP || (flags & (SYN | ACK | RST | FIN)) === SYN;
 		const ported = hasPorts(protocol);
 
@@ -228,6 +236,11 @@ export class Opening {
 			inside = c.table.T[leader << 4];
 			insidePort = firstOf(c.table.T[(leader << 4) + R_OUT]);
 		} else if (leader !== 0) known = REASON.filtered;
+		const expected = inside === 0 && ported ? this.#expected(protocol, peer, external, externalPort, leader) : undefined;
+		if (expected !== undefined) {
+			inside = expected.inside;
+			insidePort = expected.insidePort;
+		}
 		if (inside === 0 && external === 0 && ported) {
 			const port = swap16(externalPort);
 			const forward = this.#forward(protocol, port, peer);
@@ -247,6 +260,10 @@ export class Opening {
 		if (host < 0) return host;
 		if (leader !== 0 && x.shared && c.table.findExternal(protocol, x.address, external, externalPort) === 0)
 			c.externals.reservePort(external, protocol, swap16(externalPort));
+		if (expected !== undefined) {
+			if (leader === 0 && x.shared) c.externals.reservePort(external, protocol, swap16(externalPort));
+			c.expectations.met(expected);
+		}
 		hold(x, inside);
 		const state = firstState(protocol, TCP_SYN_IN, UDP_OPEN);
 		const i = c.table.create(protocol, inside, insidePort, x.address, external, externalPort, peer, peerPort, state, host, hop, c.now16);
@@ -256,15 +273,30 @@ export class Opening {
 		return i;
 	}
 
+	/** What an ALG expects here from this peer, unless the endpoint has become another host's. */
+	#expected(protocol: number, peer: number, external: number, externalPort: number, leader: number): Expectation | undefined {
+		const { expectations, externals, table } = this.#c;
+		const e = expectations.find(protocol, peer, external, externalPort);
+		if (e === undefined) return undefined;
+		const x = externals.list[external];
+		if (!x.shared && x.holder !== 0 && x.holder !== e.inside) return undefined;
+		if (leader !== 0 && (table.T[leader << 4] !== e.inside || firstOf(table.T[(leader << 4) + R_OUT]) !== e.insidePort)) return undefined;
+		return e;
+	}
+
 	/** Filtering of an existing mapping towards a new peer endpoint (RFC 4787 section 5, REQ-8). */
 	#accepts(leader: number, peer: number): boolean {
 		const c = this.#c;
 		const flags = c.hosts.W[c.table.T16[(leader << 5) + R_HOST] * 4 + HOST_PLACE];
 		if (flags & HOST_EIF) return true;
-		if ((flags & HOST_ADF) === 0) return false;
+		const { T } = c.table;
+		const tftp = c.policy.algTftp && (T[(leader << 4) + R_META] & 0xff) === UDP && swap16(firstOf(T[(leader << 4) + R_OUT])) >= FIRST_PORT;
+		const dependent = (flags & HOST_ADF) !== 0;
+		if (!dependent && !tftp) return false;
 		let i = leader;
 		do {
-			if (c.table.T[(i << 4) + R_PEER] === peer) return true;
+			// RFC 1350 section 4: a TFTP server answers from a port that it chooses for the transfer.
+			if (T[(i << 4) + R_PEER] === peer && (dependent || secondOf(T[(i << 4) + R_OUT]) === TFTP)) return true;
 			i = c.table.sibling(i);
 		} while (i !== leader);
 		return false;
@@ -272,11 +304,12 @@ export class Opening {
 
 	/** True if a forward for some source has this port: the kernel is kept off it then. */
 	#isForwarded(protocol: number, port: number): boolean {
-		return this.#c.policy.forwards.some((f) => f.protocol === protocol && port >= f.first && port <= f.last);
+		return findForward(this.#c, (f) => f.protocol === protocol && port >= f.first && port <= f.last) !== undefined;
 	}
 
 	#forward(protocol: number, port: number, peer: number): Forward | undefined {
-		return this.#c.policy.forwards.find(
+		return findForward(
+			this.#c,
 			(f) =>
 				f.protocol === protocol &&
 				port >= f.first &&

@@ -21,6 +21,7 @@ import {
 	R_OUT,
 	R_PACKETS_IN,
 	R_PACKETS_OUT,
+	TENDED,
 } from "../conntrack/record.ts";
 import { FREE, TCP_CLOSING, TCP_ESTABLISHED, TCP_SYN_IN, TCP_SYN_OUT, UDP_DNS, UDP_NEW, UDP_OPEN } from "../conntrack/states.ts";
 import { tcpIn, tcpOut } from "../conntrack/tcp.ts";
@@ -61,6 +62,7 @@ import {
 } from "../packet/layout.ts";
 import { HEADER_SIZE, HOST_HEADERS, headerTag } from "../packet/link-header.ts";
 import type { Admission } from "./admission.ts";
+import { FtpAlg, GROWTH } from "./alg.ts";
 import { type Context, HAIRPIN, type LanLink, type Link } from "./context.ts";
 import { Fragments } from "./fragments.ts";
 import {
@@ -102,6 +104,7 @@ export class Rare {
 	#slot = 0;
 	#port = -1;
 	readonly #errors: IcmpSender;
+	readonly #ftp: FtpAlg;
 	readonly #silence: Silence;
 	readonly fragments: Fragments;
 	/** Session of the fragmented datagram that is being turned around, and the identification of its fragments. */
@@ -114,6 +117,7 @@ export class Rare {
 		this.#c = c;
 		this.#admission = admission;
 		this.#errors = errors;
+		this.#ftp = new FtpAlg(c);
 		this.#opening = new Opening(c, admission);
 		this.fragments = new Fragments(c);
 		this.#silence = new Silence(c, this.fragments, errors);
@@ -233,32 +237,46 @@ export class Rare {
 		return 0;
 	}
 
-	/** An outbound TCP segment that is not plain data of an established session. */
-	tcpOutbound(i: number, s: number, length: number): void {
-		this.#tcpOutbound(i, s, (s >> 2) + IP_WORD + 5, length - 20);
+	/** An outbound TCP segment that is not plain data of an established session. Returns its length, which an ALG may change; 0 if it was dealt with. */
+	tcpOutbound(i: number, s: number, length: number): number {
+		return this.#tcpOutbound(i, s, 20, length);
 	}
 
-	#tcpOutbound(i: number, s: number, w: number, room: number): void {
+	#tcpOutbound(i: number, s: number, header: number, length: number): number {
 		const c = this.#c;
+		const w = (s + SLOT_IP + header) >> 2;
 		const flags = swap16(c.views.H[(w << 1) + 6]) & 0x3f;
-		if (flags & SYN) clampMss(c.views, s, w << 1, room, this.#mss());
-		tcpOut(c.table, i, flags, c.views.P[w + 1], c.views.P[w + 2], c.now16);
+		const seq = c.views.P[w + 1];
+		const ack = c.views.P[w + 2];
+		if (flags & SYN) clampMss(c.views, s, w << 1, length - header, this.#mss());
+		else if (c.table.T[(i << 4) + R_META] & TENDED) {
+			length = this.#ftp.outbound(i, s, header, length);
+			if (length === 0) return 0;
+		}
+		tcpOut(c.table, i, flags, seq, ack, c.now16);
+		if (flags & SYN && c.table.state(i) === TCP_SYN_OUT) this.#ftp.opened(i, true);
+		return length;
 	}
 
 	/** An inbound one; false if it was dropped. */
 	tcpInbound(i: number, s: number, length: number): boolean {
 		this.#slot = s;
 		this.#port = -1;
-		return this.#tcpInbound(i, s, (s >> 2) + IP_WORD + 5, length - 20);
+		return this.#tcpInbound(i, s, 20, length);
 	}
 
-	#tcpInbound(i: number, s: number, w: number, room: number): boolean {
+	#tcpInbound(i: number, s: number, header: number, length: number): boolean {
 		const c = this.#c;
+		const w = (s + SLOT_IP + header) >> 2;
 		const flags = swap16(c.views.H[(w << 1) + 6]) & 0x3f;
-		if (flags & SYN) clampMss(c.views, s, w << 1, room, this.#mss());
-		if (tcpIn(c.table, i, flags, c.views.P[w + 1], c.views.P[w + 2], c.now16)) return true;
-		this.#drop(REASON["tcp-bad-reset"]);
-		return false;
+		if (!tcpIn(c.table, i, flags, c.views.P[w + 1], c.views.P[w + 2], c.now16)) {
+			this.#drop(REASON["tcp-bad-reset"]);
+			return false;
+		}
+		if (flags & SYN && c.table.state(i) === TCP_SYN_IN) this.#ftp.opened(i, false);
+		const tended = (c.table.T[(i << 4) + R_META] & TENDED) !== 0;
+		if (flags & SYN) clampMss(c.views, s, w << 1, length - header, this.#mss() - (tended ? GROWTH : 0));
+		return !tended || this.#ftp.inbound(i, s, header, length);
 	}
 
 	#mss(): number {
@@ -296,7 +314,7 @@ export class Rare {
 	/** Takes `count` identifications; returns the first, as loaded. */
 	#nextId(count: number): number {
 		const id = this.#c.ipId;
-		this.#c.ipId = (id + count) & 0xffff;
+		this.#c.ipId = (id + count) & this.#c.ipIds;
 		return swap16(id);
 	}
 
@@ -384,6 +402,7 @@ export class Rare {
 	 * in the fragment pool's list.
 	 */
 	#outward(s: number, length: number, port: number, room: number, pieces: number): void {
+		this.#slot = s;
 		const c = this.#c;
 		const { P, H, B } = c.views;
 		const ip = s + SLOT_IP;
@@ -417,8 +436,11 @@ export class Rare {
 			i = c.table.findOut(protocol, inside, peer, hasPorts(protocol) ? P[(ip + header) >> 2] : 0);
 			if (i === 0) i = this.#openOutbound(s, length, port, protocol, inside, peer, l4, room, pieces);
 			if (i === 0) return;
-			if (protocol === TCP) this.#tcpOutbound(i, s, (ip + header) >> 2, length - header);
-			else if (protocol === UDP || protocol === UDPLITE) this.udpOutbound(i);
+			if (protocol === TCP) {
+				if (pieces > 1 && (c.table.T[(i << 4) + R_META] & TENDED) !== 0) return void this.#drop(REASON["alg-fragment"], pieces);
+				length = this.#tcpOutbound(i, s, header, length);
+				if (length === 0) return;
+			} else if (protocol === UDP || protocol === UDPLITE) this.udpOutbound(i);
 			else if (hasPorts(protocol)) this.#associate(i, l4, protocol, TCP_SYN_IN);
 			else c.table.touch(i, c.now16);
 		}
@@ -468,6 +490,7 @@ export class Rare {
 	 * False if it did not go on.
 	 */
 	#inward(s: number, length: number, external: number, room: number, pieces: number, hairpin: boolean): boolean {
+		this.#slot = s;
 		const c = this.#c;
 		const { P, H, B } = c.views;
 		const ip = s + SLOT_IP;
@@ -515,7 +538,7 @@ export class Rare {
 			this.#errors.send(s, length, -1, TIME_EXCEEDED);
 			return false;
 		}
-		if (protocol === TCP && !this.#tcpInbound(i, s, (ip + header) >> 2, length - header)) return false;
+		if (protocol === TCP && !this.#tcpInbound(i, s, header, length)) return false;
 		if (protocol === UDP || protocol === UDPLITE) this.udpInbound(i);
 		else if (protocol !== TCP && hasPorts(protocol)) this.#associate(i, l4, protocol, TCP_SYN_OUT);
 		const hops = this.#hops(i, hairpin);
@@ -824,6 +847,7 @@ export class Rare {
 	#errorInbound(s: number, length: number, header: number, external: number, hairpin: boolean): boolean {
 		const c = this.#c;
 		const at = s + SLOT_IP + header;
+		if (!hairpin && this.#opening.isMartian(c.views.P[((s + SLOT_IP) >> 2) + 3])) return this.#drop(REASON["martian-source"]) !== 0;
 		const found = translateError(c, at, length - header, false, external);
 		if (found < 0) {
 			const reason = refused(found);

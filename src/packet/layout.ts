@@ -78,6 +78,11 @@ export const TTL_ONE_SUM = LITTLE ? 0xfffe : 0xfeff;
 export const TCP_FLAG_SHIFT = LITTLE ? 8 : 16;
 export const TCP_DOFF_SHIFT = LITTLE ? 4 : 28;
 
+// ---- Ports: word 5 of a packet without options ---------------------------------------------------------------------------------
+/** Where the first and the second halfword in memory order, source and destination port, are in the word. */
+export const PORT_FIRST_SHIFT = LITTLE ? 0 : 16;
+export const PORT_SECOND_SHIFT = LITTLE ? 16 : 0;
+
 /** 16-bit value between host and as-loaded order (its own inverse). */
 export function swap16(v: number): number {
 	return LITTLE ? ((v & 0xff) << 8) | ((v >>> 8) & 0xff) : v & 0xffff;

@@ -21,6 +21,8 @@ export function headerTag(n: number): number {
 export class LinkHeaders {
 	readonly buffer: ArrayBuffer;
 	readonly #B: Uint8Array;
+	/** Called with the number of a header that was given another destination, or whose neighbour was lost. */
+	changed: ((n: number) => void) | null = null;
 
 	/** @param hosts largest host number */
 	constructor(hosts: number) {
@@ -32,12 +34,20 @@ export class LinkHeaders {
 	set(n: number, from: Uint8Array, at: number, source: Uint8Array): void {
 		const B = this.#B;
 		const h = n * HEADER_SIZE;
+		let differs = false;
 		for (let i = 0; i < 6; i++) {
+			differs ||= B[h + i] !== from[at + i];
 			B[h + i] = from[at + i];
 			B[h + 6 + i] = source[i];
 		}
 		B[h + 12] = 0x08;
 		B[h + 13] = 0x00;
+		if (differs && this.changed !== null) this.changed(n);
+	}
+
+	/** The neighbour that header `n` leads to can not be reached any more. */
+	lost(n: number): void {
+		this.changed?.(n);
 	}
 
 	/** Changes the source of headers `first` to `last`. */

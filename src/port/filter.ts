@@ -11,6 +11,7 @@
 
 import type { AddressRange, Subnet } from "../packet/address.ts";
 import { subnetRange } from "../packet/address.ts";
+import { PCP_PORT } from "../packet/pcp.ts";
 
 /** Destination ports of one protocol that masqd answers for: its port range or a port forward. */
 export interface ClaimedPorts {
@@ -272,6 +273,18 @@ export function arpFilter(ranges: readonly AddressRange[]): Int32Array {
 	const f = new FilterAssembler();
 	f.op(LD_H_ABS, ARP_OPERATION).jump(JEQ, ARP_REQUEST, null, "drop");
 	f.op(LD_W_ABS, ARP_TARGET).inRanges(mergeRanges(ranges), "accept", "drop");
+	return finish(f);
+}
+
+/** The filter of a PCP socket (Ethernet header first): plain UDP to port 5351 of one of the router's addresses. */
+export function pcpFilter(address: number): Int32Array {
+	const f = new FilterAssembler();
+	const ip = ETHERNET_HEADER;
+	f.op(LD_B_ABS, ip).jump(JEQ, IP_PLAIN, null, "drop");
+	f.op(LD_B_ABS, ip + IP_PROTOCOL).jump(JEQ, UDP, null, "drop");
+	f.op(LD_H_ABS, ip + IP_FRAGMENT).jump(JSET, 0x3fff, "drop", null);
+	f.op(LD_W_ABS, ip + IP_DESTINATION).jump(JEQ, address, null, "drop");
+	f.op(LD_H_ABS, ip + IP_HEADER_MIN + PORT_DESTINATION).jump(JEQ, PCP_PORT, "accept", "drop");
 	return finish(f);
 }
 

@@ -549,7 +549,7 @@ export class KernelView {
 	resolve(ifindex: number, address: number): void {
 		const present = this.neighbour(ifindex, address);
 		if (present !== undefined && (present.state & (NUD.PERMANENT | NUD.NOARP)) !== 0) return;
-		this.#request("resolve a neighbour", (sequence) =>
+		this.request("resolve a neighbour", (sequence) =>
 			encodeNeighbour(
 				{ type: RTM.NEWNEIGH, flags: NLM_F.REQUEST | NLM_F.ACK | NLM_F.CREATE, sequence },
 				{ ifindex, address, state: NUD.NONE, neighbourFlags: NTF_USE },
@@ -559,7 +559,7 @@ export class KernelView {
 
 	/** Adds a policy rule that carries {@link MASQD_PROTOCOL}. Throws {@link RtnetlinkError} EEXIST if the very same is there. */
 	addRule(rule: PolicyRule): void {
-		this.#request(`add the rule for ${rule.iif}`, (sequence) =>
+		this.request(`add the rule for ${rule.iif}`, (sequence) =>
 			encodeRule(
 				{ type: RTM.NEWRULE, flags: NLM_F.REQUEST | NLM_F.ACK | NLM_F.CREATE | NLM_F.EXCL, sequence },
 				{ ...rule, protocol: MASQD_PROTOCOL },
@@ -569,14 +569,14 @@ export class KernelView {
 
 	/** Deletes a rule that {@link addRule} made. Throws {@link RtnetlinkError} ENOENT if there is none. */
 	delRule(rule: PolicyRule): void {
-		this.#request(`delete the rule for ${rule.iif}`, (sequence) =>
+		this.request(`delete the rule for ${rule.iif}`, (sequence) =>
 			encodeRule({ type: RTM.DELRULE, flags: NLM_F.REQUEST | NLM_F.ACK, sequence }, { ...rule, protocol: MASQD_PROTOCOL }),
 		);
 	}
 
 	/** Adds a route that carries {@link MASQD_PROTOCOL}, or puts it in the place of one to the same network with the same metric. */
 	addRoute(route: PolicyRoute): void {
-		this.#request(`add a route to table ${route.table}`, (sequence) =>
+		this.request(`add a route to table ${route.table}`, (sequence) =>
 			encodeRoute(
 				{ type: RTM.NEWROUTE, flags: NLM_F.REQUEST | NLM_F.ACK | NLM_F.CREATE | NLM_F.REPLACE, sequence },
 				{ ...route, routeType: route.type ?? RTN.UNICAST, protocol: MASQD_PROTOCOL },
@@ -586,7 +586,7 @@ export class KernelView {
 
 	/** Deletes a route that {@link addRoute} made. Throws {@link RtnetlinkError} ESRCH if there is none. */
 	delRoute(route: PolicyRoute): void {
-		this.#request(`delete a route from table ${route.table}`, (sequence) =>
+		this.request(`delete a route from table ${route.table}`, (sequence) =>
 			encodeRoute(
 				{ type: RTM.DELROUTE, flags: NLM_F.REQUEST | NLM_F.ACK, sequence },
 				{ ...route, routeType: route.type ?? RTN.UNICAST, protocol: MASQD_PROTOCOL },
@@ -596,7 +596,7 @@ export class KernelView {
 
 	/** Sets a device's MTU and transmit queue length (packets) and sets it up. */
 	setLinkUp(ifindex: number, mtu: number, queueLength: number): void {
-		this.#request("set the device up", (sequence) =>
+		this.request("set the device up", (sequence) =>
 			encodeLink(
 				{ type: RTM.SETLINK, flags: NLM_F.REQUEST | NLM_F.ACK, sequence },
 				{ index: ifindex, deviceFlags: IFF.UP, deviceFlagsMask: IFF.UP, mtu, queueLength },
@@ -604,13 +604,25 @@ export class KernelView {
 		);
 	}
 
-	/** Sends a request and takes its acknowledgement. */
-	#request(operation: string, encode: (sequence: number) => ArrayBuffer): void {
+	/** Sends a request (with NLM_F.ACK) and takes its acknowledgement. Throws {@link RtnetlinkError} if it is refused. */
+	request(operation: string, encode: (sequence: number) => ArrayBuffer): void {
 		this.#converse(operation, encode, (message) => {
 			if (message.kind !== "error") return false;
 			if (message.errno !== 0) throw new RtnetlinkError(operation, message.errno);
 			return true;
 		});
+	}
+
+	/** Sends a dump request and counts the messages of the answer. */
+	count(operation: string, encode: (sequence: number) => ArrayBuffer): number {
+		let count = 0;
+		this.#converse(operation, encode, (message) => {
+			if ((message.kind === "error" || message.kind === "done") && message.errno !== 0) throw new RtnetlinkError(operation, message.errno);
+			if (message.kind === "done" || message.kind === "error") return true;
+			count++;
+			return false;
+		});
+		return count;
 	}
 
 	/** All messages of a dump. */

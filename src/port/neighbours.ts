@@ -135,7 +135,10 @@ export class NextHopTable implements NextHops {
 		if (isUsable(neighbour)) {
 			headers.set(n, neighbour.mac as Uint8Array, 0, wan.mac);
 			this.tags[n] = headerTag(n);
-		} else this.tags[n] = 0;
+		} else {
+			this.tags[n] = 0;
+			headers.lost(n);
+		}
 	}
 
 	#ask(ifindex: number, address: number): void {

@@ -31,6 +31,11 @@ export const RTM = {
 	NEWRULE: 32,
 	DELRULE: 33,
 	GETRULE: 34,
+	NEWQDISC: 36,
+	DELQDISC: 37,
+	NEWTFILTER: 44,
+	DELTFILTER: 45,
+	GETTFILTER: 46,
 } as const;
 
 /** Flags of `nlmsg_flags`. */
@@ -542,13 +547,14 @@ function parseRule(view: DataView, at: number, a: AttributeReader, deleted: bool
 /** Room for the largest request that is built here. */
 const REQUEST_MAX = 256;
 
-class RequestWriter {
+/** Builds one request: the fixed header's fields in order, then attributes. */
+export class RequestWriter {
 	readonly #buffer = new ArrayBuffer(REQUEST_MAX);
 	readonly #view = new DataView(this.#buffer);
 	readonly #little: boolean;
 	#length = NLMSG_HEADER;
 
-	constructor(header: RequestHeader, little: boolean) {
+	constructor(header: RequestHeader, little: boolean = LITTLE_ENDIAN) {
 		this.#little = little;
 		this.#view.setUint16(4, header.type, little);
 		this.#view.setUint16(6, header.flags, little);
@@ -579,6 +585,17 @@ class RequestWriter {
 		this.#view.setUint16(at + 2, type, this.#little);
 		this.#length = align(at + ATTRIBUTE_HEADER + length);
 		return at + ATTRIBUTE_HEADER;
+	}
+
+	/** Begins an attribute that holds others; returns what {@link closeAttribute} needs. */
+	openAttribute(type: number): number {
+		return this.#attribute(type, 0);
+	}
+
+	/** Ends it behind the last attribute written. */
+	closeAttribute(open: number): this {
+		this.#view.setUint16(open - ATTRIBUTE_HEADER, this.#length - open + ATTRIBUTE_HEADER, this.#little);
+		return this;
 	}
 
 	numberAttribute(type: number, value: number): this {

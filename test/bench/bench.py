@@ -26,8 +26,10 @@ How it measures
     They answer TCP themselves, so their TCP figures are of a proxy; they have no need of the first veth pair.
   - masqd runs as `build/masqd run`, with a table of 65,535 sessions for speed, 4,096 for flood and RSS.
   - "JavaScript" is masqd's own meter (MASQD_METER=1) in a process of its own, so the meter slows nothing else.
-  - Two cores: the generator and the clients on CPU 0, the server on CPU 1, the router where the scheduler puts it.
-    The kernel forwards on the CPU of the sender.
+  - Two cores: the generator and the clients on CPU 0, the server on CPU 1, the router where the scheduler or it itself
+    puts it. The kernel forwards on the CPU of the sender.
+  - "C relay" hands frames from one port to the other with the packet driver's own system calls, in C, and translates
+    nothing: no program that forwards through packet sockets in one thread gets further on the machine of the run.
 
 Everything that was started is ended by its process id and every namespace (mqb<pid>-...) is deleted, also after a
 failure, SIGINT or SIGTERM; what a killed run has left is deleted by the next.

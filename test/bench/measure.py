@@ -5,8 +5,9 @@ is not placed: the kernel forwards on the CPU of whoever sends, a router process
 """
 
 import json
+import os
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from process import Broken, Process, cpu_seconds, run, softirq_threads, status_field
 from topology import CLOSING_PORT, CLOSING_PORTS, ECHO_PORT, GENERATOR_CPU, SERVER, SERVER_CPU, SINK_PORT, tool
@@ -144,10 +145,23 @@ def _checked(count):
 
 
 def warm(site, load):
-    """Opens the load's flows, one packet each, slowly enough for every candidate."""
-    before = settled(site)
-    send(site, load, rate=10_000 if site.kind == "tap" else 60_000, packets=load.sports)
-    return settled(site, before + load.sports) - before
+    """Opens the load's flows, one packet each that is answered, slowly enough for every candidate; how many were carried.
+
+    The client has no sockets for the answers; its kernel's errors about them are limited to one a second.
+    """
+    flows = load.sports * load.dports
+    before = site.sink.ask()["answered"]
+    send(site, replace(load, payload="w"), rate=10_000 if site.kind == "tap" else 40_000, packets=flows)
+    until = time.monotonic() + 2
+    opened = last = 0
+    while opened < flows and time.monotonic() < until:
+        opened = site.sink.ask()["answered"] - before
+        if opened > last:
+            last, until = opened, time.monotonic() + 0.3
+        time.sleep(0.01)
+    # The last answers are on their way back.
+    time.sleep(0.05)
+    return opened
 
 
 def saturate(site, load, seconds):
@@ -272,7 +286,9 @@ def cpu(flows):
 
 
 def tcp(streams, reverse):
-    def measure(site, _candidate, settings, _context):
+    def measure(site, candidate, settings, _context):
+        if candidate.place:
+            os.sched_setaffinity(site.process.pid, {GENERATOR_CPU if reverse else SERVER_CPU})
         server = Process(["iperf3", "-s", "-1", "--forceflush", "-p", str(IPERF_PORT), "-A", str(SERVER_CPU)], site.server)
         try:
             server.wait_for("Server listening", 5)

@@ -24,6 +24,7 @@ CLIENT = "192.168.1.2"
 GATEWAY = "192.168.1.1"
 
 SINK_PORT = 9000
+SINK_PORTS = 4
 ECHO_PORT = 7000
 CLOSING_PORT = ECHO_PORT + 10
 CLOSING_PORTS = 16
@@ -85,7 +86,7 @@ class Site:
 
     def serve(self, source):
         """Starts the server's programs; `source` is where the server should see the client's packets come from."""
-        self.sink = Process([tool("sink"), str(SINK_PORT), source], self.server, log=self.log("sink"))
+        self.sink = Process([tool("sink"), str(SINK_PORT), source, str(SINK_PORTS)], self.server, log=self.log("sink"))
         self.echo = Process([tool("echo"), str(ECHO_PORT), str(SERVER_CPU)], self.server, log=self.log("echo"))
         self.sink.line(5)
         self.echo.line(5)

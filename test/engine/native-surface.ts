@@ -156,6 +156,23 @@ test("an undefined descriptor is not descriptor 0", () => {
 
 // ---- process ----------------------------------------------------------------------------------------------------------
 
+test("processors, processor, runOn", () => {
+	const all = native.processors();
+	truth(all.length > 0 && all.every((cpu, n) => n === 0 || cpu > all[n - 1]), "ascending numbers");
+	truth(all.includes(native.processor()), "runs on one of them");
+	for (const cpu of all) {
+		native.runOn([cpu]);
+		equal(native.processors(), [cpu]);
+		equal(native.processor(), cpu);
+	}
+	native.runOn(all);
+	equal(native.processors(), all);
+	refuses("EINVAL", () => native.runOn([]));
+	refuses("EINVAL", () => native.runOn([1023]));
+	outOfRange(() => native.runOn([1024]));
+	outOfRange(() => native.runOn([-1]));
+});
+
 test("args, getenv, getpid, geteuid", () => {
 	equal(native.args(), []);
 	truth(native.getenv("MASQD_JS")?.endsWith("native-surface.js") === true, "MASQD_JS");
@@ -1000,6 +1017,63 @@ test("device features", () => {
 	refuses("ENODEV", () => native.setFeature("mqnone", "rx-gro-list", true));
 	refuses("ENODEV", () => native.getFeature("mqnone", "rx-gro-list"));
 	outOfRange(() => native.getFeature("x".repeat(16), "rx-gro-list"));
+});
+
+const EXIT = [0x95, 0, 0, 0, 0];
+
+/** BPF instructions from [opcode, destination, source, offset, immediate]. */
+function instructions(...list: number[][]): ArrayBuffer {
+	const view = new DataView(new ArrayBuffer(list.length * 8));
+	for (const [n, [opcode, to, from, offset, immediate]] of list.entries()) {
+		view.setUint8(n * 8, opcode);
+		view.setUint8(n * 8 + 1, LITTLE_ENDIAN ? (from << 4) | to : (to << 4) | from);
+		view.setInt16(n * 8 + 2, offset, LITTLE_ENDIAN);
+		view.setInt32(n * 8 + 4, immediate, LITTLE_ENDIAN);
+	}
+	return view.buffer;
+}
+
+test("bpf: a map's value is shared memory, a program sees it and its link goes with the descriptor", () => {
+	const map = native.bpfMapCreate(2, 4096, 1, 0x400, "mq_test");
+	const words = new Int32Array(native.bpfMapMemory(map, 4096));
+	equal(words[0], 0);
+	words[3] = 0x01020304;
+	refuses("EINVAL", () => native.bpfMapMemory(map, 8192));
+	refuses("EINVAL", () => native.bpfMapCreate(2, 64, 1, 0x80000000, "mq_test"));
+	outOfRange(() => native.bpfMapCreate(2, 0, 1, 0, "x"));
+	outOfRange(() => native.bpfMapCreate(2, 8, 1, 0, "x".repeat(16)));
+
+	// r2 = value of the map; r1 = its word 3; word 4 = r1; the program's result is r1.
+	const load = instructions([0x18, 2, 2, 0, map], [0, 0, 0, 0, 0], [0x61, 1, 2, 12, 0], [0x63, 2, 1, 16, 0], [0xbf, 0, 1, 0, 0], EXIT);
+	const program = native.bpfProgramLoad(3, load, "mq_test", null);
+	const frame = new ArrayBuffer(64);
+	new Uint8Array(frame).fill(7);
+	const out = new ArrayBuffer(128);
+	equal(native.bpfProgramRun(program, frame, out, null), [0x01020304, 64]);
+	equal(words[4], 0x01020304);
+	equal([new Uint8Array(out)[63], new Uint8Array(out)[64]], [7, 0]);
+	refuses("EINVAL", () => native.bpfProgramRun(program, new ArrayBuffer(8), out, null));
+	// A mark may be set (word 2 of the context), a packet type (word 1) may not.
+	equal(native.bpfProgramRun(program, frame, out, new Int32Array([0, 0, 9]).buffer), [0x01020304, 64]);
+	refuses("EINVAL", () => native.bpfProgramRun(program, frame, out, new Int32Array([0, 9, 0]).buffer));
+
+	const log = new ArrayBuffer(4096);
+	refuses("EACCES", () => native.bpfProgramLoad(3, instructions(EXIT), "mq_bad", log));
+	truth(native.decode(log, 0, 4096).includes("R0"), "the verifier names the register");
+	outOfRange(() => native.bpfProgramLoad(3, new ArrayBuffer(12), "mq_bad", null));
+	refuses("EBADF", () => native.bpfLinkCreate(-1, 1, 46));
+
+	const pass = native.bpfProgramLoad(3, instructions([0xb7, 0, 0, 0, -1], EXIT), "mq_pass", null);
+	refuses("ENODEV", () => native.bpfLinkCreate(pass, 99999, 46));
+	const [major, minor] = native.readFile("/proc/sys/kernel/osrelease").split(".").map(Number);
+	if (major * 100 + minor >= 606) {
+		const link = native.bpfLinkCreate(pass, indexOf(VETH_A), 46);
+		native.bpfLinkUpdate(link, program);
+		refuses("EINVAL", () => native.bpfLinkUpdate(map, pass));
+		native.close(link);
+	} else refuses("EINVAL", () => native.bpfLinkCreate(pass, indexOf(VETH_A), 46));
+	for (const fd of [pass, program, map]) native.close(fd);
+	equal(words[3], 0x01020304);
 });
 
 test("no descriptor was left open by a refusal", () => {

@@ -31,7 +31,7 @@ const HOSTS = ["192.168.1.10", "192.168.1.20", "192.168.1.30", "192.168.2.10", "
 const PEERS = ["203.0.113.10", "203.0.113.20", "198.51.100.7", "198.51.100.8", "8.8.8.8"];
 const EXTERNALS = [X, "203.0.113.100", "203.0.113.16", "203.0.113.17", "203.0.113.77"];
 const ODD = ["0.0.0.0", "127.0.0.1", "255.255.255.255", "224.0.0.1", "192.168.1.255", "192.168.1.1", "203.0.113.1"];
-const PORTS = [1, 22, 53, 80, 443, 1023, 1024, 5000, 5005, 2222, 40000, 40001, 50000, 65535];
+const PORTS = [21, 1, 22, 53, 80, 443, 1023, 1024, 5000, 5005, 2222, 40000, 40001, 50000, 65535];
 const FLAGS = ["S", "SA", "A", "PA", "FA", "R", "RA", "SF", "", "F", "FPU", "SR"];
 
 const CONFIGURATIONS: RigOptions[] = [
@@ -61,6 +61,16 @@ const CONFIGURATIONS: RigOptions[] = [
 		timeouts: { udp: 20, tcp_opening: 10, tcp_closing: 5, icmp: 5, other: 10 },
 	},
 ];
+
+/** What the FTP ALG reads, whole and in pieces. */
+const LINES = [
+	"USER x\r\nPORT 192,168,1,10,200,21\r\n",
+	"PORT 192,168,1,",
+	"EPRT |1|192.168.2.10|51221|\r\n",
+	"220 x\r\n227 x (192,168,1,20,200,22)\r\n229 x (|||2000|)\r\n",
+	"AUTH TLS\r\n",
+	"\r\n",
+].map((line) => Uint8Array.from(line, (letter) => letter.charCodeAt(0)));
 
 /** A broken promise of the core. */
 class Failure extends Error {
@@ -192,7 +202,7 @@ class Episode {
 			tos: this.#below(256),
 			df: this.#below(4) > 0,
 			ipOptions: this.#below(8) === 0 ? this.#of([[1], [7, 7, 4, 0, 0, 0, 0], [131, 7, 4, 1, 2, 3, 4], [1, 1, 68, 4, 5, 0]]) : [],
-			payload: this.#below(30) === 0 ? 1200 + this.#below(400) : this.#below(60),
+			payload: this.#below(8) === 0 ? this.#of(LINES) : this.#below(30) === 0 ? 1200 + this.#below(400) : this.#below(60),
 			group: this.#below(200) === 0,
 		};
 	}

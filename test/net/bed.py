@@ -11,6 +11,7 @@ Modes, by the environment:
     ROUTER=nft      the kernel's own masquerade does the work of masqd (what needs masqd itself is skipped)
     MASQD=path      another executable, say the sanitizer build
     MASQD_JS=path   another bundle (masqd itself reads it)
+    OFFLOAD=on      option offload of the configuration (off, on, auto)
 """
 
 import contextlib
@@ -27,6 +28,7 @@ ROOT = pathlib.Path(__file__).resolve().parents[2]
 MASQD = pathlib.Path(os.environ.get("MASQD", ROOT / "build" / "masqd")).resolve()
 BASELINE = os.environ.get("ROUTER") == "nft"
 PYTHON = "/usr/bin/python3"
+OFFLOAD = os.environ.get("OFFLOAD", "off")
 
 H1, H2, H3 = "192.168.1.10", "192.168.1.20", "192.168.1.30"
 S1, S2, S3, R = "203.0.113.10", "203.0.113.20", "203.0.113.30", "203.0.113.254"
@@ -182,7 +184,7 @@ class Bed:
     def sections(self, main=None, extra=()):
         """The usual configuration as (type, name, options) with a list's value as a list."""
         return [
-            ("masqd", "main", {"enabled": "1", "sessions": "4096", "offload": "off", **(main or {})}),
+            ("masqd", "main", {"enabled": "1", "sessions": "4096", "offload": OFFLOAD, **(main or {})}),
             ("wan", None, {"device": "wan0"}),
             ("lan", None, {"device": self.lan_device, "driver": self.driver}),
             *extra,

@@ -23,6 +23,7 @@ const FACTS: GuardFacts = {
 		{ proto: 6, first: 40000, last: 40000 },
 	],
 	elsewhere: [subnet("192.168.1.0/24"), subnet("192.168.2.0/24"), subnet("10.8.0.0/16")],
+	inside: [subnet("192.168.1.0/24"), subnet("192.168.2.0/24")],
 	exemptSources: [subnet("198.51.100.8/29")],
 	exemptDestinations: [subnet("198.51.100.128/25")],
 	ownAddresses: [address("192.168.1.1"), address("192.168.2.1"), address("203.0.113.1")],
@@ -38,6 +39,8 @@ table inet masqd {
 	counter claimed_wan {
 	}
 	counter owned {
+	}
+	counter inbound {
 	}
 	counter refused {
 	}
@@ -78,6 +81,11 @@ table inet masqd {
 		flags interval
 		elements = { 198.51.100.128-198.51.100.255 }
 	}
+	set inside {
+		type ipv4_addr
+		flags interval
+		elements = { 192.168.1.0-192.168.2.255 }
+	}
 	chain prerouting {
 		type filter hook prerouting priority -450; policy accept;
 		iifname "br-lan" ip daddr != @elsewhere fib daddr type unicast counter name lan_unicast drop
@@ -86,6 +94,12 @@ table inet masqd {
 		iifname { "br-lan", "br-guest" } ip daddr @externals tcp dport @claimed_tcp counter name claimed_lan drop
 		iifname { "br-lan", "br-guest" } ip daddr @externals udp dport @claimed_udp counter name claimed_lan drop
 		iifname != "br-guest" ip daddr @owned_externals counter name owned drop
+		iifname "br-guest" ip daddr != @elsewhere fib daddr type unicast ct original zone set 19793
+	}
+	chain forward {
+		type filter hook forward priority -10; policy accept;
+		iifname "pppoe-wan" ip saddr @inside counter name inbound drop
+		iifname "pppoe-wan" ip daddr @inside ip saddr != @exempt_destinations counter name inbound drop
 	}
 	chain postrouting {
 		type filter hook postrouting priority 300; policy accept;
@@ -121,6 +135,7 @@ describe("guard ruleset", () => {
 			portRanges: [],
 			forwards: [],
 			elsewhere: [],
+			inside: [],
 			exemptDestinations: [],
 		});
 		expect(script.split("elements").length - 1).toBe(1);
@@ -133,6 +148,14 @@ describe("guard ruleset", () => {
 		const script = guardRuleset({ ...FACTS, lan: [{ device: "br-lan", driver: "tun" }] });
 		expect(script.includes("lan_unicast drop")).toBe(false);
 		expect(script.includes('iifname != "br-lan" ip daddr @owned_externals counter name owned drop')).toBe(true);
+	});
+
+	it("keeps the kernel's tracking of what goes to the TUN device apart", () => {
+		const tun: GuardFacts = { ...FACTS, lan: [{ device: "br-lan", driver: "tun" }] };
+		const match = 'iifname "br-lan" ip daddr != @elsewhere fib daddr type unicast ';
+		expect(guardRuleset(tun)).toContain(`${match}ct original zone set 19793\n`);
+		expect(guardRuleset(tun, "fib", "notrack")).toContain(`${match}notrack\n`);
+		expect(guardRuleset({ ...FACTS, lan: [{ device: "br-lan", driver: "packet" }] })).not.toMatch(/zone|notrack/);
 	});
 
 	it("refuses a device name that would mean something to nft", () => {
@@ -163,7 +186,16 @@ describe("guard installation", () => {
 	it("falls back to sets", () => {
 		const io = nft(["fib"]);
 		expect(installGuard(io, FACTS)).toBe("sets");
-		expect(io.calls[1].stdin).toBe(guardRuleset(FACTS, "sets"));
+		expect(io.calls.at(-1)?.stdin).toBe(guardRuleset(FACTS, "sets"));
+	});
+	it("falls back to no tracking, only where there is a TUN device", () => {
+		const io = nft(["zone"]);
+		expect(installGuard(io, FACTS)).toBe("fib");
+		expect(io.calls.at(-1)?.stdin).toBe(guardRuleset(FACTS, "fib", "notrack"));
+		const packet: GuardFacts = { ...FACTS, lan: [{ device: "br-lan", driver: "packet" }] };
+		const none = nft(["fib", "own"]);
+		expect(() => installGuard(none, packet)).toThrow("refused");
+		expect(none.calls.length).toBe(2);
 	});
 	it("fails with nft's first line", () => {
 		expect(() => installGuard(nft(["table"]), FACTS)).toThrow("install the guard table: nft: Error: refused");
@@ -196,7 +228,15 @@ describe("guard counters", () => {
 }
 `;
 	it("reads nft's listing", () => {
-		expect(parseCounters(LISTING)).toEqual({ lan_unicast: 12345, claimed_lan: 0, claimed_wan: 7, owned: 0, refused: 0, leak: 0 });
+		expect(parseCounters(LISTING)).toEqual({
+			lan_unicast: 12345,
+			claimed_lan: 0,
+			claimed_wan: 7,
+			owned: 0,
+			inbound: 0,
+			refused: 0,
+			leak: 0,
+		});
 		const io = nft([], LISTING);
 		expect(guardCounters(io).claimed_wan).toBe(7);
 		expect(io.calls[0].argv).toEqual(["nft", "-t", "list", "table", "inet", "masqd"]);

@@ -120,6 +120,7 @@ const ROWS: Row[] = [
 		"255.255.255.255",
 		"192.168.1.0",
 		"192.168.1.255",
+		"192.168.1.1",
 	].map((source): Row => ({ reason: "martian-source", what: `R-9 from ${source}`, out: udp(`${source}:1`, `${S1}:9`) })),
 	...["0.0.0.0", "127.0.0.1", "224.0.0.1", "240.0.0.1", "255.255.255.255", "192.168.1.77", X].map(
 		(source): Row => ({ reason: "martian-source", what: `R-11 from ${source} on the WAN`, in: udp(`${source}:9`, `${X}:40000`) }),
@@ -192,7 +193,7 @@ const ROWS: Row[] = [
 	{ reason: "not-ours", what: "R-11 the private address itself", in: udp(`${S1}:9`, `${H1}:40000`), before: session },
 ];
 
-/** Reasons that frames reach only with a full table or a failing port: full.test.ts, mapping.test.ts, tcp.test.ts, fragments.test.ts, silence.test.ts; the last four are the ports'. */
+/** Reasons that frames reach only with a full table or a failing port: full.test.ts, mapping.test.ts, tcp.test.ts, fragments.test.ts, silence.test.ts, alg.test.ts; the last four are the ports'. */
 const ELSEWHERE = [
 	"fragment-overlap",
 	"fragment-timeout",
@@ -204,6 +205,9 @@ const ELSEWHERE = [
 	"ports-exhausted",
 	"pool-exhausted",
 	"tcp-bad-reset",
+	"tcp-bad-checksum",
+	"alg-gap",
+	"alg-fragment",
 	"queue-full",
 ];
 const OF_THE_PORTS = ["no-next-hop", "host-unreachable", "send-refused", "leak"];

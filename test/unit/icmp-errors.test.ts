@@ -66,6 +66,14 @@ describe("I-4: errors from outside", () => {
 		});
 	}
 
+	it("R-9, R-11: not from a source that nothing outside has", () => {
+		const rig = new Rig();
+		const sent = rig.toWan(udp(`${H1}:42000`, `${S1}:53`));
+		const martians = [H1, H2, G, X, "127.0.0.1", "0.0.0.1", "224.0.0.1", "255.255.255.255", "169.254.1.1"];
+		for (const source of martians) expect(rig.in(icmpError(source, X, 3, 1, sent.bytes)).drops).toEqual(["martian-source"]);
+		expect(rig.toLan(icmpError("10.1.2.3", X, 11, 0, sent.bytes)).source).toBe("10.1.2.3");
+	});
+
 	it("U-12a: whoever sent them; U-12: no type ends the session", () => {
 		const rig = new Rig();
 		const sent = rig.toWan(udp(`${H1}:42000`, `${S1}:53`));

@@ -69,8 +69,10 @@ describe("the plan", () => {
 			refusal: "host-unreachable",
 			unsolicitedSyn: "reject",
 			blockPrivate: false,
+			pcp: false,
 			icmpRate: 20,
 			offload: "auto",
+			algs: { ftp: true, tftp: false },
 			wan: { device: "wan0", interface: "" },
 			lan: [{ device: "lan0", interface: "", driver: "tun", subnets: [] }],
 			statics: [],
@@ -182,18 +184,22 @@ describe("LAN and WAN ports", () => {
 		expect(planOf("config lan\noption device lan1").lan).toHaveLength(2);
 	});
 
-	it("are named by device, netifd's name being extra", () => {
+	it("are named by device, netifd's name being extra then", () => {
 		expect(planOf("config lan\noption interface guest\noption device lan1").lan[1]).toEqual({
 			device: "lan1",
 			interface: "guest",
 			driver: "tun",
 			subnets: [],
 		});
-		expect(findingsOf("config lan\noption interface guest")).toEqual([
-			"2 @lan[1] interface: netifd names are resolved on OpenWrt only, expected option 'device' with the device's name",
-		]);
+	});
+
+	it("may be named by netifd's name alone; the device is found out later", () => {
+		expect(planOf("config lan\noption interface guest").lan[1]).toEqual({ device: "", interface: "guest", driver: "tun", subnets: [] });
 		expect(findingsOf("config lan\noption driver tun")).toEqual([
-			"1 @lan[1] device: missing, expected option 'device' with the device's name",
+			"1 @lan[1] interface: missing, expected option 'interface' with netifd's name, or option 'device'",
+		]);
+		expect(findingsOf("config lan\noption interface guest\nconfig lan\noption interface guest")).toEqual([
+			"4 @lan[2] interface: interface 'guest' is used by section '@lan[1]' in line 6 too, expected another one",
 		]);
 	});
 

@@ -26,6 +26,7 @@ import {
 import { FREE, OTHER, STATE_NAMES, stateTimeouts, type Timeouts } from "../../src/conntrack/states.ts";
 import { layoutTable, Table } from "../../src/conntrack/table.ts";
 import { Admission } from "../../src/nat/admission.ts";
+import { ALG_NOTES, makeAlgCounts } from "../../src/nat/alg.ts";
 import {
 	BLOCK,
 	type Context,
@@ -41,6 +42,7 @@ import {
 	Queue,
 } from "../../src/nat/context.ts";
 import { DropLog } from "../../src/nat/drop-log.ts";
+import { Expectations } from "../../src/nat/expectations.ts";
 import { Externals, externalsWords } from "../../src/nat/externals.ts";
 import { type Fast, makeFast } from "../../src/nat/fast.ts";
 import { IcmpSender } from "../../src/nat/icmp-error.ts";
@@ -217,6 +219,8 @@ export class Rig {
 	readonly rx = new Int32Array(SLOTS * 2);
 	/** Packets may come out with wrong transport checksums (the test sent some in). */
 	strict = true;
+	/** Bytes behind a packet must stay as they are (an ALG has the whole slot to work in). */
+	margin = true;
 	/** One frame may become several, or wait for others: the account of frames does not close then. */
 	accounts = true;
 	#random: number;
@@ -276,6 +280,7 @@ export class Rig {
 			table: this.table,
 			hosts: this.hosts,
 			externals: this.externals,
+			expectations: new Expectations(this.table, this.externals),
 			hops: this.hops,
 			headers,
 			wan: link(WAN_MAC, o.wan?.ethernet ?? true, o.wan?.mtu ?? 1500, own),
@@ -295,6 +300,8 @@ export class Rig {
 				...o.policy,
 			},
 			spare: { at: SLOTS * SLOT_SIZE, count: SPARE_BLOCKS },
+			requested: [],
+			algCounts: makeAlgCounts(),
 			drops,
 			dropLog: new DropLog(drops, views),
 			events: null,
@@ -303,6 +310,7 @@ export class Rig {
 			forwardedIn: 0,
 			errorsSent: 0,
 			ipId: 0x4321,
+			ipIds: 0xffff,
 			now: 0,
 			now16: 0,
 			random: () => this.random(),
@@ -461,7 +469,7 @@ export class Rig {
 			packet.ether = { to: mac(slot + 10), from: mac(slot + 16), type: B[slot + 22] * 256 + B[slot + 23] };
 		}
 		const frame = frames[slot / SLOT_SIZE];
-		if (length === frame?.ip.length) {
+		if (length === frame?.ip.length && this.margin) {
 			for (let k = 0; k < MARGIN; k++) if (B[slot + 24 + length + k] !== MARK) packet.faults.push(`byte ${length + k} behind it written`);
 		}
 		if (packet.faults.length > 0 && this.strict) throw new Error(`${packet.line}: ${packet.faults.join(", ")}`);
@@ -508,6 +516,11 @@ export class Rig {
 		return STATE_NAMES[this.table.state(all[0])];
 	}
 
+	/** What the ALG has noted so far: counts by name, those above 0. */
+	get notes(): Record<string, number> {
+		return Object.fromEntries(ALG_NOTES.flatMap(([name], n) => (this.context.algCounts[n] > 0 ? [[name, this.context.algCounts[n]]] : [])));
+	}
+
 	/** [packets out, in, bytes out, in] of the only session there is. */
 	get counters(): [number, number, number, number] {
 		const [i] = this.records();
@@ -552,7 +565,8 @@ export class Rig {
 			for (const protocol of [6, 17, 1]) {
 				const [free, total] = this.externals.portCount(n, protocol);
 				const used = taken.get(`${n} ${protocol}`)?.size ?? 0;
-				const reserved = [...this.#reserved].filter((r) => r.startsWith(`${n} ${protocol} `)).length;
+				const announced = this.context.expectations.pending.filter((x) => x.owner && x.external === n && x.protocol === protocol);
+				const reserved = announced.length + [...this.#reserved].filter((r) => r.startsWith(`${n} ${protocol} `)).length;
 				if (free + used + reserved !== total)
 					throw new Error(`external ${n} protocol ${protocol}: ${free} free, ${used} used, ${reserved} reserved of ${total} ports`);
 			}

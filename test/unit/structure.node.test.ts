@@ -16,7 +16,17 @@ const ALLOWED: Record<string, string[]> = {
 	port: ["packet", "conntrack", "nat/context.ts", "nat/reason.ts", "masq:native"],
 	control: ["packet", "conntrack", "nat", "port", "offload", "version.ts", "engine.ts (type)", "masq:native"],
 	"engine.ts": ["packet", "conntrack", "nat", "port", "offload", "control", "config", "version.ts", "masq:native"],
-	"main.ts": ["packet", "conntrack", "config", "control", "engine.ts", "version.ts", "masq:native"],
+	"main.ts": [
+		"packet",
+		"conntrack",
+		"config",
+		"control",
+		"port/local-ports.ts",
+		"port/netifd.ts",
+		"engine.ts",
+		"version.ts",
+		"masq:native",
+	],
 	"version.ts": [],
 };
 

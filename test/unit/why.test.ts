@@ -54,6 +54,14 @@ const lead = (rig: Rig, way: Way) => {
 	rig.hops.default = way;
 };
 const open = (rig: Rig) => void rig.toWan(udp(`${H1}:40000`, `${S1}:9`));
+const ascii = (text: string) => Uint8Array.from(text, (letter) => letter.charCodeAt(0));
+/** An FTP control connection from H1:50000 to S1:21, numbers 1001 and 5001 next. */
+const control = (rig: Rig) => {
+	rig.margin = false;
+	rig.out(tcp(`${H1}:50000`, `${S1}:21`, { flags: "S", seq: 1000 }));
+	rig.in(tcp(`${S1}:21`, `${X}:50000`, { flags: "SA", seq: 5000, ack: 1001 }));
+	rig.out(tcp(`${H1}:50000`, `${S1}:21`, { seq: 1001, ack: 5001, payload: 0 }));
+};
 const fragment = (offset: number, payload: number, more: boolean, id = 7) =>
 	plain(ipv4(H1, S1, 17, new Uint8Array(payload), { df: false, id, fragment: offset / 8, more }));
 /** A drop that the engine and not the decision code finds: the log gets it by hand, the way there is tested with the daemon. */
@@ -216,6 +224,32 @@ const CASES: Record<ReasonName, Case> = {
 	},
 	"icmp-no-session": { out: icmpError(H1, S1, 3, 3, udp(`${S1}:9`, `${H1}:5`).ip), from: H1, to: S1 },
 	"icmp-unsupported": { out: icmp(H1, S1, 17, 0, [0, 0, 0, 0], new Uint8Array(4)), from: H1, to: S1 },
+	"tcp-bad-checksum": {
+		before: control,
+		out: tcp(`${H1}:50000`, `${S1}:21`, { seq: 1001, ack: 5001, payload: 8, checksum: 0x1234 }),
+		from: `${H1}:50000`,
+		to: `${S1}:21`,
+	},
+	"alg-gap": {
+		before: (rig) => {
+			control(rig);
+			rig.out(tcp(`${H1}:50000`, `${S1}:21`, { flags: "PA", seq: 1001, ack: 5001, payload: ascii("USER x\r\n") }));
+		},
+		out: tcp(`${H1}:50000`, `${S1}:21`, { flags: "PA", seq: 2000, ack: 5001, payload: ascii("LIST\r\n") }),
+		from: `${H1}:50000`,
+		to: `${S1}:21`,
+	},
+	"alg-fragment": {
+		run: (rig) => {
+			control(rig);
+			const whole = tcp(`${H1}:50000`, `${S1}:21`, { seq: 1001, ack: 5001, df: false, payload: ascii("USER anonymous\r\n") });
+			const piece = (from: number, to: number, more: boolean) =>
+				plain(ipv4(H1, S1, 6, whole.ip.slice(20 + from, 20 + to), { df: false, more, fragment: from / 8, id: 7 }));
+			rig.out([piece(0, 24, true), piece(24, 36, false)]);
+		},
+		from: `${H1}:50000`,
+		to: `${S1}:21`,
+	},
 	"no-mapping": { in: udp(`${S1}:9`, `${X}:40000`), from: `${S1}:9`, to: `${X}:40000`, dry: true, remedy: true },
 	filtered: { before: open, in: udp(`${S2}:9`, `${X}:40000`), from: `${S2}:9`, to: `${X}:40000`, dry: true, remedy: true },
 	"not-ours": { in: udp(`${S1}:9`, "203.0.113.99:5"), from: `${S1}:9`, to: "203.0.113.99:5" },

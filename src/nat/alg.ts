@@ -1,0 +1,542 @@
+/**
+ * The FTP application level gateway (RFC 2663 section 2.9, RFC 3022 section 4.5): the one protocol whose payload masqd reads. TFTP's needs no reading and
+ * stands with the filtering (opening.ts).
+ *
+ * Theory of operation. A session to port 21 outside, or that came in to port 21 of an inside server, is marked TENDED by its SYN: where others are established it
+ * is "tended", so that every segment of it goes the rare way and no other session pays. What the inside host sends is read line by line. PORT and EPRT of a
+ * client, replies 227 and 229 of a server, are rewritten to the external endpoint, and the session they announce is expected (expectations.ts) from the
+ * control connection's peer alone. An inside host can announce itself only, and no port below 1024; everything else is left as it is and counted. Outside
+ * hosts' addresses are never rewritten: they mean what they say.
+ *
+ * Rewritten lines have other lengths: edited-stream.ts keeps both sides' numbers apart. TLS (AUTH, RFC 4217) and what is no FTP is not read, and when nothing had
+ * been rewritten before, the session becomes an ordinary one. The memory is a fixed number of connections, taken with their first line; when all are in use
+ * a new connection is left alone. It does not outlive the process: a session restored without MOVED is read on from its next segment, one with it can not go on.
+ */
+import {
+	EXTERNAL_SHIFT,
+	HOST_PLACE,
+	HOST_PORT_SHIFT,
+	MOVED,
+	R_ACK_IN,
+	R_HOST,
+	R_IN,
+	R_META,
+	R_OUT,
+	R_PEER,
+	TENDED,
+} from "../conntrack/record.ts";
+import { TCP_CLOSING, TCP_ESTABLISHED, TCP_RESET, TCP_TENDED } from "../conntrack/states.ts";
+import { adjust, fold, halfDelta, sumOf, wordDelta } from "../packet/checksum.ts";
+import {
+	ACK,
+	addressValue,
+	FIN,
+	firstOf,
+	SLOT_IP,
+	secondOf,
+	swap16,
+	swap32,
+	TCP,
+	VNET_GSO,
+	VNET_GSO_SIZE,
+	VNET_PARTIAL,
+} from "../packet/layout.ts";
+import { HOST_HEADERS, headerTag } from "../packet/link-header.ts";
+import { LINE_MAX, mayBeFtp, mayMatter, readCommand, readReply } from "./alg-ftp.ts";
+import type { Context } from "./context.ts";
+import { EditedStream } from "./edited-stream.ts";
+import { REASON, type ReasonName } from "./reason.ts";
+
+/** Most control connections that are read at a time. */
+const CONNECTIONS = 64;
+/** And of one inside host. */
+const PER_HOST = 16;
+/** Bytes by which a segment may grow: held bytes and four lines; an inside host is told to leave that room (mss.ts), so that nothing has to be cut. */
+export const GROWTH = 192;
+/** An ALG opens no port below it. */
+export const FIRST_PORT = 1024;
+/** Larger packets are left to be repeated in smaller ones: a line may grow. */
+const LENGTH_MAX = 64_000;
+/** Times that one segment beyond a gap may come in a row: a sender repeats the first that it misses, so what is before this one is not to come. */
+const GAPS = 4;
+/** Window in our own acknowledgments until the peer's is known. */
+const WINDOW = swap16(512);
+const LINE_FEED = 10;
+const CONTROL = swap16(21);
+
+/** What the ALG has done or refused to do: name, sentence, remedy. No packet is dropped for these. */
+export const ALG_NOTES = [
+	["ftp-rewritten", "An FTP command or reply was given the external address.", "None needed."],
+	[
+		"ftp-foreign-address",
+		"An FTP command or reply names another host: left as it is.",
+		"None needed: an attack, or a host with a wrong address.",
+	],
+	["ftp-low-port", "An FTP command or reply names a port below 1024: left as it is.", "Let the program use ports from 1024."],
+	["ftp-no-room", "Too many FTP connections or announced ports: left as it is.", "Use passive mode, or find the host with most sessions."],
+] as const;
+
+type Note = (typeof ALG_NOTES)[number][0];
+const NOTE = Object.fromEntries(ALG_NOTES.map((note, n) => [note[0], n])) as Record<Note, number>;
+
+/** Zeroed counters for {@link ALG_NOTES}. */
+export function makeAlgCounts(): Float64Array {
+	return new Float64Array(ALG_NOTES.length);
+}
+
+/** A control connection being read. */
+class Connection {
+	readonly stream = new EditedStream();
+	/** Whose it is: record number, and the record's first words to know it by. */
+	record = 0;
+	inside = 0;
+	peer = 0;
+	out = 0;
+	in = 0;
+	fromClient = false;
+	/** Lines are read. */
+	reading = false;
+	/** The first line has been seen. */
+	begun = false;
+	/** The next byte is not the first of a line. */
+	midLine = false;
+	/** AUTH has been sent and not answered: whether the rest is plain is not known. */
+	asked = false;
+	/** Original number after that AUTH. */
+	askedEnd = 0;
+	/** The last segment beyond a gap, and how often it has come. */
+	gap = 0;
+	gaps = 0;
+	/** The peer's last window, as loaded. */
+	window = WINDOW;
+}
+
+/** The gateway. `s` is a slot's byte offset, `header` the bytes of the IP header, `length` those of the packet. */
+export class FtpAlg {
+	readonly #c: Context;
+	readonly #connections: Connection[] = [];
+	/** End of the payload being edited, and whether its bytes have changed. */
+	#end = 0;
+	#changed = false;
+	readonly #line = new Uint8Array(LINE_MAX + 32);
+
+	constructor(c: Context) {
+		this.#c = c;
+	}
+
+	/** A SYN that opens (or opens again) session `i`: marks the sessions that are to be read. */
+	opened(i: number, fromInside: boolean): void {
+		const { T } = this.#c.table;
+		const e = i << 4;
+		if (!this.#c.policy.algFtp) return;
+		if (fromInside ? secondOf(T[e + R_OUT]) !== CONTROL : firstOf(T[e + R_OUT]) !== CONTROL && secondOf(T[e + R_IN]) !== CONTROL) return;
+		T[e + R_META] = (T[e + R_META] & ~MOVED) | TENDED;
+		const known = this.#find(i);
+		if (known !== null) known.record = 0;
+	}
+
+	#alive(k: Connection): boolean {
+		const { T } = this.#c.table;
+		const e = k.record << 4;
+		return (
+			k.record !== 0 &&
+			(T[e + R_META] & TENDED) !== 0 &&
+			T[e] === k.inside &&
+			T[e + R_PEER] === k.peer &&
+			T[e + R_OUT] === k.out &&
+			T[e + R_IN] === k.in
+		);
+	}
+
+	#find(i: number): Connection | null {
+		for (const k of this.#connections) if (k.record === i && this.#alive(k)) return k;
+		return null;
+	}
+
+	/** A connection for session `i` whose first segment with data begins at `seq`; null if all are in use. */
+	#take(i: number, seq: number): Connection | null {
+		const { table } = this.#c;
+		const e = i << 4;
+		const own = this.#connections.filter((one) => one.inside === table.T[e] && this.#alive(one));
+		let k = own.length < PER_HOST ? this.#connections.find((one) => !this.#alive(one)) : undefined;
+		if (k === undefined && own.length < PER_HOST && this.#connections.length < CONNECTIONS) {
+			k = new Connection();
+			this.#connections.push(k);
+		}
+		k ??= (own.length < PER_HOST ? this.#connections : own).find((one) => [TCP_CLOSING, TCP_RESET].includes(table.state(one.record)));
+		if (k === undefined) return null;
+		k.record = i;
+		k.inside = table.T[e];
+		k.peer = table.T[e + R_PEER];
+		k.out = table.T[e + R_OUT];
+		k.in = table.T[e + R_IN];
+		k.fromClient = secondOf(k.out) === CONTROL;
+		k.reading = true;
+		k.begun = false;
+		k.midLine = false;
+		k.asked = false;
+		k.gaps = 0;
+		k.window = WINDOW;
+		// The peer has acknowledged the SYN and nothing else yet.
+		const expected = swap32(table.T[e + R_ACK_IN]);
+		const ahead = (seq - expected) | 0;
+		k.stream.reset(expected !== 0 && ahead > -0x10000 && ahead < 0x10000 ? expected : seq);
+		return k;
+	}
+
+	/** Session `i` needs us no more: an ordinary one from now on. */
+	#release(i: number, k: Connection | null): void {
+		const { table, now16 } = this.#c;
+		table.T[(i << 4) + R_META] &= ~TENDED;
+		if (table.state(i) === TCP_TENDED) table.setState(i, TCP_ESTABLISHED, now16);
+		if (k !== null) k.record = 0;
+	}
+
+	#note(note: Note): void {
+		this.#c.algCounts[NOTE[note]]++;
+	}
+
+	/** Counts the segment in slot `s`, which came from LAN port `port` (-1: WAN; of those inside the first stands for all). */
+	#drop(reason: ReasonName, s: number, port = 0): 0 {
+		this.#c.dropLog.add(REASON[reason], s, port, this.#c.now);
+		return 0;
+	}
+
+	// ---- from the inside ---------------------------------------------------------------------------------------------------
+
+	/**
+	 * A segment from inside of a TENDED session, without SYN, not translated yet. Rewrites it in its slot; returns its length now, 0 if it was dealt with.
+	 */
+	outbound(i: number, s: number, header: number, length: number): number {
+		const c = this.#c;
+		const { P, H, B } = c.views;
+		const w = (s + SLOT_IP + header) >> 2;
+		const offset = (swap16(H[(w << 1) + 6]) >> 12) * 4;
+		const payload = length - header - offset;
+		if (offset < 20 || payload < 0) return this.#drop("bad-transport", s);
+		const fin = (swap16(H[(w << 1) + 6]) & FIN) !== 0;
+		const seq = swap32(P[w + 1]) | 0;
+		let k = this.#find(i);
+		if (k === null) {
+			if (c.table.T[(i << 4) + R_META] & MOVED) return this.#drop("tcp-no-session", s);
+			if (payload === 0) return length;
+		}
+		if (payload === 0 && k !== null && !(fin && k.stream.heldLength > 0)) {
+			if (k.stream.moved) this.#renumber(s, w, k.stream.toPeer(seq));
+			return length;
+		}
+		const partial = (P[s >> 2] & VNET_PARTIAL) !== 0;
+		if (!partial && this.#sum(s, header, length) !== 0xffff) return this.#drop("tcp-bad-checksum", s);
+		k ??= this.#take(i, seq);
+		if (k === null) {
+			this.#note("ftp-no-room");
+			this.#release(i, null);
+			return length;
+		}
+
+		const { stream } = k;
+		const at = s + SLOT_IP + header + offset;
+		this.#end = at + payload;
+		this.#changed = false;
+		const ahead = (seq - stream.next) | 0;
+		const repeated = ahead <= 0 && payload + ahead <= 0;
+		if (length > LENGTH_MAX || (ahead > 0 && this.#isGap(k, seq)) || (stream.heldLength > 0 && !repeated && !stream.hasRoom))
+			return this.#drop("alg-gap", s);
+		let sent: number;
+		if (repeated && !(fin && stream.heldLength > 0)) {
+			const held = Math.max(0, (seq + payload - stream.heldFrom) | 0);
+			if (held >= payload) return this.#answer(k, s, header, offset);
+			this.#end -= held;
+			this.#changed = held > 0;
+			sent = stream.render(seq, payload - held, at, this.#splice);
+		} else sent = this.#read(k, seq, at, fin);
+		k.gaps = 0;
+		if (stream.moved) c.table.T[(i << 4) + R_META] |= MOVED;
+		else if (!k.reading && !k.asked) this.#release(i, k);
+		if (this.#end === at && payload > 0 && !fin) return this.#answer(k, s, header, offset);
+		if (!this.#changed) {
+			if (sent !== seq) this.#renumber(s, w, sent);
+			return length;
+		}
+
+		const size = this.#end - s - SLOT_IP;
+		const h = (s + SLOT_IP) >> 1;
+		H[h + 1] = swap16(size);
+		H[h + 5] = adjust(H[h + 5], halfDelta(swap16(length), swap16(size)));
+		P[w + 1] = swap32(sent);
+		const field = (w << 1) + 8;
+		if (partial) H[field] = fold(H[field] + halfDelta(swap16(length - header), swap16(size - header)));
+		else {
+			H[field] = 0;
+			H[field] = this.#sum(s, header, size) ^ 0xffff;
+		}
+		if ((P[s >> 2] & VNET_GSO) !== 0 && this.#end - at <= H[(s >> 1) + VNET_GSO_SIZE]) {
+			B[s + 1] = 0;
+			H[(s >> 1) + VNET_GSO_SIZE] = 0;
+		}
+		return size;
+	}
+
+	/** True if the segment at `seq` must wait for the one before it. Where that never comes (we missed it), the connection is not read any more. */
+	#isGap(k: Connection, seq: number): boolean {
+		if (!k.reading) return false;
+		k.gaps = k.gap === seq ? k.gaps + 1 : 1;
+		k.gap = seq;
+		if (k.gaps < GAPS || k.stream.heldLength > 0) return true;
+		k.reading = false;
+		return false;
+	}
+
+	/** Changes the sequence number of a segment whose bytes stay. */
+	#renumber(s: number, w: number, sent: number): void {
+		const { P, H } = this.#c.views;
+		const number = swap32(sent);
+		if ((P[s >> 2] & VNET_PARTIAL) === 0) H[(w << 1) + 8] = adjust(H[(w << 1) + 8], wordDelta(P[w + 1], number));
+		P[w + 1] = number;
+	}
+
+	/** Sum of pseudo-header and segment: all ones if the checksum is right. */
+	#sum(s: number, header: number, length: number): number {
+		const { H, B } = this.#c.views;
+		const ip = s + SLOT_IP;
+		const size = length - header;
+		return fold(sumOf(H, B, ip + 12, 8) + swap16(TCP) + swap16(size) + sumOf(H, B, ip + header, size));
+	}
+
+	/** Replaces `remove` bytes of the payload at `at` by the first `size` of `bytes`. */
+	readonly #splice = (at: number, remove: number, bytes: Uint8Array, size: number): void => {
+		const { B } = this.#c.views;
+		B.copyWithin(at + size, at + remove, this.#end);
+		for (let n = 0; n < size; n++) B[at + n] = bytes[n];
+		this.#end += size - remove;
+		this.#changed = true;
+	};
+
+	/** A segment with bytes not seen before: original number `seq`, payload at `at`. Returns the number it is sent with. */
+	#read(k: Connection, seq: number, at: number, fin: boolean): number {
+		const { stream } = k;
+		let first = seq;
+		let answered = 0;
+		if (stream.heldLength > 0) {
+			const from = stream.heldFrom;
+			const missing = (seq - from) | 0;
+			if (missing > 0) {
+				this.#splice(at, 0, stream.held, missing);
+				first = from;
+			}
+			answered = stream.heldLength;
+			stream.next = from;
+			stream.heldLength = 0;
+		}
+		// Beyond a gap that never closed nothing is known of the bytes between.
+		if (((first - stream.next) | 0) > 0) stream.next = first;
+		const repeated = (stream.next - first) | 0;
+		if (k.reading) this.#lines(k, at + repeated, fin, answered);
+		else this.#pass(k, at + repeated, this.#end);
+		return stream.render(first, repeated, at, this.#splice);
+	}
+
+	/** Takes note of bytes that go as they are. */
+	#pass(k: Connection, from: number, to: number): void {
+		if (to > from) k.midLine = this.#c.views.B[to - 1] !== LINE_FEED;
+		k.stream.next = (k.stream.next + to - from) | 0;
+	}
+
+	/** Reads the lines from byte `at` of the buffer to the end of the payload. The first `answered` bytes have been acknowledged by us. */
+	#lines(k: Connection, at: number, fin: boolean, answered: number): void {
+		const { B } = this.#c.views;
+		const { stream } = k;
+		while (at < this.#end) {
+			let stop = at;
+			while (stop < this.#end && B[stop] !== LINE_FEED) stop++;
+			const complete = stop < this.#end;
+			if (complete) stop++;
+			const size = stop - at;
+			const text = k.midLine ? "" : this.#text(at, Math.min(size, LINE_MAX));
+			if (!k.begun && !k.midLine) {
+				k.begun = complete;
+				k.reading = mayBeFtp(text, k.fromClient);
+			}
+			if (!k.midLine && k.reading) {
+				if (!complete && !fin && size < LINE_MAX && mayMatter(text, k.fromClient)) {
+					stream.held.set(B.subarray(at, stop));
+					stream.heldLength = size;
+					stream.next = (stream.next + size) | 0;
+					this.#end = at;
+					this.#changed = true;
+					return;
+				}
+				if (complete && size <= LINE_MAX) {
+					const line = this.#announced(k, text);
+					if (line !== null) this.#splice(at, size, this.#line, this.#encode(line));
+					const now = line === null ? size : line.length;
+					if (line !== null || answered > 0) stream.add(stream.next, size, answered, B, at, now);
+					answered = 0;
+					stream.next = (stream.next + size) | 0;
+					at += now;
+					continue;
+				}
+			}
+			// Passes as it is; what we have acknowledged, and a byte that we have not, is kept for repetition.
+			if (answered > 0) {
+				const kept = Math.min(size, answered + 1);
+				stream.add(stream.next, kept, answered, B, at, kept);
+				answered = 0;
+			}
+			const to = k.reading ? stop : this.#end;
+			this.#pass(k, at, to);
+			at = to;
+		}
+	}
+
+	#text(at: number, size: number): string {
+		return String.fromCharCode(...this.#c.views.B.subarray(at, at + size));
+	}
+
+	#encode(line: string): number {
+		for (let n = 0; n < line.length; n++) this.#line[n] = line.charCodeAt(n);
+		return line.length;
+	}
+
+	/** What is sent for a whole line, null if the line itself. Expects the session that it announces. */
+	#announced(k: Connection, line: string): string | null {
+		const c = this.#c;
+		if (k.fromClient ? /^AUTH /i.test(line) : line.startsWith("234")) {
+			k.asked = k.fromClient;
+			k.askedEnd = (k.stream.next + line.length) | 0;
+			k.reading = false;
+			return null;
+		}
+		const found = k.fromClient ? readCommand(line) : readReply(line);
+		if (found === null || !c.policy.algFtp) return null;
+		const external = (c.table.T[(k.record << 4) + R_META] >> EXTERNAL_SHIFT) & 0xff;
+		const address = addressValue(c.externals.A[external]);
+		// A server that was told its external address, and has forwards of its own.
+		if (found.address === address) return null;
+		if (found.address !== null && found.address !== addressValue(k.inside)) this.#note("ftp-foreign-address");
+		else if (found.port < FIRST_PORT) this.#note("ftp-low-port");
+		else {
+			const room = k.stream.hasRoom;
+			const port = room ? c.expectations.expect(TCP, k.peer, external, k.inside, swap16(found.port), c.now, c.random()) : -1;
+			if (port >= 0) {
+				const changed = found.line(address, swap16(port));
+				if (changed === line) return null;
+				this.#note("ftp-rewritten");
+				return changed;
+			}
+			this.#note("ftp-no-room");
+		}
+		return null;
+	}
+
+	/** Turns a segment that is not sent on into our acknowledgment of it, with the timestamps (RFC 7323) that the peer's would have. */
+	#answer(k: Connection, s: number, header: number, offset: number): 0 {
+		const c = this.#c;
+		const { P, H, B } = c.views;
+		const ip = s + SLOT_IP;
+		const w = ip >> 2;
+		const l4 = w + 5;
+		const total = 20 + offset;
+		B.copyWithin(ip + 20, ip + header, ip + header + offset);
+		B.fill(0, s, s + SLOT_IP);
+		const inside = P[w + 3];
+		B.fill(0, ip, ip + 12);
+		B[ip] = 0x45;
+		H[(w << 1) + 1] = swap16(total);
+		B[ip + 6] = 0x40;
+		B[ip + 8] = 64;
+		B[ip + 9] = TCP;
+		P[w + 3] = P[w + 4];
+		P[w + 4] = inside;
+		H[(w << 1) + 5] = sumOf(H, B, ip, 20) ^ 0xffff;
+		const port = H[l4 << 1];
+		H[l4 << 1] = H[(l4 << 1) + 1];
+		H[(l4 << 1) + 1] = port;
+		P[l4 + 1] = P[l4 + 2];
+		P[l4 + 2] = swap32(k.stream.answer);
+		B[ip + 33] = ACK;
+		H[(l4 << 1) + 7] = k.window;
+		P[l4 + 4] = 0;
+		for (let at = ip + 40; at < ip + total && B[at] !== 0; ) {
+			const size = B[at] === 1 ? 1 : B[at + 1];
+			if (size === 0 || at + size > ip + total) break;
+			if (B[at] === 8 && size === 10) {
+				const value = B.slice(at + 2, at + 6);
+				B.copyWithin(at + 2, at + 6, at + 10);
+				B.set(value, at + 6);
+			} else B.fill(1, at, at + size);
+			at += size;
+		}
+		H[(l4 << 1) + 8] = this.#sum(s, 20, total) ^ 0xffff;
+		const host = c.table.T16[(k.record << 5) + R_HOST];
+		const lan = c.lan[(c.hosts.W[host * 4 + HOST_PLACE] >>> HOST_PORT_SHIFT) & 0xff];
+		if (!lan.queue.push(s, total, headerTag(HOST_HEADERS + host))) return this.#drop("queue-full", s);
+		c.forwardedIn++;
+		return 0;
+	}
+
+	// ---- from the outside --------------------------------------------------------------------------------------------------
+
+	/** A segment from the peer of a TENDED session, not translated yet: moves what it acknowledges. False if it was dropped. */
+	inbound(i: number, s: number, header: number, length: number): boolean {
+		const { views, table } = this.#c;
+		const { P, H, B } = views;
+		const w = (s + SLOT_IP + header) >> 2;
+		const l4 = w << 1;
+		const word = swap16(H[l4 + 6]);
+		const offset = (word >> 12) * 4;
+		const k = this.#find(i);
+		const lost = k === null && (table.T[(i << 4) + R_META] & MOVED) !== 0;
+		if (lost || offset < 20 || header + offset > length) {
+			this.#drop(lost ? "tcp-no-session" : "bad-transport", s, -1);
+			return false;
+		}
+		if (k === null || (word & ACK) === 0) return true;
+		const { stream } = k;
+		k.window = H[l4 + 7];
+		const ack = stream.acknowledged(swap32(P[w + 2]) | 0);
+		const at = s + SLOT_IP + header;
+		if (k.asked && length > header + offset && ((ack - k.askedEnd) | 0) >= 0) this.#askedFor(k, B[at + offset]);
+		if (!stream.moved) {
+			if (!k.reading && !k.asked) this.#release(i, k);
+			return true;
+		}
+		let delta = wordDelta(P[w + 2], swap32(ack));
+		P[w + 2] = swap32(ack);
+		if (offset > 20) {
+			const before = sumOf(H, B, at + 20, offset - 20);
+			this.#selective(stream, at + 20, at + offset);
+			delta = fold(delta + halfDelta(before, sumOf(H, B, at + 20, offset - 20)));
+		}
+		if ((P[s >> 2] & VNET_PARTIAL) === 0) H[l4 + 8] = adjust(H[l4 + 8], delta);
+		return true;
+	}
+
+	/** The reply to AUTH begins with `digit`: refused, the client goes on in the clear; else what follows is not for us. */
+	#askedFor(k: Connection, digit: number): void {
+		if (digit < 0x31 || digit > 0x35) return;
+		if (digit === 0x31) return;
+		k.asked = false;
+		k.reading = digit > 0x33;
+	}
+
+	/** Moves the edges of SACK blocks in the TCP options of [at, end). */
+	#selective(stream: EditedStream, at: number, end: number): void {
+		const { B } = this.#c.views;
+		while (at < end && B[at] !== 0) {
+			const size = B[at] === 1 ? 1 : B[at + 1];
+			if (size === 0 || at + size > end) return;
+			if (B[at] === 5) {
+				for (let edge = at + 2; edge + 4 <= at + size; edge += 4) {
+					const y = (B[edge] << 24) | (B[edge + 1] << 16) | (B[edge + 2] << 8) | B[edge + 3];
+					const x = stream.selected(y, ((edge - at - 2) & 4) !== 0);
+					B[edge] = x >>> 24;
+					B[edge + 1] = (x >>> 16) & 0xff;
+					B[edge + 2] = (x >>> 8) & 0xff;
+					B[edge + 3] = x & 0xff;
+				}
+			}
+			at += size;
+		}
+	}
+}

@@ -1,0 +1,134 @@
+/**
+ * Port forwards that inside hosts ask for themselves (RFC 6887, RFC 6886; RFC 6888 REQ-9): kept like configured ones for as long as was asked, in a list of fixed size.
+ * A host gets ports for itself only, above 1023, of masqd's own range, and the port that its mapping already has if there is one.
+ */
+import { R_IN } from "../conntrack/record.ts";
+import { addressValue, secondOf, swap16, swap32 } from "../packet/layout.ts";
+import {
+	ANNOUNCE,
+	CANNOT_PROVIDE_EXTERNAL,
+	NETWORK_FAILURE,
+	NO_RESOURCES,
+	NOT_AUTHORIZED,
+	PEER,
+	type PortAnswer,
+	type PortRequest,
+	SUCCESS,
+	USER_EX_QUOTA,
+} from "../packet/pcp.ts";
+import { type Context, type Forward, inNets } from "./context.ts";
+
+/** Most of all hosts, and of one. */
+const MOST = 256;
+const MOST_PER_HOST = 32;
+const LIFETIME_LEAST = 120;
+const LIFETIME_MOST = 86_400;
+
+interface Entry {
+	forward: Forward;
+	nonce: string;
+	/** Second in which it ends. */
+	until: number;
+}
+
+/** The list; its forwards stand in the context. */
+export class Requested {
+	readonly #c: Context;
+	#entries: Entry[] = [];
+
+	constructor(c: Context) {
+		this.#c = c;
+	}
+
+	/** Grants or ends what host `inside` (as loaded) asks for. */
+	handle(q: PortRequest, inside: number): PortAnswer {
+		const c = this.#c;
+		const answer: PortAnswer = { result: SUCCESS, external: addressValue(c.externals.A[0]), port: 0, lifetime: 0 };
+		const refuse = (result: number) => ({ ...answer, result });
+		if (!c.lan.some((lan) => inNets(lan.nets, inside))) return refuse(NOT_AUTHORIZED);
+		const fixed = c.externals.list.find((x) => x.inside === inside);
+		if (fixed !== undefined) {
+			// Static NAT: every port is its own already.
+			return { ...answer, external: addressValue(fixed.address), port: q.insidePort, lifetime: Math.min(q.lifetime, LIFETIME_MOST) };
+		}
+		if (c.externals.A[0] === 0) return refuse(NETWORK_FAILURE);
+		if (q.opcode === ANNOUNCE) return answer;
+		if (q.lifetime === 0) return this.#end(q, inside) ? answer : refuse(NOT_AUTHORIZED);
+
+		const lifetime = Math.min(Math.max(q.lifetime, LIFETIME_LEAST), LIFETIME_MOST);
+		const known = this.#entries.find((e) => this.#is(e, q, inside));
+		if (known !== undefined) {
+			if (known.nonce !== q.nonce) return refuse(NOT_AUTHORIZED);
+			known.until = c.now + lifetime;
+			return { ...answer, port: known.forward.first, lifetime };
+		}
+		if (q.insidePort < 1024) return refuse(NOT_AUTHORIZED);
+		if (this.#entries.filter((e) => e.forward.inside === inside).length >= MOST_PER_HOST) return refuse(USER_EX_QUOTA);
+		if (this.#entries.length >= MOST) return refuse(NO_RESOURCES);
+		const port = this.#port(q, inside);
+		if (port < 0) return refuse(q.preferFailure ? CANNOT_PROVIDE_EXTERNAL : NO_RESOURCES);
+		const source = q.opcode === PEER ? { address: swap32(q.peer), mask: -1 } : null;
+		const forward = { protocol: q.protocol, first: port, last: port, inside, insideFirst: q.insidePort, source };
+		this.#entries.push({ forward, nonce: q.nonce, until: c.now + lifetime });
+		c.requested.push(forward);
+		return { ...answer, port, lifetime };
+	}
+
+	#is(e: Entry, q: PortRequest, inside: number): boolean {
+		const f = e.forward;
+		const sameKind = (f.source === null) === (q.opcode !== PEER) && (f.source === null || f.source.address === swap32(q.peer));
+		return f.inside === inside && f.protocol === q.protocol && f.insideFirst === q.insidePort && sameKind;
+	}
+
+	/** The external port of the endpoint: its mapping's, or one taken for it; -1 if there is none. */
+	#port(q: PortRequest, inside: number): number {
+		const c = this.#c;
+		const other = this.#entries.find(
+			(e) => e.forward.inside === inside && e.forward.protocol === q.protocol && e.forward.insideFirst === q.insidePort,
+		);
+		const leader = c.table.findMapping(q.protocol, inside, swap16(q.insidePort));
+		if (other !== undefined || leader !== 0) {
+			const port = other?.forward.first ?? swap16(secondOf(c.table.T[(leader << 4) + R_IN]));
+			return q.preferFailure && q.suggested !== 0 && port !== q.suggested ? -1 : port;
+		}
+		if (q.suggested >= 1024 && c.externals.reservePort(0, q.protocol, q.suggested)) return q.suggested;
+		if (q.preferFailure && q.suggested !== 0) return -1;
+		return c.externals.takePort(0, q.protocol, q.insidePort, c.random());
+	}
+
+	#end(q: PortRequest, inside: number): boolean {
+		// NAT-PMP: port 0 means all of the host's and protocol (RFC 6886 section 3.4).
+		const all = q.version === 0 && q.insidePort === 0;
+		const gone = this.#entries.filter((e) =>
+			all ? e.forward.inside === inside && e.forward.protocol === q.protocol : this.#is(e, q, inside),
+		);
+		if (gone.some((e) => e.nonce !== q.nonce)) return false;
+		this.#remove(gone);
+		return true;
+	}
+
+	#remove(gone: Entry[]): void {
+		const c = this.#c;
+		for (const e of gone) {
+			const f = e.forward;
+			this.#entries.splice(this.#entries.indexOf(e), 1);
+			c.requested.splice(c.requested.indexOf(f), 1);
+			// While it has sessions, or another peer's wish, the port stays theirs.
+			const others = this.#entries.some((o) => o.forward.first === f.first && o.forward.protocol === f.protocol);
+			if (!others && c.table.findExternal(f.protocol, c.externals.A[0], 0, swap16(f.first)) === 0)
+				c.externals.releasePort(0, f.protocol, f.first);
+		}
+	}
+
+	/** Ends what has had its time; once a second. */
+	expire(): void {
+		if (this.#entries.length === 0) return;
+		const gone = this.#entries.filter((e) => this.#c.now >= e.until);
+		if (gone.length > 0) this.#remove(gone);
+	}
+
+	/** True if there is something that time will end. */
+	get pending(): boolean {
+		return this.#entries.length > 0;
+	}
+}

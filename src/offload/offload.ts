@@ -1,0 +1,535 @@
+/**
+ * Offload: established sessions go by BPF in the kernel (design.md section 5). This is the part that loads and attaches the programs, decides which sessions go into the
+ * flow cache, and brings back what the cache has seen.
+ *
+ * Theory of operation. The session table tells ({@link Bypass}) when a session was used or changed its state. One that is answered and open goes in as soon as the
+ * link headers of both its ways are known; one that could not is tried again when it is used in another second. It comes out when its state says that it closes, when it
+ * ends, when a link header that it uses changes or is lost, and with all others when a port changes.
+ *
+ * While a session is in the cache its record stands still. Its last use is looked up when the record's own time is up, and before that by a sweep, which
+ * moves used sessions on in their timeout's list: so they are never at its head when they are in use, and an idle one ends at most {@link SWEEP_PART} of its timeout late.
+ * Its counters and acknowledgment numbers are brought home when it leaves or someone asks.
+ *
+ * Attaching: tcx links (Linux 6.6), which go with their descriptor however the process ends; before that a clsact queueing discipline with a classic filter, which does
+ * not, so those programs watch a sign of life.
+ */
+import * as native from "masq:native";
+import type { Hosts } from "../conntrack/hosts.ts";
+import {
+	BYTES_CARRY,
+	EXTERNAL_SHIFT,
+	HOP_SHIFT,
+	HOST_ADDRESS,
+	HOST_PLACE,
+	HOST_PORT_SHIFT,
+	HOST_REACHABLE,
+	R_ACK_IN,
+	R_ACK_OUT,
+	R_BYTES_IN,
+	R_BYTES_OUT,
+	R_HIGH_IN,
+	R_HIGH_OUT,
+	R_HOST,
+	R_IN,
+	R_META,
+	R_OUT,
+	R_PACKETS_IN,
+	R_PACKETS_OUT,
+	R_PEER,
+	STATE_MASK,
+	STATE_SHIFT,
+} from "../conntrack/record.ts";
+import { ICMP_QUERY, TCP_ESTABLISHED, UDP_OPEN } from "../conntrack/states.ts";
+import type { Bypass, Table } from "../conntrack/table.ts";
+import { addressValue, firstOf, ICMP, secondOf, swap32, TCP } from "../packet/layout.ts";
+import { HEADER_SIZE, HOST_HEADERS, type LinkHeaders } from "../packet/link-header.ts";
+import { LITTLE_ENDIAN } from "./asm.ts";
+import { type CacheLayout, type Direction, FlowCache, layoutCache } from "./cache.ts";
+import { ALIVE_SHIFT, lanProgram, type ProgramFacts, wanProgram } from "./program.ts";
+import { CACHE_ALIVE, CACHE_NOW } from "./slot.ts";
+
+const MAP_ARRAY = 2;
+const MAP_MMAPABLE = 0x400;
+const SCHED_CLS = 3;
+const TCX_INGRESS = 46;
+/** A used session is noticed, and an idle one ends, within this part of the shortest timeout. */
+const SWEEP_PART = 8;
+/** Longest time between two visits of the sweep, in seconds. */
+const SWEEP_MAX = 16;
+/** Sessions that a kernel with small map values can have (before Linux 5.17: 4 MiB in one value). */
+const SESSIONS_LEAST = 1024;
+
+/** Capabilities of the process that bpf(2) asks for, besides CAP_NET_ADMIN. */
+export const CAP_PERFMON = 38;
+export const CAP_BPF = 39;
+
+/** A device as the programs see it; `index` is 0 while it is not there. */
+export interface OffloadDevice {
+	index: number;
+	ethernet: boolean;
+	/** Largest IPv4 packet. */
+	mtu: number;
+	mac: Uint8Array;
+}
+
+/** A LAN device. */
+export interface OffloadLan extends OffloadDevice {
+	/** The kernel delivers to its hosts (tun driver), so their link headers are looked up in its neighbour table. */
+	kernelForwards: boolean;
+	/** Its networks, dotted values. */
+	nets: readonly { address: number; mask: number }[];
+}
+
+/** What follows from configuration and kernel and may change. */
+export interface OffloadFacts {
+	wan: OffloadDevice;
+	lan: readonly OffloadLan[];
+	/** External addresses as dotted values, the WAN port's own first. */
+	externals: readonly { first: number; last: number }[];
+}
+
+/** What the offload needs of the rest of the daemon. */
+export interface OffloadOwner {
+	readonly table: Table;
+	readonly hosts: Hosts;
+	readonly headers: LinkHeaders;
+	/** Link header tags by next hop, 0 while the neighbour is not known; external addresses by number, as loaded. */
+	readonly tags: Int32Array;
+	readonly addresses: Int32Array;
+	/** Seconds now and modulo 2^16, and milliseconds. */
+	seconds(): number;
+	now16(): number;
+	milliseconds(): number;
+	/** MAC of the neighbour on device `ifindex` that leads to an inside host (dotted value), null while it is not known; and that neighbour's address. */
+	neighbour(ifindex: number, host: number): { address: number; mac: Uint8Array } | null;
+	/** Puts a program on a device's ingress as a classic filter, in the place of one that is there. Throws an Error. */
+	attachClassic(ifindex: number, program: native.Fd): void;
+	/** Removes it. Throws an Error. */
+	detachClassic(ifindex: number): void;
+}
+
+/** How programs are attached. */
+export type Attachment = "tcx" | "clsact";
+
+interface Attached {
+	ifindex: number;
+	/** Link, -1 for a classic filter. */
+	link: native.Fd;
+}
+
+/** What `status` shows of it. */
+export interface OffloadStatus {
+	mode: "auto" | "on" | "off";
+	active: boolean;
+	/** How the programs are attached, or why they are not. */
+	detail: string;
+	/** Sessions in the cache and the most that fit. */
+	flows: number;
+	capacity: number;
+	/** Packets that went by the cache, since the start. */
+	packetsOut: number;
+	packetsIn: number;
+}
+
+/** Why there can be no offload, in words for the operator. */
+export class OffloadError extends Error {}
+
+/** Running programs and the cache they share. */
+export class Offload implements Bypass {
+	readonly #owner: OffloadOwner;
+	readonly #cache: FlowCache;
+	readonly #links: Uint16Array;
+	#map: native.Fd;
+	#facts: OffloadFacts | null = null;
+	#factsText = "";
+	#attachment: Attachment;
+	#attached = new Map<number, Attached>();
+	/** Whether sessions may be entered. */
+	#open = false;
+	/** Why it was given up while running. */
+	#failure = "";
+	/** Neighbour that leads to each host of a LAN that the kernel delivers to (dotted value), and the host's address it was looked up for. */
+	readonly #via: Float64Array;
+	readonly #viaFor: Int32Array;
+	#swept = 0;
+	#packetsOut = 0;
+	#packetsIn = 0;
+	readonly #out: Direction = direction();
+	readonly #back: Direction = direction();
+
+	/**
+	 * Makes the cache. Nothing is attached before {@link renew}.
+	 * @param attachment "clsact" to do without tcx
+	 * @throws OffloadError
+	 */
+	constructor(owner: OffloadOwner, attachment: Attachment | null) {
+		this.#owner = owner;
+		this.#attachment = attachment ?? "tcx";
+		this.#links = new Uint16Array(owner.headers.buffer);
+		this.#via = new Float64Array(owner.table.layout.hosts + 1);
+		this.#viaFor = new Int32Array(owner.table.layout.hosts + 1);
+		if (jitIsOff()) throw new OffloadError("the kernel's BPF compiler is off (net.core.bpf_jit_enable)");
+		for (const n of [CAP_BPF, CAP_PERFMON]) {
+			if (!native.hasCapability(n)) throw new OffloadError("no permission: it needs CAP_BPF and CAP_PERFMON");
+		}
+		const { map, layout, memory } = createMap(owner.table.layout.sessions);
+		this.#map = map;
+		const random = new Int32Array(3);
+		native.random(random.buffer, 0, random.byteLength);
+		this.#cache = new FlowCache(memory, layout, random);
+		this.tick();
+	}
+
+	/** Detaches the programs and brings everything home. Never throws. */
+	close(): void {
+		this.#open = false;
+		this.#leaveAll();
+		for (const ifindex of [...this.#attached.keys()]) this.#detach(ifindex);
+		native.close(this.#map);
+		this.#map = -1;
+	}
+
+	// ---- programs ------------------------------------------------------------------------------------------------------
+
+	/**
+	 * Follows the ports: if anything that the programs are made of has changed, all sessions leave the cache and new programs take the place of the old.
+	 * @throws OffloadError; nothing is attached then
+	 */
+	renew(facts: OffloadFacts): void {
+		if (this.#failure !== "") return;
+		const text = JSON.stringify(facts, (_, value) => (value instanceof Uint8Array ? [...value] : value));
+		if (text === this.#factsText) return;
+		this.#open = false;
+		this.#leaveAll();
+		this.#viaFor.fill(0);
+		this.#facts = facts;
+		this.#factsText = text;
+		const wanted = [facts.wan, ...facts.lan].filter((d) => d.index !== 0);
+		for (const ifindex of [...this.#attached.keys()]) {
+			if (!wanted.some((d) => d.index === ifindex)) this.#detach(ifindex);
+		}
+		try {
+			for (const device of wanted) this.#attach(device, facts);
+		} catch (error) {
+			for (const ifindex of [...this.#attached.keys()]) this.#detach(ifindex);
+			this.#failure = describe(error as native.NativeError);
+			throw new OffloadError(this.#failure);
+		}
+		this.#open = facts.wan.index !== 0;
+	}
+
+	#attach(device: OffloadDevice, facts: OffloadFacts): void {
+		const outbound = device !== facts.wan;
+		const made: ProgramFacts = {
+			littleEndian: LITTLE_ENDIAN,
+			map: this.#map,
+			bits: this.#cache.layout.bits,
+			lastSlot: this.#cache.layout.lastSlot,
+			slots: this.#cache.layout.slots,
+			keys: this.#cache.keys,
+			fromEthernet: device.ethernet,
+			toEthernet: outbound ? facts.wan.ethernet : facts.lan[0].ethernet,
+			externals: facts.externals,
+			nets: facts.lan.flatMap((lan) => lan.nets),
+			deadman: this.#attachment === "clsact",
+		};
+		const program = outbound
+			? native.bpfProgramLoad(SCHED_CLS, lanProgram(made), "masqd_lan", null)
+			: native.bpfProgramLoad(SCHED_CLS, wanProgram(made), "masqd_wan", null);
+		try {
+			this.#put(device.index, program);
+		} finally {
+			native.close(program);
+		}
+	}
+
+	/** Attaches a program, or puts it in the place of the one that is there. Falls back to a classic filter at the first device. */
+	#put(ifindex: number, program: native.Fd): void {
+		const present = this.#attached.get(ifindex);
+		if (this.#attachment === "tcx") {
+			if (present !== undefined) return native.bpfLinkUpdate(present.link, program);
+			try {
+				this.#attached.set(ifindex, { ifindex, link: native.bpfLinkCreate(program, ifindex, TCX_INGRESS) });
+				return;
+			} catch (error) {
+				if ((error as native.NativeError).code !== "EINVAL" || this.#attached.size > 0) throw error;
+			}
+			// A kernel before 6.6. The program is made again: a classic filter needs the sign of life.
+			this.#attachment = "clsact";
+			const facts = this.#facts as OffloadFacts;
+			const device = [facts.wan, ...facts.lan].find((d) => d.index === ifindex) as OffloadDevice;
+			return this.#attach(device, facts);
+		}
+		this.#owner.attachClassic(ifindex, program);
+		this.#attached.set(ifindex, { ifindex, link: -1 });
+	}
+
+	#detach(ifindex: number): void {
+		const { link } = this.#attached.get(ifindex) as Attached;
+		this.#attached.delete(ifindex);
+		try {
+			if (link >= 0) native.close(link);
+			else this.#owner.detachClassic(ifindex);
+		} catch {
+			// The device has gone and taken it along.
+		}
+	}
+
+	// ---- sessions: what the table tells ----------------------------------------------------------------------------------
+
+	changed(i: number): void {
+		const { T } = this.#owner.table;
+		const state = (T[(i << 4) + R_META] >> STATE_SHIFT) & STATE_MASK;
+		const wanted = state === TCP_ESTABLISHED || state === UDP_OPEN || (state === ICMP_QUERY && T[(i << 4) + R_PACKETS_IN] !== 0);
+		if (this.#cache.has(i)) {
+			if (!wanted) this.#leave(i);
+		} else if (wanted && this.#open) this.#enter(i);
+	}
+
+	ended(i: number): void {
+		if (this.#cache.has(i)) this.#leave(i);
+	}
+
+	age(i: number): number {
+		if (!this.#cache.has(i)) return -1;
+		return Math.max(0, (this.#owner.seconds() - this.#last(i)) | 0);
+	}
+
+	sync(i: number): void {
+		if (!this.#cache.has(i)) return;
+		const { T } = this.#owner.table;
+		if ((T[(i << 4) + R_META] & 0xff) !== TCP) return;
+		T[(i << 4) + R_ACK_OUT] = later(T[(i << 4) + R_ACK_OUT], this.#cache.acknowledged(i, 0));
+		T[(i << 4) + R_ACK_IN] = later(T[(i << 4) + R_ACK_IN], this.#cache.acknowledged(i, 1));
+	}
+
+	/** Last use that counts: of TCP in either direction, of the others outbound only (RFC 4787 REQ-6). */
+	#last(i: number): number {
+		const out = this.#cache.last(i, 0);
+		if ((this.#owner.table.T[(i << 4) + R_META] & 0xff) !== TCP) return out;
+		const back = this.#cache.last(i, 1);
+		return ((back - out) | 0) > 0 ? back : out;
+	}
+
+	/** Puts a session into the cache if everything that its packets need is known. */
+	#enter(i: number): void {
+		const o = this.#owner;
+		const facts = this.#facts as OffloadFacts;
+		if (!this.#cache.ready(i, o.milliseconds())) return;
+		const { T, T16 } = o.table;
+		const e = i << 4;
+		const meta = T[e + R_META];
+		const hop = meta >>> HOP_SHIFT;
+		const host = T16[(i << 5) + R_HOST];
+		const place = o.hosts.W[host * 4 + HOST_PLACE];
+		const lan = facts.lan[(place >>> HOST_PORT_SHIFT) & 0xff];
+		const external = o.addresses[(meta >> EXTERNAL_SHIFT) & 0xff];
+		if (external === 0 || hop === 0 || o.tags[hop] === 0 || lan.index === 0 || lan.ethernet !== facts.lan[0].ethernet) return;
+		if (lan.kernelForwards ? lan.ethernet && !this.#findHost(host, lan) : (place & HOST_REACHABLE) === 0) return;
+		const protocol = meta & 0xff;
+		const query = protocol === ICMP;
+		const out = this.#out;
+		const back = this.#back;
+		out.source = back.newAddress = T[e];
+		out.destination = back.source = T[e + R_PEER];
+		out.newAddress = back.destination = external;
+		back.newPort = firstOf(T[e + R_OUT]);
+		out.newPort = secondOf(T[e + R_IN]);
+		out.ports = query ? back.newPort : T[e + R_OUT];
+		back.ports = query ? out.newPort : T[e + R_IN];
+		out.device = facts.wan.index;
+		out.mtu = facts.wan.mtu;
+		out.link = facts.wan.ethernet ? hop : -1;
+		back.device = lan.index;
+		back.mtu = lan.mtu;
+		back.link = lan.ethernet ? HOST_HEADERS + host : -1;
+		this.#cache.enter(i, protocol, out, back, this.#links, o.seconds());
+	}
+
+	/** Sees to it that a host's link header is there, on a LAN whose neighbours are the kernel's. */
+	#findHost(host: number, lan: OffloadLan): boolean {
+		const o = this.#owner;
+		const inside = o.hosts.W[host * 4 + HOST_ADDRESS];
+		if (this.#viaFor[host] === inside) return true;
+		const found = o.neighbour(lan.index, addressValue(inside));
+		if (found === null) return false;
+		o.headers.set(HOST_HEADERS + host, found.mac, 0, lan.mac);
+		this.#via[host] = found.address;
+		this.#viaFor[host] = inside;
+		return true;
+	}
+
+	/** Takes a session out and brings home what its slots have seen. */
+	#leave(i: number): void {
+		const { table } = this.#owner;
+		this.sync(i);
+		this.#cache.leave(i, this.#owner.milliseconds());
+		const out = this.#cache.packets(i, 0);
+		const back = this.#cache.packets(i, 1);
+		this.#packetsOut += out;
+		this.#packetsIn += back;
+		table.T[(i << 4) + R_PACKETS_OUT] += out;
+		table.T[(i << 4) + R_PACKETS_IN] += back;
+		addBytes(table, i, R_BYTES_OUT, R_HIGH_OUT, this.#cache.bytes(i, 0));
+		addBytes(table, i, R_BYTES_IN, R_HIGH_IN, this.#cache.bytes(i, 1));
+	}
+
+	#leaveAll(): void {
+		this.#leaveWhere(() => true);
+	}
+
+	#leaveWhere(which: (i: number) => boolean): void {
+		if (this.#cache.count === 0) return;
+		for (let i = 1; i <= this.#cache.layout.sessions; i++) if (this.#cache.has(i) && which(i)) this.#leave(i);
+	}
+
+	/** Packets and bytes that a session has in the cache, out and in, beyond those of its record. */
+	counters(i: number): { packetsOut: number; packetsIn: number; bytesOut: number; bytesIn: number } {
+		if (!this.#cache.has(i)) return { packetsOut: 0, packetsIn: 0, bytesOut: 0, bytesIn: 0 };
+		return {
+			packetsOut: this.#cache.packets(i, 0),
+			packetsIn: this.#cache.packets(i, 1),
+			bytesOut: this.#cache.bytes(i, 0),
+			bytesIn: this.#cache.bytes(i, 1),
+		};
+	}
+
+	// ---- what else changes -------------------------------------------------------------------------------------------------
+
+	/** A link header was changed or its neighbour lost: who uses it goes by user space until it is used again. */
+	linkChanged(n: number): void {
+		const { T, T16 } = this.#owner.table;
+		if (n < HOST_HEADERS) this.#leaveWhere((i) => T[(i << 4) + R_META] >>> HOP_SHIFT === n);
+		else this.#leaveWhere((i) => T16[(i << 5) + R_HOST] === n - HOST_HEADERS);
+	}
+
+	/** Another next hop for a session. */
+	hopChanged(i: number): void {
+		if (this.#cache.has(i)) this.#leave(i);
+	}
+
+	/** News of a neighbour (dotted value) on a LAN that the kernel delivers to; `mac` null if it is not usable any more. */
+	neighbourChanged(ifindex: number, address: number, mac: Uint8Array | null): void {
+		const facts = this.#facts;
+		if (facts === null || !facts.lan.some((lan) => lan.kernelForwards && lan.index === ifindex)) return;
+		const B = new Uint8Array(this.#owner.headers.buffer);
+		for (let host = 1; host < this.#via.length; host++) {
+			if (this.#viaFor[host] === 0 || this.#via[host] !== address) continue;
+			const at = (HOST_HEADERS + host) * HEADER_SIZE;
+			if (mac?.every((byte, n) => B[at + n] === byte)) continue;
+			this.#viaFor[host] = 0;
+			this.linkChanged(HOST_HEADERS + host);
+		}
+	}
+
+	/** Routes changed: hosts of the kernel's LANs may be behind another neighbour. */
+	routesChanged(): void {
+		if (this.#facts?.lan.some((lan) => lan.kernelForwards)) {
+			const { T16 } = this.#owner.table;
+			for (let host = 1; host < this.#via.length; host++) {
+				if (this.#viaFor[host] === 0) continue;
+				const lan = this.#facts.lan[(this.#owner.hosts.W[host * 4 + HOST_PLACE] >>> HOST_PORT_SHIFT) & 0xff];
+				const found = this.#owner.neighbour(lan.index, addressValue(this.#viaFor[host]));
+				if (found !== null && found.address === this.#via[host]) continue;
+				this.#viaFor[host] = 0;
+				this.#leaveWhere((i) => T16[(i << 5) + R_HOST] === host);
+			}
+		}
+	}
+
+	// ---- time ----------------------------------------------------------------------------------------------------------------
+
+	/** Sets the clock that the programs copy. */
+	tick(): void {
+		this.#cache.setHeader(CACHE_NOW, this.#owner.seconds());
+		this.#cache.setHeader(CACHE_ALIVE, Math.floor(native.nanoseconds() / 2 ** ALIVE_SHIFT));
+	}
+
+	/** Once a second: the clock, and a part of the sweep. */
+	everySecond(): void {
+		this.tick();
+		if (this.#cache.count === 0) return;
+		const { table } = this.#owner;
+		const now16 = this.#owner.now16();
+		const { timeouts } = table;
+		const least = Math.min(timeouts[TCP_ESTABLISHED], timeouts[UDP_OPEN], timeouts[ICMP_QUERY]);
+		const rounds = Math.max(1, Math.min(SWEEP_MAX, Math.floor(least / SWEEP_PART)));
+		const last = this.#cache.layout.sessions;
+		const end = Math.min(last, this.#swept + Math.ceil(last / rounds));
+		for (let i = this.#swept + 1; i <= end; i++) {
+			if (this.#cache.has(i) && this.age(i) < table.age(i, now16)) table.touch(i, now16);
+		}
+		this.#swept = end === last ? 0 : end;
+	}
+
+	/** What `status` shows. */
+	status(mode: "auto" | "on" | "off"): OffloadStatus {
+		let packetsOut = this.#packetsOut;
+		let packetsIn = this.#packetsIn;
+		this.#each((i) => {
+			packetsOut += this.#cache.packets(i, 0);
+			packetsIn += this.#cache.packets(i, 1);
+		});
+		return {
+			mode,
+			active: this.#failure === "",
+			detail: this.#failure === "" ? this.#attachment : this.#failure,
+			flows: this.#cache.count,
+			capacity: this.#cache.layout.sessions,
+			packetsOut,
+			packetsIn,
+		};
+	}
+
+	#each(visit: (i: number) => void): void {
+		if (this.#cache.count === 0) return;
+		for (let i = 1; i <= this.#cache.layout.sessions; i++) if (this.#cache.has(i)) visit(i);
+	}
+}
+
+function direction(): Direction {
+	return { source: 0, destination: 0, ports: 0, newAddress: 0, newPort: 0, device: 0, mtu: 0, link: -1 };
+}
+
+/** The later of two acknowledgment numbers, as loaded; 0 is none. Segments with IP options may have passed by user space meanwhile. */
+function later(known: number, seen: number): number {
+	if (seen === 0) return known;
+	return known === 0 || ((swap32(seen) - swap32(known)) | 0) > 0 ? seen : known;
+}
+
+function addBytes(table: Table, i: number, low: number, high: number, bytes: number): void {
+	const total = table.T[(i << 4) + low] + bytes;
+	table.T16[(i << 5) + high] += Math.floor(total / BYTES_CARRY);
+	table.T[(i << 4) + low] = total % BYTES_CARRY;
+}
+
+/** The map for as many of the sessions as the kernel lets be in one value. */
+function createMap(sessions: number): { map: native.Fd; layout: CacheLayout; memory: ArrayBuffer } {
+	for (let n = sessions; ; n >>= 1) {
+		const layout = layoutCache(n);
+		let map: native.Fd = -1;
+		try {
+			map = native.bpfMapCreate(MAP_ARRAY, layout.bytes, 1, MAP_MMAPABLE, "masqd_flows");
+			return { map, layout, memory: native.bpfMapMemory(map, layout.bytes) };
+		} catch (error) {
+			const e = error as native.NativeError;
+			native.close(map);
+			if ((e.code !== "E2BIG" && e.code !== "ENOMEM") || n >> 1 < SESSIONS_LEAST) throw new OffloadError(describe(e));
+		}
+	}
+}
+
+/** The sysctl is there in the first network namespace only. */
+function jitIsOff(): boolean {
+	try {
+		return native.readFile("/proc/sys/net/core/bpf_jit_enable").trim() === "0";
+	} catch {
+		return false;
+	}
+}
+
+function describe(error: native.NativeError): string {
+	if (error.code === "EPERM" || error.code === "EACCES") return `no permission: ${error.message}`;
+	if (error.code === "ENOSYS") return "the kernel has no BPF";
+	return error.message;
+}

@@ -1,0 +1,120 @@
+"""Ports that hosts ask for themselves: PCP (RFC 6887) by messages, NAT-PMP (RFC 6886) by natpmpc (C-9)."""
+
+import struct
+
+import pytest
+
+from bed import GATEWAY, H1, H2, LAN_GATEWAY, S1
+
+pytestmark = pytest.mark.masqd
+
+SERVER = (LAN_GATEWAY, 5351)
+MAP, PEER, ANNOUNCE = 1, 2, 0
+TCP, UDP = 6, 17
+
+
+@pytest.fixture
+def bed(make_bed):
+    """A router that answers PCP."""
+    return make_bed().start(main={"pcp": "1"})
+
+
+def mapped(address):
+    return b"\0" * 10 + b"\xff\xff" + bytes(map(int, address.split(".")))
+
+
+def ask(client, opcode, address, lifetime=600, protocol=UDP, inside=0, suggested=0, nonce=b"n" * 12, peer=None, options=b""):
+    """Sends a request; the answer as (result, lifetime, epoch, external port, external address)."""
+    body = b""
+    if opcode != ANNOUNCE:
+        body = nonce + struct.pack("!B3xHH", protocol, inside, suggested) + mapped("0.0.0.0")
+    if opcode == PEER:
+        body += struct.pack("!H2x", peer[1]) + mapped(peer[0])
+    client.sendto(struct.pack("!BB2xI", 2, opcode, lifetime) + mapped(address) + body + options, SERVER)
+    answer = client.recv(1200)
+    version, code, result, life, epoch = struct.unpack("!BBxBII", answer[:12])
+    assert (version, code) == (2, 0x80 | opcode)
+    if len(answer) < 60:
+        return result, life, epoch, 0, ""
+    return result, life, epoch, struct.unpack("!H", answer[42:44])[0], ".".join(map(str, answer[56:60]))
+
+
+def test_map(bed):
+    """A port is granted, renewed, used from outside by anyone, and ended; then nobody gets in."""
+    client = bed.h1.udp(H1, 40000)
+    result, life, _, port, address = ask(client, MAP, H1, inside=40000, suggested=45678)
+    assert (result, life, port, address) == (0, 600, 45678, GATEWAY)
+    assert ask(client, MAP, H1, inside=40000)[3] == 45678
+    peer = bed.wan.udp(S1, 9)
+    peer.sendto(b"hello", (GATEWAY, 45678))
+    assert client.recvfrom(100) == (b"hello", (S1, 9))
+    client.sendto(b"back", (S1, 9))
+    assert peer.recvfrom(100) == (b"back", (GATEWAY, 45678))
+    assert ask(client, MAP, H1, lifetime=0, inside=40000, nonce=b"x" * 12)[0] == 2
+    assert ask(client, MAP, H1, lifetime=0, inside=40000)[0] == 0
+    stranger = bed.wan.udp("203.0.113.20", 9)
+    stranger.sendto(b"late", (GATEWAY, 45678))
+    bed.await_drops("filtered", 1)
+
+
+def test_mapping_first(bed):
+    """An endpoint that has a mapping gets its port; another host does not get it, and says so when it would have nothing else."""
+    client, other = bed.h1.udp(H1, 40000), bed.h2.udp(H2, 40000)
+    peer = bed.wan.udp(S1, 9)
+    client.sendto(b"x", (S1, 9))
+    _, (_, port) = peer.recvfrom(10)
+    assert ask(client, MAP, H1, inside=40000, suggested=50000)[3] == port
+    assert ask(other, MAP, H2, inside=40000, suggested=port)[3] != port
+    prefer = b"\x02\0\0\0"
+    assert ask(other, MAP, H2, inside=40001, suggested=port, options=prefer)[0] == 11
+
+
+def test_peer(bed):
+    """PEER lets the named peer in and nobody else."""
+    client = bed.h1.udp(H1, 40000)
+    result, _, _, port, _ = ask(client, PEER, H1, inside=40000, peer=(S1, 9))
+    assert result == 0
+    bed.wan.udp("203.0.113.20", 9).sendto(b"no", (GATEWAY, port))
+    bed.await_drops("filtered", 1)
+    bed.wan.udp(S1, 9).sendto(b"yes", (GATEWAY, port))
+    assert client.recv(10) == b"yes"
+
+
+def test_refusals(bed):
+    """What is not understood or not allowed is refused by its code, and nothing is opened."""
+    client = bed.h1.udp(H1, 40000)
+    assert ask(client, ANNOUNCE, H1, lifetime=0)[0] == 0
+    assert ask(client, MAP, H2, inside=40000)[0] == 12
+    assert ask(client, MAP, H1, inside=40000, protocol=132)[0] == 9
+    assert ask(client, MAP, H1, inside=80)[0] == 2
+    third_party = b"\x01\0\0\x10" + mapped(H2)
+    assert ask(client, MAP, H1, inside=40000, options=third_party)[0] == 5
+    client.sendto(bytes([9, 1]) + b"\0" * 58, SERVER)
+    assert client.recv(1200)[:4] == bytes([2, 0x81, 0, 1])
+    for n in range(32):
+        assert ask(client, MAP, H1, inside=41000 + n)[0] == 0
+    assert ask(client, MAP, H1, inside=42000)[0] == 10
+
+
+def test_natpmp(bed):
+    """natpmpc gets the external address and a TCP port that works."""
+    said = bed.h1.run("natpmpc", "-g", LAN_GATEWAY).stdout
+    assert f"Public IP address : {GATEWAY}" in said
+    said = bed.h1.run("natpmpc", "-g", LAN_GATEWAY, "-a", "44000", "8080", "tcp", "300").stdout
+    assert "Mapped public port 44000 protocol TCP to local port 8080" in said
+    listener = bed.h1.listener(H1, 8080)
+    outside = bed.wan.tcp(S1, 0)
+    outside.connect((GATEWAY, 44000))
+    inside, who = listener.accept()
+    assert who[0] == S1
+    inside.close()
+
+
+def test_off(make_bed):
+    """Without the option the router refuses as ever."""
+    bed = make_bed().start()
+    client = bed.h1.udp(H1, 40000)
+    client.connect(SERVER)
+    client.send(b"\0\0")
+    with pytest.raises(ConnectionRefusedError):
+        client.recv(10)

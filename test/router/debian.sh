@@ -1,0 +1,61 @@
+#!/bin/sh
+# Gets what the emulated router is made of besides masqd: a kernel, busybox and nft from
+# Debian's packages for its architecture, by an apt configuration of its own. The machine's
+# apt and dpkg are only read.
+#
+#   debian.sh ARCH FOLDER      ARCH: x86_64 or mipsel; unpacks into FOLDER/root
+set -eu
+
+fail() {
+	echo "debian.sh: $*" >&2
+	exit 1
+}
+
+[ $# -eq 2 ] || fail "usage: debian.sh ARCH FOLDER"
+mkdir -p "$2"
+folder=$(cd "$2" && pwd)
+# The last release with MIPS.
+suite=bookworm
+case $1 in
+	x86_64) arch=amd64 kernels='linux-image-6.12-cloud-amd64 linux-image-cloud-amd64' ;;
+	mipsel) arch=mipsel kernels=linux-image-4kc-malta ;;
+	*) fail "no architecture $1" ;;
+esac
+packages='busybox-static nftables libnftables1 libnftnl11 libmnl0 libjansson4 libgmp10 libxtables12 libedit2 libbsd0 libmd0 libtinfo6 libc6'
+
+[ -e "$folder/.ready" ] && exit 0
+rm -rf "${folder:?}"/*
+mkdir -p "$folder/lists/partial" "$folder/cache/archives/partial" "$folder/packages"
+: > "$folder/status"
+
+# shellcheck disable=SC2016 # apt's own placeholder
+sites=$(apt-get indextargets --format '$(SITE)' 'Identifier: Packages' 2> /dev/null | sort -u)
+main=$(echo "$sites" | grep -v -e security -e nodesource -e google | grep -m 1 debian || echo http://deb.debian.org/debian)
+security=$(echo "$sites" | grep -m 1 security || echo http://deb.debian.org/debian-security)
+keys=/usr/share/keyrings/debian-archive-keyring.gpg
+[ -e $keys ] && keys="[signed-by=$keys] " || keys=
+{
+	echo "deb $keys$main $suite main"
+	echo "deb $keys$security $suite-security main"
+} > "$folder/sources.list"
+
+foreign() {
+	command=$1
+	shift
+	"$command" -q -o "APT::Architecture=$arch" -o "APT::Architectures::=$arch" -o "Dir::Etc::SourceList=$folder/sources.list" \
+		-o Dir::Etc::SourceParts=/dev/null -o "Dir::State::Lists=$folder/lists" -o "Dir::State::status=$folder/status" \
+		-o "Dir::Cache=$folder/cache" -o APT::Sandbox::User=root -o Acquire::Languages=none "$@"
+}
+
+foreign apt-get update > "$folder/log" 2>&1 || fail "$(cat "$folder/log")"
+image=
+for kernel in $kernels; do
+	image=$(foreign apt-cache depends --no-recommends --no-suggests "$kernel" 2> /dev/null | sed -n 's/^ *Depends: \(linux-image-.*\)/\1/p' | head -n 1)
+	[ -z "$image" ] || break
+done
+[ -n "$image" ] || fail "Debian $suite has none of: $kernels"
+# shellcheck disable=SC2086 # lists
+(cd "$folder/packages" && foreign apt-get download $packages "$image") >> "$folder/log" 2>&1 || fail "$(cat "$folder/log")"
+for package in "$folder"/packages/*.deb; do dpkg-deb -x "$package" "$folder/root"; done
+rm -rf "$folder/packages" "$folder/lists" "$folder/cache"
+touch "$folder/.ready"

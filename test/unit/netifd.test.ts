@@ -1,0 +1,68 @@
+/** netifd's names become devices: answers as `ubus -S call network.interface.X status` gives them. */
+import { describe, expect, it } from "vitest";
+import { type Attachment, resolveDevices } from "../../src/port/netifd.ts";
+
+const UP = '{"up":true,"pending":false,"available":true,"proto":"pppoe","device":"eth0.2","l3_device":"pppoe-wan","ipv4-address":[]}\n';
+const STATIC = '{"up":true,"proto":"static","l3_device":"br-lan","device":"br-lan"}\n';
+const DOWN = '{"up":false,"pending":false,"available":false,"autostart":true,"proto":"dhcp"}\n';
+
+/** A ubus that knows these interfaces; records what it was asked. */
+function ubus(known: Record<string, string>) {
+	const asked: string[] = [];
+	const run = (argv: string[]) => {
+		asked.push(argv.join(" "));
+		const answer = known[argv[3].replace("network.interface.", "")];
+		return answer === undefined ? { status: 4, output: "" } : { status: 0, output: answer };
+	};
+	return { run, asked };
+}
+
+const port = (name: string, device = ""): Attachment => ({ interface: name, device });
+
+describe("netifd's names", () => {
+	it("become the layer 3 device", () => {
+		const ports = [port("wan"), port("lan")];
+		const io = ubus({ wan: UP, lan: STATIC });
+		expect(resolveDevices(io, ports)).toBeNull();
+		expect(ports.map((p) => p.device)).toEqual(["pppoe-wan", "br-lan"]);
+		expect(io.asked).toEqual(["ubus -S call network.interface.wan status", "ubus -S call network.interface.lan status"]);
+	});
+
+	it("are not asked for where a device is written", () => {
+		const io = ubus({});
+		const ports = [port("wan", "eth1"), port("", "br-lan")];
+		expect(resolveDevices(io, ports)).toBeNull();
+		expect(io.asked).toEqual([]);
+	});
+
+	it.each([
+		["down", { wan: DOWN }, "interface 'wan': it is not up yet and has no device"],
+		["unknown", {}, "interface 'wan': netifd knows no such interface; see /etc/config/network"],
+		["not JSON", { wan: "Command failed" }, "interface 'wan': ubus answered something that is not JSON"],
+		["no device name", { wan: '{"l3_device":"a b"}' }, "interface 'wan': netifd named a device that can not be one"],
+		["no string", { wan: '{"l3_device":7}' }, "interface 'wan': netifd named a device that can not be one"],
+	])("%s: says so", (_, known, problem) => {
+		const ports = [port("wan")];
+		expect(resolveDevices(ubus(known as Record<string, string>), ports)).toBe(problem);
+		expect(ports[0].device).toBe("");
+	});
+
+	it("say so where there is no ubus, or it fails", () => {
+		const none = {
+			run: () => {
+				throw new Error("ENOENT");
+			},
+		};
+		expect(resolveDevices(none, [port("wan")])).toBe("interface 'wan': there is no ubus to ask for its device; use option 'device'");
+		expect(resolveDevices({ run: () => ({ status: 7, output: "" }) }, [port("wan")])).toBe("interface 'wan': ubus failed with status 7");
+	});
+
+	it("must not be one device twice", () => {
+		expect(resolveDevices(ubus({ wan: STATIC, lan: STATIC }), [port("wan"), port("lan")])).toBe(
+			"interface 'lan' is the device br-lan, which interface 'wan' of another section is too",
+		);
+		expect(resolveDevices(ubus({ lan: STATIC }), [port("", "br-lan"), port("lan")])).toBe(
+			"interface 'lan' is the device br-lan, which device 'br-lan' of another section is too",
+		);
+	});
+});
