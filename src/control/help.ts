@@ -50,9 +50,9 @@ established fin-sent fin-received closing reset resting.`,
 		usage: "[-j] [HOST | PROTO SRC:PORT DST:PORT [in|out]]",
 		summary: "explain drops, or what would become of a packet",
 		text: `Without arguments, or with a host, it explains the last drops (of it)
-and how to let such packets pass. With protocol and endpoints it goes through
-all decisions about such a packet, in order, without sending it and without
-leaving a trace: "why udp 192.168.1.10:5000 203.0.113.9:53". A packet from
+and how to let such packets pass. With protocol and endpoints it goes
+through all decisions about such a packet, in order, without sending it and
+without a trace: "why udp 192.168.1.10:5000 203.0.113.9:53". A packet from
 outside has the external address as destination. icmp takes the identifier
 as port; protocols without ports take addresses.`,
 	},

@@ -13,6 +13,8 @@ import { LINE_MAX, PROTOCOL_VERSION, type Reply, type Request } from "./protocol
 
 /** When one more comes, the one that has been silent for longest is cut off. */
 const CLIENTS_MAX = 12;
+/** Connections taken in one turn. */
+const ACCEPTS = 16;
 /** Under traffic, one part in this many of the time is for clients. */
 const PACE = 32;
 /** Milliseconds of work for clients in one turn. */
@@ -110,8 +112,14 @@ export class ControlServer {
 	}
 
 	#accept(now: number): void {
-		const fd = native.accept(this.#listener);
-		if (fd < 0) return;
+		for (let n = 0; n < ACCEPTS; n++) {
+			const fd = native.accept(this.#listener);
+			if (fd < 0) return;
+			this.#admit(fd, now);
+		}
+	}
+
+	#admit(fd: native.Fd, now: number): void {
 		if (this.#clients.length === CLIENTS_MAX) {
 			// One that watches says nothing by nature: those go last.
 			const others = this.#clients.filter((c) => c.stream === null);
@@ -230,8 +238,8 @@ export class ControlServer {
 		if (stream.ended) {
 			stream.close();
 			c.stream = null;
-			this.#reply(c, { v: PROTOCOL_VERSION, rows }, now);
-			return;
+			c.job = rest(rows);
+			return this.#step(c, c.job, now);
 		}
 		if (rows.length > 0) this.#reply(c, { v: PROTOCOL_VERSION, rows }, now);
 	}
@@ -283,6 +291,12 @@ export class ControlServer {
 		native.close(this.#listener);
 		native.unlink(this.#path);
 	}
+}
+
+/** The end of a stream: its last rows, and the line that says that it is the end. */
+function* rest(rows: unknown[]): Generator<unknown[], object> {
+	if (rows.length > 0) yield rows;
+	return {};
 }
 
 /** A request line as an object. Throws Error in words. */
