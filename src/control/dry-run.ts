@@ -132,7 +132,9 @@ export function why(o: DryRunOwner, request: { protocol: string; source: string;
 	const { out, protocol } = probe;
 	const live = o.context;
 	const steps: Step[] = [];
-	const say = (what: Step["what"], text: string) => steps.push({ what, text });
+	const say = (what: Step["what"], text: string) => {
+		if (steps.at(-1)?.text !== text) steps.push({ what, text });
+	};
 	let waits = false;
 	const hops: NextHops = {
 		// Inside hosts and hops that are known have tags; the others would wait.
