@@ -5,9 +5,9 @@ MAKEFLAGS += --no-builtin-rules
 
 # First, because it gives back the shell that `make demo SHELL=1` takes away.
 include test/demo/demo.mk
+include test/router/router.mk
 include native/build.mk
 include test/bench/build.mk
-include test/router/router.mk
 include openwrt/package.mk
 include test/conformance/conformance.mk
 
@@ -84,6 +84,9 @@ build: known-arch deps ## build/masqd and build/masqd.js (SANITIZE=1, LIBC=musl,
 	@$(MAKE) --no-print-directory $(NATIVE_OUT)/masqd build/masqd.js $(if $(ARCH),-j2 $(NATIVE_OUT)/masqd.qbc)
 	@[ "$(NATIVE_OUT)" = build ] || [ -n "$(ARCH)" ] || ln -sf ../masqd.js $(NATIVE_OUT)/masqd.js
 
+.PHONY: bundle
+bundle: build/masqd.js
+
 build/masqd.js: $(SOURCES) package.json node_modules/.ready
 	node_modules/.bin/esbuild src/main.ts --bundle --minify --format=esm --target=es2023 --platform=neutral \
 		--external:masq:native --define:__VERSION__='"$(VERSION)"' --sourcemap=external --outfile=$@ --log-level=warning
@@ -101,13 +104,18 @@ test: build ## run all tests
 	@$(MAKE) --no-print-directory build SANITIZE=1
 	@$(MAKE) --no-print-directory build LIBC=musl
 	@$(MAKE) --no-print-directory bench-tools
-	@$(MAKE) --no-print-directory firmware
+	@for arch in x86_64 mipsel; do $(MAKE) --no-print-directory firmware ARCH=$$arch || exit 1; done
 	/usr/bin/python3 test/run.py
 
 .PHONY: fuzz
 fuzz: ## mutate frames at the sanitizer build until stopped (FRAMES=n, SEED=n)
 	@$(MAKE) --no-print-directory build SANITIZE=1
 	test/fuzz/run.sh $(or $(FRAMES),5000000) $(or $(SEED),$$(date +%s))
+
+.PHONY: soak
+soak: build ## kill the daemon a thousand times, and move sessions in and out of the kernel for a minute, under load (KILLS=n SECONDS=n)
+	KILLS=$(or $(KILLS),1000) /usr/bin/python3 -m pytest test/net/test_life.py -k test_kills -q
+	OFFLOAD_SOAK=$(or $(SECONDS),60) /usr/bin/python3 -m pytest -q test/net/test_offload.py -k switched
 
 .PHONY: bench
 bench: build ## measure against nft masquerade and others (QUICK=1: under 2 minutes)

@@ -8,3 +8,7 @@ ipk: ## OpenWrt package build/masqd_*_ARCH.ipk (ARCH=mipsel_24kc ...; without, o
 	@for arch in $(CROSS_ARCHITECTURES); do \
 		$(MAKE) --no-print-directory build ARCH=$$arch && openwrt/ipk.sh $$arch || exit 1; \
 	done
+
+.PHONY: dist
+dist: deps ## release build/masqd-*.tar.xz: source and bundle, proved to belong together
+	@openwrt/dist.sh

@@ -8,14 +8,16 @@ import * as native from "masq:native";
 import type { Plan } from "./config/plan.ts";
 import { Hosts } from "./conntrack/hosts.ts";
 import type { PortRange } from "./conntrack/ports.ts";
-import { EXTERNAL_SHIFT, HOP_SHIFT, HOST_ADF, HOST_EIF, HOST_PLACE, HOST_PORT_SHIFT, R_META, R_PEER } from "./conntrack/record.ts";
-import { stateTimeouts } from "./conntrack/states.ts";
-import { layoutTable, Table, type TableLayout } from "./conntrack/table.ts";
+import { HOP_SHIFT, HOST_ADF, HOST_EIF, HOST_PLACE, HOST_PORT_SHIFT, HOST_REACHABLE, R_HOST, R_META, R_PEER } from "./conntrack/record.ts";
+import { type Image, type Restored, restore } from "./conntrack/restore.ts";
+import { PORT_REST, RESTING, stateTimeouts } from "./conntrack/states.ts";
+import { H_CLOCK, layoutTable, Table, type TableLayout } from "./conntrack/table.ts";
 import type { Capture } from "./control/capture.ts";
 import type { Log } from "./control/log.ts";
 import { Rates } from "./control/rates.ts";
 import { ControlServer } from "./control/server.ts";
 import { Watch } from "./control/watch.ts";
+import { loadPlan } from "./load.ts";
 import { Admission, EXPIRE_BUDGET } from "./nat/admission.ts";
 import { makeAlgCounts } from "./nat/alg.ts";
 import {
@@ -23,26 +25,32 @@ import {
 	type Context,
 	type Forward,
 	HAIRPIN,
+	inNets,
 	type LanLink,
 	type Link,
 	makeDrops,
 	type Net,
+	NO_ROUTE,
 	POLICY_DEFAULTS,
 	type Policy,
 	Queue,
 } from "./nat/context.ts";
 import { DropLog } from "./nat/drop-log.ts";
 import { Expectations } from "./nat/expectations.ts";
-import { Externals, externalsWords } from "./nat/externals.ts";
+import { type External, Externals, externalsWords, numberExternals, type WantedExternal } from "./nat/externals.ts";
 import { type Fast, makeFast, sourcesAreOurs } from "./nat/fast.ts";
-import { HOST_UNREACHABLE, IcmpSender, PROHIBITED } from "./nat/icmp-error.ts";
+import { HOST_UNREACHABLE, IcmpSender, NET_UNREACHABLE, PROHIBITED } from "./nat/icmp-error.ts";
+import { Keeper, unfit } from "./nat/keep.ts";
 import { Rare } from "./nat/rare.ts";
+import { readdress } from "./nat/readdress.ts";
 import { REASON } from "./nat/reason.ts";
 import { Requested } from "./nat/requested.ts";
+import { sessionReset } from "./nat/tcp-reset.ts";
+import { dumpPrograms } from "./offload/dump.ts";
 import { CAP_BPF, CAP_PERFMON, Offload, OffloadError, type OffloadStatus } from "./offload/offload.ts";
-import { type AddressRange, formatAddress, formatSubnet, type Subnet, subnetOf } from "./packet/address.ts";
-import { IP_WORD, SLOT_SIZE, swap32, TCP, UDP, type Views, viewsOf } from "./packet/layout.ts";
-import { HOST_HEADERS, LinkHeaders } from "./packet/link-header.ts";
+import { type AddressRange, formatAddress, formatSubnet, type Subnet, subnetOf, subnetsOverlap } from "./packet/address.ts";
+import { IP_WORD, SLOT_SIZE, swap16, swap32, TCP, UDP, type Views, viewsOf } from "./packet/layout.ts";
+import { HOST_HEADERS, headerTag, LinkHeaders } from "./packet/link-header.ts";
 import { ArpResponder } from "./port/arp-responder.ts";
 import { type ClaimedPorts, lanFilter, wanFilter } from "./port/filter.ts";
 import { type GuardFacts, installGuard, removeGuard } from "./port/guard.ts";
@@ -50,16 +58,20 @@ import { IngressFilters } from "./port/ingress-filter.ts";
 import { isUsable, KernelView } from "./port/kernel-view.ts";
 import { localPorts, separateEphemeral } from "./port/local-ports.ts";
 import { NextHopTable, SPARE_SLOT_SIZE, SPARE_SLOTS } from "./port/neighbours.ts";
+import { resolveDevices } from "./port/netifd.ts";
 import { PcpResponder } from "./port/pcp-responder.ts";
 import { Placement } from "./port/placement.ts";
 import { BATCH, type Driver, PacketDriver, TunDriver } from "./port/port.ts";
+import { Settings } from "./port/settings.ts";
 import { TunRoutes } from "./port/tun-routes.ts";
+import { bootWords, openState, type State } from "./state.ts";
 
 const ARPHRD_ETHER = 1;
 const CAP_NET_ADMIN = 12;
 const CAP_NET_RAW = 13;
 const SIGHUP = 1;
 const SIGINT = 2;
+const SIGUSR1 = 10;
 const SIGTERM = 15;
 const TUN_NAME = "masq0";
 const TUN_QUEUE = 2000;
@@ -76,6 +88,9 @@ const RECEIVE_BYTES = BATCH * SLOT_SIZE + SPARE_SLOTS * SPARE_SLOT_SIZE;
 /** Blocks of 2 KB for fragments: memory that is touched only when fragments come. */
 const BLOCKS_MIN = 64;
 const BLOCKS_MAX = 256;
+/** Milliseconds to wait for a lock in all, and between two attempts. */
+const LOCK_PATIENCE = 500;
+const LOCK_STEP = 20;
 const GRO_LIST = "rx-gro-list";
 
 /** An error that ends the start with one line. */
@@ -86,6 +101,12 @@ export interface Paths {
 	config: string;
 	socket: string;
 	state: string;
+}
+
+/** How the daemon is to start. */
+export interface Options {
+	/** A WAN device that does not exist is waited for; else it is a {@link StartError}. */
+	wait?: boolean;
 }
 
 /** One network attachment with its driver; `index` is 0 while the device is not there. */
@@ -122,10 +143,39 @@ export function planTable(plan: Plan): { layout: TableLayout; bytes: number } {
 	return { layout, bytes: layout.words * 4 };
 }
 
+/** The offload programs of a plan as text; devices that are there give addresses and kind, others count as Ethernet. */
+export function dumpOffload(plan: Plan): string {
+	const kernel = new KernelView(native);
+	kernel.open();
+	const device = (name: string) => {
+		const link = kernel.linkByName(name);
+		return {
+			device: name,
+			ethernet: link === undefined || link.type === ARPHRD_ETHER,
+			own: link === undefined ? [] : kernel.addresses(link.index),
+		};
+	};
+	const wan = device(plan.wan.device);
+	const lan = plan.lan.map((l) => ({ ...device(l.device), subnets: l.subnets }));
+	kernel.close();
+	const single = (address: number) => ({ first: address, last: address });
+	const owned = [...plan.statics.map((s) => single(s.external)), ...plan.pools.flatMap((p) => p.external)];
+	return dumpPrograms({
+		sessions: plan.sessions,
+		wan,
+		lan,
+		externals: [single(wan.own[0]?.address ?? 0), ...owned],
+		nets: lan.flatMap((l) => (l.subnets.length > 0 ? l.subnets : l.own.map((a) => subnetOf(a.address, a.prefix)))),
+		addressless: wan.own.length === 0,
+	});
+}
+
 /** The running daemon. */
 export class Engine {
-	readonly plan: Plan;
+	/** What is in force; another one after a reload. */
+	plan: Plan;
 	readonly paths: Paths;
+	readonly #options: Options;
 	readonly kernel = new KernelView(native);
 	readonly table: Table;
 	readonly hosts: Hosts;
@@ -151,15 +201,20 @@ export class Engine {
 	readonly #rare: Rare;
 	readonly #requested: Requested;
 	readonly #errors: IcmpSender;
+	readonly #settings: Settings;
+	readonly #boot = bootWords();
+	/** What a predecessor left, until it is taken over. */
+	#state: State | null;
 	readonly #hops: NextHopTable;
 	readonly #rx = new Int32Array(BATCH * 2);
 	readonly #frames: ArrayBuffer;
 	readonly #pollSet = new Int32Array(64 * 3);
 	readonly #placement = new Placement(native);
-	#lock: native.Fd = -1;
+	readonly #lock: native.Fd;
 	#signals: native.Fd = -1;
 	#control: ControlServer | null = null;
 	#arp: ArpResponder | null = null;
+	#arpText = "";
 	/** PCP sockets, and the places (device and address) that they were opened for. */
 	#pcp: PcpResponder[] = [];
 	#pcpPlaces = "";
@@ -167,6 +222,12 @@ export class Engine {
 	#offload: Offload | null = null;
 	/** Why there is no offload. */
 	#noOffload = "";
+	/** The WAN has no address that can be used, or some session no route: packets from inside take the slow way (Rare.outboundImpaired). */
+	#impaired = true;
+	/** Some session has no route. */
+	#unroutable = false;
+	/** The WAN's subnet overlaps a LAN's, in words; "" if not. */
+	conflict = "";
 	#guard = false;
 	#guardText = "";
 	#restoreEphemeral: (() => void) | null = null;
@@ -175,22 +236,30 @@ export class Engine {
 	#secondAt = 0;
 	#busyAt = 0;
 	#stopping = false;
+	/** The WAN's address that listeners know. */
+	#told = 0;
+	/** Another masqd is to go on at once (restart, upgrade): guard and settings stay, so nothing of the kernel's gets in between. */
+	#relieved = false;
 
-	/** Builds tables in memory; touches nothing of the system but the state file. */
-	constructor(plan: Plan, paths: Paths, log: Log) {
+	/** Builds tables in memory; touches nothing of the system but the state file. Throws {@link StartError} if another daemon has it. */
+	constructor(plan: Plan, paths: Paths, log: Log, options: Options = {}) {
 		this.log = log;
 		this.plan = plan;
 		this.paths = paths;
+		this.#options = options;
 		this.#ranges = plan.ports;
+		this.#lock = lockState(paths.state);
+		this.#settings = new Settings(native, `${paths.state}.settings`, `/${TUN_NAME}/`);
 		const { layout, bytes } = planTable(plan);
 		this.tableBytes = bytes;
-		const memory = native.mapFile(paths.state, bytes);
+		this.#state = openState(paths.state, layout, this.#boot, Math.floor(native.now() / 1000));
+		const { memory, image } = this.#state;
 		const keys = new Int32Array(4);
 		native.random(keys.buffer, 0, 16);
-		this.table = new Table(memory, layout, keys, stateTimeouts(plan.timeouts));
+		if (image !== null) keys.set(image.keys);
+		this.table = new Table(memory, layout, keys, stateTimeouts(plan.timeouts), image !== null);
 		this.hosts = new Hosts(memory, layout, keys[3]);
 		const mapWords = new Int32Array(memory, layout.portMaps * 4, layout.words - layout.portMaps);
-		mapWords.fill(0);
 		this.externals = new Externals(mapWords, plan.ports);
 
 		const blocks = Math.min(BLOCKS_MAX, Math.max(BLOCKS_MIN, plan.sessions >> 4));
@@ -198,18 +267,8 @@ export class Engine {
 		const headers = new LinkHeaders(layout.hosts);
 		native.setFrames(this.#frames, SLOT_SIZE, this.#rx, headers.buffer);
 		this.wan = makePort(plan.wan.device, emptyLink());
-		this.lan = plan.lan.map((l, home) => ({
-			...makePort(l.device, emptyLink()),
-			link: { ...emptyLink(), nets: [], kernelForwards: l.driver === "tun", home },
-			kind: l.driver,
-			subnets: l.subnets,
-		}));
-		// What hosts send to our own address the kernel would not route to the TUN device: a packet socket hears it (hairpinning).
-		for (const [home, l] of plan.lan.entries()) {
-			if (l.driver !== "tun") continue;
-			const link = { ...emptyLink(), nets: [], kernelForwards: false, home };
-			this.lan.push({ ...makePort(l.device, emptyLink()), link, kind: "tap", subnets: l.subnets });
-		}
+		this.lan = lansOf(plan, []);
+		const lan = this.lan.map((p) => p.link);
 		const views: Views = viewsOf(this.#frames);
 		const drops = makeDrops();
 		const dropLog = new DropLog(drops, views);
@@ -219,7 +278,7 @@ export class Engine {
 			hosts: this.hosts,
 			headers,
 			wan: this.wan.link,
-			lan: this.lan.map((p) => p.link),
+			lan,
 			dropped: (reason, slot, port) => dropLog.add(reason, slot, port, this.context.now),
 			forwarded: (out) => {
 				if (out) this.context.forwardedOut++;
@@ -228,7 +287,7 @@ export class Engine {
 			wanIndex: () => this.wan.index,
 			lanIndex: (n) => this.lan[n].index,
 			milliseconds: () => this.#milliseconds,
-			undeliverable: (slot, length) => this.#rare.undeliverable(slot, length),
+			undeliverable: (slot, length, lost) => this.#rare.undeliverable(slot, length, lost ? NET_UNREACHABLE : HOST_UNREACHABLE),
 			spareSlot: (n) => BATCH * SLOT_SIZE + n * SPARE_SLOT_SIZE,
 		});
 		const random = new Int32Array(64);
@@ -242,7 +301,7 @@ export class Engine {
 			hops: this.#hops,
 			headers,
 			wan: this.wan.link,
-			lan: this.lan.map((p) => p.link),
+			lan,
 			policy: emptyPolicy(),
 			spare: { at: RECEIVE_BYTES, count: blocks },
 			requested: [],
@@ -254,6 +313,9 @@ export class Engine {
 			forwardedOut: 0,
 			forwardedIn: 0,
 			errorsSent: 0,
+			resetsSent: 0,
+			strangersFrom: 0,
+			adopt: true,
 			ipId: keys[3] & 0x7fff,
 			ipIds: 0xffff,
 			now: 0,
@@ -267,7 +329,7 @@ export class Engine {
 			},
 		};
 		this.#readClock();
-		this.context.policy = this.#policy();
+		this.context.policy = this.#policy(plan, image === null ? 0 : image.addresses[0], image?.addresses ?? new Int32Array(0));
 		this.admission = new Admission(this.context);
 		this.#errors = new IcmpSender(this.context);
 		this.#rare = new Rare(this.context, this.admission, this.#errors);
@@ -278,49 +340,15 @@ export class Engine {
 		this.#requested = new Requested(this.context);
 	}
 
-	/** Policy in as-loaded terms; fills the external addresses. Called once. */
-	#policy(): Policy {
-		const { plan, externals } = this;
-		externals.add(0, true, 0, -1);
-		for (const s of plan.statics) externals.add(swap32(s.external), false, swap32(s.internal), -1);
-		const everyLan = () => plan.lan.flatMap((l) => l.subnets.map(netOf));
-		const pools = plan.pools.map((p, number) => {
-			const list: number[] = [];
-			for (const range of p.external) for (let a = range.first; a <= range.last; a++) list.push(a);
-			const numbers = list.map((a, at) => externals.add(swap32(a), p.overload && at === list.length - 1, 0, number));
-			return { nets: p.internal.length ? p.internal.map(netOf) : everyLan(), externals: numbers, overload: p.overload };
-		});
-		const forwards: Forward[] = plan.redirects.flatMap((r) =>
-			r.protocols.map((p) => ({
-				protocol: p === "tcp" ? TCP : UDP,
-				first: r.externalPorts.first,
-				last: r.externalPorts.last,
-				inside: swap32(r.internal),
-				insideFirst: r.internalFirst,
-				source: r.source === null ? null : netOf(r.source),
-			})),
-		);
-		for (const f of forwards) for (let p = f.first; p <= f.last; p++) externals.reservePort(0, f.protocol, p);
-		return {
-			filtering: filteringFlags(plan.filtering),
-			hosts: new Map(
-				plan.hosts.map((h) => [
-					swap32(h.address),
-					{ flags: filteringFlags(h.filtering ?? plan.filtering), maxSessions: h.maxSessions ?? 0, maxRate: h.maxRate ?? 0 },
-				]),
-			),
-			forwards,
-			pools,
-			ranges: plan.ports,
-			algFtp: plan.algs.ftp,
-			algTftp: plan.algs.tftp,
-			maxSessions: plan.maxSessions,
-			maxRate: plan.maxRate,
-			refusal: plan.refusal === "prohibited" ? PROHIBITED : HOST_UNREACHABLE,
-			blockPrivate: plan.blockPrivate,
-			rejectSyn: plan.unsolicitedSyn === "reject",
-			icmpRate: plan.icmpRate,
-		};
+	/**
+	 * Makes a plan's external addresses anew, `own` being the WAN port's, with the numbers that they have in `before`, and returns its policy; the ports
+	 * of forwards are reserved.
+	 */
+	#policy(plan: Plan, own: number, before: Int32Array): Policy {
+		const { externals } = this;
+		const policy = policyOf(plan, externals.renew(wantedExternals(plan, own), before, plan.ports));
+		for (const f of policy.forwards) for (let p = f.first; p <= f.last; p++) externals.reservePort(0, f.protocol, p);
+		return policy;
 	}
 
 	// ---- for those who look inside (src/control) -----------------------------------------------------------------------------
@@ -328,6 +356,12 @@ export class Engine {
 	/** Next hop number of a destination, found without asking anybody. */
 	peek(destination: number): number {
 		return this.#hops.peek(destination);
+	}
+
+	/** What stands against every outbound packet now: a reason number, -1 for whatever its route says; null if nothing does. */
+	get impaired(): number | null {
+		if (!this.#impaired) return null;
+		return this.wan.link.address !== 0 ? -1 : this.conflict !== "" ? REASON["address-conflict"] : REASON["no-external-address"];
 	}
 
 	/** Puts other batch functions in place of the engine's own, between two batches; null puts those back. */
@@ -353,14 +387,7 @@ export class Engine {
 	}
 
 	#start(): void {
-		this.#signals = native.signalOpen([SIGHUP, SIGINT, SIGTERM]);
-		try {
-			this.#lock = native.lockFile(`${this.paths.state}.lock`);
-		} catch (error) {
-			if ((error as native.NativeError).code === "EAGAIN")
-				throw new StartError(`another masqd is running (it holds ${this.paths.state}.lock)`);
-			throw error;
-		}
+		this.#signals = native.signalOpen([SIGHUP, SIGINT, SIGUSR1, SIGTERM]);
 		for (const [n, name] of [
 			[CAP_NET_ADMIN, "CAP_NET_ADMIN"],
 			[CAP_NET_RAW, "CAP_NET_RAW"],
@@ -368,23 +395,28 @@ export class Engine {
 			if (!native.hasCapability(n)) throw new StartError(`no permission: masqd needs ${name}; start it as root`);
 		}
 		this.kernel.open();
-		this.#needDevice("wan", this.wan);
+		if (this.#options.wait && this.kernel.linkByName(this.wan.name) === undefined)
+			this.warnings.push(`wan device '${this.wan.name}' does not exist yet; waiting for it`);
+		else this.#needDevice("wan", this.wan);
 		for (const p of this.lan) this.#needDevice("lan", p);
-		const tuns = this.lan.filter((p) => p.kind === "tun");
-		if (tuns.length > 1) throw new StartError("only one lan can have driver 'tun' in this version; give the others driver 'packet'");
-		if (tuns.length > 0 && !tunAvailable())
-			throw new StartError("no TUN: /dev/net/tun is missing; install kmod-tun or use option driver 'packet'");
+		const problem = tunProblem(this.plan);
+		if (problem !== "") throw new StartError(problem);
 		this.#separatePorts();
-		this.#takeAddresses();
+		this.#readLinks();
+		const successor = this.#takeOver();
 		this.#warnOfBridgeFilter();
 		// Before the routes, so that the kernel never tracks or forwards a packet that is masqd's.
 		this.#refreshGuard();
-		for (const p of tuns) this.#openTun(p);
+		this.#openTuns();
 		this.#openDrivers();
-		if (this.externals.list.length > 1 && this.wan.link.ethernet)
-			this.#arp = new ArpResponder(this.wan.index, this.#arpRanges(), this.#wanMac());
+		// What the guard has stopped while nobody was there to take it counts as nobody's.
+		if (successor) this.#guardText = "";
+		this.#refreshGuard();
+		this.#setExternal(this.wan.link.address);
+		this.#openArp();
 		this.#startOffload();
 		this.#openPcp();
+		this.#renewHops();
 		this.#control = new ControlServer(this.paths.socket, this);
 		const bpf = this.#offload === null ? 0 : 2 ** CAP_BPF + 2 ** CAP_PERFMON;
 		native.keepCapabilities(2 ** CAP_NET_ADMIN + 2 ** CAP_NET_RAW + bpf);
@@ -397,7 +429,12 @@ export class Engine {
 
 	/** Keeps the router's own sockets and masqd's port range apart (design.md section 2 "The kernel beside us"). */
 	#separatePorts(): void {
-		this.#restoreEphemeral = separateEphemeral(native, this.#ranges, this.warnings);
+		this.#restoreEphemeral = separateEphemeral(this.#settings, this.#ranges, this.warnings);
+		this.#reserveLocal();
+	}
+
+	/** Takes the ports out of the ranges that sockets of the router itself have. */
+	#reserveLocal(): void {
 		for (const port of localPorts(native, this.#ranges)) {
 			this.externals.reservePort(0, TCP, port);
 			this.externals.reservePort(0, UDP, port);
@@ -428,6 +465,10 @@ export class Engine {
 		);
 	}
 
+	#openTuns(): void {
+		for (const p of this.lan) if (p.kind === "tun" && p.driver === null) this.#openTun(p);
+	}
+
 	#openTun(p: LanPort): void {
 		try {
 			p.driver = new TunDriver(TUN_NAME, this.#rx);
@@ -441,7 +482,7 @@ export class Engine {
 		this.kernel.drain();
 		const tun = this.kernel.linkByName(TUN_NAME);
 		if (tun === undefined) throw new StartError(`the kernel does not show the device ${TUN_NAME}`);
-		this.#tunRoutes = TunRoutes.install(this.kernel, native, {
+		this.#tunRoutes = TunRoutes.install(this.kernel, this.#settings, {
 			lans: [p.name],
 			elsewhere: this.#elsewhere(),
 			tun: { name: TUN_NAME, ifindex: tun.index, mtu: this.wan.link.mtu || 1500, queueLength: TUN_QUEUE },
@@ -535,7 +576,7 @@ export class Engine {
 		return this.#offload;
 	}
 
-	/** Undoes everything, in reverse, whatever of it was done. Never throws. */
+	/** Undoes everything, in reverse, whatever of it was done; after SIGUSR1 nothing that a successor would do again. Never throws. */
 	stop(): void {
 		const attempt = (what: () => void) => {
 			try {
@@ -550,8 +591,12 @@ export class Engine {
 		for (const p of [this.wan, ...this.lan]) attempt(() => this.#closePort(p));
 		attempt(() => this.#arp?.close());
 		for (const p of this.#pcp) attempt(() => p.close());
-		if (this.#guard) attempt(() => removeGuard(native));
-		attempt(() => this.#restoreEphemeral?.());
+		if (!this.#relieved) {
+			if (this.#guard) attempt(() => removeGuard(native));
+			attempt(() => this.#restoreEphemeral?.());
+			attempt(() => this.#settings.restore());
+		}
+		this.table.header[H_CLOCK] = this.context.now;
 		attempt(() => this.kernel.close());
 		attempt(() => native.close(this.#signals));
 		attempt(() => native.close(this.#lock));
@@ -561,17 +606,143 @@ export class Engine {
 		p.driver?.close();
 		p.driver = null;
 		if (p.restoreGro && this.kernel.linkByName(p.name) !== undefined) native.setFeature(p.name, GRO_LIST, true);
+		if (p.restoreGro) this.#settings.forget(`${GRO_LIST} ${p.name}`);
 		p.restoreGro = false;
+	}
+
+	// ---- another configuration --------------------------------------------------------------------------------------------
+
+	/**
+	 * Reads the configuration again and goes on by it: sessions that it has no place for end, ports that are not the same are opened anew, nothing else is touched.
+	 * Returns why not, in lines, if it can not be used: nothing has changed then.
+	 */
+	reload(): string[] {
+		this.#readClock();
+		const { plan, errors, warnings } = loadPlan(this.paths.config);
+		if (plan === null) return errors;
+		const unresolved = resolveDevices(native, [plan.wan, ...plan.lan]);
+		if (unresolved !== null) return [`masqd: ${unresolved}`];
+		const problems = this.#unusable(plan);
+		if (problems.length > 0) return problems;
+		for (const warning of warnings) this.#say(warning);
+		try {
+			this.#apply(plan);
+		} catch (error) {
+			return [`masqd: the configuration is in force but for this: ${(error as Error).message}`];
+		}
+		return [];
+	}
+
+	/** What keeps a plan that is right in itself from being used here, in lines. */
+	#unusable(plan: Plan): string[] {
+		const lines: string[] = [];
+		if (!plan.enabled) lines.push(`masqd: ${this.paths.config} says option enabled '0': stop masqd for that`);
+		const devices: [string, string, string[]][] = [["wan", plan.wan.device, [this.wan.name]]];
+		for (const l of plan.lan) devices.push(["lan", l.device, this.lan.map((p) => p.name)]);
+		for (const [what, name, known] of devices) {
+			// One that is in use may be away for a moment.
+			if (!known.includes(name) && this.kernel.linkByName(name) === undefined) lines.push(`masqd: ${what} device '${name}' does not exist`);
+		}
+		const problem = tunProblem(plan);
+		if (problem !== "") lines.push(`masqd: ${problem}`);
+		if (plan.offload !== this.plan.offload) lines.push(`masqd: option offload '${plan.offload}' needs a restart, which keeps the sessions`);
+		return lines;
+	}
+
+	#apply(plan: Plan): void {
+		const { table, externals, context } = this;
+		const before = this.plan;
+		this.#flush();
+		const places = this.#replacePorts(plan);
+		const { index } = this.wan;
+		this.#readLinks();
+		if (this.wan.index !== index) this.#hops.reset();
+		this.#hops.routesChanged();
+
+		// Under the old policy, whose ports they have: the sessions that the new one has no place for.
+		const wanted = wantedExternals(plan, externals.A[0]);
+		const numbers = numberExternals(wanted, table.addresses);
+		const list: External[] = [];
+		for (const [k, n] of numbers.entries()) list[n] = { ...wanted[k], holder: 0, sessions: 0 };
+		const keeper = this.#keeper(policyOf(plan, numbers), list, plan);
+		const ending = unfit(context, keeper);
+		for (const i of ending) {
+			this.admission.end(i, "reload");
+			if (table.state(i) === RESTING && !keeper.fits(i)) this.admission.end(i, "reload");
+		}
+
+		this.plan = plan;
+		table.timeouts = stateTimeouts(plan.timeouts);
+		if (JSON.stringify(plan.ports) !== JSON.stringify(before.ports)) {
+			this.#restoreEphemeral?.();
+			this.#restoreEphemeral = separateEphemeral(this.#settings, plan.ports, this.warnings);
+		}
+		this.#applyPolicy(plan, externals.A[0], table.addresses);
+		const lost = this.#keeper(context.policy, externals.list, plan).reclaim();
+		for (const i of lost) this.admission.end(i, "reload", false);
+		table.addresses.set(externals.A);
+		this.#replaceHosts(places);
+
+		this.#openTuns();
+		this.#openDrivers();
+		this.#setExternal(this.wan.link.address);
+		this.#inStep();
+		this.#openArp();
+		const ended = ending.length + lost.length;
+		// What goes on in mid-connection has been ended, and is to hear of it.
+		if (ended > 0) context.adopt = false;
+		this.#say(`configuration in force${ended > 0 ? `, ${ended} sessions ended` : ""}`);
+		if (plan.sessions !== table.layout.sessions)
+			this.#say(
+				`option sessions '${plan.sessions}' needs a restart, which keeps the sessions; until then there is room for ${table.layout.sessions}`,
+			);
+	}
+
+	/** Closes the ports that a plan has not, or has otherwise, and makes those that are new. Returns LAN port numbers as they were, by those that are now. */
+	#replacePorts(plan: Plan): number[] {
+		if (plan.wan.device !== this.wan.name) {
+			this.#closePort(this.wan);
+			this.wan.name = plan.wan.device;
+			this.wan.index = 0;
+		}
+		const old = [...this.lan];
+		const fresh = lansOf(plan, old);
+		for (const p of old) {
+			if (fresh.includes(p)) continue;
+			if (p.kind === "tun") {
+				this.#tunRoutes?.remove();
+				this.#tunRoutes = null;
+			}
+			this.#closePort(p);
+		}
+		this.lan.splice(0, old.length, ...fresh);
+		this.context.lan.splice(0, old.length, ...fresh.map((p) => p.link));
+		return fresh.map((p) => old.indexOf(p));
+	}
+
+	/** Gives the hosts their policy and their LAN port's number, which were others: `places` as {@link #replacePorts} returns them. */
+	#replaceHosts(places: readonly number[]): void {
+		const { hosts, context } = this;
+		const { W } = hosts;
+		const keeper = this.#keeper(context.policy, this.externals.list, this.plan);
+		for (let host = 1; host <= this.table.layout.hosts; host++) {
+			if (hosts.sessions(host) === 0) continue;
+			const w = host * 4 + HOST_PLACE;
+			const flags = context.policy.hosts.get(W[host * 4])?.flags ?? context.policy.filtering;
+			W[w] = (W[w] & ~(HOST_EIF | HOST_ADF)) | flags;
+			if ((this.externals.list[hosts.paired(host)]?.pool ?? -1) < 0) hosts.pair(host, 0);
+			const port = places.indexOf((W[w] >>> HOST_PORT_SHIFT) & 0xff);
+			if (port >= 0 && inNets(context.lan[port].nets, W[host * 4])) hosts.assign(host, port);
+			else keeper.placeHost(host);
+		}
 	}
 
 	// ---- keeping in step with the kernel -----------------------------------------------------------------------------------
 
-	/** Reads indexes, MACs, MTUs and addresses of the ports from the kernel's tables. Returns true if anything differs from before. */
-	#takeAddresses(): boolean {
-		let changed = false;
+	/** Reads indexes, MACs, MTUs and addresses of the ports from the kernel's tables. */
+	#readLinks(): void {
 		for (const p of [this.wan, ...this.lan]) {
 			const link = this.kernel.linkByName(p.name);
-			const before = `${p.index} ${p.link.address} ${p.link.mtu} ${p.link.mac}`;
 			const index = link?.index ?? 0;
 			if (index !== p.index && p.driver !== null && !(isLan(p) && p.kind === "tun")) this.#closePort(p);
 			p.index = index;
@@ -585,10 +756,26 @@ export class Engine {
 				p.link.nets = nets.map(netOf);
 			}
 			this.#renewSource(p);
-			changed ||= before !== `${p.index} ${p.link.address} ${p.link.mtu} ${p.link.mac}`;
 		}
-		this.#setExternal(this.wan.link.address);
-		return changed;
+		this.#judgeConflict();
+	}
+
+	/** A WAN whose subnet overlaps a LAN's counts as one without address: whom a packet is for could not be told (RFC 4787 REQ-7). */
+	#judgeConflict(): void {
+		const before = this.conflict;
+		this.conflict = "";
+		for (const { address, prefix } of this.kernel.addresses(this.wan.index)) {
+			const outside = subnetOf(address, prefix);
+			for (const p of this.lan) {
+				const net = p.link.nets.find((n) => subnetsOverlap(outside, subnetOfNet(n)));
+				if (net === undefined) continue;
+				this.conflict = `the WAN's subnet ${formatSubnet(outside)} overlaps ${formatNet(net)} of ${p.name}`;
+			}
+		}
+		if (this.conflict !== "") this.wan.link.address = 0;
+		if (this.conflict === before) return;
+		if (this.conflict !== "") this.#say(`${this.conflict}: nothing is translated until one of them is another`);
+		else this.#say("WAN and LAN subnets are apart again");
 	}
 
 	/** Link headers carry the port's own MAC, which may have changed. */
@@ -605,35 +792,136 @@ export class Engine {
 		}
 	}
 
-	/** The WAN's address changed: what was translated to the old one can not go on. */
-	#setExternal(address: number): void {
-		if (this.externals.A[0] === address) return;
-		if (this.#control !== null) this.#tellAddress(address);
-		if (address !== 0) {
-			const { T } = this.table;
-			for (let i = 1; i <= this.table.layout.sessions; i++) {
-				if (this.table.state(i) !== 0 && ((T[(i << 4) + R_META] >> EXTERNAL_SHIFT) & 0xff) === 0) this.admission.end(i, "wan-address");
-			}
-			this.externals.setAddress(0, address);
+	/** Goes on with the sessions that a predecessor left, or begins with none. Returns true if there was one. */
+	#takeOver(): boolean {
+		const { table, context } = this;
+		const state = this.#state as State;
+		this.#state = null;
+		let { refused } = state;
+		if (state.image !== null) {
+			table.addresses.set(state.image.addresses);
+			const done = this.#restore(state.image);
+			if (done === null) {
+				refused = "its records are damaged";
+				table.clear();
+				this.hosts.clear();
+				this.#applyPolicy(this.plan, 0, new Int32Array(0));
+			} else if (done.kept + done.unfit + done.broken + done.excess > 0) this.#say(restoredWords(done));
 		}
+		if (refused !== "") {
+			this.#say(`${this.paths.state} is not used, ${refused}: starting with no sessions`);
+			context.strangersFrom = context.now + PORT_REST;
+		}
+		table.publish(this.#boot, this.externals.A, context.now);
+		if (state.pending !== "") native.rename(state.pending, this.paths.state);
+		return state.image !== null;
 	}
 
+	/** Tells who listens that the WAN's address is another one. */
 	#tellAddress(address: number): void {
-		const [before, after] = [this.externals.A[0], address].map((a) => (a === 0 ? "" : formatAddress(swap32(a) >>> 0)));
-		this.watch.tell({ event: "wan-address", before, after } as { event: string });
-		if (after !== "") this.log.say("notice", `wan ${this.wan.name} has address ${after}${before === "" ? "" : `, no longer ${before}`}`);
-		else this.log.say("warning", `wan ${this.wan.name} has lost its address ${before}; sessions wait for it`);
+		if (address === this.#told) return;
+		const before = this.#told;
+		this.#told = address;
+		if (this.#control === null) return;
+		this.watch.tell({ event: "wan-address", before: addressText(before), after: addressText(address) } as { event: string });
+		if (address === 0) this.log.say("warning", `wan ${this.wan.name} has lost its address ${addressText(before)}; sessions wait for it`);
+		else if (before === 0) this.log.say("notice", `wan ${this.wan.name} has address ${addressText(address)}`);
 	}
 
-	/** Opens the packet sockets of devices that are there and have none. */
+	#restore(image: Image): Restored | null {
+		const keeper = this.#keeper(this.context.policy, this.externals.list, this.plan);
+		return restore(this.table, image, this.context.now, (i) => keeper.adopt(i));
+	}
+
+	#keeper(policy: Policy, externals: readonly External[], plan: Plan): Keeper {
+		return new Keeper(this.context, {
+			policy,
+			externals,
+			exempts: plan.exempts.map((e) => netOf(e.destination)),
+			nets: this.lan.flatMap((p) => p.link.nets),
+		});
+	}
+
+	/** Puts a plan's policy in force, with new external addresses; the router's own ports are kept out of it. */
+	#applyPolicy(plan: Plan, own: number, before: Int32Array): void {
+		this.#ranges = plan.ports;
+		const { context, externals } = this;
+		context.policy = this.#policy(plan, own, before);
+		// Ports that are promised to somebody.
+		for (const f of context.requested) externals.reservePort(0, f.protocol, f.first);
+		for (const e of context.expectations.pending) {
+			if (e.owner && e.external < externals.list.length) externals.reservePort(e.external, e.protocol, swap16(e.externalPort));
+		}
+		this.#reserveLocal();
+	}
+
+	/** The WAN port's address is `address`, 0 for none: sessions of another one before move to it, TCP is reset towards the LAN. */
+	#setExternal(address: number): void {
+		const before = this.externals.A[0];
+		this.#tellAddress(address);
+		this.#judgeImpaired();
+		if (address === 0) {
+			this.#hops.giveUp();
+			return;
+		}
+		if (before === address) return;
+		if (before === 0) {
+			this.externals.setAddress(0, address);
+			this.table.addresses[0] = address;
+			return;
+		}
+		this.#flush();
+		this.#hops.giveUp();
+		let slot = 0;
+		const done = readdress(this.context, this.admission, address, (i) => {
+			const length = sessionReset(this.context, i, slot * SLOT_SIZE);
+			if (length === 0) return;
+			this.#toInside(i, slot * SLOT_SIZE, length);
+			slot = (slot + 1) % BATCH;
+			if (slot === 0) this.#flush();
+		});
+		this.#flush();
+		this.#say(
+			`the WAN's address is ${addressText(address)} now, it was ${addressText(before)}: ${done.moved} sessions moved, ${done.ended} ended`,
+		);
+	}
+
+	/** Queues a frame that was made for the inside host of a session. */
+	#toInside(i: number, slot: number, length: number): void {
+		const { hosts, context } = this;
+		const host = this.table.T16[(i << 5) + R_HOST];
+		const place = hosts.W[host * 4 + HOST_PLACE];
+		if ((place & HOST_REACHABLE) === 0) this.#hops.holdInside(host, slot, length);
+		else this.lan[(place >>> HOST_PORT_SHIFT) & 0xff].link.queue.push(slot, length, headerTag(HOST_HEADERS + host));
+		context.resetsSent++;
+	}
+
+	#judgeImpaired(): void {
+		this.#impaired = this.wan.link.address === 0 || this.#unroutable;
+	}
+
+	/** One line for the log. */
+	#say(text: string): void {
+		this.log.say("notice", text);
+	}
+
+	/** Opens the packet sockets of devices that are there, and up, and have none. */
 	#openDrivers(): void {
 		for (const p of [this.wan, ...this.lan]) {
 			if (p.driver !== null || p.index === 0) continue;
-			if (!(isLan(p) && p.kind === "tap") && native.getFeature(p.name, GRO_LIST) === true) {
+			const setting = `${GRO_LIST} ${p.name}`;
+			const tap = isLan(p) && p.kind === "tap";
+			if (!tap && native.getFeature(p.name, GRO_LIST) === true) {
+				this.#settings.remember(setting, "on");
 				native.setFeature(p.name, GRO_LIST, false);
-				p.restoreGro = true;
 			}
-			p.driver = new PacketDriver(p.index, p.link.ethernet, this.#filterOf(p), this.#rx);
+			p.restoreGro = this.#settings.original(setting) !== undefined;
+			try {
+				p.driver = new PacketDriver(p.index, p.link.ethernet, this.#filterOf(p), this.#rx);
+			} catch (error) {
+				// Down: the kernel tells when it is up.
+				if ((error as native.NativeError).code !== "ENETDOWN") throw error;
+			}
 		}
 	}
 
@@ -647,15 +935,28 @@ export class Engine {
 	}
 
 	#ownedExternals(): AddressRange[] {
-		return this.externals.list.slice(1).map((x) => ({ first: swap32(x.address) >>> 0, last: swap32(x.address) >>> 0 }));
+		return this.externals.list
+			.slice(1)
+			.filter((x) => x.address !== 0)
+			.map((x) => ({ first: swap32(x.address) >>> 0, last: swap32(x.address) >>> 0 }));
+	}
+
+	/** Answers ARP for the external addresses that no interface has; anew when they, the device or its MAC have changed. */
+	#openArp(): void {
+		const ranges = this.#arpRanges();
+		const wanted = ranges.length > 0 && this.wan.index !== 0 && this.wan.link.ethernet;
+		const text = wanted ? JSON.stringify([this.wan.index, [...this.wan.link.mac], ranges]) : "";
+		if (text === this.#arpText) return;
+		this.#arp?.close();
+		this.#arp = null;
+		this.#arpText = "";
+		if (!wanted) return;
+		this.#arp = new ArpResponder(this.wan.index, ranges, this.wan.link.mac);
+		this.#arpText = text;
 	}
 
 	#arpRanges(): AddressRange[] {
 		return this.#ownedExternals().filter((r) => !this.kernel.ownAddresses().includes(r.first));
-	}
-
-	#wanMac(): Uint8Array {
-		return this.wan.link.mac;
 	}
 
 	#externalAddresses(): number[] {
@@ -668,8 +969,15 @@ export class Engine {
 		const externals = this.#externalAddresses();
 		const { ethernet } = p.link;
 		if (!isLan(p)) return wanFilter({ ethernet, externals, owned: this.#ownedExternals(), claimed });
-		const elsewhere = p.kind === "tap" ? [EVERYWHERE] : this.#elsewhere();
-		return lanFilter({ ethernet, ownAddresses: this.kernel.ownAddresses(), elsewhere, externals, claimed });
+		const expiringOnly = p.kind === "tap";
+		return lanFilter({
+			ethernet,
+			ownAddresses: this.kernel.ownAddresses(),
+			elsewhere: this.#elsewhere(),
+			externals,
+			claimed,
+			expiringOnly,
+		});
 	}
 
 	#refreshGuard(): void {
@@ -719,18 +1027,15 @@ export class Engine {
 	#kernelNews(): void {
 		const changes = this.kernel.drain();
 		if (changes.links || changes.addresses || changes.routes) {
-			const before = this.wan.index;
-			this.#takeAddresses();
-			if (this.wan.index !== before) this.#hops.reset();
+			const { index } = this.wan;
+			const { mtu } = this.wan.link;
+			this.#readLinks();
+			if (this.wan.index !== index) this.#hops.reset();
 			this.#hops.routesChanged();
-			this.#openDriversQuietly();
-			for (const p of [this.wan, ...this.lan]) p.driver?.filter(this.#filterOf(p));
-			this.#tunRoutes?.update(this.#elsewhere());
-			this.#refreshGuard();
-			this.#openPcp();
-			this.#renewHops();
-			this.#renewOffloadQuietly();
-			this.#offload?.routesChanged();
+			this.#openQuietly();
+			this.#setExternal(this.wan.link.address);
+			if (this.wan.link.mtu !== mtu) this.#resizeTun();
+			this.#inStep();
 		}
 		this.#hops.update(changes.neighbours);
 		if (this.#offload !== null) {
@@ -738,9 +1043,27 @@ export class Engine {
 		}
 	}
 
-	#openDriversQuietly(): void {
+	/** Tells filters, routes and guard what is to be masqd's, and the sessions where to go. */
+	#inStep(): void {
+		for (const p of [this.wan, ...this.lan]) p.driver?.filter(this.#filterOf(p));
+		this.#tunRoutes?.update(this.#elsewhere());
+		this.#refreshGuard();
+		this.#openPcp();
+		this.#renewHops();
+		this.#renewOffloadQuietly();
+		this.#offload?.routesChanged();
+	}
+
+	/** The TUN device takes what fits the WAN. */
+	#resizeTun(): void {
+		const tun = this.#tunRoutes === null ? undefined : this.kernel.linkByName(TUN_NAME);
+		if (tun !== undefined && this.wan.index !== 0) this.kernel.setLinkUp(tun.index, this.wan.link.mtu, TUN_QUEUE);
+	}
+
+	#openQuietly(): void {
 		try {
 			this.#openDrivers();
+			this.#openArp();
 		} catch (error) {
 			this.log.say("warning", `${(error as Error).message}; waiting for the device`);
 		}
@@ -749,19 +1072,22 @@ export class Engine {
 	/** Routes changed: every session looks up its next hop again. */
 	#renewHops(): void {
 		const { T } = this.table;
+		this.#unroutable = false;
 		for (let i = 1; i <= this.table.layout.sessions; i++) {
 			if (this.table.state(i) === 0) continue;
-			const hop = this.#hops.find(T[(i << 4) + R_PEER]);
 			const e = (i << 4) + R_META;
 			if (T[e] >>> HOP_SHIFT === HAIRPIN) continue;
+			const hop = this.#hops.find(T[(i << 4) + R_PEER]);
+			if (hop === NO_ROUTE) this.#unroutable = true;
 			if (T[e] >>> HOP_SHIFT !== Math.max(0, hop)) this.#offload?.hopChanged(i);
 			T[e] = (T[e] & ~(0xff << HOP_SHIFT)) | (Math.max(0, hop) << HOP_SHIFT);
 		}
+		this.#judgeImpaired();
 	}
 
 	// ---- the loop ------------------------------------------------------------------------------------------------------------
 
-	/** Runs until SIGTERM or SIGINT. */
+	/** Runs until SIGTERM, SIGINT or SIGUSR1. */
 	run(): void {
 		let empty = 0;
 		let turns = 0;
@@ -795,6 +1121,8 @@ export class Engine {
 
 	#everySecond(): void {
 		this.#secondAt = (this.context.now + 1) * 1000;
+		this.#placement.rest(this.#milliseconds);
+		this.table.header[H_CLOCK] = this.context.now;
 		this.#offload?.everySecond();
 		this.admission.expire(EXPIRE_BUDGET);
 		this.#rare.everySecond();
@@ -807,7 +1135,6 @@ export class Engine {
 		this.log.tick(this.#milliseconds);
 		this.#control?.tick(this.#milliseconds);
 		if (this.#busyAt !== 0 && this.#milliseconds - this.#busyAt > IDLE_RELEASE_SECONDS * 1000) {
-			this.#placement.release();
 			// Fragments that wait stay.
 			native.releasePages(this.#frames, 0, this.#rare.fragments.waiting > 0 ? RECEIVE_BYTES : this.#frames.byteLength);
 			this.#busyAt = 0;
@@ -854,7 +1181,13 @@ export class Engine {
 
 	#signalled(): void {
 		for (let signal = native.signalRead(this.#signals); signal !== 0; signal = native.signalRead(this.#signals)) {
-			if (signal === SIGTERM || signal === SIGINT) this.#stopping = true;
+			if (signal === SIGTERM || signal === SIGINT || signal === SIGUSR1) this.#stopping = true;
+			if (signal === SIGUSR1) this.#relieved = true;
+			if (signal === SIGHUP) {
+				const errors = this.reload();
+				for (const line of errors) this.log.say("error", line);
+				if (errors.length > 0) this.#say("reload: the configuration stays as it was");
+			}
 		}
 	}
 
@@ -865,10 +1198,17 @@ export class Engine {
 		const count = this.#receive(p);
 		if (count === 0) return 0;
 		const t1 = meter === null ? 0 : native.nanoseconds();
-		this.#fast.outbound(this.#rx, count, n);
+		if (this.#impaired) this.#outboundImpaired(count, n);
+		else this.#fast.outbound(this.#rx, count, n);
 		if (meter !== null) this.#measure(meter, count, t0, t1);
 		this.#sendWan();
 		return count;
+	}
+
+	#outboundImpaired(count: number, port: number): void {
+		const rx = this.#rx;
+		const fault = this.impaired ?? -1;
+		for (let n = 0; n < count; n++) this.#rare.outboundImpaired(rx[n * 2], rx[n * 2 + 1], port, fault);
 	}
 
 	#breatheWan(): number {
@@ -976,8 +1316,84 @@ export class Engine {
 	}
 }
 
-/** As destinations that are the kernel's: a tap takes only what is for our own address. */
-const EVERYWHERE: Subnet = { address: 0, mask: 0, prefix: 0 };
+/** Policy of a plan in as-loaded terms; `numbers` are those of its external addresses, in the order of {@link wantedExternals}. */
+function policyOf(plan: Plan, numbers: readonly number[]): Policy {
+	let at = 1 + plan.statics.length;
+	const everyLan = () => plan.lan.flatMap((l) => l.subnets.map(netOf));
+	const pools = plan.pools.map((p) => {
+		const from = at;
+		for (const range of p.external) at += range.last - range.first + 1;
+		return { nets: p.internal.length ? p.internal.map(netOf) : everyLan(), externals: numbers.slice(from, at), overload: p.overload };
+	});
+	const forwards: Forward[] = plan.redirects.flatMap((r) =>
+		r.protocols.map((p) => ({
+			protocol: p === "tcp" ? TCP : UDP,
+			first: r.externalPorts.first,
+			last: r.externalPorts.last,
+			inside: swap32(r.internal),
+			insideFirst: r.internalFirst,
+			source: r.source === null ? null : netOf(r.source),
+		})),
+	);
+	return {
+		filtering: filteringFlags(plan.filtering),
+		hosts: new Map(
+			plan.hosts.map((h) => [
+				swap32(h.address),
+				{ flags: filteringFlags(h.filtering ?? plan.filtering), maxSessions: h.maxSessions ?? 0, maxRate: h.maxRate ?? 0 },
+			]),
+		),
+		forwards,
+		pools,
+		ranges: plan.ports,
+		algFtp: plan.algs.ftp,
+		algTftp: plan.algs.tftp,
+		maxSessions: plan.maxSessions,
+		maxRate: plan.maxRate,
+		refusal: plan.refusal === "prohibited" ? PROHIBITED : HOST_UNREACHABLE,
+		blockPrivate: plan.blockPrivate,
+		rejectSyn: plan.unsolicitedSyn === "reject",
+		icmpRate: plan.icmpRate,
+	};
+}
+
+/** The external addresses that a plan wants, in the order that {@link Engine} numbers them by; `own` is the WAN port's. */
+function wantedExternals(plan: Plan, own: number): WantedExternal[] {
+	const wanted: WantedExternal[] = [{ address: own, shared: true, inside: 0, pool: -1 }];
+	for (const s of plan.statics) wanted.push({ address: swap32(s.external), shared: false, inside: swap32(s.internal), pool: -1 });
+	for (const [pool, p] of plan.pools.entries()) {
+		const list: number[] = [];
+		for (const range of p.external) for (let a = range.first; a <= range.last; a++) list.push(a);
+		for (const [n, a] of list.entries()) wanted.push({ address: swap32(a), shared: p.overload && n === list.length - 1, inside: 0, pool });
+	}
+	return wanted;
+}
+
+/** Takes the lock of a state file. A program that a killed predecessor had just started may hold it for a moment longer. */
+function lockState(path: string): native.Fd {
+	for (let waited = 0; ; waited += LOCK_STEP) {
+		try {
+			return native.lockFile(`${path}.lock`);
+		} catch (error) {
+			if ((error as native.NativeError).code !== "EAGAIN") throw error;
+			if (waited >= LOCK_PATIENCE) throw new StartError(`another masqd is running (it holds ${path}.lock)`);
+		}
+		native.poll(new Int32Array(0), 0, LOCK_STEP);
+	}
+}
+
+/** What became of a predecessor's sessions, in a line. */
+function restoredWords(r: Restored): string {
+	const parts = [`${r.kept} sessions go on`];
+	if (r.unfit > 0) parts.push(`${r.unfit} do not fit the configuration any more`);
+	if (r.excess > 0) parts.push(`${r.excess} have no room`);
+	if (r.broken > 0) parts.push(`${r.broken} were being written when masqd died`);
+	return parts.join(", ");
+}
+
+function addressText(word: number): string {
+	return formatAddress(swap32(word) >>> 0);
+}
 
 function isLan(p: Port): p is LanPort {
 	return "kind" in p;
@@ -985,6 +1401,21 @@ function isLan(p: Port): p is LanPort {
 
 function makePort(name: string, link: Link): Port {
 	return { name, index: 0, driver: null, link, sent: 0, received: 0, restoreGro: false };
+}
+
+/** The LAN ports of a plan; those of `old` that it has too stay the same objects. */
+function lansOf(plan: Plan, old: readonly LanPort[]): LanPort[] {
+	const port = (l: Plan["lan"][number], kind: LanPort["kind"], home: number): LanPort => {
+		const same = old.find((p) => p.name === l.device && p.kind === kind);
+		const link = same?.link ?? { ...emptyLink(), nets: [], kernelForwards: kind === "tun", home };
+		link.home = home;
+		return Object.assign(same ?? { ...makePort(l.device, link), link, kind, subnets: [] }, { subnets: l.subnets });
+	};
+	const ports = plan.lan.map((l, home) => port(l, l.driver, home));
+	// What hosts send to our own address the kernel would not route to the TUN device (hairpinning), and what has its last hop it would not forward
+	// (and answer by its own rates, whoever the source): a packet socket hears both.
+	for (const [home, l] of plan.lan.entries()) if (l.driver === "tun") ports.push(port(l, "tap", home));
+	return ports;
 }
 
 function emptyLink(): Link {
@@ -1012,6 +1443,11 @@ function filteringFlags(filtering: Plan["filtering"]): number {
 	return filtering === "endpoint-independent" ? HOST_EIF : filtering === "address-dependent" ? HOST_ADF : 0;
 }
 
-function tunAvailable(): boolean {
-	return native.fileSize("/dev/net/tun") >= 0;
+/** Why the tun drivers of a plan can not be had, "" if they can. */
+function tunProblem(plan: Plan): string {
+	const tuns = plan.lan.filter((l) => l.driver === "tun").length;
+	if (tuns > 1) return "only one lan can have driver 'tun' in this version; give the others driver 'packet'";
+	if (tuns > 0 && native.fileSize("/dev/net/tun") < 0)
+		return "no TUN: /dev/net/tun is missing; install kmod-tun or use option driver 'packet'";
+	return "";
 }

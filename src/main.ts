@@ -2,14 +2,15 @@
  * The command line: one program that is the daemon (`run`) and its own client.
  */
 import * as native from "masq:native";
-import { describePlan, formatErrors } from "./config/describe.ts";
-import { makePlan, type Plan } from "./config/plan.ts";
+import { describePlan } from "./config/describe.ts";
+import type { Plan } from "./config/plan.ts";
 import { ControlError } from "./control/client.ts";
 import { COMMANDS, type Command, type Line, parseLine, SOCKET, UsageError } from "./control/commands.ts";
 import { helpOn, helpText } from "./control/help.ts";
 import { LEVELS, type Level, Log } from "./control/log.ts";
 import { selftest } from "./control/selftest.ts";
-import { Engine, planTable, StartError } from "./engine.ts";
+import { dumpOffload, Engine, planTable, StartError } from "./engine.ts";
+import { loadPlan } from "./load.ts";
 import { largestGap } from "./port/local-ports.ts";
 import { resolveDevices } from "./port/netifd.ts";
 import { VERSION } from "./version.ts";
@@ -22,17 +23,8 @@ const err = (text: string) => native.print(2, text);
 
 /** Reads and checks the configuration; null after printing its errors. */
 function readPlan(path: string): Plan | null {
-	let text: string;
-	try {
-		text = native.readFile(path);
-	} catch (error) {
-		err(`masqd: can not read ${path}: ${(error as Error).message}\n`);
-		return null;
-	}
-	const memTotalKb = Number(/^MemTotal:\s+(\d+)/m.exec(native.readFile("/proc/meminfo"))?.[1] ?? 0);
-	const { plan, errors, warnings } = makePlan(text, path, { memTotalKb });
-	if (errors.length > 0) err(formatErrors(errors));
-	if (warnings.length > 0) err(formatErrors(warnings).replace(/^/gm, (_, at, all) => (at < all.length ? "warning: " : "")));
+	const { plan, errors, warnings } = loadPlan(path);
+	for (const line of [...errors, ...warnings]) err(`${line}\n`);
 	return plan;
 }
 
@@ -65,7 +57,7 @@ function run(line: Line): number {
 	}
 	let engine: Engine;
 	try {
-		engine = new Engine(plan, paths, log);
+		engine = new Engine(plan, paths, log, { wait: line.options.has("--wait") });
 		engine.start();
 	} catch (error) {
 		const e = error as Partial<native.NativeError> & Error;
@@ -102,10 +94,19 @@ function help({ words }: Line): number {
 	return 0;
 }
 
+function offload({ options }: Line): number {
+	if (!options.has("--dump")) throw new UsageError("offload needs --dump");
+	const plan = readPlan(options.get("-c") ?? CONFIG);
+	if (plan === null) return 1;
+	out(dumpOffload(plan));
+	return 0;
+}
+
 const ALL: Record<string, Command> = {
 	...COMMANDS,
-	run: { run, options: { "-c": true, "--socket": true, "--state": true, "--syslog": false, "--log": true } },
+	run: { run, options: { "-c": true, "--socket": true, "--state": true, "--syslog": false, "--log": true, "--wait": false } },
 	check: { run: check, options: { "-c": true } },
+	offload: { run: offload, options: { "--dump": false, "-c": true } },
 	selftest: { run: ({ options }) => selftest(out, options.has("-j")), options: { "-j": false } },
 	help: { run: help, options: {}, words: 1 },
 };

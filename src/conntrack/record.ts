@@ -42,6 +42,8 @@ export const EXTERNAL_SHIFT = 8;
 export const STATE_SHIFT = 16;
 export const STATE_MASK = 0x1f;
 export const HOP_SHIFT = 24;
+/** The session goes by a port forward and ends with it. */
+export const FORWARDED = 1 << 23;
 /** TCP: an ALG looks at every segment (nat/alg.ts); the session is TCP_TENDED where others are TCP_ESTABLISHED. */
 export const TENDED = 1 << 21;
 /** TCP: its sequence numbers have been moved, so that without the ALG's memory it can not go on. */

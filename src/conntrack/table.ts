@@ -5,13 +5,18 @@
  * one inside endpoint <-> one external endpoint, whatever the peer) has no record of its own, because most mappings have exactly one session: it
  * is the ring of the sessions that share its external endpoint. The ring's *leader*, any one member, stands in the two mapping indexes; when it goes, the next
  * member takes its place, and with the last member the mapping ends and its port is given back. So the two levels of design.md section 3 hold,
- * only sessions expire, and a state file needs to keep nothing but records.
+ * only sessions expire, and a state file needs to keep nothing but records. Where the port must rest (RFC 6888 REQ-8) the last record stays as state
+ * RESTING: in no index but that of inside endpoints, so that its host finds the port again and nobody else does; the first to go when records run out.
  *
  * Indexes are hash chains over 16-bit record numbers: sessions by outbound key (inside, peer) and by inbound key (peer, external), mappings by inside and by
  * external endpoint. An insert never fails and never rehashes. The hash is multiplicative with keys drawn at start, so neither side can aim at a chain.
  *
  * Every state has one timeout and one doubly linked list ordered by last use: a refresh moves a record to the tail, expiry looks at heads only. Free
  * records form the list of state FREE (first in, first out). Last use is kept in seconds modulo 2^16; timeouts are therefore below 2^16 s.
+ *
+ * The buffer is a file (restore.ts reads what a predecessor left in it), so a process that is killed leaves it as it is between two stores. A record counts
+ * only while its state is not FREE. That one store is the last of a creation and the first of an end, and every other change of a record is one store, or several
+ * that may be told apart from a whole record. Indexes, lists and port bitmaps are never read again.
  *
  * The record's layout is in record.ts. Addresses, ports and acknowledgment numbers are as loaded (packet/layout.ts).
  */
@@ -41,12 +46,26 @@ import {
 	STATE_MASK,
 	STATE_SHIFT,
 } from "./record.ts";
-import { FREE, OTHER, STATES } from "./states.ts";
+import { FREE, OTHER, RESTING, STATES } from "./states.ts";
 
-const MAGIC = 0x6d617371;
+export const MAGIC = 0x6d617371;
 /** Changes with every change of the layout: a file with another number is not ours to read. */
-export const LAYOUT_VERSION = 2;
-const HEADER_WORDS = 64;
+export const LAYOUT_VERSION = 3;
+export const HEADER_WORDS = 64;
+/** External addresses by number, as loaded: what the numbers in the records mean. */
+export const EXTERNAL_WORDS = 256;
+/** Words of the header. */
+export const H_MAGIC = 0;
+export const H_VERSION = 1;
+export const H_SESSIONS = 2;
+/** Hash keys, three words. */
+export const H_KEYS = 3;
+/** Boot identifier, four words. */
+export const H_BOOT = 8;
+/** Seconds since boot of the last sign of life. */
+export const H_CLOCK = 12;
+/** While the address of external 0 changes: the one before, in whose terms some records may still be; else 0. */
+export const H_CHANGING = 13;
 
 /** Where each part lies, in words from the start of the buffer. */
 export interface TableLayout {
@@ -54,6 +73,7 @@ export interface TableLayout {
 	hosts: number;
 	/** log2 of the number of chain heads of a session index. */
 	bits: number;
+	externals: number;
 	records: number;
 	outHeads: number;
 	inHeads: number;
@@ -79,11 +99,13 @@ export function layoutTable(sessions: number, portMapWords: number): TableLayout
 		return here;
 	};
 	const halves = (n: number) => (n + 1) >> 1;
+	const externals = take(EXTERNAL_WORDS);
 	const records = take((sessions + 1) * RECORD_WORDS);
 	return {
 		sessions,
 		hosts,
 		bits,
+		externals,
 		records,
 		outHeads: take(halves(1 << bits)),
 		inHeads: take(halves(1 << bits)),
@@ -114,6 +136,9 @@ export interface Bypass {
 /** The table over one buffer of `layout.words * 4` bytes. */
 export class Table {
 	readonly layout: TableLayout;
+	readonly header: Int32Array;
+	/** External addresses by number, as the records mean them. */
+	readonly addresses: Int32Array;
 	/** Records as words (index = number * 16 + word) and as halfwords. */
 	readonly T: Int32Array;
 	readonly T16: Uint16Array;
@@ -141,13 +166,15 @@ export class Table {
 	 * @param buffer zeroed or used before; it is initialised as empty
 	 * @param keys three random words
 	 * @param timeouts seconds by state
+	 * @param keep leave the records as they are, for restore.ts: until it is done the table can not be used
 	 * @param copied the table that `buffer` is a copy of: nothing is initialised then
 	 */
-	constructor(buffer: ArrayBuffer, layout: TableLayout, keys: Int32Array, timeouts: Int32Array, copied: Table | null = null) {
+	constructor(buffer: ArrayBuffer, layout: TableLayout, keys: Int32Array, timeouts: Int32Array, keep = false, copied: Table | null = null) {
 		this.layout = layout;
 		this.timeouts = timeouts;
 		const n = layout.sessions + 1;
-		const header = new Int32Array(buffer, 0, HEADER_WORDS);
+		this.header = new Int32Array(buffer, 0, HEADER_WORDS);
+		this.addresses = new Int32Array(buffer, layout.externals * 4, EXTERNAL_WORDS);
 		this.T = new Int32Array(buffer, layout.records * 4, n * RECORD_WORDS);
 		this.T16 = new Uint16Array(buffer, layout.records * 4, n * RECORD_WORDS * 2);
 		this.outHeads = new Uint16Array(buffer, layout.outHeads * 4, 1 << layout.bits);
@@ -161,23 +188,36 @@ export class Table {
 		this.key0 = keys[0] | 0;
 		this.key1 = keys[1] | 1;
 		this.key2 = keys[2] | 1;
-		if (copied !== null) {
-			this.#counts.set(copied.#counts);
-			return;
-		}
-		header.fill(0);
-		header.set([MAGIC, LAYOUT_VERSION, layout.sessions, this.key0, this.key1, this.key2]);
-		this.clear();
+		if (copied !== null) this.#counts.set(copied.#counts);
+		else if (keep) this.#clearIndexes();
+		else this.clear();
 	}
 
 	/** This table as it is now over `buffer`, a copy of the whole of its memory. */
 	copy(buffer: ArrayBuffer): Table {
-		return new Table(buffer, this.layout, Int32Array.of(this.key0, this.key1, this.key2), this.timeouts, this);
+		return new Table(buffer, this.layout, Int32Array.of(this.key0, this.key1, this.key2), this.timeouts, true, this);
 	}
 
-	/** Forgets everything. */
+	/** Forgets everything; the file is none that could be restored then. */
 	clear(): void {
+		this.header.fill(0);
+		this.addresses.fill(0);
 		this.T.fill(0);
+		this.#clearIndexes();
+		for (let i = 1; i <= this.layout.sessions; i++) this.#append(FREE, i);
+	}
+
+	/** Writes the header, by which restore.ts knows the file: `boot` identifies this boot of the machine, `addresses` are the external ones by number. */
+	publish(boot: Int32Array, addresses: Int32Array, now: number): void {
+		this.addresses.set(addresses);
+		this.header.set([LAYOUT_VERSION, this.layout.sessions, this.key0, this.key1, this.key2], H_VERSION);
+		this.header.set(boot, H_BOOT);
+		this.header[H_CLOCK] = now;
+		this.header[H_CHANGING] = 0;
+		this.header[H_MAGIC] = MAGIC;
+	}
+
+	#clearIndexes(): void {
 		this.outHeads.fill(0);
 		this.inHeads.fill(0);
 		this.#mapOutHeads.fill(0);
@@ -186,7 +226,82 @@ export class Table {
 		this.#chains.fill(0);
 		this.#lists.fill(0);
 		this.#counts.fill(0);
-		for (let i = 1; i <= this.layout.sessions; i++) this.#append(FREE, i);
+	}
+
+	/** Puts a record that is in no list at the end of its state's: for a restore, in the order of last use. */
+	relist(i: number): void {
+		this.#append(this.state(i), i);
+	}
+
+	/**
+	 * Puts the session in record `i`, which is in no index, into all of them, for a restore: as fast as one by one can be. `address` is its external address as
+	 * loaded; `ported`: an external endpoint is one inside endpoint's. Returns a session of the mapping that was there before, 0 if it is the first;
+	 * -1, and nothing is done, if another session has one of its keys.
+	 */
+	relink(i: number, address: number, ported: boolean): number {
+		const t = this.T;
+		const t16 = this.T16;
+		const { key0, key1, key2, shift, outHeads, inHeads } = this;
+		const e = i << 4;
+		const inside = t[e];
+		const peer = t[e + R_PEER];
+		const out = t[e + R_OUT];
+		const inn = t[e + R_IN];
+		const key = t[e + R_META] & 0xffff;
+		let h = Math.imul(out ^ key0, key1) ^ inside;
+		const outChain = Math.imul(h ^ (h >>> 15) ^ peer, key2) >>> shift;
+		for (let k = outHeads[outChain]; k !== 0; k = t16[(k << 5) + R_CHAIN_OUT]) {
+			const f = k << 4;
+			if (t[f] === inside && t[f + R_OUT] === out && t[f + R_PEER] === peer && ((t[f + R_META] ^ key) & 0xff) === 0) return -1;
+		}
+		h = Math.imul(inn ^ key0, key1) ^ peer;
+		const inChain = Math.imul(h ^ (h >>> 15) ^ address, key2) >>> shift;
+		for (let k = inHeads[inChain]; k !== 0; k = t16[(k << 5) + R_CHAIN_IN]) {
+			const f = k << 4;
+			if (t[f + R_PEER] === peer && t[f + R_IN] === inn && (t[f + R_META] & 0xffff) === key) return -1;
+		}
+		const chains = this.#chains;
+		const externalPort = secondOf(inn);
+		h = Math.imul(externalPort ^ key0, key1) ^ address;
+		const mapInChain = Math.imul(h ^ (h >>> 15) ^ externalPort, key2) >>> (shift + 1);
+		let leader = this.#mapInHeads[mapInChain];
+		for (; leader !== 0; leader = chains[(leader << 1) + 1]) {
+			const f = leader << 4;
+			if (secondOf(t[f + R_IN]) !== externalPort || (t[f + R_META] & 0xffff) !== key) continue;
+			if (ported && (t[f] !== inside || firstOf(t[f + R_OUT]) !== firstOf(out))) return -1;
+			break;
+		}
+		t16[(i << 5) + R_CHAIN_OUT] = outHeads[outChain];
+		outHeads[outChain] = i;
+		t16[(i << 5) + R_CHAIN_IN] = inHeads[inChain];
+		inHeads[inChain] = i;
+		if (leader !== 0) this.#join(i, leader);
+		else {
+			const r = this.#ring;
+			r[i << 1] = i;
+			r[(i << 1) + 1] = i;
+			const port = firstOf(out);
+			h = Math.imul(port ^ key0, key1) ^ inside;
+			const mapOutChain = Math.imul(h ^ (h >>> 15) ^ port, key2) >>> (shift + 1);
+			chains[i << 1] = this.#mapOutHeads[mapOutChain];
+			this.#mapOutHeads[mapOutChain] = i;
+			chains[(i << 1) + 1] = this.#mapInHeads[mapInChain];
+			this.#mapInHeads[mapInChain] = i;
+		}
+		return leader;
+	}
+
+	/** Takes a session that is in no list out of the indexes again. */
+	unlink(i: number, address: number): void {
+		this.#unlink(i, address);
+	}
+
+	/** Puts a resting record, which is in no index, where {@link findResting} finds it. */
+	relinkResting(i: number): void {
+		const t = this.T;
+		const h = this.#hashEndpoint(t[i << 4], firstOf(t[(i << 4) + R_OUT]));
+		this.#chains[i << 1] = this.#mapOutHeads[h];
+		this.#mapOutHeads[h] = i;
 	}
 
 	/** Number of sessions in a state. */
@@ -194,9 +309,14 @@ export class Table {
 		return this.#counts[state];
 	}
 
-	/** Records in use, resting ports included. */
+	/** Sessions there are. */
 	get used(): number {
-		return this.layout.sessions - this.#counts[FREE];
+		return this.layout.sessions - this.available;
+	}
+
+	/** Records that a new session can have: free ones and those that only keep a port at rest. */
+	get available(): number {
+		return this.#counts[FREE] + this.#counts[RESTING];
 	}
 
 	/** First (least recently used) record of a state's list, 0 if it is empty. */
@@ -251,8 +371,9 @@ export class Table {
 	setState(i: number, state: number, now16: number): void {
 		const m = (i << 4) + R_META;
 		this.#detach((this.T[m] >> STATE_SHIFT) & STATE_MASK, i);
-		this.T[m] = (this.T[m] & ~(STATE_MASK << STATE_SHIFT)) | (state << STATE_SHIFT);
+		// First the time: the new state's may be shorter than the session has been idle.
 		this.T16[(i << 5) + R_LAST] = now16;
+		this.T[m] = (this.T[m] & ~(STATE_MASK << STATE_SHIFT)) | (state << STATE_SHIFT);
 		this.#append(state, i);
 		if (this.bypass !== null) this.bypass.changed(i);
 	}
@@ -342,11 +463,26 @@ export class Table {
 
 	/** A session of the mapping of an inside endpoint, 0 if there is no such mapping. `port` as loaded. */
 	findMapping(protocol: number, inside: number, port: number): number {
+		return this.#findInside(protocol, inside, port, false);
+	}
+
+	/** The record that keeps the port at rest which an inside endpoint's mapping had, 0 if there is none. `port` as loaded. */
+	findResting(protocol: number, inside: number, port: number): number {
+		return this.#counts[RESTING] === 0 ? 0 : this.#findInside(protocol, inside, port, true);
+	}
+
+	#findInside(protocol: number, inside: number, port: number, resting: boolean): number {
 		const t = this.T;
 		let i = this.#mapOutHeads[this.#hashEndpoint(inside, port)];
 		while (i !== 0) {
 			const e = i << 4;
-			if (t[e] === inside && firstOf(t[e + R_OUT]) === port && (t[e + R_META] & 0xff) === protocol) break;
+			if (
+				t[e] === inside &&
+				firstOf(t[e + R_OUT]) === port &&
+				(t[e + R_META] & 0xff) === protocol &&
+				(this.state(i) === RESTING) === resting
+			)
+				break;
 			i = this.#chains[i << 1];
 		}
 		return i;
@@ -399,18 +535,18 @@ export class Table {
 		t[e + R_PEER] = peer;
 		t[e + R_OUT] = out;
 		t[e + R_IN] = inn;
-		const delta = wordDelta(inside, address);
-		t[e + R_DELTA] = delta | (fold(delta + halfDelta(insidePort, externalPort)) << 16);
+		t[e + R_DELTA] = deltaOf(inside, address, out, inn);
 		t.fill(0, e + R_ACK_OUT, e + RECORD_WORDS);
 		t16[(i << 5) + R_LAST] = now16;
 		t16[(i << 5) + R_HOST] = host;
 		t[e + R_META] = protocol | (external << EXTERNAL_SHIFT) | (state << STATE_SHIFT) | (hop << HOP_SHIFT);
 		this.#append(state, i);
-		this.#link(i, address);
+		this.#link(i, address, this.findExternal(protocol, address, external, externalPort));
 		return i;
 	}
 
-	#link(i: number, address: number): void {
+	/** Puts a session into the indexes and the ring of its mapping, of which `leader` is one, 0: it is the first. */
+	#link(i: number, address: number, leader: number): void {
 		const t = this.T;
 		const t16 = this.T16;
 		const e = i << 4;
@@ -420,20 +556,21 @@ export class Table {
 		h = this.hash(t[e + R_PEER], address, t[e + R_IN]);
 		t16[(i << 5) + R_CHAIN_IN] = this.inHeads[h];
 		this.inHeads[h] = i;
-		const m = t[e + R_META];
-		const leader = this.findExternal(m & 0xff, address, (m >> EXTERNAL_SHIFT) & 0xff, secondOf(t[e + R_IN]));
-		const r = this.#ring;
 		if (leader === 0) {
-			r[i << 1] = i;
-			r[(i << 1) + 1] = i;
+			this.#ring[i << 1] = i;
+			this.#ring[(i << 1) + 1] = i;
 			this.#lead(i, address);
-		} else {
-			const after = r[(leader << 1) + 1];
-			r[i << 1] = leader;
-			r[(i << 1) + 1] = after;
-			r[(leader << 1) + 1] = i;
-			r[after << 1] = i;
-		}
+		} else this.#join(i, leader);
+	}
+
+	/** Puts a session into the ring of `leader`. */
+	#join(i: number, leader: number): void {
+		const r = this.#ring;
+		const after = r[(leader << 1) + 1];
+		r[i << 1] = leader;
+		r[(i << 1) + 1] = after;
+		r[(leader << 1) + 1] = i;
+		r[after << 1] = i;
 	}
 
 	#lead(i: number, address: number): void {
@@ -452,12 +589,53 @@ export class Table {
 	 * its mapping, whose port is then the caller's to give back. The record is free afterwards, its words are still readable until it is used again.
 	 */
 	remove(i: number, address: number): boolean {
+		const state = this.state(i);
 		if (this.bypass !== null) this.bypass.ended(i);
-		const last = this.#unlink(i, address);
-		this.#detach(this.state(i), i);
 		this.T[(i << 4) + R_META] &= 0xffff;
+		const last = this.#unlink(i, address);
+		this.#detach(state, i);
 		this.#append(FREE, i);
 		return last;
+	}
+
+	/** Ends the only session of a mapping but keeps its record, so that the port rests. `address` as in {@link remove}. */
+	rest(i: number, address: number, now16: number): void {
+		if (this.bypass !== null) this.bypass.ended(i);
+		this.#unlink(i, address);
+		this.setState(i, RESTING, now16);
+		this.relinkResting(i);
+	}
+
+	/** Ends the rest of a record's port, which is then the caller's to give back. */
+	removeResting(i: number): void {
+		const t = this.T;
+		t[(i << 4) + R_META] &= 0xffff;
+		unchain(this.#mapOutHeads, this.#hashEndpoint(t[i << 4], firstOf(t[(i << 4) + R_OUT])), this.#chains, 1, 0, i);
+		this.#detach(RESTING, i);
+		this.#append(FREE, i);
+	}
+
+	/** True if record `i` is the only session of its mapping. */
+	alone(i: number): boolean {
+		return this.#ring[(i << 1) + 1] === i;
+	}
+
+	/**
+	 * Gives sessions, named in order by `each`, another external address: `from` and `to` as loaded. All sessions of a mapping must be among them. The records keep
+	 * number, state and time; the caller changes what their external number means.
+	 */
+	readdress(each: (f: (i: number) => void) => void, from: number, to: number): void {
+		const t = this.T;
+		each((i) => {
+			if (this.bypass !== null) this.bypass.ended(i);
+			this.#unlink(i, from);
+		});
+		each((i) => {
+			const e = i << 4;
+			const m = t[e + R_META];
+			t[e + R_DELTA] = deltaOf(t[e], to, t[e + R_OUT], t[e + R_IN]);
+			this.#link(i, to, this.findExternal(m & 0xff, to, (m >> EXTERNAL_SHIFT) & 0xff, secondOf(t[e + R_IN])));
+		});
 	}
 
 	#unlink(i: number, address: number): boolean {
@@ -516,6 +694,10 @@ export class Table {
 			const e = i << 4;
 			const t = this.T;
 			const m = t[e + R_META];
+			if (this.state(i) === RESTING) {
+				if (this.findResting(m & 0xff, t[e], firstOf(t[e + R_OUT])) === 0) fail("resting port is not found", i);
+				continue;
+			}
 			const x = (m >> EXTERNAL_SHIFT) & 0xff;
 			if (this.findOut(m & 0xff, t[e], t[e + R_PEER], t[e + R_OUT]) !== i) fail("not found by its outbound key", i);
 			if (this.findIn(m & 0xff, t[e + R_PEER], addressOf(x), x, t[e + R_IN]) !== i) fail("not found by its inbound key", i);
@@ -530,6 +712,12 @@ export class Table {
 			if (adjust(0, t[e + R_DELTA] & 0xffff) !== adjust(0, wordDelta(t[e], addressOf(x)))) fail("wrong delta", i);
 		}
 	}
+}
+
+/** What word R_DELTA holds of a session with these addresses and ports words (R_OUT, R_IN). */
+export function deltaOf(inside: number, address: number, out: number, inn: number): number {
+	const delta = wordDelta(inside, address);
+	return delta | (fold(delta + halfDelta(firstOf(out), secondOf(inn))) << 16);
 }
 
 /** Takes record `i` out of a chain; false if it was not in it. `links[(record << width) + at]` is the next record. */

@@ -30,7 +30,8 @@ export function tcpOut(table: Table, i: number, flags: number, seq: number, ack:
 	const t = table.T;
 	const e = i << 4;
 	if (flags & RST) {
-		table.setState(i, TCP_RESET, now16);
+		// A host that answers every stray segment with a reset does not keep the mapping (RFC 7857 section 7.1).
+		if (state !== TCP_RESET) table.setState(i, TCP_RESET, now16);
 		return;
 	}
 	if (flags & SYN) {

@@ -44,15 +44,8 @@ export function answer(engine: Engine, request: Request): Answer {
 		case "capture":
 			return startCapture(engine, request);
 		case "reload":
-			return { data: { errors: reload(engine) } };
+			return { data: { errors: engine.reload() } };
 		default:
 			throw new Error("unknown command");
 	}
-}
-
-/** Reads the configuration again; the errors that kept it from being applied. */
-function reload(engine: Engine): string[] {
-	const { reload } = engine as { reload?: () => string[] };
-	if (reload === undefined) throw new Error("this version can not reload: restart masqd");
-	return reload.call(engine);
 }

@@ -50,6 +50,8 @@ export interface DryRunOwner {
 	readonly lan: readonly { name: string }[];
 	/** Next hop number of a destination, found without asking anybody. */
 	peek(destination: number): number;
+	/** What stands against every outbound packet now: a reason number, -1 for whatever its route says; null if nothing does. */
+	readonly impaired: number | null;
 }
 
 /** Frame memory: one slot with room for an ICMP error, and a few blocks for what is made. */
@@ -63,7 +65,7 @@ export function copyContext(c: Context, hops: NextHops): Context {
 	const views = viewsOf(new ArrayBuffer(SLOT + BLOCKS * BLOCK));
 	const drops = makeDrops();
 	const table = c.table.copy(memory);
-	const externals = c.externals.copy(new Int32Array(memory, layout.portMaps * 4, layout.words - layout.portMaps));
+	const externals = c.externals.copy();
 	return {
 		...c,
 		views,
@@ -246,7 +248,8 @@ export function why(o: DryRunOwner, request: { protocol: string; source: string;
 		say("external", `session ${mapping(i)} (${kind})`);
 	});
 
-	if (out) rare.outbound(0, length, lanPort);
+	if (out && o.impaired !== null) rare.outboundImpaired(0, length, lanPort, o.impaired);
+	else if (out) rare.outbound(0, length, lanPort);
 	else rare.inbound(0, length);
 
 	const dropped = c.dropLog.last;

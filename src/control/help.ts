@@ -13,11 +13,12 @@ interface Help {
 
 export const HELP: Record<string, Help> = {
 	run: {
-		usage: "[-c FILE] [--syslog] [--log LEVEL]",
+		usage: "[-c FILE] [--wait] [--syslog] [--log LEVEL]",
 		summary: "translate packets until SIGTERM",
 		text: `Runs in the foreground. SIGTERM ends it and undoes guard, routes, TUN and
 settings. The log goes to stderr, or to syslog; LEVEL is error, warning,
-notice, info (default) or debug. What repeats is said once a minute.`,
+notice, info (default) or debug. What repeats is said once a minute.
+--wait: start also while there is no WAN device yet.`,
 	},
 	check: { usage: "[-c FILE]", summary: "print the effective plan, or every error" },
 	status: {
@@ -83,6 +84,7 @@ Packets that are offloaded to the kernel are not seen.`,
 		summary: "play requirements of the RFCs through the decision code",
 		text: "In memory of its own: needs no daemon, sends nothing.",
 	},
+	offload: { usage: "--dump [-c FILE]", summary: "the BPF programs of the plan, disassembled" },
 	reload: { usage: "", summary: "read the configuration again" },
 	help: { usage: "[COMMAND]", summary: "this text, or more about a command" },
 };

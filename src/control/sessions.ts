@@ -200,7 +200,7 @@ export function* hosts({ context: c, lan, offload }: Owner): Generator<HostRow[]
 export function hostLimit(c: Context, host: number): Pick<HostRow, "limit" | "limitedBy"> {
 	const own = c.policy.hosts.get(c.hosts.W[host * 4])?.maxSessions || c.policy.maxSessions;
 	const total = c.table.layout.sessions;
-	const share = c.table.count(FREE) < total * BORROW_FREE && c.hosts.active > 1 ? c.hosts.guaranteed : total;
+	const share = c.table.available < total * BORROW_FREE && c.hosts.active > 1 ? c.hosts.guaranteed : total;
 	if (own > 0 && own <= share) return { limit: own, limitedBy: "max_sessions" };
 	return share < total ? { limit: share, limitedBy: "fair share" } : { limit: total, limitedBy: "table" };
 }

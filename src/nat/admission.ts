@@ -4,8 +4,20 @@
  */
 
 import { HOST_MINIMUM } from "../conntrack/hosts.ts";
-import { EXTERNAL_SHIFT, R_HOST, R_IN, R_META, R_OUT } from "../conntrack/record.ts";
-import { FREE, RESTING, STATES, TCP_CLOSING, TCP_RESET, TCP_SYN_IN, TCP_SYN_OUT, UDP_DNS, UDP_NEW } from "../conntrack/states.ts";
+import { EXTERNAL_SHIFT, HOST_EIF, HOST_PLACE, R_HOST, R_IN, R_META, R_OUT } from "../conntrack/record.ts";
+import {
+	FREE,
+	RESTING,
+	STATES,
+	TCP_CLOSING,
+	TCP_ESTABLISHED,
+	TCP_RESET,
+	TCP_SYN_IN,
+	TCP_SYN_OUT,
+	TCP_TENDED,
+	UDP_DNS,
+	UDP_NEW,
+} from "../conntrack/states.ts";
 import { firstOf, ICMP, secondOf, swap16, TCP, UDP } from "../packet/layout.ts";
 import { type Context, type EndCause, type Forward, findForward } from "./context.ts";
 import { REASON } from "./reason.ts";
@@ -20,7 +32,7 @@ const EVICT_SEARCH_NEWCOMER = 1024;
 /** Seconds that an unanswered session is safe from eviction: the answer may be on its way. */
 const EVICT_AGE = 2;
 
-const FINISHED = [UDP_DNS, TCP_CLOSING, TCP_RESET, RESTING] as const;
+const FINISHED = [UDP_DNS, TCP_CLOSING, TCP_RESET] as const;
 const UNANSWERED = [UDP_NEW, TCP_SYN_OUT, TCP_SYN_IN] as const;
 
 /** Admission, eviction and expiry of sessions. */
@@ -53,10 +65,10 @@ export class Admission {
 		if (most > 0 && has >= most) refused = REASON["host-limit"];
 		else if (rate > 0 && !c.hosts.opens(host, c.now, rate)) refused = REASON["host-rate"];
 		else {
-			const free = c.table.count(FREE);
+			const free = c.table.available;
 			const scarce = free < c.table.layout.sessions * BORROW_FREE;
 			if (scarce && has >= c.hosts.guaranteed && c.hosts.active > 1) refused = REASON["host-share"];
-			else if (free === 0 && !this.#makeRoom(has < HOST_MINIMUM)) refused = REASON["table-full"];
+			else if (c.table.count(FREE) === 0 && !this.#makeRoom(has < HOST_MINIMUM)) refused = REASON["table-full"];
 		}
 		if (refused < 0) return host;
 		c.hosts.refused[host]++;
@@ -67,24 +79,23 @@ export class Admission {
 	/** True while a host can not have a session: known without looking at the packet, so that a flood is refused cheaply. */
 	full(inside: number): boolean {
 		const c = this.#c;
-		if (this.#fullAt !== c.now || c.table.count(FREE) > 0) return false;
+		if (this.#fullAt !== c.now || c.table.available > 0) return false;
 		return this.#newcomersAt === c.now || c.hosts.sessions(c.hosts.find(inside)) >= HOST_MINIMUM;
 	}
 
 	/**
-	 * Ends a session that may be ended. For a host with hardly any (`newcomer`) an unanswered one of the host that holds most goes whatever its age, so that a
-	 * flood, which refills the table faster than its sessions age, does not keep others out.
+	 * Frees a record: ends a session that may be ended, if no port's rest can. For a host with hardly any (`newcomer`) an unanswered one of the host that holds most
+	 * goes whatever its age, so that a flood, which refills the table faster than its sessions age, does not keep others out.
 	 */
 	#makeRoom(newcomer: boolean): boolean {
 		const c = this.#c;
+		if (this.#reclaim()) return true;
 		if ((newcomer ? this.#newcomersAt : this.#fullAt) === c.now) return false;
-		if (this.expire(EXPIRE_BUDGET) > 0) return true;
+		this.expire(EXPIRE_BUDGET);
+		if (c.table.count(FREE) > 0 || this.#reclaim()) return true;
 		for (const state of FINISHED) {
 			const i = c.table.head(state);
-			if (i !== 0) {
-				this.end(i, "evicted");
-				return true;
-			}
+			if (i !== 0) return this.#evict(i);
 		}
 		const largest = c.hosts.largest();
 		const age = newcomer ? 0 : EVICT_AGE;
@@ -92,10 +103,7 @@ export class Admission {
 		for (const state of UNANSWERED) {
 			let i = c.table.head(state);
 			for (let n = 0; i !== 0 && n < most && c.table.age(i, c.now16) >= age; n++) {
-				if (c.table.T16[(i << 5) + R_HOST] === largest) {
-					this.end(i, "evicted");
-					return true;
-				}
+				if (c.table.T16[(i << 5) + R_HOST] === largest) return this.#evict(i);
 				i = c.table.next(i);
 			}
 		}
@@ -104,34 +112,64 @@ export class Admission {
 		return false;
 	}
 
-	/** Ends at most `budget` sessions whose time is up; returns how many. */
+	#evict(i: number): true {
+		this.end(i, "evicted");
+		this.#reclaim();
+		return true;
+	}
+
+	/** Ends the longest rest of a port, if there is one, so that its record is free: sessions are worth more. */
+	#reclaim(): boolean {
+		const i = this.#c.table.head(RESTING);
+		if (i !== 0) this.end(i, "evicted");
+		return i !== 0;
+	}
+
+	/** Deals with at most `budget` sessions whose time is up; returns with how many. */
 	expire(budget: number): number {
 		const c = this.#c;
 		c.expectations.expire(c.now);
 		let ended = 0;
 		for (let state = 1; state < STATES; state++) {
 			for (let i = c.table.expired(state, c.now16); i !== 0 && ended < budget; i = c.table.expired(state, c.now16)) {
-				this.end(i, "timeout");
+				// RFC 7857 figure 1: an idle connection goes to TRANS first, where the next segment revives it.
+				const open = state === TCP_ESTABLISHED || state === TCP_TENDED;
+				if (open && (c.table.T[(i << 4) + R_META] & 0xff) === TCP) c.table.setState(i, TCP_RESET, c.now16);
+				else this.end(i, "timeout");
 				ended++;
 			}
 		}
 		return ended;
 	}
 
-	/** Ends a session; with the last of a mapping its external port is given back. */
-	end(i: number, cause: EndCause): void {
+	/**
+	 * Ends a session, or the rest of a port. With the last of a mapping its external port is given back, at once or after its rest: strangers may still be sending
+	 * to a port that was open to them (RFC 6888 REQ-8; at once where peers are filtered or TCP is tracked). `owned` false: the port is somebody else's by now.
+	 */
+	end(i: number, cause: EndCause, owned = true): void {
 		const c = this.#c;
 		const meta = c.table.T[(i << 4) + R_META];
 		const n = (meta >> EXTERNAL_SHIFT) & 0xff;
 		const protocol = meta & 0xff;
 		const external = c.externals.list[n];
-		const last = c.table.remove(i, external.address);
-		if (last && external.shared && (protocol === TCP || protocol === UDP || protocol === ICMP)) {
-			const port = swap16(secondOf(c.table.T[(i << 4) + R_IN]));
-			if (!this.#forwarded(n, protocol, port, swap16(firstOf(c.table.T[(i << 4) + R_OUT])))) c.externals.releasePort(n, protocol, port);
+		const port = swap16(secondOf(c.table.T[(i << 4) + R_IN]));
+		if (c.table.state(i) === RESTING) {
+			c.table.removeResting(i);
+			if (owned) c.externals.releasePort(n, protocol, port);
+			return;
 		}
+		const host = c.table.T16[(i << 5) + R_HOST];
+		const last = c.table.alone(i);
+		const own =
+			owned &&
+			external.shared &&
+			(protocol === TCP || protocol === UDP || protocol === ICMP) &&
+			!this.#forwarded(n, protocol, port, swap16(firstOf(c.table.T[(i << 4) + R_OUT])));
+		if (own && protocol === UDP && (c.hosts.W[host * 4 + HOST_PLACE] & HOST_EIF) !== 0 && last) {
+			c.table.rest(i, external.address, c.now16);
+		} else if (c.table.remove(i, external.address) && own) c.externals.releasePort(n, protocol, port);
 		if (!external.shared && external.pool >= 0 && --external.sessions === 0) external.holder = 0;
-		c.hosts.release(c.table.T16[(i << 5) + R_HOST]);
+		c.hosts.release(host);
 		c.events?.ended(i, cause, last);
 	}
 

@@ -185,6 +185,15 @@ export interface Context {
 	forwardedIn: number;
 	/** ICMP errors sent. */
 	errorsSent: number;
+	/** TCP resets sent. */
+	resetsSent: number;
+	/**
+	 * Second from which endpoint-independent filtering lets strangers in: for the time of a port's rest after a state was lost it does not, because they may
+	 * mean another host that had the port (RFC 6888 REQ-8).
+	 */
+	strangersFrom: number;
+	/** A TCP segment in mid-connection without a session makes one (its table may be lost); false: it is answered with a reset. */
+	adopt: boolean;
 	/** Identification of the next datagram that may be fragmented (RFC 6864 section 5.3.1), counted up from a random start. */
 	ipId: number;
 	/** Mask of the identifications that are user space's to give: all, or the lower half beside offload. */

@@ -43,6 +43,30 @@ function spans(ranges: PortRange[]): [number, number][] {
 	return out;
 }
 
+/** An external address that a policy wants. The WAN port's own is the first; its address may be 0. */
+export type WantedExternal = Pick<External, "address" | "shared" | "inside" | "pool">;
+
+/** Numbers for the wanted addresses: see {@link Externals.renew}. */
+export function numberExternals(wanted: readonly WantedExternal[], before: Int32Array): number[] {
+	if (wanted.length > EXTERNALS_MAX + 1) throw new RangeError(`more than ${EXTERNALS_MAX} external addresses`);
+	const numbers = wanted.map((w, k) => (k === 0 ? 0 : before.indexOf(w.address, 1)));
+	const taken = new Set(numbers);
+	let next = 1;
+	// Numbers that mean nothing come first: there may still be sessions of an address that goes.
+	const usable = (n: number, anyway: boolean) => !taken.has(n) && (anyway || n >= before.length || before[n] === 0);
+	for (const anyway of [false, true]) {
+		for (let k = 1; k < numbers.length; k++) {
+			if (numbers[k] >= 0) continue;
+			while (next <= EXTERNALS_MAX && !usable(next, anyway)) next++;
+			if (next > EXTERNALS_MAX) break;
+			numbers[k] = next++;
+		}
+		for (const n of numbers) taken.add(n);
+		next = 1;
+	}
+	return numbers;
+}
+
 /** The table of external addresses. */
 export class Externals {
 	/** Address by number, as loaded; the hot files read it. */
@@ -51,8 +75,9 @@ export class Externals {
 	/** Port maps by external number * 3 + protocol, then by class. */
 	readonly #maps: PortMap[][] = [];
 	readonly #byAddress = new Map<number, number>();
-	readonly #words: Int32Array;
-	readonly #ranges: PortRange[];
+	readonly #byInside = new Map<number, number>();
+	#words: Int32Array;
+	#ranges: PortRange[];
 	#at = 0;
 
 	/** `words` is zeroed memory of {@link externalsWords} words. */
@@ -68,6 +93,7 @@ export class Externals {
 		this.list.push({ address, shared, inside, pool, holder: 0, sessions: 0 });
 		this.A[n] = address;
 		if (address !== 0) this.#byAddress.set(address, n);
+		if (inside !== 0) this.#byInside.set(inside, n);
 		for (let p = 0; p < SHARED.length; p++) {
 			const maps: PortMap[] = [];
 			if (shared) {
@@ -82,13 +108,15 @@ export class Externals {
 		return n;
 	}
 
-	/** These addresses as they are now, their port maps over `words`, a copy of theirs. */
-	copy(words: Int32Array): Externals {
+	/** These addresses as they are now, with port maps of their own. */
+	copy(): Externals {
+		const words = this.#words.slice();
 		const other = new Externals(words, this.#ranges);
 		this.list.forEach((x, n) => {
 			other.list.push({ ...x });
 			other.A[n] = this.A[n];
 			if (x.address !== 0) other.#byAddress.set(x.address, n);
+			if (x.inside !== 0) other.#byInside.set(x.inside, n);
 		});
 		// Maps lie one behind the other, as add() has taken them.
 		for (const maps of this.#maps) {
@@ -101,6 +129,38 @@ export class Externals {
 			);
 		}
 		return other;
+	}
+
+	/**
+	 * Makes the list anew for a wanted set of addresses, the WAN port's first, and free port maps over `ranges`. An address keeps the number that it has in
+	 * `before` (addresses by number), because the session records have it; what is new takes the lowest numbers that nobody had, or that nobody needs any more.
+	 * Returns the numbers of the wanted ones, in their order. Throws RangeError if there are too many.
+	 */
+	renew(wanted: readonly WantedExternal[], before: Int32Array, ranges: PortRange[]): number[] {
+		const shared = wanted.filter((w) => w.shared).length;
+		const words = externalsWords(shared, ranges);
+		if (words > this.#words.length) this.#words = new Int32Array(words);
+		this.#words.fill(0);
+		this.#ranges = ranges;
+		this.#at = 0;
+		this.list.length = 0;
+		this.#maps.length = 0;
+		this.#byAddress.clear();
+		this.#byInside.clear();
+		this.A.fill(0);
+		const numbers = numberExternals(wanted, before);
+		const last = Math.max(...numbers);
+		for (let n = 0; n <= last; n++) {
+			const w = wanted[numbers.indexOf(n)];
+			if (w === undefined) this.add(0, false, 0, -1);
+			else this.add(w.address, w.shared, w.inside, w.pool);
+		}
+		return numbers;
+	}
+
+	/** Number of the address that is an inside host's alone (static NAT; as-loaded address), -1 if there is none. */
+	ofInside(inside: number): number {
+		return this.#byInside.get(inside) ?? -1;
 	}
 
 	/** Changes the address of number `n` (the WAN port's). */
@@ -122,13 +182,17 @@ export class Externals {
 	}
 
 	/**
-	 * Takes an external port for an inside port (host order, both): the same if it is free, else one of the same parity and class from a random start.
+	 * Takes an external port for an inside port (host order, both): the same if it is free, else one of the same parity and class from a random start
+	 * (of the upper class too when the lower one is full).
 	 * -1 when all are taken.
 	 */
 	takePort(n: number, protocol: number, port: number, random: number): number {
 		const map = this.#map(n, protocol, port);
 		if (map === undefined) return -1;
-		return map.take(port) ? port : map.takeAny(port, random);
+		if (map.take(port)) return port;
+		const taken = map.takeAny(port, random);
+		// Ports below 1024 are few: rather one above than none.
+		return taken < 0 && port < 1024 ? (this.#map(n, protocol, 1024)?.takeAny(port, random) ?? -1) : taken;
 	}
 
 	/** Takes exactly this port (for a forward); false if it is in use or outside the ranges. */

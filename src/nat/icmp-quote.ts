@@ -7,7 +7,8 @@
  */
 import { R_IN, R_META, R_OUT } from "../conntrack/record.ts";
 import { adjust, adjustUdp, fold, halfDelta, sumOf, wordDelta } from "../packet/checksum.ts";
-import { firstOf, ICMP, IP_OFFSET, pair, secondOf, TCP, UDP } from "../packet/layout.ts";
+import { changeSctpPort } from "../packet/crc32c.ts";
+import { firstOf, hasPorts, ICMP, IP_OFFSET, LITTLE, pair, SCTP, secondOf, swap16, TCP, UDP } from "../packet/layout.ts";
 import type { Context } from "./context.ts";
 import { REDIRECT, SOURCE_QUENCH } from "./icmp-error.ts";
 import { refusal } from "./opening.ts";
@@ -30,7 +31,7 @@ export function translateError(c: Context, at: number, room: number, fromInside:
 	if ((P[w + 1] & IP_OFFSET) !== 0) return refusal(REASON["icmp-no-session"]);
 	const l4 = (quote + header) >> 1;
 	const protocol = B[quote + 9];
-	const ported = protocol === TCP || protocol === UDP;
+	const ported = hasPorts(protocol);
 	const id = protocol === ICMP ? H[l4 + 2] : 0;
 	const { table } = c;
 	let i: number;
@@ -56,9 +57,14 @@ export function translateError(c: Context, at: number, room: number, fromInside:
 	let icmp = portChange;
 	H[(quote >> 1) + 5] = adjust(H[(quote >> 1) + 5], addressChange);
 	P[addressAt] = address;
-	if (ported || protocol === ICMP) H[portAt] = port;
-	const sumAt = protocol === TCP ? l4 + 8 : protocol === UDP ? l4 + 3 : l4 + 1;
-	const hasSum = (ported || protocol === ICMP) && sumAt * 2 + 2 <= at + room && !(protocol === UDP && H[sumAt] === 0);
+	const bytes = swap16(H[(quote >> 1) + 1]) - header;
+	if (protocol === SCTP && (l4 + 6) * 2 <= at + room && bytes >= 12) {
+		const [first, second] = [H[l4 + 4], H[l4 + 5]];
+		changeSctpPort(B, l4 * 2, bytes, (portAt - l4) * 2, LITTLE ? port & 0xff : port >> 8, LITTLE ? port >> 8 : port & 0xff);
+		icmp = fold(icmp + halfDelta(first, H[l4 + 4]) + halfDelta(second, H[l4 + 5]));
+	} else if (ported || protocol === ICMP) H[portAt] = port;
+	const sumAt = protocol === TCP ? l4 + 8 : protocol === ICMP ? l4 + 1 : l4 + 3;
+	const hasSum = (ported || protocol === ICMP) && protocol !== SCTP && sumAt * 2 + 2 <= at + room && !(protocol === UDP && H[sumAt] === 0);
 	if (hasSum) {
 		const before = H[sumAt];
 		const change = protocol === ICMP ? portChange : fold(addressChange + portChange);

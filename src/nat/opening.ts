@@ -2,7 +2,7 @@
  * The decisions about a packet that belongs to no session yet: outbound (static, pool, masquerade; design.md section 4) and inbound (filtering, forwards, static).
  * Everything is checked before state is made (RFC 7857 section 6: a packet that is dropped changes nothing).
  */
-import { EXTERNAL_SHIFT, HOST_ADF, HOST_EIF, HOST_PLACE, R_HOST, R_IN, R_META, R_OUT, R_PEER } from "../conntrack/record.ts";
+import { EXTERNAL_SHIFT, FORWARDED, HOST_ADF, HOST_EIF, HOST_PLACE, R_HOST, R_IN, R_META, R_OUT, R_PEER } from "../conntrack/record.ts";
 import { ICMP_QUERY, OTHER, TCP_SYN_IN, TCP_SYN_OUT, UDP_NEW, UDP_OPEN } from "../conntrack/states.ts";
 import {
 	ACK,
@@ -51,13 +51,10 @@ export const LEFT_TO_KERNEL = 0;
 export class Opening {
 	readonly #c: Context;
 	readonly #admission: Admission;
-	/** External number of static NAT by inside address. */
-	readonly #statics = new Map<number, number>();
 
 	constructor(c: Context, admission: Admission) {
 		this.#c = c;
 		this.#admission = admission;
-		for (const [n, x] of c.externals.list.entries()) if (x.inside !== 0) this.#statics.set(x.inside, n);
 	}
 
 	/**
@@ -93,7 +90,7 @@ export class Opening {
 		const bad = this.#outboundAddresses(inside, peer, port);
 		if (bad >= 0) return refusal(bad);
 		// A pure ACK or data segment is adopted (the table may have been lost); it stays "unanswered" until the peer confirms it.
-		if (protocol === TCP && (flags & SYN ? flags & (ACK | FIN | RST) : (flags & (ACK | FIN | RST)) !== ACK))
+		if (protocol === TCP && (flags & SYN ? flags & (ACK | FIN | RST) : !c.adopt || (flags & (ACK | FIN | RST)) !== ACK))
 			return refusal(REASON["tcp-no-session"]);
 		const hop = c.externals.find(peer) >= 0 ? HAIRPIN : c.hops.find(peer);
 		if (hop === ELSEWHERE) return refusal(REASON["not-through-wan"]);
@@ -116,6 +113,7 @@ export class Opening {
 		const forwarded = leader === 0 && external === 0 ? this.#forwardedPort(protocol, inside, insidePort) : -1;
 		if (forwarded >= 0) externalPort = forwarded;
 		else if (!mapped && x.shared && ported) {
+			externalPort = this.#endRest(protocol, inside, insidePort, external) ?? externalPort;
 			const taken = this.#takePort(external, protocol, swap16(externalPort));
 			if (taken < 0) {
 				c.hosts.release(host);
@@ -127,9 +125,21 @@ export class Opening {
 		c.hosts.pair(host, x.pool < 0 ? 0 : external);
 		const state = firstState(protocol, TCP_SYN_OUT, UDP_NEW);
 		const i = c.table.create(protocol, inside, insidePort, address, external, externalPort, peer, peerPort, state, host, hop, c.now16);
+		// What the forward's endpoint sends goes by the forward as well.
+		const configured = forwarded >= 0 && this.#isConfigured(protocol, swap16(externalPort));
+		if (configured || (leader !== 0 && c.table.T[(leader << 4) + R_META] & FORWARDED)) c.table.T[(i << 4) + R_META] |= FORWARDED;
 		this.#learn(host, port, slot);
 		c.events?.created(i);
 		return i;
+	}
+
+	/** The external port (as loaded) that an inside endpoint's last mapping had and that rests still: the rest is over, the port free. */
+	#endRest(protocol: number, inside: number, insidePort: number, external: number): number | undefined {
+		const { table } = this.#c;
+		const i = table.findResting(protocol, inside, insidePort);
+		if (i === 0 || ((table.T[(i << 4) + R_META] >> EXTERNAL_SHIFT) & 0xff) !== external) return undefined;
+		this.#admission.end(i, "timeout");
+		return secondOf(table.T[(i << 4) + R_IN]);
 	}
 
 	/** Remembers where a host is from the link header of its frame. */
@@ -180,11 +190,16 @@ export class Opening {
 		return hasPorts(protocol) && c.table.findExternal(protocol, c.externals.A[0], 0, port) !== 0;
 	}
 
+	/** True if a host's new mappings have the WAN port's own address. */
+	masquerades(inside: number): boolean {
+		return this.#choose(inside) === 0;
+	}
+
 	/** External number for a host without mapping at that endpoint: static, then pool, then masquerade. A refusal if its pool is exhausted. */
 	#choose(inside: number): number {
 		const c = this.#c;
-		const fixed = this.#statics.get(inside);
-		if (fixed !== undefined) return fixed;
+		const fixed = c.externals.ofInside(inside);
+		if (fixed >= 0) return fixed;
 		for (const pool of c.policy.pools) {
 			if (!inNets(pool.nets, inside)) continue;
 			let free = -1;
@@ -230,11 +245,13 @@ export class Opening {
 
 		let inside = x.inside;
 		let insidePort = externalPort;
+		let forwarded = 0;
 		let known = REASON["no-mapping"];
 		const leader = ported ? c.table.findExternal(protocol, x.address, external, externalPort) : 0;
 		if (inside === 0 && leader !== 0 && (hairpin || this.#accepts(leader, peer))) {
 			inside = c.table.T[leader << 4];
 			insidePort = firstOf(c.table.T[(leader << 4) + R_OUT]);
+			forwarded = c.table.T[(leader << 4) + R_META] & FORWARDED;
 		} else if (leader !== 0) known = REASON.filtered;
 		const expected = inside === 0 && ported ? this.#expected(protocol, peer, external, externalPort, leader) : undefined;
 		if (expected !== undefined) {
@@ -246,6 +263,7 @@ export class Opening {
 			const forward = this.#forward(protocol, port, peer);
 			if (forward !== undefined) {
 				inside = forward.inside;
+				if (c.policy.forwards.includes(forward)) forwarded = FORWARDED;
 				insidePort = swap16(forward.insideFirst + port - forward.first);
 			} else if (this.#isForwarded(protocol, port)) known = REASON.filtered;
 			else if (leader === 0 && !c.policy.ranges.some((r) => port >= r.first && port <= r.last)) return LEFT_TO_KERNEL;
@@ -258,8 +276,10 @@ export class Opening {
 		if (port < 0 || hop < 0) return refusal(REASON["no-route"]);
 		const host = this.#admission.admit(inside);
 		if (host < 0) return host;
-		if (leader !== 0 && x.shared && c.table.findExternal(protocol, x.address, external, externalPort) === 0)
+		if (leader !== 0 && x.shared && c.table.findExternal(protocol, x.address, external, externalPort) === 0) {
+			this.#endRest(protocol, inside, insidePort, external);
 			c.externals.reservePort(external, protocol, swap16(externalPort));
+		}
 		if (expected !== undefined) {
 			if (leader === 0 && x.shared) c.externals.reservePort(external, protocol, swap16(externalPort));
 			c.expectations.met(expected);
@@ -267,6 +287,7 @@ export class Opening {
 		hold(x, inside);
 		const state = firstState(protocol, TCP_SYN_IN, UDP_OPEN);
 		const i = c.table.create(protocol, inside, insidePort, x.address, external, externalPort, peer, peerPort, state, host, hop, c.now16);
+		c.table.T[(i << 4) + R_META] |= forwarded;
 		if (!c.lan[port].ethernet) c.hosts.place(host, port);
 		else c.hosts.assign(host, port);
 		c.events?.created(i);
@@ -288,7 +309,7 @@ export class Opening {
 	#accepts(leader: number, peer: number): boolean {
 		const c = this.#c;
 		const flags = c.hosts.W[c.table.T16[(leader << 5) + R_HOST] * 4 + HOST_PLACE];
-		if (flags & HOST_EIF) return true;
+		if (flags & HOST_EIF) return c.now >= c.strangersFrom;
 		const { T } = c.table;
 		const tftp = c.policy.algTftp && (T[(leader << 4) + R_META] & 0xff) === UDP && swap16(firstOf(T[(leader << 4) + R_OUT])) >= FIRST_PORT;
 		const dependent = (flags & HOST_ADF) !== 0;
@@ -305,6 +326,11 @@ export class Opening {
 	/** True if a forward for some source has this port: the kernel is kept off it then. */
 	#isForwarded(protocol: number, port: number): boolean {
 		return findForward(this.#c, (f) => f.protocol === protocol && port >= f.first && port <= f.last) !== undefined;
+	}
+
+	/** True if a forward of the configuration has this port. */
+	#isConfigured(protocol: number, port: number): boolean {
+		return this.#c.policy.forwards.some((f) => f.protocol === protocol && port >= f.first && port <= f.last);
 	}
 
 	#forward(protocol: number, port: number, peer: number): Forward | undefined {
@@ -337,7 +363,7 @@ function firstState(protocol: number, opening: number, datagrams: number): numbe
 }
 
 /** Counts one more session of the host that has a pool address alone. */
-function hold(x: External, inside: number): void {
+export function hold(x: External, inside: number): void {
 	if (x.shared || x.pool < 0) return;
 	x.holder = inside;
 	x.sessions++;

@@ -10,6 +10,7 @@ import {
 	HOST_PLACE,
 	HOST_PORT_SHIFT,
 	HOST_REACHABLE,
+	R_ACK_OUT,
 	R_BYTES_IN,
 	R_BYTES_OUT,
 	R_DELTA,
@@ -63,7 +64,7 @@ import {
 import { HEADER_SIZE, HOST_HEADERS, headerTag } from "../packet/link-header.ts";
 import type { Admission } from "./admission.ts";
 import { FtpAlg, GROWTH } from "./alg.ts";
-import { type Context, HAIRPIN, type LanLink, type Link } from "./context.ts";
+import { type Context, HAIRPIN, type LanLink, type Link, NO_ROUTE } from "./context.ts";
 import { Fragments } from "./fragments.ts";
 import {
 	FRAGMENTATION_NEEDED,
@@ -79,6 +80,7 @@ import { clampMss } from "./mss.ts";
 import { LEFT_TO_KERNEL, Opening, refused, transportFault } from "./opening.ts";
 import { REASON, type ReasonName } from "./reason.ts";
 import { Silence } from "./silence.ts";
+import { replyReset } from "./tcp-reset.ts";
 
 const ECHO_REPLY = 0;
 const ECHO = 8;
@@ -188,7 +190,11 @@ export class Rare {
 			case REASON["private-destination"]:
 				this.#errors.send(s, length, port, PROHIBITED);
 				break;
+			case REASON["tcp-no-session"]:
+				if (!this.#c.adopt) replyReset(this.#c, s, port, (s + SLOT_IP + (this.#c.views.B[s + SLOT_IP] & 15) * 4) >> 1);
+				break;
 			case REASON["no-route"]:
+			case REASON["address-conflict"]:
 			case REASON["no-external-address"]:
 				this.#errors.send(s, length, port, NET_UNREACHABLE);
 				break;
@@ -463,6 +469,30 @@ export class Rare {
 		}
 	}
 
+	/**
+	 * Any frame from LAN port `port` while the WAN port has no address that can be used (`fault` is the reason then, else -1) or some destination no route: also
+	 * packets of known sessions are refused, and their sessions are not touched, so that they go on when it is back.
+	 */
+	outboundImpaired(s: number, received: number, port: number, fault: number): void {
+		this.#slot = s;
+		this.#port = port;
+		const c = this.#c;
+		if (received < 20) return this.outbound(s, received, port);
+		const w = (s >> 2) + IP_WORD;
+		const unroutable = c.hops.find(c.views.P[w + 4]) === NO_ROUTE;
+		const reason = fault >= 0 && this.#opening.masquerades(c.views.P[w + 3]) ? fault : unroutable ? REASON["no-route"] : -1;
+		if (reason < 0) return this.outbound(s, received, port);
+		const length = this.#header(s, received, c.lan[port]);
+		if (length === 0) return;
+		// What the host has acknowledged counts: should the address be another one in the end, it is there that its reset must be.
+		const { P, H, B } = c.views;
+		if (B[s + SLOT_IP] === 0x45 && B[s + SLOT_IP + 9] === TCP && length >= 40 && (swap16(H[(w << 1) + 16]) & ACK) !== 0) {
+			const i = c.table.findOut(TCP, P[w + 3], P[w + 4], P[w + 5]);
+			if (i !== 0) c.table.T[(i << 4) + R_ACK_OUT] = P[w + 7];
+		}
+		this.#refuse(s, length, port, reason);
+	}
+
 	/** Any frame from the WAN port. */
 	inbound(s: number, received: number): void {
 		this.#slot = s;
@@ -686,9 +716,10 @@ export class Rare {
 	}
 
 	/**
-	 * A translated packet in slot `s` whose next hop did not answer: its sender inside is told (RFC 1812 section 4.3.3.1), with the packet as it had sent it.
+	 * A translated packet in slot `s` that can not go on for want of a route or a neighbour: its sender inside is told (RFC 1812 section 4.3.3.1), with the packet
+	 * as it had sent it. `kind` is type * 256 + code.
 	 */
-	undeliverable(s: number, length: number): void {
+	undeliverable(s: number, length: number, kind = HOST_UNREACHABLE): void {
 		const c = this.#c;
 		const { P, H, B } = c.views;
 		const ip = s + SLOT_IP;
@@ -707,7 +738,7 @@ export class Rare {
 		P[w + 3] = t[i << 4];
 		this.#setPort(s, header, protocol, length - header, 0, firstOf(t[(i << 4) + R_OUT]));
 		B.set(new Uint8Array(c.headers.buffer, (HOST_HEADERS + host) * HEADER_SIZE, 6), s + SLOT_ETHER + 6);
-		this.#errors.send(s, length, c.lan.indexOf(lan), HOST_UNREACHABLE);
+		this.#errors.send(s, length, c.lan.indexOf(lan), kind);
 	}
 
 	/** What the WAN port's own address gets and we do not want is the kernel's; at the other external addresses there is only us. */

@@ -28,6 +28,7 @@ export const REASONS = [
 	["source-route", "The packet carries a source route option.", "None: source routes are not forwarded."],
 	["ttl-expired", "The time to live ran out here.", "None needed: this is how traceroute works, or a routing loop."],
 	["no-external-address", "The WAN port has no address at the moment.", "Bring the WAN link up."],
+	["address-conflict", "The WAN's subnet overlaps the LAN's: no packet can be told apart.", "Give the LAN another subnet."],
 	["no-route", "The router has no route to the destination.", "Add a default route on the WAN."],
 	["not-through-wan", "The route to the destination does not lead through the WAN port.", "None needed if the kernel forwards it."],
 	["no-next-hop", "The next hop does not answer ARP.", "Look at the WAN link and the gateway's address."],

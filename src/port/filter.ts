@@ -32,6 +32,8 @@ export interface LanFilterFacts {
 	/** External addresses, for hairpinning. */
 	externals: readonly number[];
 	claimed: readonly ClaimedPorts[];
+	/** Of what goes out only packets with their last hop: the tap beside a tun port, where the kernel forwards the others. */
+	expiringOnly?: boolean;
 }
 
 /** What {@link wanFilter} is made of. */
@@ -82,6 +84,7 @@ const IP_HEADER_MIN = 20;
 /** Version 4, five words. */
 const IP_PLAIN = 0x45;
 const IP_FRAGMENT = 6;
+const IP_TTL = 8;
 const IP_PROTOCOL = 9;
 const IP_DESTINATION = 16;
 const FRAGMENT_OFFSET = 0x1fff;
@@ -92,6 +95,8 @@ const ICMP = 1;
 const TCP = 6;
 const UDP = 17;
 const ICMP_ERRORS = [3, 4, 5, 11, 12];
+/** DCCP, SCTP and UDP-Lite. */
+const OTHER_PORTED = [33, 132, 136];
 
 const ARP_OPERATION = ETHERNET_HEADER + 6;
 const ARP_TARGET = ETHERNET_HEADER + 24;
@@ -228,8 +233,8 @@ export class FilterAssembler {
 /**
  * The filter of a LAN port's socket. Accepts IPv4 unicast that is for this station, or was sent to a broadcast or multicast
  * MAC address (so that it is counted), unless the kernel is to have it: what goes to the router itself or to `elsewhere`.
- * To an external address it accepts TCP and UDP to a claimed port, all their non-first fragments, and ICMP errors, which is
- * what hairpinning needs (RFC 4787 REQ-9, RFC 5508 REQ-7).
+ * To an external address it accepts TCP and UDP to a claimed port, all their non-first fragments, the other protocols with ports, and ICMP errors,
+ * which is what hairpinning needs (RFC 4787 REQ-9, RFC 5508 REQ-7).
  */
 export function lanFilter(facts: LanFilterFacts): Int32Array {
 	const f = new FilterAssembler();
@@ -237,10 +242,14 @@ export function lanFilter(facts: LanFilterFacts): Int32Array {
 	loadDestination(f, ip);
 	f.jump(JGE, MULTICAST_FIRST, "drop", null);
 	select(f, mergeRanges(facts.externals.map(single)), "external");
-	f.inRanges(mergeRanges([...facts.ownAddresses.map(single), ...facts.elsewhere.map(subnetRange)]), "drop", "accept");
+	f.inRanges(mergeRanges([...facts.ownAddresses.map(single), ...facts.elsewhere.map(subnetRange)]), "drop", "out");
+	f.at("out");
+	if (facts.expiringOnly) f.op(LD_B_ABS, ip + IP_TTL).jump(JGT, 1, "drop", "accept");
+	else f.goto("accept");
 	f.at("external");
 	f.op(LD_B_ABS, ip + IP_PROTOCOL);
 	f.jump(JEQ, ICMP, "icmp", null);
+	for (const proto of OTHER_PORTED) f.jump(JEQ, proto, "accept", null);
 	matchPorts(f, ip, facts.claimed, "drop");
 	f.at("icmp");
 	f.op(LD_H_ABS, ip + IP_FRAGMENT).jump(JSET, FRAGMENT_OFFSET, "drop", null);

@@ -6,7 +6,8 @@
  *
  * Before conntrack and before defragmentation, at prerouting:
  *  - `lan_unicast`: from a LAN of the packet driver, unicast that is neither for the router nor for a network that the kernel
- *    routes elsewhere than by the WAN. With the tun driver the kernel forwards these packets to masqd and must not lose them.
+ *    routes elsewhere than by the WAN. With the tun driver the kernel forwards these packets to masqd and must not lose them, but for those with their
+ *    last hop: masqd answers them.
  *  - `claimed`: TCP and UDP from the WAN or a LAN to an external address at a port of masqd's range or of a port forward.
  *  - `owned`: everything to external addresses that are masqd's alone, unless a tun-driver LAN is about to deliver it to masqd.
  *  - what a tun-driver LAN sends to masqd is tracked by the kernel in a conntrack zone of its own, in the direction out. The kernel's
@@ -16,8 +17,8 @@
  * Where the kernel forwards:
  *  - `inbound`: from the WAN with a source of a translated LAN or straight to one, exempt peers apart: nothing outside knows these addresses.
  * After source NAT, at postrouting:
- *  - `refused`: the kernel's "protocol unreachable" to the WAN. It gets a copy of every SCTP, GRE or ESP packet for an inside host (one cannot tell
- *    those from the router's own by a port) and would refuse it for want of a socket.
+ *  - `refused`: the kernel's "protocol unreachable" to the WAN, and to a LAN from the WAN's address. It gets a copy of every SCTP, GRE or ESP packet for
+ *    an inside host (one cannot tell those from the router's own by a port) and would refuse it for want of a socket.
  *  - `leak`: what would leave by the WAN with a source that is not the WAN device's. It must stay 0: masqd's own packets do
  *    not pass here, and the kernel has nothing to send under another address.
  *
@@ -92,6 +93,11 @@ const FORWARD_PRIORITY = -10;
 const POSTROUTING_PRIORITY = 300;
 /** "MQ". */
 const TUN_ZONE = 0x4d51;
+/**
+ * Later fragments to our own address that the kernel may have besides masqd: its share of reassembly memory (4 MB for 30 s) is needed for the datagrams of tun-driver
+ * LANs, which pass its defragmentation, and a flood of stray fragments would fill it.
+ */
+const STRAYS = "64/second burst 256 packets";
 const NFT_TIMEOUT_MS = 10_000;
 const TCP = 6;
 const UDP = 17;
@@ -129,6 +135,13 @@ export function guardRuleset(g: GuardFacts, addressTest: AddressTest = "fib", se
 	lines.push("\tchain prerouting {", `\t\ttype filter hook prerouting priority ${PREROUTING_PRIORITY}; policy accept;`);
 	const foreign = `ip daddr != @elsewhere ${fib ? "fib daddr type unicast" : `ip daddr != @own ip daddr < ${MULTICAST}`}`;
 	if (packetLans.length > 0) lines.push(`\t\tiifname ${names(packetLans)} ${foreign} counter name lan_unicast drop`);
+	if (tunLans.length > 0) {
+		const foreign = fib ? "fib daddr type unicast" : `ip daddr != @own ip daddr < ${MULTICAST}`;
+		lines.push(`\t\tiifname ${names(tunLans)} ip ttl < 2 ip daddr != @elsewhere ${foreign} counter name lan_unicast drop`);
+		lines.push(
+			`\t\tiifname ${quoted(g.wanDevice)} ip daddr @externals meta l4proto { tcp, udp } ip frag-off & 0x1fff != 0 limit rate over ${STRAYS} drop`,
+		);
+	}
 	for (const [from, counter] of [
 		[[g.wanDevice], "claimed_wan"],
 		[lans, "claimed_lan"],
@@ -158,6 +171,8 @@ export function guardRuleset(g: GuardFacts, addressTest: AddressTest = "fib", se
 	lines.push("\tchain postrouting {", `\t\ttype filter hook postrouting priority ${POSTROUTING_PRIORITY}; policy accept;`);
 	const strange = fib ? " fib saddr . oif type != local" : "";
 	lines.push(`\t\toifname ${quoted(g.wanDevice)} icmp type destination-unreachable icmp code 2 counter name refused drop`);
+	if (lans.length > 0)
+		lines.push(`\t\toifname ${names(lans)} ip saddr @externals icmp type destination-unreachable icmp code 2 counter name refused drop`);
 	lines.push(`\t\toifname ${quoted(g.wanDevice)} ip saddr != @may_leave ip daddr != @exempt_destinations${strange} counter name leak drop`);
 	lines.push("\t}", "}", "");
 	return lines.join("\n");

@@ -51,8 +51,8 @@ export interface NextHopOwner {
 	dropped(reason: number, slot: number, port: number): void;
 	/** Counts a frame that was held and is now handed to the WAN (true) or a LAN port. */
 	forwarded(out: boolean): void;
-	/** A translated packet in a slot was given up: the WAN's next hop did not answer. */
-	undeliverable(slot: number, length: number): void;
+	/** A translated packet in a slot was given up: there is no route any more (`lost`), or the next hop did not answer. */
+	undeliverable(slot: number, length: number, lost: boolean): void;
 	/** Device of the WAN port and of a LAN port; 0 while it is not there. */
 	wanIndex(): number;
 	lanIndex(port: number): number;
@@ -156,6 +156,10 @@ export class NextHopTable implements NextHops {
 
 	hold(hop: number, slot: number, length: number): void {
 		const { views } = this.#owner;
+		if (hop === 0 && this.find(views.P[(slot + SLOT_IP + 16) >> 2]) === NO_ROUTE) {
+			this.#owner.dropped(REASON["no-route"], slot, 0);
+			return this.#owner.undeliverable(slot, length, true);
+		}
 		const address = hop > 0 ? this.#addresses[hop] : this.#gatewayOf(views.P[(slot + SLOT_IP + 16) >> 2]);
 		this.#keep(slot, length, { hop, neighbour: address, host: 0, inside: 0 }, this.#owner.wanIndex(), REASON["no-next-hop"]);
 	}
@@ -222,11 +226,10 @@ export class NextHopTable implements NextHops {
 			const known = o.kernel.neighbour(ifindex, f.neighbour);
 			const usable = known !== undefined && isUsable(known);
 			if (!usable && now < f.deadline) continue;
-			const slot = o.spareSlot(n);
-			o.views.B.set(this.#store.subarray(n * WAITING_BYTES, n * WAITING_BYTES + SLOT_IP + f.length), slot);
+			const slot = this.#unpack(n);
 			if (!usable) {
 				o.dropped(f.hop >= 0 ? REASON["no-next-hop"] : REASON["host-unreachable"], slot, f.hop >= 0 ? 0 : -1);
-				if (f.hop >= 0) o.undeliverable(slot, f.length);
+				if (f.hop >= 0) o.undeliverable(slot, f.length, false);
 			} else if (f.hop >= 0) {
 				// The hop may have no number (0) or another one by now: the header goes into the slot itself.
 				o.views.B.set(known.mac as Uint8Array, slot + SLOT_ETHER);
@@ -240,6 +243,14 @@ export class NextHopTable implements NextHops {
 			}
 			this.#remove(n);
 		}
+	}
+
+	/** Puts waiting frame number `n` into a slot of the frame buffer. */
+	#unpack(n: number): number {
+		const o = this.#owner;
+		const slot = o.spareSlot(n);
+		o.views.B.set(this.#store.subarray(n * WAITING_BYTES, n * WAITING_BYTES + SLOT_IP + this.#waiting[n].length), slot);
+		return slot;
 	}
 
 	#send(link: Link, slot: number, length: number, tag: number): void {
@@ -266,9 +277,20 @@ export class NextHopTable implements NextHops {
 		hosts.place(host, port);
 	}
 
-	/** Forgets routes (they changed); hop numbers and MACs stay. */
+	/** Gives up the frames that wait for a next hop of the WAN: they have an address that is not ours any more. */
+	giveUp(): void {
+		for (let n = this.#waiting.length - 1; n >= 0; n--) {
+			if (this.#waiting[n].hop < 0) continue;
+			this.#owner.dropped(REASON["no-external-address"], this.#unpack(n), 0);
+			this.#remove(n);
+		}
+	}
+
+	/** Forgets routes (they changed); hop numbers and MACs stay. With an address or a link the kernel may have lost what it was asked for. */
 	routesChanged(): void {
 		this.#cache.clear();
+		this.#asked.clear();
+		for (const waiting of this.#waiting) if (waiting.hop >= 0) this.#ask(this.#owner.wanIndex(), waiting.neighbour);
 	}
 
 	/** Forgets everything: the WAN device is another one. */

@@ -1,14 +1,14 @@
 /**
  * Which processor masqd runs on. The kernel wakes a process where its frame arrived, so under load masqd and the interrupts that feed it
  * share one processor, and the scheduler may leave it so while another is idle (measured: TCP at 11 instead of 17 Gbit/s). So: while
- * traffic is carried, look now and then how idle each processor was; on a crowded one with a half idle one beside it, move there; without
- * traffic give the choice back to the scheduler. Whoever starts masqd on chosen processors (taskset) has it stay on those.
+ * traffic is carried, look now and then how idle each processor was; on a crowded one with a half idle one beside it, move there; after a
+ * while without traffic give the choice back to the scheduler. Whoever starts masqd on chosen processors (taskset) has it stay on those.
  */
 
 type System = Pick<typeof import("masq:native"), "readFile" | "processors" | "processor" | "runOn">;
 
 /** Milliseconds between two looks. /proc/stat counts in 10 ms. */
-export const LOOK_MS = 100;
+export const LOOK_MS = 60;
 /** Share of idle time below which a processor is crowded, and above which one is worth moving to. */
 const CROWDED = 0.1;
 const ROOMY = 0.4;
@@ -16,7 +16,9 @@ const ROOMY = 0.4;
 const STAY_MS = 300;
 const STAY_MOST_MS = 10_000;
 /** Frames between two looks below which there is nothing to gain. */
-const FEW = 200;
+const FEW = 120;
+/** Milliseconds without more than that after which the scheduler has the choice again. */
+export const REST_MS = 30_000;
 
 const STAT_LINE = /^cpu(\d+) \d+ \d+ \d+ (\d+) (\d+)/gm;
 
@@ -31,12 +33,13 @@ export class Placement {
 	#lookedAt = 0;
 	#frames = 0;
 	#moved = false;
+	#busyAt = 0;
 	#stayUntil = 0;
 	#stay = STAY_MS;
 
 	constructor(system: System) {
 		this.#system = system;
-		this.#allowed = system.processors();
+		this.#allowed = allowed(system);
 		this.dueAt = this.#allowed.length > 1 ? 0 : Number.POSITIVE_INFINITY;
 		if (this.#allowed.length > 1) for (const cpu of this.#allowed) this.#capacity.set(cpu, this.#capacityOf(cpu));
 	}
@@ -75,6 +78,7 @@ export class Placement {
 		this.#lookedAt = milliseconds;
 		this.#frames = frames;
 		this.dueAt = milliseconds + LOOK_MS;
+		if (carried >= FEW) this.#busyAt = milliseconds;
 		if (elapsed > 3 * LOOK_MS || carried < FEW || milliseconds < this.#stayUntil) return;
 		const share = (cpu: number) => (((this.#idle.get(cpu) ?? 0) - (before.get(cpu) ?? 0)) * 10) / elapsed;
 		const here = this.#system.processor();
@@ -94,11 +98,27 @@ export class Placement {
 		this.#stay = Math.min(this.#stay * 2, STAY_MOST_MS);
 	}
 
-	/** Gives the choice back to the scheduler; does nothing if it has it. */
-	release(): void {
-		if (!this.#moved) return;
-		this.#system.runOn(this.#allowed);
+	/**
+	 * Gives the choice back to the scheduler after {@link REST_MS} with little traffic; does nothing if it has it. For calling every second or
+	 * so. Where the processors of the start are no longer allowed it stays where it is, for good.
+	 */
+	rest(milliseconds: number): void {
+		if (!this.#moved || milliseconds - this.#busyAt < REST_MS) return;
 		this.#moved = false;
 		this.#stay = STAY_MS;
+		try {
+			this.#system.runOn(this.#allowed);
+		} catch {
+			this.dueAt = Number.POSITIVE_INFINITY;
+		}
+	}
+}
+
+/** Processors that masqd may run on; none where a jail forbids asking, and then it stays where it is put. */
+function allowed(system: System): number[] {
+	try {
+		return system.processors();
+	} catch {
+		return [];
 	}
 }

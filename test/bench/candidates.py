@@ -48,6 +48,10 @@ class Candidate:
         """Why it cannot run on this machine, or an empty string."""
         return self.planned
 
+    def counters(self, site):
+        """Packets that went by its flow cache and that its user space saw, and the cache's flows; None without a cache."""
+        return None
+
     def start(self, site):
         """Starts it and returns when it says that it serves; its process, if it is one, becomes site.process."""
         raise NotImplementedError
@@ -168,6 +172,14 @@ class Masqd(Candidate):
         site.process = Process([binary, *arguments], site.router, env={"MASQD_JS": MASQD_BUNDLE, **(env or {})},
                                log=site.log("masqd"))
         site.process.wait_for("masqd: ready:", READY_SECONDS)
+
+    def counters(self, site):
+        if self.offload == "off":
+            return None
+        status = json.loads(run([MASQD, "status", "-j", "--socket", self.socket(site)], env={"MASQD_JS": MASQD_BUNDLE}))
+        one = status["offload"]
+        return {"cached": one["packetsOut"] + one["packetsIn"], "flows": one["flows"],
+                "seen": sum(port["received"] for port in status["ports"])}
 
     @staticmethod
     def socket(site):

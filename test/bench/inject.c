@@ -2,6 +2,7 @@
  * inject: what the router's side of a packet costs, with no sender in it.
  *
  *   inject flood DEVICE DSTMAC SOURCE DESTINATION SPORT SPORTS DPORT DPORTS SECONDS CPU
+ *   inject idle ...                 the same, but each packet is only written and dropped: the cost of making it
  *   inject drop DEVICE              drops every IPv4 UDP packet at the device's ingress until stdin ends
  *   inject redirect DEVICE TARGET   sends them all on from another device: the least that a router can do
  *
@@ -140,9 +141,10 @@ static int counter_map(void)
 
 /**
  * writer() - the XDP program that makes the next packet out of the frame it gets, and passes it
+ * @verdict: what becomes of it
  * @model: a packet of the first flow, its UDP checksum the sum of everything but the ports
  */
-static int writer(const uint8_t *model, uint32_t sport, uint32_t sports, uint32_t dport, uint32_t dports)
+static int writer(const uint8_t *model, uint32_t sport, uint32_t sports, uint32_t dport, uint32_t dports, int verdict)
 {
 	struct bpf_insn code[128] = {
 		LOAD(BPF_W, 7, 1, offsetof(struct xdp_md, data)),
@@ -189,7 +191,7 @@ static int writer(const uint8_t *model, uint32_t sport, uint32_t sports, uint32_
 		}
 	}
 	code[4].off = (int16_t)(n - 5);
-	code[n++] = (struct bpf_insn)MOV_K(0, XDP_PASS);
+	code[n++] = (struct bpf_insn)MOV_K(0, verdict);
 	code[n++] = (struct bpf_insn)EXIT;
 	return load(BPF_PROG_TYPE_XDP, code, n);
 }
@@ -216,7 +218,7 @@ static double thread_seconds(void)
 	return (double)t.tv_sec + (double)t.tv_nsec / 1e9;
 }
 
-static int flood(char **argv)
+static int flood(char **argv, int verdict)
 {
 	uint32_t sport = (uint32_t)atoi(argv[4]), sports = (uint32_t)atoi(argv[5]);
 	uint32_t dport = (uint32_t)atoi(argv[6]), dports = (uint32_t)atoi(argv[7]);
@@ -247,7 +249,7 @@ static int flood(char **argv)
 	constant = sum((uint8_t *)&model + ETH_HLEN + 24, 2, constant + model.udp.len);
 	model.udp.check = (uint16_t)~fold(sum(model.payload, PAYLOAD, constant));
 
-	int program = writer((const uint8_t *)&model, sport, sports, dport, dports);
+	int program = writer((const uint8_t *)&model, sport, sports, dport, dports, verdict);
 	int cycles = counter(PERF_COUNT_HW_CPU_CYCLES), instructions = counter(PERF_COUNT_HW_INSTRUCTIONS);
 	unsigned long long c = reading(cycles), i = reading(instructions), packets = 0;
 	double begin = now(), cpu = thread_seconds(), seconds = atof(argv[8]);
@@ -271,7 +273,9 @@ static int flood(char **argv)
 int main(int argc, char **argv)
 {
 	if (argc == 12 && !strcmp(argv[1], "flood"))
-		return flood(argv + 2);
+		return flood(argv + 2, XDP_PASS);
+	if (argc == 12 && !strcmp(argv[1], "idle"))
+		return flood(argv + 2, XDP_DROP);
 	if (argc == 3 && !strcmp(argv[1], "drop"))
 		return drop(argv[2]);
 	if (argc == 4 && !strcmp(argv[1], "redirect"))

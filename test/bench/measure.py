@@ -13,6 +13,8 @@ from process import Broken, Process, cpu_seconds, run, softirq_threads, status_f
 from topology import CLOSING_PORT, CLOSING_PORTS, ECHO_PORT, GENERATOR_CPU, SERVER, SERVER_CPU, SINK_PORT, tool
 
 FLOWS = (1, 1024, 16384)
+INJECTED = {1: (1, 1), 1024: (1024, 1), 16384: (16384, 1), 64000: (16000, 4)}
+"""Flows of the injected packets: source ports and destination ports."""
 FIRST_SPORT = 1024
 LOSS_FREE = 0.001
 IPERF_PORT = 5201
@@ -44,13 +46,15 @@ class Settings:
     connections: float = 1.0
     load: float = 1.0
     idle: float = 3.0
+    injection: float = 0.1
+    injections: int = 4
 
 
 QUICK = Settings(saturation=0.4, step=0.3, steps=3, loss_free_flows=(1024,), latency=0.4, connections=0.4, load=0.5)
 
 
 def _flows(n):
-    return {1: "1 flow", 1024: "1k flows", 16384: "16k flows"}[n]
+    return {1: "1 flow", 1024: "1k flows", 16384: "16k flows", 64000: "64k flows"}[n]
 
 
 def _packet_metrics(n):
@@ -77,6 +81,15 @@ METRICS = [
         Metric(f"cpu_{n}", f"CPU, {_flows(n)}", "us/pkt", higher=False),
         Metric(f"process_{n}", "  its process alone", "us/pkt", higher=False, compared=False))],
     *[Metric(f"cycles_{n}", f"cycles, {_flows(n)}", "/pkt", higher=False, digits=0) for n in FLOWS],
+    *[metric for n in INJECTED for metric in (
+        Metric(f"path_{n}", f"path, {_flows(n)}", "ns/pkt", higher=False, digits=0),
+        Metric(f"path_cycles_{n}", "  its cycles", "/pkt", higher=False, digits=0))],
+    Metric("limit_redirect", "path: bare redirect", "ns/pkt", higher=False, digits=0, compared=False),
+    Metric("limit_drop", "path: drop at ingress", "ns/pkt", higher=False, digits=0, compared=False),
+    Metric("seen", "cached, yet in user space", "packets", higher=False, digits=0, compared=False),
+    Metric("offload_install", "offload: install a flow", "us", higher=False, compared=False),
+    Metric("offload_load", "  load both programs", "ms", higher=False, digits=1, compared=False),
+    Metric("offload_bytes", "  memory a flow", "B", higher=False, digits=1, compared=False),
     Metric("start", "start to 1st packet", "ms", higher=False, digits=1, compared=False),
     Metric("rss", "RSS after this round", "MB", higher=False, compared=False),
     Metric("javascript", "JavaScript", "us/pkt", higher=False, compared=False),
@@ -282,6 +295,78 @@ def cpu(flows):
     return measure
 
 
+# ---- the path through the kernel -----------------------------------------------------------------------------------
+
+
+IN_KERNEL = ("nft", "offload", "forward")
+"""Candidates whose packets go all their way on the CPU that received them."""
+
+
+def _injected(site, load, seconds, mode="flood"):
+    """Cost of one packet from the LAN device's receive path to the server's drop: ns of CPU, cycles (0: not counted), packets."""
+    got = json.loads(run([tool("inject"), mode, "lan0", site.gateway_mac(), site.source, SERVER, str(load.sport), str(load.sports),
+                          str(load.dport), str(load.dports), str(seconds), str(GENERATOR_CPU)], site.router, timeout=seconds + 10))
+    return got["cpu"] / got["packets"] * 1e9, got["cycles"] / got["packets"], got["packets"]
+
+
+def _holding(netns, *arguments):
+    """A program of `inject` that stays on a device until it is stopped."""
+    holder = Process([tool("inject"), *arguments], netns)
+    holder.line(5)
+    return holder
+
+
+def _least(site, load, settings, own):
+    """The least of some runs, each less the cost of making the packets, taken beside it: ns, cycles, packets in all."""
+    costs, cycles, packets = [], [], 0
+    for _ in range(settings.injections):
+        ns, counted, sent = _injected(site, load, settings.injection)
+        packets += sent
+        if own:
+            idle = _injected(site, load, settings.injection, "idle")
+            ns, counted = ns - idle[0], counted - idle[1]
+        costs.append(ns)
+        cycles.append(counted)
+    return min(costs), min(cycles), packets
+
+
+def path(flows):
+    """What the router's kernel spends on a packet, the sender's cost left out (inject.c); the server's device drops it."""
+    sports, dports = INJECTED[flows]
+
+    def measure(site, candidate, settings, _context):
+        if candidate.key not in IN_KERNEL:
+            return {}
+        load = Load(sports, dports=dports)
+        opened = warm(site, load)
+        before = candidate.counters(site)
+        held = [_holding(site.server, "drop", "eth0")]
+        try:
+            ns, cycles, packets = _least(site, load, settings, own=True)
+            result = {f"path_{flows}": ns}
+            if cycles > 0:
+                result[f"path_cycles_{flows}"] = cycles
+            if before:
+                after = candidate.counters(site)
+                cached = after["cached"] - before["cached"]
+                result["note"] = f"path, {_flows(flows)}: {after['flows']} sessions in the cache, {cached / packets:.2%} of the packets by it"
+                if cached == packets:
+                    result["seen"] = after["seen"] - before["seen"]
+            if opened < sports * dports * 0.99:
+                result["note"] = f"path, {_flows(flows)}: only {opened} flows were opened"
+            if candidate.key == "forward" and flows == 1:
+                held.append(_holding(site.router, "redirect", "lan0", "wan0"))
+                result["limit_redirect"], *_ = _least(site, load, settings, own=True)
+                held.pop().stop()
+                held.append(_holding(site.router, "drop", "lan0"))
+                result["limit_drop"], *_ = _least(site, load, settings, own=True)
+            return result
+        finally:
+            for one in held:
+                one.stop()
+    return measure
+
+
 # ---- TCP and latency -----------------------------------------------------------------------------------------------
 
 
@@ -342,6 +427,7 @@ MEASURES = [
     ("connections", connections),
     # From few flows to many, after all else: slirp4netns and pasta keep a socket for each and are slower from then on.
     *[measurement for n in FLOWS for measurement in ((f"udp{n}", udp(n)), (f"cpu{n}", cpu(n)))],
+    *[(f"path{n}", path(n)) for n in INJECTED],
     ("rss", memory),
 ]
 
@@ -364,4 +450,5 @@ def gives(name):
     return {
         "udplatency": "udp_p50", "tcplatency": "tcp_p50", "flood": "flood_ratio", "footprint": "rss_glibc_load",
         "table": "table_bytes", **{f"udp{n}": f"udp_{n}" for n in FLOWS}, **{f"cpu{n}": f"cpu_{n}" for n in FLOWS},
+        **{f"path{n}": f"path_{n}" for n in INJECTED}, "cost": "offload_install",
     }.get(name, name)

@@ -200,10 +200,26 @@ def table(candidate, _settings, context):
     return {"table_bytes": float(found[1])}
 
 
+def cost(_candidate, _settings, context):
+    """Loading the programs and installing a session, on masqd's engine (offload-cost.ts)."""
+    bundle = os.path.join(context.folder, "offload-cost.js")
+    run([os.path.join(candidates.ROOT, "node_modules", ".bin", "esbuild"), os.path.join(candidates.ROOT, "test", "bench", "offload-cost.ts"),
+         "--bundle", "--minify", "--format=esm", "--target=es2023", "--platform=neutral", "--external:masq:native",
+         "--define:__VERSION__='bench'", "--outfile=" + bundle, "--log-level=warning"], timeout=30)
+    least = {}
+    for _ in range(3):
+        text = run(["unshare", "-n", "sh", "-c", 'ip link add wan0 index 10 type veth peer name lan0 index 11 && exec "$0" 10 11', candidates.MASQD],
+                   env={"MASQD_JS": bundle}, timeout=20)
+        for key, value in json.loads(text).items():
+            least[key] = min(value, least.get(key, value))
+    return {"offload_install": least["install"] / 1e3, "offload_load": least["load"] / 1e6, "offload_bytes": least["bytes"]}
+
+
 # name, which of masqd's candidates, function
 MEASURES = [
     ("javascript", ("packet", "tun"), javascript),
     ("flood", ("packet", "tun"), flood),
     ("footprint", ("packet",), footprint),
     ("table", ("packet",), table),
+    ("cost", ("offload",), cost),
 ]

@@ -1,5 +1,6 @@
 """What a row's function gets: `b`, one case on a bed. The verbs send frames, await frames, and check what every forwarded frame must keep."""
 
+import struct
 import time
 
 from scapy.layers.inet import ICMP as IcmpLayer
@@ -313,10 +314,12 @@ class Connection:
 
 
 def ports(packet):
-    """(source, destination) port of a UDP or TCP packet, of an ICMP query (id, id)."""
+    """(source, destination) port of a packet of a protocol with ports, of an ICMP query (id, id)."""
     for layer in (UdpLayer, TcpLayer):
         if layer in packet:
             return packet[layer].sport, packet[layer].dport
+    if packet.proto in checks.PORTED:
+        return struct.unpack("!HH", checks.split(parse(packet))[1][:4])
     return packet[IcmpLayer].id, packet[IcmpLayer].id
 
 
@@ -360,7 +363,7 @@ def error_faults(got, inner_source, inner_target, kind=None, code=None):
     if complete:
         faults += [f"quoted {one}" for one in checks.checksum_faults(inner)]
     raw = checks.split(got)[1][8 + inner.ihl * 4 :]
-    if inner.proto in (checks.TCP, checks.UDP):
+    if inner.proto in checks.PORTED:
         seen = int.from_bytes(raw[0:2], "big"), int.from_bytes(raw[2:4], "big")
     else:
         seen = (int.from_bytes(raw[4:6], "big"),) * 2
@@ -412,6 +415,9 @@ def like(sent, side="src"):
                 if layer not in got:
                     return False
                 return (side != "src" or got[layer].dport == sent[layer].dport) and (side != "dst" or got[layer].sport == sent[layer].sport)
+        if first and sent.proto in checks.PORTED:
+            (sport, dport), (was, to) = ports(got), ports(sent)
+            return (side != "src" or dport == to) and (side != "dst" or sport == was)
         if first and IcmpLayer in sent:
             return IcmpLayer in got and got[IcmpLayer].type == sent[IcmpLayer].type
         return True

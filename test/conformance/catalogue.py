@@ -197,6 +197,7 @@ CATALOGUE = _read(TABLE)
 
 # Rows that masqd deliberately does not meet, with the reason that the README gives. Never a MUST or SHOULD.
 DEVIATIONS = {
+    "I-9": "errors that masqd itself sends are switched off for all interfaces at once (icmp_rate '0'), not for one",
     **{f"D-{n}": "DCCP is translated by address only, one host a peer; a second host is refused aloud (D-u)" for n in range(1, 13)},
 }
 

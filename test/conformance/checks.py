@@ -3,7 +3,9 @@
 import socket
 import struct
 
-ICMP, TCP, UDP = 1, 6, 17
+ICMP, TCP, UDP, DCCP, SCTP, UDPLITE = 1, 6, 17, 33, 132, 136
+# Protocols whose header begins with source and destination port.
+PORTED = (TCP, UDP, DCCP, SCTP, UDPLITE)
 ICMP_QUERIES = (0, 8, 13, 14)
 DF, MF, OFFSET = 0x4000, 0x2000, 0x1FFF
 
@@ -31,8 +33,10 @@ def checksum_faults(packet):
     faults = [] if total(header) == 0xFFFF else ["IP header checksum wrong"]
     fragment = struct.unpack("!H", header[6:8])[0] & (MF | OFFSET)
     protocol = header[9]
-    if fragment or protocol not in (ICMP, TCP, UDP) or len(payload) < 8:
+    if fragment or protocol not in (ICMP, *PORTED) or len(payload) < 8:
         return faults
+    if protocol == SCTP and crc32c(payload[:8] + bytes(4) + payload[12:]) != int.from_bytes(payload[8:12], "little"):
+        faults.append("SCTP checksum wrong")
     pseudo = total(header[12:20] + struct.pack("!HH", protocol, len(payload)))
     if protocol == ICMP and total(payload) != 0xFFFF:
         faults.append("ICMP checksum wrong")
@@ -40,7 +44,37 @@ def checksum_faults(packet):
         faults.append("TCP checksum wrong")
     if protocol == UDP and payload[6:8] != b"\0\0" and total(payload, pseudo) != 0xFFFF:
         faults.append("UDP checksum wrong")
+    if protocol in (DCCP, UDPLITE) and total(payload[: coverage(protocol, payload)], pseudo) != 0xFFFF:
+        faults.append("DCCP checksum wrong" if protocol == DCCP else "UDP-Lite checksum wrong")
     return faults
+
+
+def coverage(protocol, payload):
+    """How many bytes of a DCCP or UDP-Lite packet its checksum covers (RFC 4340 section 9.2, RFC 3828 section 3.1)."""
+    if protocol == UDPLITE:
+        return struct.unpack("!H", payload[4:6])[0] or len(payload)
+    words = payload[5] & 15
+    return len(payload) if words == 0 else min(payload[4] * 4 + (words - 1) * 4, len(payload))
+
+
+def crc32c(data):
+    """RFC 9260 appendix A; on the wire it is little-endian."""
+    value = 0xFFFFFFFF
+    for byte in data:
+        value = CRC32C[(value ^ byte) & 0xFF] ^ value >> 8
+    return value ^ 0xFFFFFFFF
+
+
+def _crc32c_table():
+    table = []
+    for n in range(256):
+        for _ in range(8):
+            n = n >> 1 ^ (0x82F63B78 if n & 1 else 0)
+        table.append(n)
+    return table
+
+
+CRC32C = _crc32c_table()
 
 
 def bare(packet, side, ttl):
@@ -58,7 +92,7 @@ def bare(packet, side, ttl):
         header[16:20] = bytes(4)
     if not fragment & OFFSET:
         protocol = header[9]
-        if protocol in (TCP, UDP) and len(payload) >= 8:
+        if protocol in PORTED and len(payload) >= 8:
             if side in ("src", "both"):
                 payload[0:2] = b"\0\0"
             if side in ("dst", "both"):
@@ -68,6 +102,10 @@ def bare(packet, side, ttl):
             payload[6:8] = b"\0\0"
         elif protocol == TCP and len(payload) >= 20:
             payload[16:18] = b"\0\0"
+        elif protocol in (DCCP, UDPLITE) and len(payload) >= 8:
+            payload[6:8] = b"\0\0"
+        elif protocol == SCTP and len(payload) >= 12:
+            payload[8:12] = bytes(4)
         elif protocol == ICMP and len(payload) >= 8:
             payload[2:4] = b"\0\0"
             if payload[0] in ICMP_QUERIES:

@@ -1,5 +1,6 @@
 """The bed of the conformance suite: lan - G - wan, raw frames on both sides, no stack but G's answers anything."""
 
+import itertools
 import re
 import time
 
@@ -49,6 +50,15 @@ class Tap(Wire):
             self.seen.append((time.monotonic(), packet))
         self._next += 1
         return self.seen[self._next - 1]
+
+    def discard(self):
+        """Throws away what is waiting without looking at it, which scapy takes long for; returns how many frames."""
+        self._socket.setblocking(False)
+        for count in itertools.count():
+            try:
+                self._socket.recv(1)
+            except BlockingIOError:
+                return count
 
     def forget(self):
         """Throws away what was seen and what is waiting."""
@@ -124,6 +134,7 @@ class RawBed(Bed):
             self._kernel(wanted, main, sections, timeouts or {})
         elif self.daemon is None or not self.daemon.running() or wanted != self.config:
             self.stop()
+            self.state_path.unlink(missing_ok=True)
             self._heard = 0
             self.start(main or {}, sections)
         else:
@@ -158,8 +169,9 @@ class RawBed(Bed):
         if self.baseline:
             self.router.run("conntrack", "-F", check=False)
             return
-        # With the `masqd flush` command this becomes: self.masqd("flush")
+        # More than `masqd flush` forgets: rates of ICMP errors, SYNs that wait, limits of hosts.
         self.stop()
+        self.state_path.unlink(missing_ok=True)
         self.recover()
 
     def flows(self):

@@ -12,6 +12,8 @@ program=${1:-build/masqd}
 	echo "run-native: $program: not built" >&2
 	exit 1
 }
+# shellcheck source=test/engine/foreign.sh
+. test/engine/foreign.sh
 mkdir -p build/test
 bundle=$(mktemp -d build/test/native-XXXXXX)
 trap 'rm -rf "$bundle"' EXIT
@@ -19,7 +21,10 @@ trap 'exit 1' HUP INT TERM
 
 node test/engine/surface-list.mjs >"$bundle/surface.json"
 node_modules/.bin/esbuild test/engine/native-surface.ts --bundle --format=esm --target=es2023 --external:masq:native \
-	"--define:SURFACE=$(cat "$bundle/surface.json")" "--define:SCRATCH=\"$bundle\"" \
+	"--define:EMULATOR=\"$emulator\"" "--define:PARSER=$parser" "--define:SURFACE=$(cat "$bundle/surface.json")" "--define:SCRATCH=\"$bundle\"" \
 	--outfile="$bundle/native-surface.js" --log-level=warning
 
-UBSAN_OPTIONS=print_stacktrace=1 MASQD_JS=$bundle/native-surface.js unshare -n "$program"
+echo "import * as n from 'masq:native'; n.exit(n.lockFile(n.args()[0]));" >"$bundle/closed.js"
+for_program "$bundle/closed.js" >/dev/null
+
+UBSAN_OPTIONS=print_stacktrace=1 MASQD_JS=$(for_program "$bundle/native-surface.js") unshare -n $emulator "$program"

@@ -4,6 +4,8 @@
 #
 #   test/engine/run-unit.sh [MASQD-EXECUTABLE [FILE...]]      (default: build/masqd, all files)
 #
+# An executable for a router (build/ARCH/masqd) runs under qemu-user, and the tests as bytecode.
+#
 # Prints what fails and last of all `N passed, N failed`; exit status 1 if anything failed.
 set -eu
 cd "$(dirname "$0")/../.."
@@ -14,10 +16,13 @@ program=${1:-build/masqd}
 }
 [ $# -gt 0 ] && shift
 [ $# -gt 0 ] || set -- test/unit/*.test.ts
+# shellcheck source=test/engine/foreign.sh
+. test/engine/foreign.sh
 mkdir -p build/test
 # The list of files is made in the folder from which its imports are found.
 entry=$(mktemp build/test/unit-XXXXXX.ts)
-trap 'rm -f "$entry"' EXIT
+bundle=${entry%.ts}.js
+trap 'rm -f "$entry" "$bundle" "$bundle.qbc"' EXIT
 trap 'exit 1' HUP INT TERM
 
 for file in "$@"; do
@@ -33,6 +38,6 @@ cat >>"$entry" <<-'END'
 	native.exit(finish());
 END
 node_modules/.bin/esbuild "$entry" --bundle --format=esm --target=es2023 --platform=neutral --external:masq:native \
-	--alias:vitest=./test/engine/vitest-stand-in.ts --outfile=build/test/unit-engine.js --log-level=warning
+	--alias:vitest=./test/engine/vitest-stand-in.ts ${emulator:+--define:EMULATED=true} --outfile="$bundle" --log-level=warning
 
-UBSAN_OPTIONS=print_stacktrace=1 MASQD_JS=build/test/unit-engine.js "$program"
+UBSAN_OPTIONS=print_stacktrace=1 MASQD_JS=$(for_program "$bundle") $emulator "$program"

@@ -23,15 +23,19 @@ case $arch in
 	x86_64) cards='virtio_pci virtio_net' libraries=lib/x86_64-linux-gnu loader=lib64/ld-linux-x86-64.so.2 ;;
 	mipsel) cards='pcnet32 e1000' libraries=lib/mipsel-linux-gnu loader=lib/ld.so.1 ;;
 esac
-modules="$cards af_packet bridge tun nf_tables nf_conntrack nf_nat nft_chain_nat nft_masq nft_ct nft_limit nft_reject_inet nft_fib_inet sch_ingress cls_bpf"
+modules="$cards af_packet bridge tun nf_tables nf_conntrack nf_nat nft_chain_nat nft_masq nft_ct nft_limit nft_objref nft_reject_inet nft_fib_inet sch_ingress cls_bpf"
 
 rm -rf "$root"
 mkdir -p "$root/proc" "$root/sys" "$root/dev" "$root/tmp" "$root/root" "$root/usr/sbin" "$root/usr/bin" "$root/$libraries" "$root/lib/modules" "$root/etc/rc.d" \
 	"$root/usr/lib/opkg/info"
 ln -s tmp "$root/var"
 cp -R "$here/rootfs/." "$root/"
+# The overlay of openwrt/image, for the test to run its script.
+mkdir -p "$root/rom"
+cp -R "$here/../../openwrt/image/files" "$root/rom/image"
 ln -s ../init.d/firewall "$root/etc/rc.d/S19firewall"
 ln -s ../init.d/network "$root/etc/rc.d/S20network"
+ln -s ../init.d/dnsmasq "$root/etc/rc.d/S19dnsmasq"
 
 # busybox, nft and the libraries of nft.
 cp "$debian/root/bin/busybox" "$root/bin/"
@@ -54,7 +58,7 @@ release=$(ls "$tree/lib/modules")
 [ -e "$tree/lib/modules/$release/modules.dep" ] || depmod -b "$tree" "$release"
 : > "$root/etc/modules.order"
 for module in $modules; do
-	modprobe -d "$tree" -S "$release" -D "$module" 2> /dev/null || echo "firmware.sh: the kernel has no module $module" >&2
+	modprobe -d "$tree" -S "$release" -D "$module" 2> /dev/null || : # built in, or of another kernel
 done | awk '$1 == "insmod" && !seen[$2]++ { print $2 }' | while read -r file; do
 	name=$(basename "$file")
 	case $name in

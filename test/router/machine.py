@@ -40,10 +40,10 @@ MACHINES = {
     "x86_64": ["qemu-system-x86_64", "-machine", "q35,accel=tcg", "-cpu", "max", "-m", "128"],
     "mipsel": ["qemu-system-mipsel", "-machine", "malta", "-cpu", "24Kf", "-m", "128"],
 }
-# Cards with their PCI slots, first the LAN's. A Malta board has interrupts for few slots: 11 is its on-board card, 18 its first free one.
+# Cards with their PCI slots, first the LAN's. A Malta board has interrupts for the slots 18 to 21 only.
 CARDS = {
     "x86_64": [("virtio-net-pci,romfile=", 0x10), ("virtio-net-pci,romfile=", 0x11)],
-    "mipsel": [("pcnet,romfile=", 11), ("e1000,romfile=", 18)],
+    "mipsel": [("e1000,romfile=", 18), ("e1000,romfile=", 19)],
 }
 
 _serial = 0

@@ -1,11 +1,18 @@
-# The emulated router: qemu's machine, Debian's kernel and busybox, the package.
+# The emulated router: qemu's machine, Debian's kernel and busybox, the package for its architecture.
 #
 #   make firmware ARCH=x86_64|mipsel    its image
 #   make router ARCH=...                its serial console on this terminal
-#   make router-test ARCH=...           the session of test/router/test_router.py
+#   make router-test                    the session of test/router/test_router.py, on both or the one of ARCH
+#
+# Included before native/build.mk, which knows the feeds' names of architectures only.
+
+ifeq ($(ARCH),mipsel)
+override ARCH := mipsel_24kc
+endif
+router_feed := $(if $(filter mipsel_24kc,$(ARCH)),mipsel_24kc,x86_64)
+router_arch := $(router_feed:_24kc=)
 
 ROUTER_PACKAGES := qemu-system-x86 qemu-system-mips cpio kmod
-router_arch := $(firstword $(filter x86_64 mipsel,$(ARCH)) x86_64)
 ROUTER_OUT := build/router/$(router_arch)
 
 .PHONY: router-deps firmware router router-test
@@ -20,12 +27,12 @@ router-deps:
 	fi
 
 firmware: router-deps ## the emulated router's image, build/router/ARCH (ARCH=x86_64 or mipsel)
-	@$(MAKE) --no-print-directory build LIBC=musl ARCH=
-	@test/router/package.sh build/musl/masqd $(ROUTER_OUT)/masqd.ipk
-	@test/router/firmware.sh $(router_arch) $(ROUTER_OUT) $(ROUTER_OUT)/masqd.ipk
+	@$(MAKE) --no-print-directory ipk ARCH=$(router_feed)
+	@test/router/firmware.sh $(router_arch) $(ROUTER_OUT) build/masqd_*_$(router_feed).ipk
 
 router: firmware ## switch the emulated router on: its serial console here (ctrl-a x switches it off)
 	@/usr/bin/python3 test/router/router.py $(router_arch)
 
-router-test: firmware ## boot the emulated router, log in over serial, send real traffic (ARCH=x86_64 or mipsel)
-	@/usr/bin/python3 test/run.py router$(if $(filter mipsel,$(router_arch)),-mipsel)
+router-test: ## boot the emulated router, log in over serial, send real traffic (ARCH=x86_64 or mipsel; else both)
+	@for arch in $(if $(ARCH),$(router_arch),x86_64 mipsel); do $(MAKE) --no-print-directory firmware ARCH=$$arch || exit 1; done
+	@/usr/bin/python3 test/run.py $(if $(ARCH),router-$(router_arch),router-x86_64 router-mipsel)

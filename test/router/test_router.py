@@ -16,7 +16,7 @@ import time
 
 import pytest
 from machine import GATEWAY, LAN_HOST, PROMPT, WAN_HOST
-from namespace import Process, await_listener, wait_until
+from namespace import await_listener, run, wait_until
 
 COLUMNS = 76
 RESULTS = pathlib.Path(__file__).resolve().parents[2] / "build" / "test"
@@ -29,6 +29,50 @@ def keep_figures(arch):
     RESULTS.mkdir(parents=True, exist_ok=True)
     (RESULTS / f"router-{arch}.json").write_text(json.dumps(measured, indent=1) + "\n")
     print(f"\nmeasured on {arch}: {measured}")
+
+
+class Chatter:
+    """Hosts of the LAN that go on sending from fixed ports while something happens: what was answered, and the longest silence."""
+
+    PORTS = range(5100, 5108)
+
+    def __init__(self, router):
+        self._clients = [router.lan.udp(LAN_HOST, port) for port in self.PORTS]
+        for client in self._clients:
+            client.setblocking(False)
+        self.answers = []
+        self.silence = 0.0
+        self._stop = False
+        self._thread = threading.Thread(target=self._chat, daemon=True)
+        self._thread.start()
+
+    def _chat(self):
+        last = time.monotonic()
+        while not self._stop:
+            for client in self._clients:
+                with contextlib.suppress(OSError):
+                    client.sendto(b"?", (WAN_HOST, 7))
+                with contextlib.suppress(OSError):
+                    self.answers.append(client.recv(64).decode())
+                    self.silence = max(self.silence, time.monotonic() - last)
+                    last = time.monotonic()
+            time.sleep(0.01)
+
+    def until(self, wanted, what):
+        """Waits until every port has an answer of which `wanted(port outside)` is true."""
+        begin = len(self.answers)
+
+        def heard():
+            ports = [int(answer.split(":")[1]) for answer in self.answers[begin:]]
+            return sum(map(wanted, ports)) >= 4 * len(self.PORTS)
+
+        wait_until(heard, what)
+
+    def close(self):
+        self._stop = True
+        self._thread.join()
+        for client in self._clients:
+            client.close()
 
 
 class Sources:
@@ -149,7 +193,8 @@ def test_the_kernel_masquerades_while_masqd_is_off(router, echo, sources):
 
 def test_an_error_in_the_configuration_is_told_and_starts_nothing(router):
     console = router.console
-    console.run("uci set masqd.main.enabled=1; uci set masqd.main.sessions=lots; uci commit")
+    console.run("/rom/image/etc/uci-defaults/80-masqd; uci set masqd.main.sessions=lots; uci commit")
+    assert console.run("uci get masqd.main.enabled").strip() == "1"
     heard = console.run("/etc/init.d/masqd start")
     assert "section 'main' option 'sessions': 'lots' is not a whole number" in heard
     assert "masqd is not running" in console.run("masqd status", status=1)
@@ -165,7 +210,7 @@ def test_starts(router, arch):
     log = console.run("logread | grep masqd")
     assert "masqd: ready: wan eth1 203.0.113.1, lan br-lan (tun, 192.168.1.0/24)" in log
     measured["seconds from start to ready"] = start_seconds(console)
-    assert state["sessions"]["size"] == 4096 if "size" in state["sessions"] else True
+    assert state["sessions"]["total"] == 4096
 
 
 def start_seconds(console):
@@ -249,18 +294,25 @@ def test_why_explains(router):
 
 def test_memory_with_4096_sessions(router, arch):
     """RSS as the router's kernel reports it, the table full of live sessions."""
+    count = 0
     with router.lan.udp(LAN_HOST, 6000) as client:
-        for number in range(4400):
-            client.sendto(b"x", (WAN_HOST, 10000 + number))
-            if number % 64 == 0:
-                time.sleep(0.01)
-    used = status(router)["sessions"]
-    count = used["used"] if isinstance(used, dict) else used
+        for _ in range(20):
+            before = count
+            for number in range(4200):
+                client.sendto(b"x", (WAN_HOST, 10000 + number))
+                if number % 32 == 0:
+                    time.sleep(0.01)
+            count = status(router)["sessions"]["used"]
+            if count >= 4096 or count == before:
+                break
     pid = router.console.run("cat /var/run/procd/masqd/pid").strip()
     rss = int(re.search(r"VmRSS:\s+(\d+)", router.console.run(f"cat /proc/{pid}/status"))[1])
     peak = int(re.search(r"VmHWM:\s+(\d+)", router.console.run(f"cat /proc/{pid}/status"))[1])
     measured.update({"RSS kB, sessions": [rss, count], "peak RSS kB": peak})
-    assert count > 3000
+    # A host alone may have all but the room that is kept for newcomers.
+    assert count > 3200
+    if arch == "mipsel":
+        assert rss <= 4096
 
 
 # ---- firewall4 --------------------------------------------------------------------------------------------
@@ -294,21 +346,47 @@ def test_a_port_forward_passes_the_firewall(router):
 # ---- the kernel and masqd side by side --------------------------------------------------------------------
 
 
-def test_the_kernels_ports_are_kept_apart(router):
-    assert router.console.run("cat /proc/sys/net/ipv4/ip_local_port_range").split() == ["1024", "32767"]
+def test_the_routers_own_ports_are_kept_apart(router, tmp_path):
+    """The kernel's and dnsmasq's; dnsmasq itself, which the image has not, judges its file here."""
+    console = router.console
+    assert console.run("cat /proc/sys/net/ipv4/ip_local_port_range").split() == ["1024", "32767"]
+    (tmp_path / "masqd.conf").write_text(console.run("cat /tmp/dnsmasq.d/masqd.conf"))
+    assert (tmp_path / "masqd.conf").read_text() == "min-port=1024\nmax-port=32767\n"
+    run("dnsmasq", "--test", f"--conf-file={tmp_path / 'masqd.conf'}")
+    assert "started with: min-port=1024 max-port=32767" in console.run("logread | grep dnsmasq | tail -n 1")
+    console.run("service masqd stop")
+    console.run("ls /tmp/dnsmasq.d/masqd.conf", status=1)
+    assert console.run("logread | grep dnsmasq | tail -n 1").rstrip().endswith("started with:")
+    console.run("uci set dhcp.@dnsmasq[0].maxport=40000; uci commit; service masqd start")
+    ready(router)
+    console.run("ls /tmp/dnsmasq.d/masqd.conf", status=1)
+    assert "dnsmasq's minport and maxport overlap masqd's ports" in console.run("logread | grep masqd | tail -n 5")
+    console.run("uci delete dhcp.@dnsmasq[0].maxport; uci commit; service masqd reload")
+    assert "max-port=32767" in console.run("cat /tmp/dnsmasq.d/masqd.conf")
 
 
 def test_one_of_both_translates_at_any_time(router, echo, sources):
-    """A flow goes on over a stop and a start: it is never untranslated, and it is the kernel that translates in between."""
+    """Flows go on over a stop and a start: never untranslated, and it is the kernel that translates in between."""
     console = router.console
-    assert 32768 <= int(ask(router, 5010).split(":")[1])
-    console.run("service masqd stop")
-    assert ask(router, 5010) == f"{GATEWAY}:5010"
-    assert "masq0" not in console.run("nft list ruleset; ip rule; ip link")
-    assert console.run("cat /proc/sys/net/ipv4/ip_local_port_range").split() == ["32768", "60999"]
-    console.run("service masqd start")
-    ready(router)
-    assert 32768 <= int(ask(router, 5010).split(":")[1])
+
+    def ours(port):
+        return 32768 <= port <= 65535
+
+    chatter = Chatter(router)
+    try:
+        chatter.until(ours, "masqd's ports")
+        chatter.silence = 0.0
+        console.run("service masqd stop")
+        chatter.until(lambda port: port in chatter.PORTS, "the kernel's ports")
+        measured["longest silence over a stop, s"] = round(chatter.silence, 2)
+        assert "masq0" not in console.run("nft list ruleset; ip rule; ip link")
+        assert console.run("cat /proc/sys/net/ipv4/ip_local_port_range").split() == ["32768", "60999"]
+        chatter.silence = 0.0
+        console.run("service masqd start")
+        chatter.until(ours, "masqd's ports again")
+        measured["longest silence over a start, s"] = round(chatter.silence, 2)
+    finally:
+        chatter.close()
     assert sources.untranslated == []
 
 

@@ -89,6 +89,8 @@ table inet masqd {
 	chain prerouting {
 		type filter hook prerouting priority -450; policy accept;
 		iifname "br-lan" ip daddr != @elsewhere fib daddr type unicast counter name lan_unicast drop
+		iifname "br-guest" ip ttl < 2 ip daddr != @elsewhere fib daddr type unicast counter name lan_unicast drop
+		iifname "pppoe-wan" ip daddr @externals meta l4proto { tcp, udp } ip frag-off & 0x1fff != 0 limit rate over 64/second burst 256 packets drop
 		iifname "pppoe-wan" ip daddr @externals tcp dport @claimed_tcp counter name claimed_wan drop
 		iifname "pppoe-wan" ip daddr @externals udp dport @claimed_udp counter name claimed_wan drop
 		iifname { "br-lan", "br-guest" } ip daddr @externals tcp dport @claimed_tcp counter name claimed_lan drop
@@ -104,6 +106,7 @@ table inet masqd {
 	chain postrouting {
 		type filter hook postrouting priority 300; policy accept;
 		oifname "pppoe-wan" icmp type destination-unreachable icmp code 2 counter name refused drop
+		oifname { "br-lan", "br-guest" } ip saddr @externals icmp type destination-unreachable icmp code 2 counter name refused drop
 		oifname "pppoe-wan" ip saddr != @may_leave ip daddr != @exempt_destinations fib saddr . oif type != local counter name leak drop
 	}
 }
@@ -146,7 +149,9 @@ describe("guard ruleset", () => {
 
 	it("lets tun-driver LANs through to the TUN device", () => {
 		const script = guardRuleset({ ...FACTS, lan: [{ device: "br-lan", driver: "tun" }] });
-		expect(script.includes("lan_unicast drop")).toBe(false);
+		expect(script.split("\n").filter((line) => line.includes("lan_unicast drop"))).toEqual([
+			'\t\tiifname "br-lan" ip ttl < 2 ip daddr != @elsewhere fib daddr type unicast counter name lan_unicast drop',
+		]);
 		expect(script.includes('iifname != "br-lan" ip daddr @owned_externals counter name owned drop')).toBe(true);
 	});
 

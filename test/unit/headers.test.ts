@@ -210,7 +210,7 @@ const ELSEWHERE = [
 	"alg-fragment",
 	"queue-full",
 ];
-const OF_THE_PORTS = ["no-next-hop", "host-unreachable", "send-refused", "leak"];
+const OF_THE_PORTS = ["address-conflict", "no-next-hop", "host-unreachable", "send-refused", "leak"];
 
 describe("drop reasons", () => {
 	for (const row of ROWS) {

@@ -1,9 +1,10 @@
 import { describe, expect, test } from "vitest";
-import { LOOK_MS, Placement } from "../../src/port/placement.ts";
+import { LOOK_MS, Placement, REST_MS } from "../../src/port/placement.ts";
 
 /** A machine whose processors are idle by the given shares between two looks. */
 class Machine {
 	on = 0;
+	forbidden = false;
 	allowed: number[];
 	calls: number[][] = [];
 	capacity: number[] | null = null;
@@ -21,6 +22,7 @@ class Machine {
 			processors: () => this.allowed,
 			processor: () => this.on,
 			runOn: (cpus: number[]) => {
+				if (this.forbidden) throw new Error("EINVAL");
 				this.calls.push(cpus);
 				if (!cpus.includes(this.on)) this.on = cpus[0];
 			},
@@ -34,7 +36,7 @@ class Machine {
 			if (this.capacity === null) throw new Error("ENOENT");
 			return `${this.capacity[Number(match[1])]}\n`;
 		}
-		const lines = this.ticks.map((idle, cpu) => `cpu${cpu} 5 0 7 ${idle} 0 1 2 0 0 0`);
+		const lines = this.ticks.map((idle, cpu) => `cpu${cpu} 5 0 7 ${Math.round(idle)} 0 1 2 0 0 0`);
 		return `cpu  10 0 20 30 40 0 0 0 0 0\n${lines.join("\n")}\nintr 1 2 3\nctxt 4\n`;
 	}
 
@@ -113,13 +115,17 @@ describe("placement", () => {
 		expect(moves.length).toBeLessThan(10);
 	});
 
-	test("gives the choice back when released, and only then", () => {
+	test("gives the choice back after a while with little traffic, once", () => {
 		const m = new Machine([0, 1, 2]).begin();
-		m.placement.release();
+		m.placement.rest(m.at + REST_MS);
 		expect(m.calls).toEqual([]);
 		m.look([0, 0.7, 0]);
-		m.placement.release();
-		m.placement.release();
+		const busy = m.at;
+		m.look([0.9, 0.9, 0.9], 10);
+		m.placement.rest(busy + REST_MS - 1);
+		expect(m.calls).toEqual([[1]]);
+		m.placement.rest(busy + REST_MS);
+		m.placement.rest(busy + REST_MS + 1000);
 		expect(m.calls).toEqual([[1], [0, 1, 2]]);
 	});
 
@@ -130,6 +136,15 @@ describe("placement", () => {
 		};
 		m.look([0, 0.7]);
 		expect(m.calls).toEqual([]);
+		expect(m.placement.dueAt).toBe(Number.POSITIVE_INFINITY);
+	});
+
+	test("survives that it may no longer run where it did at the start", () => {
+		const m = new Machine([0, 1]).begin();
+		m.look([0, 0.7]);
+		m.forbidden = true;
+		m.placement.rest(m.at + REST_MS);
+		expect(m.calls).toEqual([[1]]);
 		expect(m.placement.dueAt).toBe(Number.POSITIVE_INFINITY);
 	});
 

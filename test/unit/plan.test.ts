@@ -3,6 +3,7 @@ import { describePlan, formatErrors } from "../../src/config/describe.ts";
 import { autoSessions, makePlan, mergePortRanges, type Plan, type PlanResult } from "../../src/config/plan.ts";
 import { Refusal, SECTIONS, type SectionSpec } from "../../src/config/schema.ts";
 import { mutate, seededRandom } from "./mutation.ts";
+import { rounds } from "./rounds.ts";
 
 const PORTS = "config wan\noption device wan0\nconfig lan 'home'\noption device lan0\n";
 /** Lines that PORTS takes. */
@@ -62,7 +63,10 @@ describe("the plan", () => {
 		expect(planOf("")).toEqual({
 			enabled: false,
 			sessions: 4096,
-			ports: [{ first: 32768, last: 65535 }],
+			ports: [
+				{ first: 600, last: 1023 },
+				{ first: 32768, last: 65535 },
+			],
 			filtering: "address-and-port-dependent",
 			maxSessions: 0,
 			maxRate: 0,
@@ -513,7 +517,7 @@ describe("any text", () => {
 	it("gives a plan or errors, never both or neither, and does not throw", () => {
 		const random = seededRandom(1);
 		let plans = 0;
-		for (let i = 0; i < 1000; i++) {
+		for (let i = 0; i < rounds(1000); i++) {
 			const { plan, errors } = make(mutate(LONG, random));
 			expect(plan === null).toBe(errors.length > 0);
 			if (plan !== null) plans++;

@@ -23,7 +23,8 @@ import {
 	R_PACKETS_OUT,
 	R_PEER,
 } from "../../src/conntrack/record.ts";
-import { FREE, OTHER, STATE_NAMES, stateTimeouts, type Timeouts } from "../../src/conntrack/states.ts";
+import { type Image, type Restored, readImage, restore } from "../../src/conntrack/restore.ts";
+import { FREE, OTHER, RESTING, STATE_NAMES, stateTimeouts, type Timeouts } from "../../src/conntrack/states.ts";
 import { layoutTable, Table } from "../../src/conntrack/table.ts";
 import { Admission } from "../../src/nat/admission.ts";
 import { ALG_NOTES, makeAlgCounts } from "../../src/nat/alg.ts";
@@ -46,6 +47,7 @@ import { Expectations } from "../../src/nat/expectations.ts";
 import { Externals, externalsWords } from "../../src/nat/externals.ts";
 import { type Fast, makeFast } from "../../src/nat/fast.ts";
 import { IcmpSender } from "../../src/nat/icmp-error.ts";
+import { Keeper, type Terms } from "../../src/nat/keep.ts";
 import { Rare } from "../../src/nat/rare.ts";
 import { REASONS } from "../../src/nat/reason.ts";
 import { formatAddress, parseAddress, parseSubnet } from "../../src/packet/address.ts";
@@ -56,6 +58,8 @@ import { type Frame, type Packet, readPacket, sum } from "./rig-frame.ts";
 export const SLOTS = 64;
 /** Spare blocks behind the slots. */
 export const SPARE_BLOCKS = 64;
+/** This boot of the machine. */
+export const BOOT = Int32Array.from([1, -2, 3, -4]);
 const GATEWAY_HOP = 1;
 const UNKNOWN_HOP = 2;
 export const GATEWAY_MAC = "02:00:00:00:01:fe";
@@ -97,6 +101,7 @@ export interface RigOptions {
 	hosts?: { address: string; filtering?: FilteringName; maxSessions?: number; maxRate?: number }[];
 	/** Policy that is not the default. */
 	policy?: Partial<Policy>;
+	exempts?: string[];
 	forwards?: { protocol: number; first: number; last?: number; inside: string; insideFirst?: number; source?: string }[];
 	statics?: { inside: string; external: string }[];
 	pools?: { nets: string[]; externals: string[]; overload?: boolean }[];
@@ -104,6 +109,8 @@ export interface RigOptions {
 	seed?: number;
 	/** Frame memory of SLOTS slots and SPARE_BLOCKS blocks; shared by all rigs if not given. */
 	frames?: ArrayBuffer;
+	/** What a predecessor left, and the second in which it is found. */
+	from?: { image: ArrayBuffer; second: number };
 	/** Makes memory for the table. */
 	memory?: (bytes: number) => ArrayBuffer;
 }
@@ -118,7 +125,7 @@ export interface Outcome {
 	left: number;
 	/** Frames held for a next hop, as the WAN or the LAN would get them. */
 	held: Packet[];
-	/** ICMP errors that the router sent. */
+	/** ICMP errors and TCP resets that the router sent. */
 	errors: number;
 }
 
@@ -223,6 +230,10 @@ export class Rig {
 	margin = true;
 	/** One frame may become several, or wait for others: the account of frames does not close then. */
 	accounts = true;
+	/** What a restore made of the image; null: it was damaged. */
+	restored: Restored | null = null;
+	readonly #memory: ArrayBuffer;
+	#exempts: Net[] = [];
 	#random: number;
 	#reserved = new Set<string>();
 
@@ -231,9 +242,21 @@ export class Rig {
 		const shared = 1 + (o.pools ?? []).filter((p) => p.overload).length;
 		const layout = layoutTable(o.sessions ?? 1024, externalsWords(shared, ranges));
 		const memory = (o.memory ?? ((bytes: number) => new ArrayBuffer(bytes)))(layout.words * 4);
+		this.#memory = memory;
+		let image: Image | null = null;
+		if (o.from !== undefined) {
+			const found = readImage(o.from.image, BOOT, o.from.second);
+			if (typeof found === "string") throw new Error(found);
+			image = found;
+			if (found.sessions === layout.sessions) {
+				const bytes = Math.min(memory.byteLength, o.from.image.byteLength);
+				new Uint8Array(memory).set(new Uint8Array(o.from.image, 0, bytes));
+				image = readImage(memory, BOOT, o.from.second) as Image;
+			}
+		}
 		this.#random = (o.seed ?? 1) | 0;
 		const keys = Int32Array.from([this.random(), this.random(), this.random(), this.random()]);
-		this.table = new Table(memory, layout, keys, stateTimeouts({ ...DEFAULT_TIMEOUTS, ...o.timeouts }));
+		this.table = new Table(memory, layout, keys, stateTimeouts({ ...DEFAULT_TIMEOUTS, ...o.timeouts }), image !== null);
 		this.hosts = new Hosts(memory, layout, keys[3]);
 		this.externals = new Externals(new Int32Array(memory, layout.portMaps * 4, layout.words - layout.portMaps), ranges);
 		if (sharedFrames === null && o.frames === undefined) sharedFrames = new ArrayBuffer(SLOTS * SLOT_SIZE + SPARE_BLOCKS * BLOCK);
@@ -309,16 +332,51 @@ export class Rig {
 			forwardedOut: 0,
 			forwardedIn: 0,
 			errorsSent: 0,
+			resetsSent: 0,
+			strangersFrom: 0,
+			adopt: true,
 			ipId: 0x4321,
 			ipIds: 0xffff,
 			now: 0,
 			now16: 0,
 			random: () => this.random(),
 		};
-		this.at(100_000);
+		this.at(o.from?.second ?? 100_000);
 		this.admission = new Admission(this.context);
 		this.rare = new Rare(this.context, this.admission, new IcmpSender(this.context));
 		this.fast = makeFast(this.context, this.rare);
+		this.#exempts = o.exempts?.map(net) ?? [];
+		if (image !== null) this.#restore(image);
+	}
+
+	#restore(image: Image): void {
+		this.table.addresses.set(image.addresses);
+		if (image.addresses[0] !== 0) this.externals.setAddress(0, image.addresses[0]);
+		const keeper = this.keeper();
+		this.restored = restore(this.table, image, this.context.now, (i) => keeper.adopt(i));
+	}
+
+	/** Who judges sessions by the policy in force, or by terms of which some are others. */
+	keeper(terms: Partial<Terms> = {}): Keeper {
+		const nets = this.context.lan.flatMap((l) => l.nets);
+		return new Keeper(this.context, {
+			policy: this.context.policy,
+			externals: this.externals.list,
+			exempts: this.#exempts,
+			nets,
+			...terms,
+		});
+	}
+
+	/** The table's file as a process that is killed now leaves it. */
+	image(): ArrayBuffer {
+		this.publish();
+		return this.#memory.slice(0);
+	}
+
+	/** Writes the header, as the daemon does at start and every second. */
+	publish(): void {
+		this.table.publish(BOOT, this.externals.A, this.context.now);
 	}
 
 	/** A random 32-bit integer from the seed (xorshift). */
@@ -418,14 +476,14 @@ export class Rig {
 	#run(frames: Frame[], run: () => void): Outcome {
 		const c = this.context;
 		const drops = c.drops.slice();
-		const before = { left: c.left, forwarded: c.forwardedOut + c.forwardedIn, errors: c.errorsSent };
+		const before = { left: c.left, forwarded: c.forwardedOut + c.forwardedIn, errors: c.errorsSent + c.resetsSent };
 		this.hops.held.length = 0;
 		run();
 		const outcome: Outcome = { wan: [], lan: c.lan.map(() => []), drops: [], left: c.left - before.left, held: [], errors: 0 };
 		c.drops.forEach((n, reason) => {
 			for (let k = drops[reason]; k < n; k++) outcome.drops.push(REASONS[reason][0]);
 		});
-		outcome.errors = c.errorsSent - before.errors;
+		outcome.errors = c.errorsSent + c.resetsSent - before.errors;
 		outcome.wan = this.#read(c.wan, frames);
 		outcome.lan = c.lan.map((link) => this.#read(link, frames));
 		outcome.held = this.hops.held.map((h) => this.#packet(h.slot, h.length, h.host === 0 ? c.wan : c.lan[0], frames));
@@ -481,7 +539,14 @@ export class Rig {
 	/** Record numbers of all sessions. */
 	records(): number[] {
 		const list: number[] = [];
-		for (let i = 1; i <= this.table.layout.sessions; i++) if (this.table.state(i) !== FREE) list.push(i);
+		for (let i = 1; i <= this.table.layout.sessions; i++) if (this.table.state(i) !== FREE && this.table.state(i) !== RESTING) list.push(i);
+		return list;
+	}
+
+	/** Record numbers of ports at rest. */
+	resting(): number[] {
+		const list: number[] = [];
+		for (let i = this.table.head(RESTING); i !== 0; i = this.table.next(i)) list.push(i);
 		return list;
 	}
 
@@ -537,11 +602,13 @@ export class Rig {
 		const perHost = new Map<number, number>();
 		const owners = new Map<string, string>();
 		const taken = new Map<string, Set<number>>();
-		for (const i of this.records()) {
+		for (const i of [...this.records(), ...this.resting()]) {
 			const e = i << 4;
 			const host = this.table.T16[(i << 5) + R_HOST];
-			perHost.set(host, (perHost.get(host) ?? 0) + 1);
-			if (this.hosts.W[host * 4] !== t[e]) throw new Error(`host record of another address: ${this.describe(i)}`);
+			if (this.table.state(i) !== RESTING) {
+				perHost.set(host, (perHost.get(host) ?? 0) + 1);
+				if (this.hosts.W[host * 4] !== t[e]) throw new Error(`host record of another address: ${this.describe(i)}`);
+			}
 			const protocol = t[e + R_META] & 0xff;
 			const n = (t[e + R_META] >> EXTERNAL_SHIFT) & 0xff;
 			const port = swap16(secondOf(t[e + R_IN]));

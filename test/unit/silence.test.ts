@@ -2,7 +2,7 @@
 import { describe, expect, it } from "vitest";
 import { sctpSum } from "../../src/packet/crc32c.ts";
 import { Rig } from "./rig.ts";
-import { ipv4, other, plain, sum, tcp, udp } from "./rig-frame.ts";
+import { icmpError, ipv4, other, plain, sum, tcp, udp } from "./rig-frame.ts";
 
 const H1 = "192.168.1.10";
 const H2 = "192.168.1.20";
@@ -163,6 +163,26 @@ describe("other protocols with ports", () => {
 			);
 			expect(rig.in(packet("198.51.100.9", X, protocol, 5000, ports[1])).drops).toEqual(["filtered"]);
 			expect(rig.in(packet("198.51.100.9", X, protocol, 5000, 40001)).left).toBe(1);
+			rig.verify();
+		}
+	});
+
+	it("D-9 errors about them are translated, with the quoted checksum", () => {
+		for (const protocol of [132, 136, 33]) {
+			const rig = new Rig();
+			rig.strict = false;
+			rig.toWan(packet(H1, S1, protocol, 40000, 5000));
+			const sent = rig.toWan(packet(H2, S1, protocol, 40000, 5000)).bytes;
+			for (const quoted of [sent, sent.slice(0, 28)]) {
+				const got = rig.toLan(icmpError("203.0.113.254", X, 3, 3, quoted)).bytes;
+				expect(sum(got, 20, got.length)).toBe(0xffff);
+				const inner = got.slice(28);
+				expect([[...inner.slice(12, 16)].join("."), inner[20] * 256 + inner[21]]).toEqual([H2, 40000]);
+				if (quoted === sent) expect(checks(inner)).toBe(true);
+			}
+			const arrived = rig.toLan(packet(S1, X, protocol, 5000, sent[20] * 256 + sent[21])).bytes;
+			const inner = rig.toWan(icmpError(H2, S1, 3, 3, arrived)).bytes.slice(28);
+			expect([[...inner.slice(16, 20)].join("."), inner.slice(22, 24), checks(inner)]).toEqual([X, sent.slice(20, 22), true]);
 			rig.verify();
 		}
 	});

@@ -15,8 +15,11 @@ const ALLOWED: Record<string, string[]> = {
 	offload: ["packet", "conntrack", "masq:native"],
 	port: ["packet", "conntrack", "nat/context.ts", "nat/reason.ts", "masq:native"],
 	control: ["packet", "conntrack", "nat", "port", "offload", "version.ts", "engine.ts (type)", "masq:native"],
-	"engine.ts": ["packet", "conntrack", "nat", "port", "offload", "control", "config", "version.ts", "masq:native"],
+	"state.ts": ["conntrack", "masq:native"],
+	"load.ts": ["config", "masq:native"],
+	"engine.ts": ["state.ts", "load.ts", "packet", "conntrack", "nat", "port", "offload", "control", "config", "version.ts", "masq:native"],
 	"main.ts": [
+		"load.ts",
 		"packet",
 		"conntrack",
 		"config",

@@ -8,6 +8,7 @@ import { externalsWords } from "../../src/nat/externals.ts";
 import { pair } from "../../src/packet/layout.ts";
 import { seededRandom } from "./mutation.ts";
 import { DEFAULT_TIMEOUTS } from "./rig.ts";
+import { rounds } from "./rounds.ts";
 
 const EXTERNALS = [0x01010101, 0x02020202, -0x03030303];
 const addressOf = (n: number) => EXTERNALS[n];
@@ -51,7 +52,7 @@ describe("Table", () => {
 			const mappings = new Map<string, { external: number; port: number; sessions: number }>();
 			let now = 65_000;
 			const pick = () => [...live.values()][below(live.size)];
-			for (let n = 0; n < 8000; n++) {
+			for (let n = 0; n < rounds(8000); n++) {
 				if (below(10) === 0) now++;
 				const now16 = now & 0xffff;
 				const wanted = n % 2000 < 1200 ? 0.6 : 0.2;
@@ -239,7 +240,7 @@ describe("Hosts", () => {
 		const random = seededRandom(9);
 		const below = (n: number) => Math.floor(random() * n);
 		const model = new Map<number, { record: number; sessions: number }>();
-		for (let n = 0; n < 8000; n++) {
+		for (let n = 0; n < rounds(8000); n++) {
 			const address = (below(120) * 0x01000193) | 0;
 			const known = model.get(address);
 			same(hosts.find(address), known?.record ?? 0);

@@ -53,6 +53,8 @@ const CASES: [string, keyof Timeouts, Step[], Frame][] = [
 
 describe("timeouts", () => {
 	for (const [name, timeout, steps, probe] of CASES) {
+		// An idle connection goes to TRANS first (RFC 7857 figure 1).
+		const trans = name === "T-5 established" ? DEFAULT_TIMEOUTS.tcp_reset : 0;
 		it(`${name}: alive after T, gone after T + 2`, () => {
 			const lengths = timeout === "dns" ? [2, 30] : [DEFAULT_TIMEOUTS[timeout], 150];
 			for (const seconds of lengths) {
@@ -60,6 +62,7 @@ describe("timeouts", () => {
 					const rig = new Rig({ timeouts: { [timeout]: seconds } });
 					for (const [way, frame] of steps) expect(rig[way](frame).drops).toEqual([]);
 					rig.pass(alive ? seconds : seconds + 2);
+					if (!alive && trans > 0) rig.pass(trans + 2);
 					const outcome = rig.in(probe);
 					expect(outcome.lan[0].length).toBe(alive ? 1 : 0);
 					expect(rig.flows().length).toBe(alive ? 1 : 0);
@@ -147,6 +150,36 @@ describe("refresh", () => {
 			else rig.toLan(back("A"));
 		}
 		rig.pass(62);
+		expect(rig.flows()).toEqual([`tcp ${H1}:50000 ${X}:50000 ${S1}:80 reset`]);
+	});
+
+	it("N-2: an idle connection goes to TRANS, where the next segment revives it, and then ends", () => {
+		const rig = new Rig({ timeouts: { tcp_established: 60, tcp_reset: 30 } });
+		for (const [way, frame] of HANDSHAKE) rig[way](frame);
+		for (const [way, frame] of [
+			["out", out("A")],
+			["in", back("A")],
+		] as Step[]) {
+			rig.pass(70);
+			expect(rig.flows()).toEqual([`tcp ${H1}:50000 ${X}:50000 ${S1}:80 reset`]);
+			rig[way](frame);
+			expect(rig.flows()).toEqual([`tcp ${H1}:50000 ${X}:50000 ${S1}:80 established`]);
+		}
+		rig.pass(62);
+		rig.pass(32);
+		expect(rig.flows()).toEqual([]);
+		rig.verify();
+	});
+
+	it("N-7.1: a host that answers everything with a reset keeps nothing", () => {
+		const rig = new Rig({ timeouts: { tcp_reset: 30 } });
+		for (const [way, frame] of HANDSHAKE) rig[way](frame);
+		for (let n = 0; n < 3; n++) {
+			rig.toWan(out("R"));
+			rig.pass(10);
+		}
+		expect(rig.flows()).toHaveLength(1);
+		rig.pass(2);
 		expect(rig.flows()).toEqual([]);
 	});
 
@@ -171,7 +204,7 @@ describe("refresh", () => {
 		rig.pass(90);
 		expect(rig.in(tcp(`${S1}:80`, `${X}:50000`, { flags: "R", seq: 0x7fffffff })).drops).toEqual(["tcp-bad-reset"]);
 		rig.pass(12);
-		expect(rig.flows()).toEqual([]);
+		expect(rig.flows()).toEqual([`tcp ${H1}:50000 ${X}:50000 ${S1}:80 reset`]);
 	});
 });
 
@@ -243,6 +276,7 @@ describe("the clock of 16 bits", () => {
 			rig.pass(52);
 			expect(rig.flows()).toEqual([`tcp ${H1}:50000 ${X}:50000 ${S1}:80 established`]);
 			rig.pass(7300);
+			rig.pass(242);
 			expect(rig.flows()).toEqual([]);
 			rig.verify();
 		}

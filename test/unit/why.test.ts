@@ -18,8 +18,14 @@ const S2 = "203.0.113.20";
 
 type Owner = DryRunOwner & { wan: { name: string }; lan: { name: string }[] };
 
-function ownerOf(rig: Rig): Owner {
-	return { context: rig.context, wan: { name: "wan0" }, lan: [{ name: "br-lan" }], peek: (destination) => rig.hops.find(destination) };
+function ownerOf(rig: Rig, impaired: number | null = null): Owner {
+	return {
+		context: rig.context,
+		wan: { name: "wan0" },
+		lan: [{ name: "br-lan" }],
+		peek: (destination) => rig.hops.find(destination),
+		impaired,
+	};
 }
 
 function collect<Row>(rows: Generator<Row[] | undefined, unknown>): Row[] {
@@ -98,6 +104,16 @@ const CASES: Record<ReasonName, Case> = {
 	"no-external-address": {
 		options: { wan: { address: null } },
 		out: udp(`${H1}:5`, `${S1}:9`),
+		from: `${H1}:5`,
+		to: `${S1}:9`,
+		dry: true,
+	},
+	"address-conflict": {
+		options: { wan: { address: null } },
+		run: (rig) => {
+			rig.put(0, udp(`${H1}:5`, `${S1}:9`), rig.context.lan[0], "02:00:00:00:00:01", "02:00:00:00:00:02");
+			rig.rare.outboundImpaired(rig.rx[0], rig.rx[1], 0, REASON["address-conflict"]);
+		},
 		from: `${H1}:5`,
 		to: `${S1}:9`,
 		dry: true,
@@ -271,7 +287,12 @@ function drop(c: Case): { rig: Rig; row: DropRow } {
 }
 
 function dryRun(rig: Rig, row: DropRow): WhyReply {
-	return why(ownerOf(rig), { protocol: row.protocol, source: row.source, destination: row.destination, direction: row.direction });
+	return why(ownerOf(rig, row.reason === "address-conflict" ? REASON["address-conflict"] : null), {
+		protocol: row.protocol,
+		source: row.source,
+		destination: row.destination,
+		direction: row.direction,
+	});
 }
 
 function fits(text: string): void {

@@ -1,0 +1,30 @@
+/**
+ * Reads the configuration file: for the commands that need it and for a reload.
+ */
+import * as native from "masq:native";
+import { formatErrors } from "./config/describe.ts";
+import { makePlan, type Plan } from "./config/plan.ts";
+
+/** A configuration as read. Errors and warnings are lines as they are shown, without newline. */
+export interface Loaded {
+	/** Null when there is an error. */
+	plan: Plan | null;
+	errors: string[];
+	warnings: string[];
+}
+
+/** Reads and checks the file. Never throws. */
+export function loadPlan(path: string): Loaded {
+	let text: string;
+	let memory: string;
+	try {
+		text = native.readFile(path);
+		memory = native.readFile("/proc/meminfo");
+	} catch (error) {
+		return { plan: null, errors: [`masqd: can not read ${path}: ${(error as Error).message}`], warnings: [] };
+	}
+	const memTotalKb = Number(/^MemTotal:\s+(\d+)/m.exec(memory)?.[1] ?? 0);
+	const { plan, errors, warnings } = makePlan(text, path, { memTotalKb });
+	const lines = (list: typeof errors) => (list.length === 0 ? [] : formatErrors(list).trimEnd().split("\n"));
+	return { plan, errors: lines(errors), warnings: lines(warnings).map((line) => `warning: ${line}`) };
+}

@@ -1,0 +1,199 @@
+/**
+ * Which sessions go on when something around them has changed: a restart found them in the table's file, or a reload brought another policy. A
+ * session is kept if the policy would still let it be what it is; nothing else is asked of it.
+ */
+import {
+	EXTERNAL_SHIFT,
+	FORWARDED,
+	HOST_PLACE,
+	HOST_PORT_SHIFT,
+	HOST_REACHABLE,
+	MOVED,
+	R_HOST,
+	R_IN,
+	R_META,
+	R_OUT,
+	R_PEER,
+} from "../conntrack/record.ts";
+import { FREE, RESTING } from "../conntrack/states.ts";
+import { firstOf, hasPorts, ICMP, secondOf, swap16, TCP, UDP } from "../packet/layout.ts";
+import { type Context, inNets, type Net, type Policy } from "./context.ts";
+import type { External } from "./externals.ts";
+import { hold } from "./opening.ts";
+
+/** What sessions are judged by. */
+export interface Terms {
+	policy: Policy;
+	/** External addresses by number. */
+	externals: readonly External[];
+	/** Destinations that are not translated. */
+	exempts: readonly Net[];
+	/** Subnets of all LAN ports; empty while none is known. */
+	nets: Net[];
+}
+
+/** Judges sessions; numbers are those of records. */
+export class Keeper {
+	readonly #c: Context;
+	readonly #t: Terms;
+	readonly #fixed = new Map<number, number>();
+
+	constructor(c: Context, terms: Terms) {
+		this.#c = c;
+		this.#t = terms;
+		for (const [n, x] of terms.externals.entries()) if (x.inside !== 0) this.#fixed.set(x.inside, n);
+	}
+
+	/** True if the terms allow the session, or the resting port. */
+	fits(i: number): boolean {
+		const { T } = this.#c.table;
+		const { policy, externals, exempts, nets } = this.#t;
+		const e = i << 4;
+		const meta = T[e + R_META];
+		const n = (meta >> EXTERNAL_SHIFT) & 0xff;
+		const protocol = meta & 0xff;
+		const inside = T[e];
+		const peer = T[e + R_PEER];
+		const x = externals[n];
+		// The number is another address's now: the deltas are not for it.
+		if (x === undefined || x.address === 0 || x.address !== this.#c.table.addresses[n]) return false;
+		if (nets.length > 0 && !inNets(nets, inside)) return false;
+		for (let k = 0; k < exempts.length; k++) if (((peer ^ exempts[k].address) & exempts[k].mask) === 0) return false;
+		const port = swap16(secondOf(T[e + R_IN]));
+		if (meta & FORWARDED || (n === 0 && policy.forwards.length > 0)) {
+			const insidePort = swap16(firstOf(T[e + R_OUT]));
+			let claimed = false;
+			for (const f of policy.forwards) {
+				if (n !== 0 || f.protocol !== protocol || port < f.first || port > f.last) continue;
+				claimed = true;
+				if (f.inside !== inside || f.insideFirst + port - f.first !== insidePort) continue;
+				if (f.source === null || ((peer ^ f.source.address) & f.source.mask) === 0) return true;
+			}
+			if (claimed || meta & FORWARDED) return false;
+		}
+		if (x.inside !== 0) return x.inside === inside;
+		if (this.#fixed.size > 0 && (this.#fixed.get(inside) ?? n) !== n) return false;
+		if (policy.pools.length > 0 && this.#poolOf(inside) !== x.pool) return false;
+		if (!x.shared || (!hasPorts(protocol) && protocol !== ICMP)) return true;
+		const { ranges } = policy;
+		for (let k = 0; k < ranges.length; k++) if (port >= ranges[k].first && port <= ranges[k].last) return true;
+		return false;
+	}
+
+	/** Number of the pool of a host, -1 if it masquerades. */
+	#poolOf(inside: number): number {
+		const { pools } = this.#t.policy;
+		for (let n = 0; n < pools.length; n++) if (inNets(pools[n].nets, inside)) return n;
+		return -1;
+	}
+
+	/**
+	 * Takes over a record of a restored table: claims its port and pool address, counts its host and puts it into the indexes. False, and nothing done, if
+	 * it does not fit, or something that it needs is not there. Use it with the policy in force.
+	 */
+	adopt(i: number): boolean {
+		const c = this.#c;
+		const { table, hosts } = c;
+		const { T, T16 } = table;
+		if (!this.fits(i)) return false;
+		// What the ALG knew of it is lost.
+		if (T[(i << 4) + R_META] & MOVED) return false;
+		const e = i << 4;
+		const meta = T[e + R_META];
+		const n = (meta >> EXTERNAL_SHIFT) & 0xff;
+		const protocol = meta & 0xff;
+		const x = this.#t.externals[n];
+		const inside = T[e];
+		const mapped = protocol === TCP || protocol === UDP || protocol === ICMP;
+		if (table.state(i) === RESTING) {
+			if (!this.#claim(i)) return false;
+			table.relinkResting(i);
+			return true;
+		}
+		if (!x.shared && x.pool >= 0 && x.holder !== 0 && x.holder !== inside) return false;
+		let host = hosts.find(inside);
+		if (host === 0) {
+			host = hosts.obtain(inside, c.policy.hosts.get(inside)?.flags ?? c.policy.filtering);
+			if (host === 0) return false;
+			this.placeHost(host);
+		}
+		// Two inside endpoints with one external endpoint can not both be right.
+		const before = table.relink(i, x.address, mapped || hasPorts(protocol));
+		const good = before > 0 || (before === 0 && (!x.shared || !mapped || this.#claim(i)));
+		if (!good) {
+			if (before === 0) table.unlink(i, x.address);
+			if (hosts.sessions(host) === 0) hosts.release(host);
+			return false;
+		}
+		hosts.retain(host);
+		T16[(i << 5) + R_HOST] = host;
+		if (x.pool >= 0) {
+			hold(x, inside);
+			hosts.pair(host, n);
+		}
+		return true;
+	}
+
+	/** Says on which LAN port a host is, by its address; where its frames go is then asked of the kernel. */
+	placeHost(host: number): void {
+		const { hosts, lan } = this.#c;
+		const inside = hosts.W[host * 4];
+		const port = Math.max(
+			0,
+			lan.findIndex((l) => inNets(l.nets, inside)),
+		);
+		hosts.W[host * 4 + HOST_PLACE] &= ~(HOST_REACHABLE | (0xff << HOST_PORT_SHIFT));
+		if (lan[port].ethernet) hosts.assign(host, port);
+		else hosts.place(host, port);
+	}
+
+	/** Takes the external port of a record's mapping: its own forward's is reserved already. False if somebody else has it. */
+	#claim(i: number): boolean {
+		const { T } = this.#c.table;
+		const e = i << 4;
+		const meta = T[e + R_META];
+		const n = (meta >> EXTERNAL_SHIFT) & 0xff;
+		const protocol = meta & 0xff;
+		const port = swap16(secondOf(T[e + R_IN]));
+		if (n === 0 && this.#t.policy.forwards.length + this.#c.requested.length > 0) {
+			for (const f of [...this.#t.policy.forwards, ...this.#c.requested])
+				if (f.protocol === protocol && port >= f.first && port <= f.last) return true;
+		}
+		return this.#c.externals.reservePort(n, protocol, port);
+	}
+
+	/**
+	 * Claims again what the sessions of the table hold, after the externals were made anew; each of them fits. Returns the records of those that could
+	 * not have their port back.
+	 */
+	reclaim(): number[] {
+		const { table } = this.#c;
+		const seen = new Uint8Array(table.layout.sessions + 1);
+		const lost: number[] = [];
+		for (let i = 1; i <= table.layout.sessions; i++) {
+			const state = table.state(i);
+			if (state === FREE) continue;
+			const e = i << 4;
+			const meta = table.T[e + R_META];
+			const x = this.#t.externals[(meta >> EXTERNAL_SHIFT) & 0xff];
+			if (state !== RESTING) hold(x, table.T[e]);
+			const protocol = meta & 0xff;
+			if (seen[i] !== 0 || !x.shared || (protocol !== TCP && protocol !== UDP && protocol !== ICMP)) continue;
+			const claimed = this.#claim(i);
+			let k = i;
+			do {
+				seen[k] = 1;
+				if (!claimed) lost.push(k);
+				k = state === RESTING ? i : table.sibling(k);
+			} while (k !== i);
+		}
+		return lost;
+	}
+}
+
+/** Sessions that a reload ends, by their records: those of the table that do not fit the new terms. */
+export function unfit(c: Context, keeper: Keeper): number[] {
+	const list: number[] = [];
+	for (let i = 1; i <= c.table.layout.sessions; i++) if (c.table.state(i) !== FREE && !keeper.fits(i)) list.push(i);
+	return list;
+}

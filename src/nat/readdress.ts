@@ -1,0 +1,59 @@
+/**
+ * The WAN port has another address. Mappings that do not care move to it with their ports, so the next packet leaves from the new address through the
+ * same mapping: UDP, ICMP queries, protocols without ports. TCP can not move: the inside is told by a reset, and what it sends all the same is answered
+ * with one. Static NAT and pools have addresses of their own.
+ */
+import { EXTERNAL_SHIFT, R_META, R_PEER } from "../conntrack/record.ts";
+import { FREE, RESTING, TCP_CLOSING, TCP_RESET, TCP_SYN_IN, TCP_SYN_OUT } from "../conntrack/states.ts";
+import { H_CHANGING } from "../conntrack/table.ts";
+import { TCP } from "../packet/layout.ts";
+import type { Admission } from "./admission.ts";
+import type { Context } from "./context.ts";
+
+/** What became of the sessions. */
+export interface Readdressed {
+	moved: number;
+	ended: number;
+}
+
+/**
+ * Changes the WAN port's address from the one in the table to `address`, both not 0. `reset` is called for each TCP session that its host takes to be alive, before it
+ * ends. The order of the stores is such that a restore understands the table at any moment (table.ts).
+ */
+export function readdress(c: Context, admission: Admission, address: number, reset: (i: number) => void): Readdressed {
+	const { table, externals } = c;
+	const { T } = table;
+	const before = externals.A[0];
+	const result: Readdressed = { moved: 0, ended: 0 };
+	for (let i = 1; i <= table.layout.sessions; i++) {
+		const e = i << 4;
+		const meta = T[e + R_META];
+		const state = table.state(i);
+		if (state === FREE) continue;
+		// Two inside hosts that meet at the address meet there no more.
+		const hairpin = T[e + R_PEER] === before;
+		if (((meta >> EXTERNAL_SHIFT) & 0xff) !== 0 && !hairpin) continue;
+		if ((meta & 0xff) !== TCP && state !== RESTING && !hairpin) continue;
+		if (table.bypass !== null) table.bypass.sync(i);
+		if ((meta & 0xff) === TCP && state !== TCP_SYN_OUT && state !== TCP_SYN_IN && state !== TCP_CLOSING && state !== TCP_RESET) reset(i);
+		if (state !== RESTING) result.ended++;
+		admission.end(i, "wan-address");
+		// A port at the old address needs no rest at the new one.
+		if (table.state(i) === RESTING) admission.end(i, "wan-address");
+	}
+	table.header[H_CHANGING] = before;
+	table.addresses[0] = address;
+	const each = (f: (i: number) => void) => {
+		for (let i = 1; i <= table.layout.sessions; i++) {
+			if (table.state(i) !== FREE && ((T[(i << 4) + R_META] >> EXTERNAL_SHIFT) & 0xff) === 0) f(i);
+		}
+	};
+	table.readdress(each, before, address);
+	each(() => {
+		result.moved++;
+	});
+	externals.setAddress(0, address);
+	table.header[H_CHANGING] = 0;
+	c.adopt = false;
+	return result;
+}
