@@ -42,10 +42,10 @@ ifneq ($(filter $(ARCH),$(ARCHITECTURES)),)
 include openwrt/toolchain/cross.mk
 endif
 
-# For a router: an engine that takes bytecode only, and no Unicode tables that nothing reads.
+# For a router: an engine that takes bytecode only, without what nothing of ours uses.
 ifeq ($(WITHOUT_PARSER),1)
 NATIVE_CFLAGS += -DWITHOUT_PARSER
-ENGINE_SOURCES := $(patsubst libunicode.c,unicode-small.c,$(QUICKJS_SOURCES))
+ENGINE_SOURCES := $(filter-out libunicode.c,$(QUICKJS_SOURCES)) unicode-small.c math-small.c
 else
 ENGINE_SOURCES := $(QUICKJS_SOURCES)
 endif
@@ -91,9 +91,9 @@ $(NATIVE_OBJECTS)/quickjs/%.o: $(QUICKJS_DIR)/.verified $(NATIVE_OBJECTS)/flags
 	@mkdir -p $(@D)
 	$(CC) $(NATIVE_FLAGS) $(QUICKJS_SANITIZE) -c -o $@ $(QUICKJS_DIR)/$*.c
 
-$(NATIVE_OBJECTS)/quickjs/unicode-small.o: native/unicode-small.c $(QUICKJS_DIR)/.verified $(NATIVE_OBJECTS)/flags
+$(NATIVE_OBJECTS)/quickjs/%-small.o: native/%-small.c $(QUICKJS_DIR)/.verified $(NATIVE_OBJECTS)/flags
 	@mkdir -p $(@D)
-	$(CC) $(NATIVE_FLAGS) -isystem $(QUICKJS_DIR) -c -o $@ $<
+	$(CC) $(NATIVE_FLAGS) -fno-builtin -isystem $(QUICKJS_DIR) -c -o $@ $<
 
 $(QUICKJS_DIR)/.verified: native/fetch-quickjs.sh
 	native/fetch-quickjs.sh $(QUICKJS_DIR)
