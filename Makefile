@@ -45,6 +45,7 @@ DEBIAN_PACKAGES := \
 	python3-scapy \
 	qemu-user-static \
 	shellcheck \
+	tshark \
 	shfmt \
 	slirp4netns \
 	socat \

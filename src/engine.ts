@@ -12,7 +12,11 @@ import { HOP_SHIFT, HOST_ADF, HOST_EIF, HOST_PLACE, HOST_PORT_SHIFT, HOST_REACHA
 import { type Image, type Restored, restore } from "./conntrack/restore.ts";
 import { PORT_REST, RESTING, stateTimeouts } from "./conntrack/states.ts";
 import { H_CLOCK, layoutTable, Table, type TableLayout } from "./conntrack/table.ts";
+import type { Capture } from "./control/capture.ts";
+import type { Log } from "./control/log.ts";
+import { Rates } from "./control/rates.ts";
 import { ControlServer } from "./control/server.ts";
+import { Watch } from "./control/watch.ts";
 import { loadPlan } from "./load.ts";
 import { Admission, EXPIRE_BUDGET } from "./nat/admission.ts";
 import { makeAlgCounts } from "./nat/alg.ts";
@@ -31,6 +35,7 @@ import {
 	type Policy,
 	Queue,
 } from "./nat/context.ts";
+import { DropLog } from "./nat/drop-log.ts";
 import { Expectations } from "./nat/expectations.ts";
 import { type External, Externals, externalsWords, numberExternals, type WantedExternal } from "./nat/externals.ts";
 import { type Fast, makeFast, sourcesAreOurs } from "./nat/fast.ts";
@@ -184,8 +189,15 @@ export class Engine {
 	/** Milliseconds at start, for the uptime. */
 	readonly startedAt = native.now();
 	readonly tableBytes: number;
+	readonly log: Log;
+	readonly watch: Watch;
+	readonly rates: Rates;
+	/** The capture that runs, null if none does. */
+	capture: Capture | null = null;
 
-	readonly #fast: Fast;
+	/** The batch functions in use: {@link own}, or a capture's around them. */
+	#fast: Fast;
+	readonly #own: Fast;
 	readonly #rare: Rare;
 	readonly #requested: Requested;
 	readonly #errors: IcmpSender;
@@ -224,11 +236,14 @@ export class Engine {
 	#secondAt = 0;
 	#busyAt = 0;
 	#stopping = false;
+	/** The WAN's address that listeners know. */
+	#told = 0;
 	/** Another masqd is to go on at once (restart, upgrade): guard and settings stay, so nothing of the kernel's gets in between. */
 	#relieved = false;
 
 	/** Builds tables in memory; touches nothing of the system but the state file. Throws {@link StartError} if another daemon has it. */
-	constructor(plan: Plan, paths: Paths, options: Options = {}) {
+	constructor(plan: Plan, paths: Paths, log: Log, options: Options = {}) {
+		this.log = log;
 		this.plan = plan;
 		this.paths = paths;
 		this.#options = options;
@@ -256,6 +271,7 @@ export class Engine {
 		const lan = this.lan.map((p) => p.link);
 		const views: Views = viewsOf(this.#frames);
 		const drops = makeDrops();
+		const dropLog = new DropLog(drops, views);
 		this.#hops = new NextHopTable({
 			kernel: this.kernel,
 			views,
@@ -263,7 +279,7 @@ export class Engine {
 			headers,
 			wan: this.wan.link,
 			lan,
-			drops,
+			dropped: (reason, slot, port) => dropLog.add(reason, slot, port, this.context.now),
 			forwarded: (out) => {
 				if (out) this.context.forwardedOut++;
 				else this.context.forwardedIn++;
@@ -290,6 +306,8 @@ export class Engine {
 			spare: { at: RECEIVE_BYTES, count: blocks },
 			requested: [],
 			drops,
+			dropLog,
+			events: null,
 			algCounts: makeAlgCounts(),
 			left: 0,
 			forwardedOut: 0,
@@ -315,7 +333,10 @@ export class Engine {
 		this.admission = new Admission(this.context);
 		this.#errors = new IcmpSender(this.context);
 		this.#rare = new Rare(this.context, this.admission, this.#errors);
-		this.#fast = makeFast(this.context, this.#rare);
+		this.#own = makeFast(this.context, this.#rare);
+		this.#fast = this.#own;
+		this.watch = new Watch(this.context, native.wallClock);
+		this.rates = new Rates(this.context, native.now);
 		this.#requested = new Requested(this.context);
 	}
 
@@ -328,6 +349,29 @@ export class Engine {
 		const policy = policyOf(plan, externals.renew(wantedExternals(plan, own), before, plan.ports));
 		for (const f of policy.forwards) for (let p = f.first; p <= f.last; p++) externals.reservePort(0, f.protocol, p);
 		return policy;
+	}
+
+	// ---- for those who look inside (src/control) -----------------------------------------------------------------------------
+
+	/** Next hop number of a destination, found without asking anybody. */
+	peek(destination: number): number {
+		return this.#hops.peek(destination);
+	}
+
+	/** What stands against every outbound packet now: a reason number, -1 for whatever its route says; null if nothing does. */
+	get impaired(): number | null {
+		if (!this.#impaired) return null;
+		return this.wan.link.address !== 0 ? -1 : this.conflict !== "" ? REASON["address-conflict"] : REASON["no-external-address"];
+	}
+
+	/** Puts other batch functions in place of the engine's own, between two batches; null puts those back. */
+	tap(wrap: ((own: Fast) => Fast) | null): void {
+		this.#fast = wrap === null ? this.#own : wrap(this.#own);
+	}
+
+	/** Milliseconds since 1970. */
+	wallClock(): number {
+		return native.wallClock();
 	}
 
 	// ---- start and stop ------------------------------------------------------------------------------------------------
@@ -476,7 +520,7 @@ export class Engine {
 			if (!(error instanceof OffloadError)) throw error;
 			if (offload === "on") throw new StartError(`option offload 'on': ${error.message}`);
 			this.#noOffload = error.message;
-			native.print(1, `masqd: no offload: ${error.message}\n`);
+			this.log.say("info", `no offload: ${error.message}`);
 			return;
 		}
 		this.table.bypass = this.#offload;
@@ -516,7 +560,7 @@ export class Engine {
 		try {
 			this.#renewOffload();
 		} catch (error) {
-			native.print(2, `masqd: offload stopped: ${(error as Error).message}\n`);
+			this.log.say("warning", `offload stopped: ${(error as Error).message}`);
 		}
 	}
 
@@ -538,7 +582,7 @@ export class Engine {
 			try {
 				what();
 			} catch (error) {
-				native.print(2, `masqd: stop: ${(error as Error).message}\n`);
+				this.log.say("error", `stop: ${(error as Error).message}`);
 			}
 		};
 		attempt(() => this.#control?.close());
@@ -623,8 +667,8 @@ export class Engine {
 		const keeper = this.#keeper(policyOf(plan, numbers), list, plan);
 		const ending = unfit(context, keeper);
 		for (const i of ending) {
-			this.admission.end(i);
-			if (table.state(i) === RESTING && !keeper.fits(i)) this.admission.end(i);
+			this.admission.end(i, "reload");
+			if (table.state(i) === RESTING && !keeper.fits(i)) this.admission.end(i, "reload");
 		}
 
 		this.plan = plan;
@@ -635,7 +679,7 @@ export class Engine {
 		}
 		this.#applyPolicy(plan, externals.A[0], table.addresses);
 		const lost = this.#keeper(context.policy, externals.list, plan).reclaim();
-		for (const i of lost) this.admission.end(i, false);
+		for (const i of lost) this.admission.end(i, "reload", false);
 		table.addresses.set(externals.A);
 		this.#replaceHosts(places);
 
@@ -773,6 +817,17 @@ export class Engine {
 		return state.image !== null;
 	}
 
+	/** Tells who listens that the WAN's address is another one. */
+	#tellAddress(address: number): void {
+		if (address === this.#told) return;
+		const before = this.#told;
+		this.#told = address;
+		if (this.#control === null) return;
+		this.watch.tell({ event: "wan-address", before: addressText(before), after: addressText(address) } as { event: string });
+		if (address === 0) this.log.say("warning", `wan ${this.wan.name} has lost its address ${addressText(before)}; sessions wait for it`);
+		else if (before === 0) this.log.say("notice", `wan ${this.wan.name} has address ${addressText(address)}`);
+	}
+
 	#restore(image: Image): Restored | null {
 		const keeper = this.#keeper(this.context.policy, this.externals.list, this.plan);
 		return restore(this.table, image, this.context.now, (i) => keeper.adopt(i));
@@ -803,6 +858,7 @@ export class Engine {
 	/** The WAN port's address is `address`, 0 for none: sessions of another one before move to it, TCP is reset towards the LAN. */
 	#setExternal(address: number): void {
 		const before = this.externals.A[0];
+		this.#tellAddress(address);
 		this.#judgeImpaired();
 		if (address === 0) {
 			this.#hops.giveUp();
@@ -846,7 +902,7 @@ export class Engine {
 
 	/** One line for the log. */
 	#say(text: string): void {
-		native.print(2, `masqd: ${text}\n`);
+		this.log.say("notice", text);
 	}
 
 	/** Opens the packet sockets of devices that are there, and up, and have none. */
@@ -1009,7 +1065,7 @@ export class Engine {
 			this.#openDrivers();
 			this.#openArp();
 		} catch (error) {
-			native.print(2, `masqd: ${(error as Error).message}; waiting for the device\n`);
+			this.log.say("warning", `${(error as Error).message}; waiting for the device`);
 		}
 	}
 
@@ -1037,13 +1093,14 @@ export class Engine {
 		let turns = 0;
 		while (!this.#stopping) {
 			if (empty > SPIN || ++turns === POLL_TURNS) {
-				this.#poll(empty > SPIN ? this.#timeout() : 0);
+				this.#poll(empty > SPIN ? this.#timeout() : 0, empty <= SPIN);
 				turns = 0;
 			}
 			this.#readClock();
 			let moved = this.#breatheWan();
 			for (let n = 0; n < this.lan.length; n++) moved += this.#breatheLan(n);
 			empty = moved === 0 ? empty + 1 : 0;
+			// What the kernel's news has released.
 			this.#flush();
 			if (this.#milliseconds >= this.#placement.dueAt) this.#placement.look(this.#milliseconds, this.#framesReceived());
 			if (this.#milliseconds >= this.#secondAt) this.#everySecond();
@@ -1074,6 +1131,10 @@ export class Engine {
 		if (this.#hops.waiting > 0) this.#hops.flush();
 		this.#flush();
 		this.#hops.confirm();
+		this.rates.tick();
+		for (const { reason, text } of this.watch.limits()) this.log.often("warning", reason, text, this.#milliseconds);
+		this.log.tick(this.#milliseconds);
+		this.#control?.tick(this.#milliseconds);
 		if (this.#busyAt !== 0 && this.#milliseconds - this.#busyAt > IDLE_RELEASE_SECONDS * 1000) {
 			// Fragments that wait stay.
 			native.releasePages(this.#frames, 0, this.#rare.fragments.waiting > 0 ? RECEIVE_BYTES : this.#frames.byteLength);
@@ -1081,8 +1142,8 @@ export class Engine {
 		}
 	}
 
-	/** Waits for something to do for at most `timeout` ms; serves everything but the ports. */
-	#poll(timeout: number): void {
+	/** Waits for something to do for at most `timeout` ms; serves everything but the ports. `busy`: there is traffic. */
+	#poll(timeout: number, busy: boolean): void {
 		const set = this.#pollSet;
 		let n = 0;
 		const add = (fd: native.Fd, events: number) => {
@@ -1098,16 +1159,14 @@ export class Engine {
 		add(this.kernel.fd, native.POLLIN);
 		add(this.#arp?.fd ?? -1, native.POLLIN);
 		for (const p of this.#pcp) add(p.fd, native.POLLIN);
-		this.#control?.pollEntries(add);
-		if (native.poll(set, n, timeout) === 0) return;
+		this.#control?.pollEntries(add, native.now());
+		native.poll(set, n, timeout);
+		this.#readClock();
 		if (set[fixed * 3 + 2] !== 0) this.#signalled();
-		if (set[fixed * 3 + 5] !== 0) {
-			this.#readClock();
-			this.#kernelNews();
-		}
+		if (set[fixed * 3 + 5] !== 0) this.#kernelNews();
 		if (set[fixed * 3 + 8] !== 0) this.#arp?.serve();
 		for (const [k, p] of this.#pcp.entries()) if (set[(fixed + 3 + k) * 3 + 2] !== 0) p.serve();
-		this.#control?.serve(set, fixed + 3 + this.#pcp.length);
+		this.#control?.serve(set, fixed + 3 + this.#pcp.length, busy);
 	}
 
 	#timeout(): number {
@@ -1117,7 +1176,8 @@ export class Engine {
 			this.table.used === 0 && this.#hops.waiting === 0 && this.#busyAt === 0 && !this.#rare.pending && !this.#requested.pending
 				? 30_000
 				: this.#secondAt - native.now();
-		return Math.ceil(Math.max(0, Math.min(idle, pending, 30_000)));
+		const control = this.#control?.dueIn(native.now()) ?? idle;
+		return Math.ceil(Math.max(0, Math.min(idle, pending, control, 30_000)));
 	}
 
 	#signalled(): void {
@@ -1126,7 +1186,7 @@ export class Engine {
 			if (signal === SIGUSR1) this.#relieved = true;
 			if (signal === SIGHUP) {
 				const errors = this.reload();
-				for (const line of errors) native.print(2, `${line}\n`);
+				for (const line of errors) this.log.say("error", line);
 				if (errors.length > 0) this.#say("reload: the configuration stays as it was");
 			}
 		}
@@ -1142,13 +1202,14 @@ export class Engine {
 		if (this.#impaired) this.#outboundImpaired(count, n);
 		else this.#fast.outbound(this.#rx, count, n);
 		if (meter !== null) this.#measure(meter, count, t0, t1);
-		this.#sendWan();
+		// Everything, before the slots are received into again: errors and hairpinned packets go back to a LAN.
+		this.#flush();
 		return count;
 	}
 
 	#outboundImpaired(count: number, port: number): void {
 		const rx = this.#rx;
-		const fault = this.wan.link.address !== 0 ? -1 : this.conflict !== "" ? REASON["address-conflict"] : REASON["no-external-address"];
+		const fault = this.impaired ?? -1;
 		for (let n = 0; n < count; n++) this.#rare.outboundImpaired(rx[n * 2], rx[n * 2 + 1], port, fault);
 	}
 
@@ -1160,7 +1221,7 @@ export class Engine {
 		const t1 = meter === null ? 0 : native.nanoseconds();
 		this.#fast.inbound(this.#rx, count);
 		if (meter !== null) this.#measure(meter, count, t0, t1);
-		for (const p of this.lan) if (p.link.queue.count > 0) this.#send(p);
+		this.#flush();
 		return count;
 	}
 
@@ -1191,7 +1252,7 @@ export class Engine {
 	#portFailed(p: Port, error: native.NativeError): void {
 		this.#kernelNews();
 		if (p.driver !== null && this.kernel.linkByName(p.name)?.index !== p.index) this.#closePort(p);
-		if (error.code !== "ENETDOWN") native.print(2, `masqd: ${p.name}: ${error.message}\n`);
+		if (error.code !== "ENETDOWN") this.log.often("warning", `port ${p.name}`, `${p.name}: ${error.message}`, this.#milliseconds);
 	}
 
 	/** Sends what is queued anywhere: errors that a batch caused on the other side, frames that had waited. */
@@ -1212,7 +1273,7 @@ export class Engine {
 		let kept = 0;
 		for (let n = 0; n < queue.count << 1; n += 2) {
 			if (this.externals.find(this.context.views.P[(X[n] >> 2) + IP_WORD + 3]) < 0) {
-				this.context.drops[REASON.leak]++;
+				this.context.dropLog.add(REASON.leak, X[n], -1, this.context.now);
 				continue;
 			}
 			X[kept] = X[n];
@@ -1227,7 +1288,7 @@ export class Engine {
 		const total = queue.count;
 		queue.count = 0;
 		if (p.driver === null) {
-			this.context.drops[REASON["send-refused"]] += total;
+			this.#unsent(p, REASON["send-refused"], 0, total);
 			return;
 		}
 		const meter = this.meter;
@@ -1236,9 +1297,16 @@ export class Engine {
 			const count = Math.min(BATCH, total - from);
 			const sent = p.driver.send(queue.pairs, from, count);
 			p.sent += sent;
-			if (sent < count) this.context.drops[native.sendErrno() === 0 ? REASON["queue-full"] : REASON["send-refused"]] += count - sent;
+			if (sent < count)
+				this.#unsent(p, native.sendErrno() === 0 ? REASON["queue-full"] : REASON["send-refused"], from + sent, count - sent);
 		}
 		if (meter !== null) meter.ioNs += native.nanoseconds() - t0;
+	}
+
+	/** Counts `count` frames of a queue, from number `from` on, that were not sent. Of frames passed over in between the ones remembered are their successors. */
+	#unsent(p: Port, reason: number, from: number, count: number): void {
+		const came = isLan(p) ? -1 : 0;
+		for (let n = from; n < from + count; n++) this.context.dropLog.add(reason, p.link.queue.pairs[n * 2], came, this.context.now);
 	}
 
 	/** The line printed when packets can flow. */

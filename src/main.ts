@@ -4,76 +4,22 @@
 import * as native from "masq:native";
 import { describePlan } from "./config/describe.ts";
 import type { Plan } from "./config/plan.ts";
-import { ControlClient, ControlError } from "./control/client.ts";
-import { FLOW_HEADING, renderFlow, renderStatus } from "./control/render.ts";
-import { dumpOffload, Engine, type Paths, planTable, StartError } from "./engine.ts";
+import { ControlError } from "./control/client.ts";
+import { COMMANDS, type Command, type Line, parseLine, SOCKET, UsageError } from "./control/commands.ts";
+import { helpOn, helpText } from "./control/help.ts";
+import { LEVELS, type Level, Log } from "./control/log.ts";
+import { selftest } from "./control/selftest.ts";
+import { dumpOffload, Engine, planTable, StartError } from "./engine.ts";
 import { loadPlan } from "./load.ts";
 import { largestGap } from "./port/local-ports.ts";
 import { resolveDevices } from "./port/netifd.ts";
 import { VERSION } from "./version.ts";
 
-const USAGE = `usage: masqd COMMAND [OPTIONS]
-
-  run     [-c FILE] [--wait]   translate packets until SIGTERM
-  check   [-c FILE]            print the effective plan, or every error
-  status  [-j]                 ports, table, counters, drops with reasons
-  flows   [-j] [-n ROWS]       sessions
-  offload --dump [-c FILE]     the BPF programs of the plan, disassembled
-  help                         this text
-  --version                    version
-
-  -c FILE       configuration, default /etc/config/masqd
-  --wait        start also while there is no WAN device yet
-  -j            JSON
-  -n ROWS       at most this many rows
-  --socket PATH control socket, default /var/run/masqd.sock
-  --state PATH  table file (tmpfs), default /var/run/masqd.state
-`;
-
-const DEFAULT_ROWS = 50;
-
-interface Options {
-	paths: Paths;
-	json: boolean;
-	rows: number | null;
-	dump: boolean;
-	wait: boolean;
-}
-
-class UsageError extends Error {}
+const CONFIG = "/etc/config/masqd";
+const STATE = "/var/run/masqd.state";
 
 const out = (text: string) => native.print(1, text);
 const err = (text: string) => native.print(2, text);
-
-/** Options after the command; `allowed` are those that the command takes. */
-function parseOptions(words: string[], allowed: string[]): Options {
-	const o: Options = {
-		paths: { config: "/etc/config/masqd", socket: "/var/run/masqd.sock", state: "/var/run/masqd.state" },
-		json: false,
-		rows: null,
-		dump: false,
-		wait: false,
-	};
-	for (let n = 0; n < words.length; n++) {
-		const word = words[n];
-		if (!allowed.includes(word)) throw new UsageError(`unknown argument '${word}'`);
-		const value = () => {
-			if (++n === words.length) throw new UsageError(`${word} needs a value`);
-			return words[n];
-		};
-		if (word === "-c") o.paths.config = value();
-		else if (word === "--socket") o.paths.socket = value();
-		else if (word === "--state") o.paths.state = value();
-		else if (word === "-j") o.json = true;
-		else if (word === "--dump") o.dump = true;
-		else if (word === "--wait") o.wait = true;
-		else {
-			o.rows = Number(value());
-			if (!Number.isInteger(o.rows) || o.rows < 1) throw new UsageError("-n needs a number of rows");
-		}
-	}
-	return o;
-}
 
 /** Reads and checks the configuration; null after printing its errors. */
 function readPlan(path: string): Plan | null {
@@ -82,11 +28,26 @@ function readPlan(path: string): Plan | null {
 	return plan;
 }
 
-function run(o: Options): number {
-	const plan = readPlan(o.paths.config);
+/** The log that the options of `run` ask for. */
+function openLog({ options }: Line): Log {
+	const level = options.get("--log") ?? "info";
+	if (!(level in LEVELS)) throw new UsageError(`--log needs one of ${Object.keys(LEVELS).join(", ")}`);
+	if (!options.has("--syslog")) return new Log((_, text) => err(`masqd: ${text}\n`), level as Level);
+	native.syslogOpen("masqd");
+	return new Log(native.syslogWrite, level as Level);
+}
+
+function run(line: Line): number {
+	const paths = {
+		config: line.options.get("-c") ?? CONFIG,
+		socket: line.options.get("--socket") ?? SOCKET,
+		state: line.options.get("--state") ?? STATE,
+	};
+	const log = openLog(line);
+	const plan = readPlan(paths.config);
 	if (plan === null) return 1;
 	if (!plan.enabled) {
-		err(`masqd: ${o.paths.config} says option enabled '0': nothing to do\n`);
+		log.say("error", `${paths.config} says option enabled '0': nothing to do`);
 		return 1;
 	}
 	const unresolved = resolveDevices(native, [plan.wan, ...plan.lan]);
@@ -96,7 +57,7 @@ function run(o: Options): number {
 	}
 	let engine: Engine;
 	try {
-		engine = new Engine(plan, o.paths, { wait: o.wait });
+		engine = new Engine(plan, paths, log, { wait: line.options.has("--wait") });
 		engine.start();
 	} catch (error) {
 		const e = error as Partial<native.NativeError> & Error;
@@ -104,7 +65,7 @@ function run(o: Options): number {
 		err(`masqd: ${e.message}\n`);
 		return 1;
 	}
-	for (const w of engine.warnings) err(`masqd: warning: ${w}\n`);
+	for (const w of engine.warnings) log.say("warning", w);
 	out(`masqd: ready: ${engine.describe()}\n`);
 	try {
 		engine.run();
@@ -114,8 +75,8 @@ function run(o: Options): number {
 	return 0;
 }
 
-function check(o: Options): number {
-	const plan = readPlan(o.paths.config);
+function check({ options }: Line): number {
+	const plan = readPlan(options.get("-c") ?? CONFIG);
 	if (plan === null) return 1;
 	const unresolved = resolveDevices(native, [plan.wan, ...plan.lan]);
 	if (unresolved !== null) err(`warning: ${unresolved}\n`);
@@ -126,58 +87,44 @@ function check(o: Options): number {
 	return 0;
 }
 
-function status(o: Options): number {
-	const reply = new ControlClient(o.paths.socket).status();
-	out(o.json ? `${JSON.stringify(reply)}\n` : renderStatus(reply));
+function help({ words }: Line): number {
+	const text = words[0] === undefined ? helpText() : helpOn(words[0]);
+	if (text === null) throw new UsageError(`no command '${words[0]}'`);
+	out(text);
 	return 0;
 }
 
-function flows(o: Options): number {
-	const client = new ControlClient(o.paths.socket);
-	const most = o.rows ?? (o.json ? Number.POSITIVE_INFINITY : DEFAULT_ROWS);
-	let shown = 0;
-	if (!o.json) out(FLOW_HEADING);
-	const total = client.flows(most, (f) => {
-		shown++;
-		out(o.json ? `${JSON.stringify(f)}\n` : renderFlow(f));
-	});
-	if (!o.json) out(shown < total ? `${shown} of ${total} sessions shown; -n ${total} shows all\n` : `${total} sessions\n`);
-	return 0;
-}
-
-function offload(o: Options): number {
-	if (!o.dump) throw new UsageError("offload needs --dump");
-	const plan = readPlan(o.paths.config);
+function offload({ options }: Line): number {
+	if (!options.has("--dump")) throw new UsageError("offload needs --dump");
+	const plan = readPlan(options.get("-c") ?? CONFIG);
 	if (plan === null) return 1;
 	out(dumpOffload(plan));
 	return 0;
 }
 
-const COMMANDS: Record<string, { run: (o: Options) => number; options: string[] }> = {
-	run: { run, options: ["-c", "--socket", "--state", "--wait"] },
-	check: { run: check, options: ["-c"] },
-	status: { run: status, options: ["-j", "--socket"] },
-	offload: { run: offload, options: ["--dump", "-c"] },
-	flows: { run: flows, options: ["-j", "-n", "--socket"] },
+const ALL: Record<string, Command> = {
+	...COMMANDS,
+	run: { run, options: { "-c": true, "--socket": true, "--state": true, "--syslog": false, "--log": true, "--wait": false } },
+	check: { run: check, options: { "-c": true } },
+	offload: { run: offload, options: { "--dump": false, "-c": true } },
+	selftest: { run: ({ options }) => selftest(out, options.has("-j")), options: { "-j": false } },
+	help: { run: help, options: {}, words: 1 },
 };
 
 function main(words: string[]): number {
-	const [name, ...rest] = words;
-	if (name === "--version" || name === "-V") {
+	const [first, ...rest] = words;
+	if (first === "--version" || first === "-V") {
 		out(`masqd ${VERSION}\n`);
 		return 0;
 	}
-	if (name === "help" || name === "--help" || name === "-h") {
-		out(USAGE);
-		return 0;
-	}
-	const command = name === undefined ? undefined : COMMANDS[name];
+	const name = first === "--help" || first === "-h" ? "help" : first;
+	const command = name !== undefined && Object.hasOwn(ALL, name) ? ALL[name] : undefined;
 	try {
 		if (command === undefined) throw new UsageError(name === undefined ? "a command is needed" : `unknown command '${name}'`);
-		return command.run(parseOptions(rest, command.options));
+		return command.run(parseLine(rest, command));
 	} catch (error) {
 		if (error instanceof UsageError) {
-			err(`masqd: ${error.message}; try: masqd help\n`);
+			err(`masqd: ${error.message}; try: masqd help${command === undefined ? "" : ` ${name}`}\n`);
 			return 1;
 		}
 		if (error instanceof ControlError) {

@@ -19,11 +19,16 @@ export class Hosts {
 	readonly #capacity: number;
 	readonly #sessions: number;
 	readonly #key: number;
+	readonly #layout: TableLayout;
+	/** New sessions refused, by host number; for the operator only. */
+	readonly refused: Uint32Array;
 	#free = 0;
 	/** Hosts that have sessions now. */
 	active = 0;
 
-	constructor(buffer: ArrayBuffer, layout: TableLayout, key: number) {
+	/** `copied` are the hosts that `buffer` is a copy of: nothing is initialised then. */
+	constructor(buffer: ArrayBuffer, layout: TableLayout, key: number, copied: Hosts | null = null) {
+		this.#layout = layout;
 		const n = layout.hosts + 1;
 		this.#capacity = layout.hosts;
 		this.#sessions = layout.sessions;
@@ -31,7 +36,17 @@ export class Hosts {
 		this.#halves = new Uint16Array(buffer, layout.hostRecords * 4, n * 8);
 		this.#heads = new Uint16Array(buffer, layout.hostHeads * 4, 1 << (31 - Math.clz32(layout.hosts)));
 		this.#key = key | 1;
-		this.clear();
+		this.refused = new Uint32Array(n);
+		if (copied === null) this.clear();
+		else {
+			this.#free = copied.#free;
+			this.active = copied.active;
+		}
+	}
+
+	/** These hosts as they are now over `buffer`, a copy of the whole of the table's memory. */
+	copy(buffer: ArrayBuffer): Hosts {
+		return new Hosts(buffer, this.#layout, this.#key, this);
 	}
 
 	/** Forgets all hosts. */
@@ -64,6 +79,7 @@ export class Hosts {
 		this.W[i * 4] = address;
 		this.W[i * 4 + HOST_PLACE] = flags;
 		this.#halves[i * 8 + HOST_SESSIONS] = 0;
+		this.refused[i] = 0;
 		this.#halves[i * 8 + HOST_NEXT] = this.#heads[chain];
 		this.#heads[chain] = i;
 		this.active++;

@@ -43,8 +43,9 @@ export class PortMap {
 	/**
 	 * @param words zeroed memory, exactly {@link portMapWords} words
 	 * @param ranges ports that may be given, within first..last
+	 * @param copied the map that `words` are a copy of: they are taken as they are then
 	 */
-	constructor(words: Int32Array, first: number, last: number, ranges: PortRange[]) {
+	constructor(words: Int32Array, first: number, last: number, ranges: PortRange[], copied: PortMap | null = null) {
 		this.#words = words;
 		this.#base = first & ~63;
 		this.#last = last;
@@ -54,9 +55,24 @@ export class PortMap {
 		this.#l2 = l0 + levelWords(l0);
 		this.#stride = this.#l2 + 1;
 		if (levelWords(l0) > 32) throw new RangeError("port range too wide");
+		if (copied !== null) {
+			this.free = copied.free;
+			this.total = copied.total;
+			return;
+		}
 		words.fill(0);
 		for (const r of ranges) for (let p = Math.max(r.first, first); p <= r.last && p <= last; p++) this.#set(p);
 		this.total = this.free;
+	}
+
+	/** Words of memory. */
+	get words(): number {
+		return this.#words.length;
+	}
+
+	/** This map as it is now over a copy of its words. */
+	copy(words: Int32Array): PortMap {
+		return new PortMap(words, this.#base, this.#last, [], this);
 	}
 
 	#set(port: number): void {

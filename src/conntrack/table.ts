@@ -167,8 +167,9 @@ export class Table {
 	 * @param keys three random words
 	 * @param timeouts seconds by state
 	 * @param keep leave the records as they are, for restore.ts: until it is done the table can not be used
+	 * @param copied the table that `buffer` is a copy of: nothing is initialised then
 	 */
-	constructor(buffer: ArrayBuffer, layout: TableLayout, keys: Int32Array, timeouts: Int32Array, keep = false) {
+	constructor(buffer: ArrayBuffer, layout: TableLayout, keys: Int32Array, timeouts: Int32Array, keep = false, copied: Table | null = null) {
 		this.layout = layout;
 		this.timeouts = timeouts;
 		const n = layout.sessions + 1;
@@ -187,8 +188,14 @@ export class Table {
 		this.key0 = keys[0] | 0;
 		this.key1 = keys[1] | 1;
 		this.key2 = keys[2] | 1;
-		if (keep) this.#clearIndexes();
+		if (copied !== null) this.#counts.set(copied.#counts);
+		else if (keep) this.#clearIndexes();
 		else this.clear();
+	}
+
+	/** This table as it is now over `buffer`, a copy of the whole of its memory. */
+	copy(buffer: ArrayBuffer): Table {
+		return new Table(buffer, this.layout, Int32Array.of(this.key0, this.key1, this.key2), this.timeouts, true, this);
 	}
 
 	/** Forgets everything; the file is none that could be restored then. */

@@ -2,12 +2,15 @@
  * The command line's end of the control socket.
  */
 import * as native from "masq:native";
-import { FLOWS_PAGE, type Flow, type FlowsReply, PROTOCOL_VERSION, type Reply, type StatusReply } from "./protocol.ts";
+import { PROTOCOL_VERSION, type Reply, type Request } from "./protocol.ts";
 
 /** Something went wrong between client and daemon; the message is for the operator. */
 export class ControlError extends Error {}
 
 const CHUNK = 65536;
+
+/** A request without its version. */
+export type Asked = Request extends infer R ? (R extends unknown ? Omit<R, "v"> : never) : never;
 
 /** A connection to the daemon. */
 export class ControlClient {
@@ -26,15 +29,18 @@ export class ControlClient {
 		}
 	}
 
-	/** Sends one request and returns the reply's data. */
-	request(request: Record<string, unknown>): unknown {
+	/** Sends a request, calls `row` for each row of the answer and returns its data. An answer without end ends when masqd does. */
+	request<Data = unknown, Row = unknown>(request: Asked, row: (row: Row) => void = () => {}): Data {
 		const text = `${JSON.stringify({ v: PROTOCOL_VERSION, ...request })}\n`;
 		const bytes = new ArrayBuffer(text.length * 3);
 		const length = native.encode(text, bytes, 0);
 		for (let sent = 0; sent < length; ) sent += Math.max(0, native.write(this.#fd, bytes, sent, length - sent));
-		const reply = JSON.parse(this.#line()) as Reply;
-		if ("error" in reply) throw new ControlError(reply.error);
-		return reply.data;
+		for (;;) {
+			const reply = JSON.parse(this.#line()) as Reply;
+			if ("error" in reply) throw new ControlError(reply.error);
+			if ("data" in reply) return reply.data as Data;
+			for (const one of reply.rows) row(one as Row);
+		}
 	}
 
 	#line(): string {
@@ -55,24 +61,5 @@ export class ControlClient {
 			if (n <= 0) throw new ControlError("masqd closed the connection");
 			this.#length += n;
 		}
-	}
-
-	status(): StatusReply {
-		return this.request({ command: "status" }) as StatusReply;
-	}
-
-	/** Sessions page by page, at most `most`; calls `row` for each. Returns the number of sessions in the table. */
-	flows(most: number, row: (f: Flow) => void): number {
-		let left = most;
-		let total = 0;
-		for (let after = 0; left > 0; ) {
-			const page = this.request({ command: "flows", after, limit: Math.min(left, FLOWS_PAGE) }) as FlowsReply;
-			total = page.total;
-			for (const f of page.flows) row(f);
-			left -= page.flows.length;
-			after = page.next;
-			if (after === 0) break;
-		}
-		return total;
 	}
 }

@@ -1,19 +1,37 @@
 /**
- * The control protocol: one JSON object a line over a unix stream socket. Requests carry a version and a command; a reply carries the data or an error in words.
+ * The control protocol: one JSON object a line over a unix stream socket. A request has a version and a command. The answer is any number of lines with
+ * `rows` (a list) and then one with `data`, or with `error` in words. `watch` and `capture` go on sending rows until either end closes.
  */
+import type { CaptureRequest } from "./capture.ts";
+import type { Step } from "./dry-run.ts";
+import type { FlushRequest } from "./flush.ts";
 
 /** Changes when a reply can no longer be read by an older client. */
 export const PROTOCOL_VERSION = 1;
 /** A longer request line is refused and the client cut off. */
 export const LINE_MAX = 8192;
-/** Rows in one reply to `flows`; the client asks on with `after`. */
-export const FLOWS_PAGE = 128;
+
+/** Which sessions or mappings are wanted; absent members mean any. */
+export interface FlowFilter {
+	host?: string;
+	peer?: string;
+	protocol?: string;
+	state?: string;
+}
 
 /** What a client may ask. */
-export type Request = { v: number; command: "status" } | { v: number; command: "flows"; after: number; limit: number };
+export type Request = { v: number } & (
+	| { command: "status" | "hosts" | "drops" | "reload" }
+	| ({ command: "flows"; limit?: number } & FlowFilter)
+	| ({ command: "mappings"; limit?: number } & FlowFilter)
+	| ({ command: "flush" } & FlushRequest)
+	| { command: "why"; protocol: string; source: string; destination: string; direction?: string }
+	| { command: "watch"; mappings?: boolean }
+	| ({ command: "capture" } & CaptureRequest)
+);
 
-/** What it gets. */
-export type Reply = { v: number; data: unknown } | { v: number; error: string };
+/** A line of the answer. */
+export type Reply = { v: number; rows: unknown[] } | { v: number; data: unknown } | { v: number; error: string };
 
 /** One session as `flows` shows it. Endpoints are "address:port" texts. */
 export interface Flow {
@@ -23,6 +41,8 @@ export interface Flow {
 	external: string;
 	peer: string;
 	state: string;
+	/** Seconds since the last packet that refreshed it. */
+	idle: number;
 	/** Seconds of idleness until it ends. */
 	left: number;
 	packetsOut: number;
@@ -31,11 +51,48 @@ export interface Flow {
 	bytesIn: number;
 }
 
-export interface FlowsReply {
-	flows: Flow[];
-	/** Ask again with `after` = this for more; 0 at the end. */
-	next: number;
-	total: number;
+/** One mapping: an inside endpoint, its outside endpoint, and how many sessions use it. */
+export interface Mapping {
+	protocol: string;
+	internal: string;
+	external: string;
+	sessions: number;
+	/** Who may answer: the configuration's words. */
+	filtering: string;
+}
+
+/** One inside host with sessions. */
+export interface HostRow {
+	address: string;
+	/** LAN device. */
+	port: string;
+	sessions: number;
+	/** Sessions it may have at this moment; the whole table if nothing limits it. */
+	limit: number;
+	limitedBy: "max_sessions" | "fair share" | "table";
+	/** Refusals for its limit or share, or a full table, since it has sessions. */
+	refused: number;
+	bytesOut: number;
+	bytesIn: number;
+	filtering: string;
+}
+
+/** One remembered drop. */
+export interface DropRow {
+	reason: string;
+	text: string;
+	remedy: string;
+	/** Seconds ago. */
+	ago: number;
+	/** Packets like this, one after the other. */
+	count: number;
+	/** Device it came in by. */
+	port: string;
+	direction: "in" | "out";
+	protocol: string;
+	source: string;
+	destination: string;
+	length: number;
 }
 
 export interface PortStatus {
@@ -70,9 +127,13 @@ export interface StatusReply {
 	sessions: { used: number; total: number; byState: Record<string, number> };
 	tableBytes: number;
 	hosts: number;
+	/** The hosts with most sessions. */
+	topHosts: { address: string; sessions: number; refused: number }[];
 	externalPorts: { protocol: string; free: number; total: number }[];
 	/** Packets translated, by user space and by the kernel. */
 	forwarded: { out: number; in: number };
+	/** Packets a second, over the last second or more. */
+	rates: { out: number; in: number; dropped: number };
 	offload: OffloadReply;
 	leftToKernel: number;
 	icmpErrorsSent: number;
@@ -86,4 +147,41 @@ export interface StatusReply {
 	rssKb: number;
 	/** Only with MASQD_METER=1. */
 	meter: { packets: number; jsNs: number; ioNs: number; batches: number } | null;
+}
+
+/** What a dry run found. */
+export interface WhyReply {
+	packet: { protocol: string; source: string; destination: string; direction: "in" | "out" };
+	steps: Step[];
+	/** What would happen: forwarded as `as`, dropped for `reason`, waiting for a neighbour, or the kernel's business. */
+	verdict: "forwarded" | "dropped" | "waits" | "kernel";
+	/** Endpoints after translation. */
+	as: { source: string; destination: string } | null;
+	reason: string | null;
+	text: string | null;
+	remedy: string | null;
+	/** True if the sender would be told by an ICMP error. */
+	answered: boolean;
+	/** What the remedy in UCI terms needs to know. */
+	facts: WhyFacts;
+}
+
+/** What of the configuration and the tables a remedy depends on. */
+export interface WhyFacts {
+	/** Device and subnets of the LAN port concerned. */
+	lan: { device: string; subnets: string[] };
+	sessions: number;
+	/** Port ranges, as `list ports` has them. */
+	ports: string[];
+	/** The inside host's own limit, 0 if it has none, and its sessions. */
+	maxSessions: number;
+	/** Sessions a second that the host may open, 0 if there is no limit. */
+	maxRate: number;
+	hostSessions: number;
+	/** Inside host concerned: source of an outbound packet, holder of the mapping or forward of an inbound one; null if there is none. */
+	inside: string | null;
+	/** The redirect that has this port but not for this source: its options. */
+	redirect: { proto: string; src_dport: string; dest_ip: string; dest_port: string } | null;
+	/** External addresses of the pool that the host is in. */
+	pool: string[];
 }

@@ -1,12 +1,15 @@
 /**
  * Replies as text for a serial console: at most 76 columns, ASCII, no colour.
  */
-import type { Flow, StatusReply } from "./protocol.ts";
+import type { DropRow, Flow, HostRow, Mapping, StatusReply, WhyReply } from "./protocol.ts";
+import { remedyLines, remedySection } from "./remedy.ts";
 
 /** Width of a serial console that everything fits. */
 const COLUMNS = 76;
 /** Labels stand to the left of this. */
 const INDENT = " ".repeat(14);
+
+const STEP_INDENT = " ".repeat(13);
 
 const UNITS = ["B", "kB", "MB", "GB", "TB"];
 
@@ -40,6 +43,73 @@ export function renderFlow(f: Flow): string {
 }
 
 export const FLOW_HEADING = "prot inside                external              peer\n";
+
+export const MAPPING_HEADING = "prot inside                external              sessions who may answer\n";
+
+const WHO: Record<string, string> = {
+	"endpoint-independent": "anyone",
+	"address-dependent": "asked hosts",
+	"address-and-port-dependent": "asked ports",
+};
+
+/** A mapping in a line. */
+export function renderMapping(m: Mapping): string {
+	return `${m.protocol.padEnd(4)} ${m.internal.padEnd(21)} ${m.external.padEnd(21)} ${String(m.sessions).padStart(8)} ${WHO[m.filtering] ?? m.filtering}\n`;
+}
+
+export const HOST_HEADING = "host            port            sessions  limit refused      out       in\n";
+
+/** A host in a line. */
+export function renderHost(h: HostRow): string {
+	return (
+		`${h.address.padEnd(15)} ${h.port.padEnd(15)} ${String(h.sessions).padStart(8)} ${String(h.limit).padStart(6)} ` +
+		`${String(h.refused).padStart(7)} ${formatBytes(h.bytesOut).padStart(8)} ${formatBytes(h.bytesIn).padStart(8)}\n`
+	);
+}
+
+/** Two lines: what and when, then the endpoints. */
+export function renderDrop(d: DropRow): string {
+	const times = d.count > 1 ? `, ${d.count} times` : "";
+	return `${formatSeconds(d.ago).padStart(6)} ago  ${d.reason}${times}\n            ${d.direction} by ${d.port}: ${d.protocol} ${d.source} > ${d.destination}\n`;
+}
+
+/** What became or would become of a packet, with the steps and what could be changed. */
+export function renderWhy(w: WhyReply): string {
+	const out: string[] = [];
+	out.push(`${w.packet.protocol} ${w.packet.source} > ${w.packet.destination}, ${w.packet.direction}\n`);
+	for (const s of w.steps) out.push(wrap(s.text, COLUMNS, STEP_INDENT).replace(STEP_INDENT, `  ${s.what.padEnd(11)}`));
+	out.push(renderVerdict(w));
+	return out.join("");
+}
+
+/** The verdict of a dry run, with reason and remedy. */
+export function renderVerdict(w: WhyReply): string {
+	switch (w.verdict) {
+		case "dropped": {
+			const told = w.answered ? ", and the sender is told by an ICMP error" : "";
+			return `DROPPED    ${w.reason}${told}\n${renderReason(w.text ?? "", w.remedy ?? "")}${renderRemedy(w)}`;
+		}
+		case "waits":
+			return "WAITS      for the neighbour's answer, and is forwarded with it\n";
+		case "forwarded":
+			return `FORWARDED  as ${w.as?.source} > ${w.as?.destination}\n`;
+		default:
+			return "KERNEL     left to the kernel: for the router itself\n";
+	}
+}
+
+/** A sentence and its remedy. */
+export function renderReason(text: string, remedy: string): string {
+	return wrap(`${text} ${remedy}`, COLUMNS, "           ");
+}
+
+/** UCI lines that would let the packet pass; nothing if there are none. */
+export function renderRemedy(w: WhyReply): string {
+	const section = remedySection(w);
+	if (section === null) return "";
+	const lines = remedyLines(section).map((line) => `    ${line.replace("\t", "    ")}\n`);
+	return `In /etc/config/masqd:\n${lines.join("")}`;
+}
 
 /** Breaks a text into lines of `width` columns at most, at spaces, each behind `indent`. */
 export function wrap(text: string, width: number, indent: string): string {
@@ -75,7 +145,10 @@ export function renderStatus(s: StatusReply): string {
 	const percent = ((100 * s.sessions.used) / s.sessions.total).toFixed(1);
 	add("sessions", `${s.sessions.used} of ${s.sessions.total} (${percent} %), ${s.hosts} hosts, ${s.tableBytes} bytes`);
 	for (const [state, n] of Object.entries(s.sessions.byState)) add("", `${state} ${n}`);
+	const top = s.topHosts.map((h) => `${h.address} ${h.sessions}${h.refused > 0 ? ` (${h.refused} refused)` : ""}`);
+	if (top.length > 0) add("most by", top.join(", "));
 	add("ports free", s.externalPorts.map((p) => `${p.protocol} ${p.free} of ${p.total}`).join(", "));
+	add("packets/s", `${s.rates.out} out, ${s.rates.in} in, ${s.rates.dropped} dropped`);
 	add("forwarded", `${s.forwarded.out} out, ${s.forwarded.in} in, ${s.leftToKernel} left to the kernel`);
 	add("offload", offloadText(s));
 	add("icmp errors", `${s.icmpErrorsSent} sent`);

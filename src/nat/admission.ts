@@ -19,11 +19,11 @@ import {
 	UDP_NEW,
 } from "../conntrack/states.ts";
 import { firstOf, ICMP, secondOf, swap16, TCP, UDP } from "../packet/layout.ts";
-import { type Context, type Forward, findForward } from "./context.ts";
+import { type Context, type EndCause, type Forward, findForward } from "./context.ts";
 import { REASON } from "./reason.ts";
 
 /** While at least this share of the table is free, a host may have more than its fair share. */
-const BORROW_FREE = 0.2;
+export const BORROW_FREE = 0.2;
 /** Sessions that may end per turn of the engine's loop. */
 export const EXPIRE_BUDGET = 256;
 /** Records looked at to find an unanswered session of the largest host. */
@@ -71,6 +71,7 @@ export class Admission {
 			else if (c.table.count(FREE) === 0 && !this.#makeRoom(has < HOST_MINIMUM)) refused = REASON["table-full"];
 		}
 		if (refused < 0) return host;
+		c.hosts.refused[host]++;
 		c.hosts.release(host);
 		return -refused - 1;
 	}
@@ -112,7 +113,7 @@ export class Admission {
 	}
 
 	#evict(i: number): true {
-		this.end(i);
+		this.end(i, "evicted");
 		this.#reclaim();
 		return true;
 	}
@@ -120,7 +121,7 @@ export class Admission {
 	/** Ends the longest rest of a port, if there is one, so that its record is free: sessions are worth more. */
 	#reclaim(): boolean {
 		const i = this.#c.table.head(RESTING);
-		if (i !== 0) this.end(i);
+		if (i !== 0) this.end(i, "evicted");
 		return i !== 0;
 	}
 
@@ -134,7 +135,7 @@ export class Admission {
 				// RFC 7857 figure 1: an idle connection goes to TRANS first, where the next segment revives it.
 				const open = state === TCP_ESTABLISHED || state === TCP_TENDED;
 				if (open && (c.table.T[(i << 4) + R_META] & 0xff) === TCP) c.table.setState(i, TCP_RESET, c.now16);
-				else this.end(i);
+				else this.end(i, "timeout");
 				ended++;
 			}
 		}
@@ -145,7 +146,7 @@ export class Admission {
 	 * Ends a session, or the rest of a port. With the last of a mapping its external port is given back, at once or after its rest: strangers may still be sending
 	 * to a port that was open to them (RFC 6888 REQ-8; at once where peers are filtered or TCP is tracked). `owned` false: the port is somebody else's by now.
 	 */
-	end(i: number, owned = true): void {
+	end(i: number, cause: EndCause, owned = true): void {
 		const c = this.#c;
 		const meta = c.table.T[(i << 4) + R_META];
 		const n = (meta >> EXTERNAL_SHIFT) & 0xff;
@@ -158,16 +159,18 @@ export class Admission {
 			return;
 		}
 		const host = c.table.T16[(i << 5) + R_HOST];
+		const last = c.table.alone(i);
 		const own =
 			owned &&
 			external.shared &&
 			(protocol === TCP || protocol === UDP || protocol === ICMP) &&
 			!this.#forwarded(n, protocol, port, swap16(firstOf(c.table.T[(i << 4) + R_OUT])));
-		if (own && protocol === UDP && (c.hosts.W[host * 4 + HOST_PLACE] & HOST_EIF) !== 0 && c.table.alone(i)) {
+		if (own && protocol === UDP && (c.hosts.W[host * 4 + HOST_PLACE] & HOST_EIF) !== 0 && last) {
 			c.table.rest(i, external.address, c.now16);
 		} else if (c.table.remove(i, external.address) && own) c.externals.releasePort(n, protocol, port);
 		if (!external.shared && external.pool >= 0 && --external.sessions === 0) external.holder = 0;
 		c.hosts.release(host);
+		c.events?.ended(i, cause, last);
 	}
 
 	/** True for the external port of a forward: it stays reserved while the forward is configured. */

@@ -196,8 +196,9 @@ export class FtpAlg {
 		this.#c.algCounts[NOTE[note]]++;
 	}
 
-	#drop(reason: ReasonName): 0 {
-		this.#c.drops[REASON[reason]]++;
+	/** Counts the segment in slot `s`, which came from LAN port `port` (-1: WAN; of those inside the first stands for all). */
+	#drop(reason: ReasonName, s: number, port = 0): 0 {
+		this.#c.dropLog.add(REASON[reason], s, port, this.#c.now);
 		return 0;
 	}
 
@@ -212,12 +213,12 @@ export class FtpAlg {
 		const w = (s + SLOT_IP + header) >> 2;
 		const offset = (swap16(H[(w << 1) + 6]) >> 12) * 4;
 		const payload = length - header - offset;
-		if (offset < 20 || payload < 0) return this.#drop("bad-transport");
+		if (offset < 20 || payload < 0) return this.#drop("bad-transport", s);
 		const fin = (swap16(H[(w << 1) + 6]) & FIN) !== 0;
 		const seq = swap32(P[w + 1]) | 0;
 		let k = this.#find(i);
 		if (k === null) {
-			if (c.table.T[(i << 4) + R_META] & MOVED) return this.#drop("tcp-no-session");
+			if (c.table.T[(i << 4) + R_META] & MOVED) return this.#drop("tcp-no-session", s);
 			if (payload === 0) return length;
 		}
 		if (payload === 0 && k !== null && !(fin && k.stream.heldLength > 0)) {
@@ -225,7 +226,7 @@ export class FtpAlg {
 			return length;
 		}
 		const partial = (P[s >> 2] & VNET_PARTIAL) !== 0;
-		if (!partial && this.#sum(s, header, length) !== 0xffff) return this.#drop("tcp-bad-checksum");
+		if (!partial && this.#sum(s, header, length) !== 0xffff) return this.#drop("tcp-bad-checksum", s);
 		k ??= this.#take(i, seq);
 		if (k === null) {
 			this.#note("ftp-no-room");
@@ -240,7 +241,7 @@ export class FtpAlg {
 		const ahead = (seq - stream.next) | 0;
 		const repeated = ahead <= 0 && payload + ahead <= 0;
 		if (length > LENGTH_MAX || (ahead > 0 && this.#isGap(k, seq)) || (stream.heldLength > 0 && !repeated && !stream.hasRoom))
-			return this.#drop("alg-gap");
+			return this.#drop("alg-gap", s);
 		let sent: number;
 		if (repeated && !(fin && stream.heldLength > 0)) {
 			const held = Math.max(0, (seq + payload - stream.heldFrom) | 0);
@@ -469,7 +470,7 @@ export class FtpAlg {
 		H[(l4 << 1) + 8] = this.#sum(s, 20, total) ^ 0xffff;
 		const host = c.table.T16[(k.record << 5) + R_HOST];
 		const lan = c.lan[(c.hosts.W[host * 4 + HOST_PLACE] >>> HOST_PORT_SHIFT) & 0xff];
-		if (!lan.queue.push(s, total, headerTag(HOST_HEADERS + host))) return this.#drop("queue-full");
+		if (!lan.queue.push(s, total, headerTag(HOST_HEADERS + host))) return this.#drop("queue-full", s);
 		c.forwardedIn++;
 		return 0;
 	}
@@ -487,7 +488,7 @@ export class FtpAlg {
 		const k = this.#find(i);
 		const lost = k === null && (table.T[(i << 4) + R_META] & MOVED) !== 0;
 		if (lost || offset < 20 || header + offset > length) {
-			this.#drop(lost ? "tcp-no-session" : "bad-transport");
+			this.#drop(lost ? "tcp-no-session" : "bad-transport", s, -1);
 			return false;
 		}
 		if (k === null || (word & ACK) === 0) return true;

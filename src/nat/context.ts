@@ -6,6 +6,7 @@ import type { PortRange } from "../conntrack/ports.ts";
 import type { Table } from "../conntrack/table.ts";
 import { addressValue, type Views } from "../packet/layout.ts";
 import type { LinkHeaders } from "../packet/link-header.ts";
+import type { DropLog } from "./drop-log.ts";
 import type { Expectations } from "./expectations.ts";
 import type { Externals } from "./externals.ts";
 import { REASONS } from "./reason.ts";
@@ -143,6 +144,17 @@ export interface SpareBlocks {
 /** Bytes of a block: a slot for a packet of up to 2024 bytes; larger ones take several in a row. */
 export const BLOCK = 2048;
 
+/** Why a session ended. */
+export type EndCause = "timeout" | "evicted" | "flushed" | "wan-address" | "reload" | "refused";
+
+/** Who wants to know of sessions as they come and go. Called in the middle of a batch: must be quick and change nothing. */
+export interface SessionEvents {
+	/** Session `i` was made. */
+	created(i: number): void;
+	/** Session `i` has ended, and its mapping with it if `last`; the words of its record are still there. */
+	ended(i: number, cause: EndCause, last: boolean): void;
+}
+
 /** Everything shared by the translation code. */
 export interface Context {
 	readonly views: Views;
@@ -160,6 +172,10 @@ export interface Context {
 	readonly requested: Forward[];
 	/** Packets dropped, by reason number. */
 	readonly drops: Float64Array;
+	/** Counts drops there and remembers the last ones. */
+	readonly dropLog: DropLog;
+	/** Listener to sessions, null while nobody listens. */
+	events: SessionEvents | null;
 	/** What the ALG has done, by the number of its notes. */
 	readonly algCounts: Float64Array;
 	/** Packets left to the kernel: for the router itself. */

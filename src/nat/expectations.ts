@@ -69,6 +69,13 @@ export class Expectations {
 		return externalPort;
 	}
 
+	/** These expectations as they are now, over copies of table and externals. */
+	copy(table: Table, externals: Externals): Expectations {
+		const other = new Expectations(table, externals);
+		other.#list = this.#list.map((e) => ({ ...e }));
+		return other;
+	}
+
 	/** All of them, the oldest first. */
 	get pending(): readonly Expectation[] {
 		return this.#list;

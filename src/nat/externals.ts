@@ -108,6 +108,29 @@ export class Externals {
 		return n;
 	}
 
+	/** These addresses as they are now, with port maps of their own. */
+	copy(): Externals {
+		const words = this.#words.slice();
+		const other = new Externals(words, this.#ranges);
+		this.list.forEach((x, n) => {
+			other.list.push({ ...x });
+			other.A[n] = this.A[n];
+			if (x.address !== 0) other.#byAddress.set(x.address, n);
+			if (x.inside !== 0) other.#byInside.set(x.inside, n);
+		});
+		// Maps lie one behind the other, as add() has taken them.
+		for (const maps of this.#maps) {
+			other.#maps.push(
+				maps.map((map) => {
+					const mine = words.subarray(other.#at, other.#at + map.words);
+					other.#at += map.words;
+					return map.copy(mine);
+				}),
+			);
+		}
+		return other;
+	}
+
 	/**
 	 * Makes the list anew for a wanted set of addresses, the WAN port's first, and free port maps over `ranges`. An address keeps the number that it has in
 	 * `before` (addresses by number), because the session records have it; what is new takes the lowest numbers that nobody had, or that nobody needs any more.

@@ -65,8 +65,9 @@ export class Fragments {
 		this.slots = new Int32Array(count);
 	}
 
-	#drop(reason: number, pieces: number): 0 {
-		this.#c.drops[reason] += pieces;
+	/** Counts pieces that are dropped; `s` is the slot of one of them. */
+	#drop(reason: number, pieces: number, s: number, inside: boolean): 0 {
+		this.#c.dropLog.add(reason, s, inside ? 0 : -1, this.#c.now, pieces);
 		return 0;
 	}
 
@@ -87,13 +88,13 @@ export class Fragments {
 		this.recycle();
 		const least = protocol === TCP ? 20 : protocol === SCTP ? 12 : 8;
 		if (payload === 0 || (!last && payload % 8 !== 0) || offset + payload > PAYLOAD_MAX || (offset < least && offset > 0))
-			return this.#drop(REASON["fragment-invalid"], 1);
+			return this.#drop(REASON["fragment-invalid"], 1, s, inside);
 		if ((word & IP_OFFSET) === 0 && (payload < least || (protocol === TCP && (B[ip + header + 12] >> 4) * 4 > payload)))
-			return this.#drop(REASON["fragment-invalid"], 1);
+			return this.#drop(REASON["fragment-invalid"], 1, s, inside);
 		const key = protocol | 512 | (inside ? 256 : 0) | ((B[ip + 4] << 24) | (B[ip + 5] << 16));
 		const d = this.#obtain(P[w + 3], P[w + 4], key);
 		const D = this.#datagrams;
-		if (D[d + D_TOTAL] < 0) return this.#drop(REASON["fragment-overlap"], 1);
+		if (D[d + D_TOTAL] < 0) return this.#drop(REASON["fragment-overlap"], 1, s, inside);
 
 		// Its place among the pieces: none may reach into another, nor beyond the end.
 		let before = 0;
@@ -104,7 +105,7 @@ export class Fragments {
 		}
 		const end = offset + payload;
 		if (after !== 0 && this.#offset[after - 1] === offset && this.#payload[after - 1] === payload)
-			return this.#drop(REASON["fragment-overlap"], 1);
+			return this.#drop(REASON["fragment-overlap"], 1, s, inside);
 		const total = D[d + D_TOTAL];
 		if (
 			(before !== 0 && this.#offset[before - 1] + this.#payload[before - 1] > offset) ||
@@ -112,13 +113,13 @@ export class Fragments {
 			(total > 0 && (end > total || last)) ||
 			(last && after !== 0)
 		) {
-			this.#drop(REASON["fragment-overlap"], 1 + D[d + D_PIECES]);
+			this.#drop(REASON["fragment-overlap"], 1 + D[d + D_PIECES], s, inside);
 			this.#empty(d, 0);
 			D[d + D_TOTAL] = -1;
 			return 0;
 		}
 		const b = this.#room(d, SLOT_IP + length);
-		if (b < 0) return this.#drop(REASON["fragment-overload"], 1);
+		if (b < 0) return this.#drop(REASON["fragment-overload"], 1, s, inside);
 		const slot = this.#c.spare.at + b * BLOCK;
 		B.copyWithin(slot, s, s + SLOT_IP + length);
 		this.#offset[b] = offset;
@@ -157,7 +158,10 @@ export class Fragments {
 	}
 
 	#give(d: number, reason: number): void {
-		this.#drop(reason, this.#datagrams[d + D_PIECES]);
+		const D = this.#datagrams;
+		// The entry of a datagram whose pieces were refused has none left.
+		if (D[d + D_PIECES] > 0)
+			this.#drop(reason, D[d + D_PIECES], this.#c.spare.at + (D[d + D_FIRST] - 1) * BLOCK, (D[d + D_KEY] & 256) !== 0);
 		this.#empty(d, 0);
 		this.#free(d);
 	}

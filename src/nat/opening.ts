@@ -129,6 +129,7 @@ export class Opening {
 		const configured = forwarded >= 0 && this.#isConfigured(protocol, swap16(externalPort));
 		if (configured || (leader !== 0 && c.table.T[(leader << 4) + R_META] & FORWARDED)) c.table.T[(i << 4) + R_META] |= FORWARDED;
 		this.#learn(host, port, slot);
+		c.events?.created(i);
 		return i;
 	}
 
@@ -137,7 +138,7 @@ export class Opening {
 		const { table } = this.#c;
 		const i = table.findResting(protocol, inside, insidePort);
 		if (i === 0 || ((table.T[(i << 4) + R_META] >> EXTERNAL_SHIFT) & 0xff) !== external) return undefined;
-		this.#admission.end(i);
+		this.#admission.end(i, "timeout");
 		return secondOf(table.T[(i << 4) + R_IN]);
 	}
 
@@ -289,6 +290,7 @@ export class Opening {
 		c.table.T[(i << 4) + R_META] |= forwarded;
 		if (!c.lan[port].ethernet) c.hosts.place(host, port);
 		else c.hosts.assign(host, port);
+		c.events?.created(i);
 		return i;
 	}
 

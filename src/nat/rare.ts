@@ -102,6 +102,9 @@ export class Rare {
 	readonly #c: Context;
 	readonly #admission: Admission;
 	readonly #opening: Opening;
+	/** Slot of the frame in hand and where it came from, for the drop log. */
+	#slot = 0;
+	#port = -1;
 	readonly #errors: IcmpSender;
 	readonly #ftp: FtpAlg;
 	readonly #silence: Silence;
@@ -135,7 +138,7 @@ export class Rare {
 	}
 
 	#drop(reason: number, pieces = 1): 0 {
-		this.#c.drops[reason] += pieces;
+		this.#c.dropLog.add(reason, this.#slot, this.#port, this.#c.now, pieces);
 		return 0;
 	}
 
@@ -143,6 +146,8 @@ export class Rare {
 
 	/** First packet of an outbound TCP or UDP session: its record, or 0 if the packet was dealt with. */
 	openOutbound(s: number, length: number, port: number): number {
+		this.#slot = s;
+		this.#port = port;
 		const { P, B } = this.#c.views;
 		const w = (s >> 2) + IP_WORD;
 		if (this.#admission.full(P[w + 3])) return this.#refuse(s, length, port, REASON["table-full"]);
@@ -171,6 +176,7 @@ export class Rare {
 
 	/** Counts a refusal and tells the inside host where an error helps it (RFC 6888 REQ-11, RFC 1812 section 4.3.3.1). */
 	#refuse(s: number, length: number, port: number, reason: number, pieces = 1): 0 {
+		this.#drop(reason, pieces);
 		switch (reason) {
 			case REASON["table-full"]:
 			case REASON["host-limit"]:
@@ -193,11 +199,13 @@ export class Rare {
 				this.#errors.send(s, length, port, NET_UNREACHABLE);
 				break;
 		}
-		return this.#drop(reason, pieces);
+		return 0;
 	}
 
 	/** First packet of an inbound TCP or UDP session: its record, or 0 if the packet was dealt with. */
 	openInbound(s: number, length: number): number {
+		this.#slot = s;
+		this.#port = -1;
 		const { P, B } = this.#c.views;
 		const w = (s >> 2) + IP_WORD;
 		return this.#openInbound(s, length, B[s + SLOT_IP + 9], P[w + 3], P[w + 4], (w << 1) + 10, length - 20, 1, false);
@@ -258,6 +266,8 @@ export class Rare {
 
 	/** An inbound one; false if it was dropped. */
 	tcpInbound(i: number, s: number, length: number): boolean {
+		this.#slot = s;
+		this.#port = -1;
 		return this.#tcpInbound(i, s, 20, length);
 	}
 
@@ -319,6 +329,8 @@ export class Rare {
 	 * sent in fragments, or with DF answered with the MTU (RFC 1191, RFC 4787 REQ-13). `port` is where it came from, -1 for the WAN; `i` its session.
 	 */
 	tooBig(s: number, length: number, mtu: number, port: number, i: number): number {
+		this.#slot = s;
+		this.#port = port;
 		const c = this.#c;
 		if (this.#segmentsFit(s, mtu, c.table.T[(i << 4) + R_META] & 0xff)) return 0;
 		if (this.#mustNotSplit(s, length, mtu, port)) return 1;
@@ -342,8 +354,8 @@ export class Rare {
 	#mustNotSplit(s: number, length: number, mtu: number, port: number): boolean {
 		const { P } = this.#c.views;
 		if ((P[(s >> 2) + IP_WORD + 1] & IP_DF) === 0 && (P[s >> 2] & VNET_GSO) === 0) return false;
-		this.#errors.send(s, length, port, FRAGMENTATION_NEEDED, mtu);
 		this.#drop(REASON["too-big"]);
+		this.#errors.send(s, length, port, FRAGMENTATION_NEEDED, mtu);
 		return true;
 	}
 
@@ -362,6 +374,8 @@ export class Rare {
 
 	/** Any frame from LAN port `port`; `received` are the bytes behind the link header. */
 	outbound(s: number, received: number, port: number): void {
+		this.#slot = s;
+		this.#port = port;
 		const c = this.#c;
 		const lan = c.lan[port];
 		const length = this.#header(s, received, lan);
@@ -369,8 +383,8 @@ export class Rare {
 		const { P, B } = c.views;
 		const ip = s + SLOT_IP;
 		if (B[ip + 8] < (lan.kernelForwards ? 1 : 2)) {
-			this.#errors.send(s, length, port, TIME_EXCEEDED);
 			this.#drop(REASON["ttl-expired"]);
+			this.#errors.send(s, length, port, TIME_EXCEEDED);
 			return;
 		}
 		const word = P[(ip >> 2) + 1];
@@ -394,6 +408,7 @@ export class Rare {
 	 * in the fragment pool's list.
 	 */
 	#outward(s: number, length: number, port: number, room: number, pieces: number): void {
+		this.#slot = s;
 		const c = this.#c;
 		const { P, H, B } = c.views;
 		const ip = s + SLOT_IP;
@@ -459,6 +474,8 @@ export class Rare {
 	 * packets of known sessions are refused, and their sessions are not touched, so that they go on when it is back.
 	 */
 	outboundImpaired(s: number, received: number, port: number, fault: number): void {
+		this.#slot = s;
+		this.#port = port;
 		const c = this.#c;
 		if (received < 20) return this.outbound(s, received, port);
 		const w = (s >> 2) + IP_WORD;
@@ -478,6 +495,8 @@ export class Rare {
 
 	/** Any frame from the WAN port. */
 	inbound(s: number, received: number): void {
+		this.#slot = s;
+		this.#port = -1;
 		const c = this.#c;
 		const length = this.#header(s, received, c.wan);
 		if (length === 0) return;
@@ -501,6 +520,7 @@ export class Rare {
 	 * False if it did not go on.
 	 */
 	#inward(s: number, length: number, external: number, room: number, pieces: number, hairpin: boolean): boolean {
+		this.#slot = s;
 		const c = this.#c;
 		const { P, H, B } = c.views;
 		const ip = s + SLOT_IP;
@@ -543,9 +563,10 @@ export class Rare {
 		}
 		// Judged only now, because what is for the router itself may arrive with its last hop (RFC 1812 section 5.3.1).
 		if (B[ip + 8] < 2 && !hairpin) {
-			if (fresh) this.#admission.end(i);
+			if (fresh) this.#admission.end(i, "refused");
+			this.#drop(REASON["ttl-expired"], pieces);
 			this.#errors.send(s, length, -1, TIME_EXCEEDED);
-			return this.#drop(REASON["ttl-expired"], pieces) !== 0;
+			return false;
 		}
 		if (protocol === TCP && !this.#tcpInbound(i, s, header, length)) return false;
 		if (protocol === UDP || protocol === UDPLITE) this.udpInbound(i);
@@ -672,6 +693,8 @@ export class Rare {
 	hold(hop: number, s: number, length: number): void {
 		const c = this.#c;
 		if (hop !== HAIRPIN) return c.hops.hold(hop, s, length);
+		this.#slot = s;
+		this.#port = 0;
 		const { P, H, B } = c.views;
 		const ip = s + SLOT_IP;
 		const w = ip >> 2;
@@ -689,7 +712,7 @@ export class Rare {
 		const l4 = (ip + header) >> 1;
 		const ports = hasPorts(B[ip + 9]) ? pair(H[l4 + 1], H[l4]) : B[ip + 9] === ICMP ? pair(0, H[l4 + 2]) : 0;
 		const i = c.table.findIn(B[ip + 9], P[w + 4], P[w + 3], c.externals.find(P[w + 3]), ports);
-		if (i !== 0 && c.table.T[(i << 4) + R_PACKETS_OUT] <= 1 && c.table.T[(i << 4) + R_PACKETS_IN] === 0) this.#admission.end(i);
+		if (i !== 0 && c.table.T[(i << 4) + R_PACKETS_OUT] <= 1 && c.table.T[(i << 4) + R_PACKETS_IN] === 0) this.#admission.end(i, "refused");
 	}
 
 	/**

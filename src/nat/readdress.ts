@@ -37,9 +37,9 @@ export function readdress(c: Context, admission: Admission, address: number, res
 		if (table.bypass !== null) table.bypass.sync(i);
 		if ((meta & 0xff) === TCP && state !== TCP_SYN_OUT && state !== TCP_SYN_IN && state !== TCP_CLOSING && state !== TCP_RESET) reset(i);
 		if (state !== RESTING) result.ended++;
-		admission.end(i);
+		admission.end(i, "wan-address");
 		// A port at the old address needs no rest at the new one.
-		if (table.state(i) === RESTING) admission.end(i);
+		if (table.state(i) === RESTING) admission.end(i, "wan-address");
 	}
 	table.header[H_CHANGING] = before;
 	table.addresses[0] = address;

@@ -203,30 +203,6 @@ export function removeGuard(io: GuardIo): void {
 	if (result.status !== 0) throw new Error(`remove the guard table: nft: ${firstLine(result.output)}`);
 }
 
-/** Packets counted since the guard was installed. Throws if it is not there any more, which `fw4 flush` can do. */
-export function guardCounters(io: GuardIo): Record<GuardCounter, number> {
-	const result = nft(io, ["nft", "-t", "list", "table", "inet", "masqd"], "");
-	if (result.status !== 0) throw new Error(`read the guard table: nft: ${firstLine(result.output)}`);
-	return parseCounters(result.output);
-}
-
-/** Reads the packet counts out of `nft list`; counters that are not there are 0. Its text form, because OpenWrt's nft may lack JSON. */
-export function parseCounters(listing: string): Record<GuardCounter, number> {
-	const counters: Record<GuardCounter, number> = {
-		lan_unicast: 0,
-		claimed_lan: 0,
-		claimed_wan: 0,
-		owned: 0,
-		inbound: 0,
-		refused: 0,
-		leak: 0,
-	};
-	for (const [, name, packets] of listing.matchAll(/^\s*counter (\w+) \{\s*packets (\d+) bytes \d+/gm)) {
-		if (name !== undefined && name in counters) counters[name as GuardCounter] = Number(packets);
-	}
-	return counters;
-}
-
 function nft(io: GuardIo, argv: string[], script: string): { status: number; output: string } {
 	return io.run(argv, script, NFT_TIMEOUT_MS);
 }

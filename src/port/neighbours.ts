@@ -47,7 +47,8 @@ export interface NextHopOwner {
 	readonly headers: LinkHeaders;
 	readonly wan: Link;
 	readonly lan: LanLink[];
-	readonly drops: Float64Array;
+	/** Counts and remembers a frame in a slot that is dropped; `port` is the LAN port it came from, -1 for the WAN. */
+	dropped(reason: number, slot: number, port: number): void;
 	/** Counts a frame that was held and is now handed to the WAN (true) or a LAN port. */
 	forwarded(out: boolean): void;
 	/** A translated packet in a slot was given up: there is no route any more (`lost`), or the next hop did not answer. */
@@ -89,17 +90,31 @@ export class NextHopTable implements NextHops {
 		return found;
 	}
 
+	/** As {@link find}, but nothing changes and nobody is asked: 0 stands for a hop that has no number yet. */
+	peek(destination: number): number {
+		const target = this.#target(destination);
+		if (target < 0) return target;
+		return this.#owner.wan.ethernet ? (this.#numbers.get(target) ?? 0) : 1;
+	}
+
 	#route(destination: number): number {
-		const { kernel, wan } = this.#owner;
+		const target = this.#target(destination);
+		if (target < 0) return target;
+		if (!this.#owner.wan.ethernet) {
+			this.tags[1] = headerTag(1);
+			return 1;
+		}
+		return this.#number(target);
+	}
+
+	/** Address of the next hop (dotted value), or {@link NO_ROUTE} or {@link ELSEWHERE}. */
+	#target(destination: number): number {
+		const { kernel } = this.#owner;
 		const value = addressValue(destination);
 		const route = kernel.lookup(value);
 		if (route === null || route.ifindex === 0) return NO_ROUTE;
 		if (route.ifindex !== this.#owner.wanIndex() || kernel.isLocal(value) || kernel.isBroadcast(value)) return ELSEWHERE;
-		if (!wan.ethernet) {
-			this.tags[1] = headerTag(1);
-			return 1;
-		}
-		return this.#number(route.gateway || value);
+		return route.gateway || value;
 	}
 
 	#number(address: number): number {
@@ -140,9 +155,9 @@ export class NextHopTable implements NextHops {
 	}
 
 	hold(hop: number, slot: number, length: number): void {
-		const { views, drops } = this.#owner;
+		const { views } = this.#owner;
 		if (hop === 0 && this.find(views.P[(slot + SLOT_IP + 16) >> 2]) === NO_ROUTE) {
-			drops[REASON["no-route"]]++;
+			this.#owner.dropped(REASON["no-route"], slot, 0);
 			return this.#owner.undeliverable(slot, length, true);
 		}
 		const address = hop > 0 ? this.#addresses[hop] : this.#gatewayOf(views.P[(slot + SLOT_IP + 16) >> 2]);
@@ -173,7 +188,7 @@ export class NextHopTable implements NextHops {
 
 	#keep(slot: number, length: number, who: Pick<Waiting, "hop" | "neighbour" | "host" | "inside">, ifindex: number, reason: number): void {
 		if (this.#waiting.length === WAITING_MAX || length + SLOT_IP > WAITING_BYTES) {
-			this.#owner.drops[reason]++;
+			this.#owner.dropped(reason, slot, who.hop < 0 ? -1 : 0);
 			this.#ask(ifindex, who.neighbour);
 			return;
 		}
@@ -211,10 +226,9 @@ export class NextHopTable implements NextHops {
 			const known = o.kernel.neighbour(ifindex, f.neighbour);
 			const usable = known !== undefined && isUsable(known);
 			if (!usable && now < f.deadline) continue;
-			const slot = o.spareSlot(n);
-			o.views.B.set(this.#store.subarray(n * WAITING_BYTES, n * WAITING_BYTES + SLOT_IP + f.length), slot);
+			const slot = this.#unpack(n);
 			if (!usable) {
-				o.drops[f.hop >= 0 ? REASON["no-next-hop"] : REASON["host-unreachable"]]++;
+				o.dropped(f.hop >= 0 ? REASON["no-next-hop"] : REASON["host-unreachable"], slot, f.hop >= 0 ? 0 : -1);
 				if (f.hop >= 0) o.undeliverable(slot, f.length, false);
 			} else if (f.hop >= 0) {
 				// The hop may have no number (0) or another one by now: the header goes into the slot itself.
@@ -231,9 +245,17 @@ export class NextHopTable implements NextHops {
 		}
 	}
 
+	/** Puts waiting frame number `n` into a slot of the frame buffer. */
+	#unpack(n: number): number {
+		const o = this.#owner;
+		const slot = o.spareSlot(n);
+		o.views.B.set(this.#store.subarray(n * WAITING_BYTES, n * WAITING_BYTES + SLOT_IP + this.#waiting[n].length), slot);
+		return slot;
+	}
+
 	#send(link: Link, slot: number, length: number, tag: number): void {
 		if (link.queue.push(slot, length, tag)) this.#owner.forwarded(link === this.#owner.wan);
-		else this.#owner.drops[REASON["queue-full"]]++;
+		else this.#owner.dropped(REASON["queue-full"], slot, link === this.#owner.wan ? 0 : -1);
 	}
 
 	/** Frames waiting now. */
@@ -259,7 +281,7 @@ export class NextHopTable implements NextHops {
 	giveUp(): void {
 		for (let n = this.#waiting.length - 1; n >= 0; n--) {
 			if (this.#waiting[n].hop < 0) continue;
-			this.#owner.drops[REASON["no-external-address"]]++;
+			this.#owner.dropped(REASON["no-external-address"], this.#unpack(n), 0);
 			this.#remove(n);
 		}
 	}

@@ -18,7 +18,7 @@ import textwrap
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1] / "net"))
 
 from bed import FAR, GATEWAY, H1, LAN_GATEWAY, S1, S2, Bed, WebServer, dns_server, iperf_server, payload  # noqa: E402
-from namespace import remove_leftovers, wait_until  # noqa: E402
+from namespace import remove_leftovers, run, wait_until  # noqa: E402
 
 COLUMNS = 76
 WEB_BYTES = 20 << 20
@@ -129,6 +129,26 @@ class Demo:
         say(f"The server tried to connect to {GATEWAY} port 40022 and {result}. masqd status says why:")
         show(f"dropped {after['count']} {after['reason']}")
         show(textwrap.fill(f"{after['text']} {after['remedy']}", COLUMNS - 4))
+
+    def step_why(self):
+        """masqd why"""
+        say("What would let it in? Every decision about such a connection, made without sending anything:")
+        show_exactly(self.bed.masqd("why", "tcp", f"{S1}:50000", f"{GATEWAY}:40022").stdout)
+
+    def step_capture(self):
+        """A capture, read back by tshark"""
+        file = self.bed.folder / "demo.pcapng"
+        self.bed.masqd("capture", "on")
+        self.bed.h1.ping(S1, 1)
+        self.bed.masqd("capture", "last", "-w", file, "--host", H1)
+        self.bed.masqd("capture", "off")
+        columns = ("frame.interface_name", "ip.src", "ip.dst", "icmp.type", "frame.comment")
+        read = run("tshark", "-r", file, "-Y", "icmp", "-T", "fields", *(word for name in columns for word in ("-e", name))).stdout
+        rows = [row.split("\t") for row in read.splitlines()]
+        need(len(rows) >= 4 and rows[1][1] == GATEWAY and "translated" in rows[0][4], read)
+        say("masqd captured a ping on both sides of the translation. tshark reads the file; the comments are masqd's:")
+        for device, source, destination, _, comment in rows[:4]:
+            show(f"{device}: {source} > {destination}\n  {comment}")
 
     def _uninvited(self):
         found = [one for one in self.bed.status()["drops"] if one["reason"] == "no-mapping"]

@@ -44,6 +44,13 @@ function equal(a: unknown, b: unknown): boolean {
 	return true;
 }
 
+/** True if every member of `expected` is in `value`, deeply; lists must be as long. */
+function matches(value: unknown, expected: unknown): boolean {
+	if (typeof expected !== "object" || expected === null || typeof value !== "object" || value === null) return equal(value, expected);
+	if (Array.isArray(expected) && (!Array.isArray(value) || value.length !== expected.length)) return false;
+	return Object.entries(expected).every(([key, member]) => matches((value as Record<string, unknown>)[key], member));
+}
+
 function contains(value: unknown, item: unknown): boolean {
 	if (typeof value === "string") return value.includes(item as string);
 	return [...(value as Iterable<unknown>)].includes(item);
@@ -72,6 +79,7 @@ function throwsAs(body: unknown, expected: unknown): boolean {
 const MATCHERS = {
 	toBe: (value: unknown, expected: unknown) => Object.is(value, expected),
 	toEqual: (value: unknown, expected: unknown) => equal(value, expected),
+	toMatchObject: (value: unknown, expected: unknown) => matches(value, expected),
 	toThrow: (value: unknown, expected: unknown) => throwsAs(value, expected),
 	toContain: (value: unknown, expected: unknown) => contains(value, expected),
 	toMatch: (value: unknown, expected: unknown) =>

@@ -440,7 +440,7 @@ class Episode {
 	/** The WAN gets another address, as the engine does it: sessions at the old one end. */
 	#newAddress(): void {
 		const { rig } = this;
-		for (const i of rig.records()) if (((rig.table.T[(i << 4) + 4] >> 8) & 0xff) === 0) rig.admission.end(i);
+		for (const i of rig.records()) if (((rig.table.T[(i << 4) + 4] >> 8) & 0xff) === 0) rig.admission.end(i, "wan-address");
 		const address = rig.externals.A[0] === loaded(X) ? "203.0.113.2" : X;
 		rig.externals.setAddress(0, loaded(address));
 		rig.context.wan.address = loaded(address);

@@ -1,6 +1,6 @@
 import { describe, expect, it } from "vitest";
 import { parseAddress, parseSubnet, type Subnet } from "../../src/packet/address.ts";
-import { type GuardFacts, guardCounters, guardRuleset, installGuard, parseCounters, removeGuard } from "../../src/port/guard.ts";
+import { type GuardFacts, guardRuleset, installGuard, removeGuard } from "../../src/port/guard.ts";
 
 const address = (text: string): number => parseAddress(text) as number;
 const subnet = (text: string): Subnet => parseSubnet(text) as Subnet;
@@ -210,44 +210,5 @@ describe("guard installation", () => {
 		const io = nft([]);
 		removeGuard(io);
 		expect(io.calls[0].stdin).toBe("add table inet masqd\ndelete table inet masqd\n");
-	});
-});
-
-describe("guard counters", () => {
-	const LISTING = `table inet masqd {
-	counter lan_unicast {
-		packets 12345 bytes 1234567
-	}
-
-	counter leak {
-		packets 0 bytes 0
-	}
-
-	counter claimed_wan {
-		packets 7 bytes 420
-	}
-
-	chain postrouting {
-		oifname "wan0" counter name "leak" drop
-	}
-}
-`;
-	it("reads nft's listing", () => {
-		expect(parseCounters(LISTING)).toEqual({
-			lan_unicast: 12345,
-			claimed_lan: 0,
-			claimed_wan: 7,
-			owned: 0,
-			inbound: 0,
-			refused: 0,
-			leak: 0,
-		});
-		const io = nft([], LISTING);
-		expect(guardCounters(io).claimed_wan).toBe(7);
-		expect(io.calls[0].argv).toEqual(["nft", "-t", "list", "table", "inet", "masqd"]);
-	});
-	it("says so when the table is gone", () => {
-		const run = () => ({ status: 1, output: "Error: No such file or directory\nlist table" });
-		expect(() => guardCounters({ run })).toThrow("read the guard table: nft: Error: No such file or directory");
 	});
 });

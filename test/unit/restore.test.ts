@@ -268,7 +268,7 @@ describe("a policy that has changed meanwhile", () => {
 		const all = rig.flows();
 		const forwards = [{ protocol: 6, first: 50000, last: 50000, inside: loaded(H2), insideFirst: 22, source: null }];
 		const ending = unfit(rig.context, rig.keeper({ policy: { ...rig.context.policy, forwards } }));
-		for (const i of ending) rig.admission.end(i);
+		for (const i of ending) rig.admission.end(i, "reload");
 		expect(rig.flows()).toEqual(all.filter((line) => !line.includes(":50000")));
 		rig.verify();
 		// The maps made anew are as they were.

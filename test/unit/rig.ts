@@ -42,6 +42,7 @@ import {
 	type Policy,
 	Queue,
 } from "../../src/nat/context.ts";
+import { DropLog } from "../../src/nat/drop-log.ts";
 import { Expectations } from "../../src/nat/expectations.ts";
 import { Externals, externalsWords } from "../../src/nat/externals.ts";
 import { type Fast, makeFast } from "../../src/nat/fast.ts";
@@ -295,8 +296,10 @@ export class Rig {
 		this.hops = new FakeHops(() => this);
 		const headers = new LinkHeaders(layout.hosts);
 		headers.set(GATEWAY_HOP, macBytes(GATEWAY_MAC), 0, macBytes(WAN_MAC));
+		const views = viewsOf(o.frames ?? (sharedFrames as ArrayBuffer));
+		const drops = makeDrops();
 		this.context = {
-			views: viewsOf(o.frames ?? (sharedFrames as ArrayBuffer)),
+			views,
 			table: this.table,
 			hosts: this.hosts,
 			externals: this.externals,
@@ -321,8 +324,10 @@ export class Rig {
 			},
 			spare: { at: SLOTS * SLOT_SIZE, count: SPARE_BLOCKS },
 			requested: [],
-			drops: makeDrops(),
 			algCounts: makeAlgCounts(),
+			drops,
+			dropLog: new DropLog(drops, views),
+			events: null,
 			left: 0,
 			forwardedOut: 0,
 			forwardedIn: 0,

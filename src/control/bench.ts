@@ -1,0 +1,232 @@
+/**
+ * The decision code over private memory: one LAN, one WAN, no devices, a clock that is set by hand. For `selftest`.
+ */
+import { Hosts } from "../conntrack/hosts.ts";
+import { stateTimeouts, type Timeouts } from "../conntrack/states.ts";
+import { layoutTable, Table } from "../conntrack/table.ts";
+import { Admission, EXPIRE_BUDGET } from "../nat/admission.ts";
+import { makeAlgCounts } from "../nat/alg.ts";
+import { BLOCK, type Context, type LanLink, type Link, makeDrops, POLICY_DEFAULTS, type Policy, Queue } from "../nat/context.ts";
+import { DropLog } from "../nat/drop-log.ts";
+import { Expectations } from "../nat/expectations.ts";
+import { Externals, externalsWords } from "../nat/externals.ts";
+import { type Fast, makeFast } from "../nat/fast.ts";
+import { IcmpSender } from "../nat/icmp-error.ts";
+import { Rare } from "../nat/rare.ts";
+import { REASONS } from "../nat/reason.ts";
+import { formatAddress } from "../packet/address.ts";
+import { addressValue, hasPorts, IP_WORD, SLOT_IP, swap16, swap32, viewsOf } from "../packet/layout.ts";
+import { headerTag, LinkHeaders } from "../packet/link-header.ts";
+import { formatEndpoint, parseEndpoint, parseProtocol } from "./endpoint.ts";
+import { type Probe, putProbe } from "./probe.ts";
+
+const SESSIONS = 256;
+const RANGES = [{ first: 32768, last: 65535 }];
+/** Frame memory: one slot and some blocks for what is made. */
+const SLOT = 4096;
+const BLOCKS = 16;
+const HOP = 1;
+const MTU = 1500;
+
+/** The defaults of the configuration, in seconds. */
+const TIMEOUTS: Timeouts = {
+	udp: 300,
+	dns: 2,
+	icmp: 60,
+	tcp_opening: 240,
+	tcp_established: 7440,
+	tcp_closing: 240,
+	tcp_reset: 240,
+	other: 300,
+};
+
+export const OUTSIDE = "203.0.113.1";
+const INSIDE = "192.168.1.1";
+
+/** As-loaded address of a dotted text. */
+function loaded(text: string): number {
+	return swap32(parseEndpoint(text)?.address ?? 0);
+}
+
+/** A private core. */
+export class Bench {
+	readonly context: Context;
+	readonly #admission: Admission;
+	readonly #rare: Rare;
+	readonly #fast: Fast;
+	readonly #rx = new Int32Array(2);
+	#random = 1;
+
+	constructor(policy: Partial<Policy> = {}) {
+		const layout = layoutTable(SESSIONS, externalsWords(1, RANGES));
+		const memory = new ArrayBuffer(layout.words * 4);
+		const table = new Table(memory, layout, Int32Array.of(0x1234567, 0x2345671, 0x3456713), stateTimeouts(TIMEOUTS));
+		const externals = new Externals(new Int32Array(memory, layout.portMaps * 4, layout.words - layout.portMaps), RANGES);
+		externals.add(loaded(OUTSIDE), true, 0, -1);
+		const views = viewsOf(new ArrayBuffer(SLOT + BLOCKS * BLOCK));
+		const drops = makeDrops();
+		const tags = new Int32Array(256);
+		tags[HOP] = headerTag(HOP);
+		const link = (address: string): Link => ({
+			ethernet: false,
+			mtu: MTU,
+			address: loaded(address),
+			mac: new Uint8Array(6),
+			queue: new Queue(16),
+		});
+		const lan: LanLink = {
+			...link(INSIDE),
+			nets: [{ address: loaded("192.168.1.0"), mask: swap32(0xffffff00) }],
+			kernelForwards: false,
+			home: 0,
+		};
+		this.context = {
+			views,
+			table,
+			hosts: new Hosts(memory, layout, 1),
+			externals,
+			hops: { tags, find: () => HOP, hold: () => {}, holdInside: () => {} },
+			headers: new LinkHeaders(layout.hosts),
+			wan: link(OUTSIDE),
+			lan: [lan],
+			spare: { at: SLOT, count: BLOCKS },
+			expectations: new Expectations(table, externals),
+			requested: [],
+			algCounts: makeAlgCounts(),
+			ipIds: 0xffff,
+			policy: { ...POLICY_DEFAULTS, hosts: new Map(), forwards: [], pools: [], ranges: RANGES, ...policy },
+			drops,
+			dropLog: new DropLog(drops, views),
+			events: null,
+			left: 0,
+			forwardedOut: 0,
+			forwardedIn: 0,
+			errorsSent: 0,
+			resetsSent: 0,
+			strangersFrom: 0,
+			adopt: true,
+			ipId: 1,
+			now: 100_000,
+			now16: 100_000 & 0xffff,
+			random: () => {
+				this.#random = Math.imul(this.#random, 1103515245) + 12345;
+				return this.#random >> 4;
+			},
+		};
+		this.#admission = new Admission(this.context);
+		this.#rare = new Rare(this.context, this.#admission, new IcmpSender(this.context));
+		this.#fast = makeFast(this.context, this.#rare);
+	}
+
+	/** Lets seconds go by and ends what is due. */
+	pass(seconds: number): void {
+		this.context.now += seconds;
+		this.context.now16 = this.context.now & 0xffff;
+		while (this.#admission.expire(EXPIRE_BUDGET) > 0);
+		this.#rare.everySecond();
+	}
+
+	/** Sessions now. */
+	get sessions(): number {
+		return this.context.table.used;
+	}
+
+	/** A packet from inside, by endpoints such as "192.168.1.10:40000"; what became of it, as {@link #result} tells. */
+	out(protocol: string, source: string, destination: string, flags = 0, ttl = 64): string {
+		return this.#run(this.#probe(protocol, source, destination, flags, false, ttl), true);
+	}
+
+	/** A packet from outside. `reply`: of ICMP, an echo reply. */
+	in(protocol: string, source: string, destination: string, flags = 0, reply = true): string {
+		return this.#run(this.#probe(protocol, source, destination, flags, reply, 64), false);
+	}
+
+	/** As {@link in}, a TCP segment with a sequence number. */
+	segmentIn(source: string, destination: string, flags: number, seq: number): string {
+		const length = this.#probe("tcp", source, destination, flags, false, 64);
+		this.context.views.P[IP_WORD + 6] = swap32(seq);
+		return this.#run(length, false);
+	}
+
+	/** A TCP segment from inside with an acknowledgment number. */
+	segmentOut(source: string, destination: string, flags: number, ack: number): string {
+		const length = this.#probe("tcp", source, destination, flags, false, 64);
+		this.context.views.P[IP_WORD + 7] = swap32(ack);
+		return this.#run(length, true);
+	}
+
+	/** An ICMP error from outside about a packet between two endpoints as the outside saw it. */
+	errorIn(type: number, code: number, protocol: string, source: string, destination: string): string {
+		const { views } = this.context;
+		const { B, H, P } = views;
+		const quote = this.#probe(protocol, source, destination, 0, false, 64);
+		B.copyWithin(SLOT_IP + 28, SLOT_IP, SLOT_IP + quote);
+		const length = 28 + quote;
+		B.fill(0, SLOT_IP, SLOT_IP + 28);
+		B.set([0x45, 0, 0, length, 0, 0, 0x40, 0, 64, 1], SLOT_IP);
+		P[IP_WORD + 3] = loaded("203.0.113.254");
+		P[IP_WORD + 4] = loaded(source);
+		B[SLOT_IP + 20] = type;
+		B[SLOT_IP + 21] = code;
+		H[SLOT_IP / 2 + 5] = complement(H, SLOT_IP / 2, 10);
+		H[SLOT_IP / 2 + 11] = complement(H, SLOT_IP / 2 + 10, (length - 20) / 2);
+		return this.#run(length, false);
+	}
+
+	#probe(protocol: string, source: string, destination: string, flags: number, reply: boolean, ttl: number): number {
+		const [from, to] = [source, destination].map((text) => parseEndpoint(text) ?? { address: 0, port: 0 });
+		const probe: Probe = {
+			protocol: parseProtocol(protocol),
+			source: swap32(from.address),
+			sourcePort: swap16(from.port),
+			destination: swap32(to.address),
+			destinationPort: swap16(to.port),
+		};
+		return putProbe(this.context.views, 0, probe, flags, reply, ttl);
+	}
+
+	#run(length: number, outbound: boolean): string {
+		const c = this.context;
+		const before = c.dropLog.sequence;
+		this.#rx[0] = 0;
+		this.#rx[1] = length;
+		if (outbound) this.#fast.outbound(this.#rx, 1, 0);
+		else this.#fast.inbound(this.#rx, 1);
+		const dropped = c.dropLog.sequence > before ? REASONS[c.dropLog.last][0] : "";
+		return this.#result(dropped);
+	}
+
+	/**
+	 * "wan SOURCE > DESTINATION" or "lan ..." for a packet that left, "REASON" for one that was dropped, "REASON error TYPE/CODE" if its sender was told,
+	 * "kernel" for what is the router's own.
+	 */
+	#result(dropped: string): string {
+		const c = this.context;
+		const { P, H, B } = c.views;
+		let result = dropped || "kernel";
+		for (const [name, { queue }] of [
+			["wan", c.wan],
+			["lan", c.lan[0]],
+		] as const) {
+			if (queue.count === 0) continue;
+			const ip = queue.pairs[0] + SLOT_IP;
+			queue.count = 0;
+			const w = ip >> 2;
+			const l4 = (ip + (B[ip] & 15) * 4) >> 1;
+			const show = (address: number, at: number) =>
+				hasPorts(B[ip + 9]) ? formatEndpoint(address, H[at]) : formatAddress(addressValue(address));
+			const id = B[ip + 9] === 1 ? ` id ${swap16(H[l4 + 2])}` : "";
+			if (dropped !== "") result = `${dropped} error ${B[l4 * 2]}/${B[l4 * 2 + 1]}`;
+			else result = `${name} ${show(P[w + 3], l4)} > ${show(P[w + 4], l4 + 1)}${id}`;
+		}
+		return result;
+	}
+}
+
+/** Checksum of `count` halfwords, as loaded. */
+function complement(H: Uint16Array, from: number, count: number): number {
+	let sum = 0;
+	for (let i = from; i < from + count; i++) sum += H[i];
+	while (sum > 0xffff) sum = (sum & 0xffff) + (sum >>> 16);
+	return sum ^ 0xffff;
+}

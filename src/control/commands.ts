@@ -1,0 +1,349 @@
+/**
+ * The commands that ask a running daemon. Everything here is the command line's side: it runs in a process of its own.
+ */
+import * as native from "masq:native";
+import type { CapturedPacket, CaptureRequest } from "./capture.ts";
+import { ControlClient, ControlError } from "./client.ts";
+import { renderEvent, renderMappingLog, type WatchEvent } from "./event-text.ts";
+import type { FlushRequest } from "./flush.ts";
+import { PcapngWriter } from "./pcapng.ts";
+import type { DropRow, Flow, FlowFilter, HostRow, Mapping, StatusReply, WhyReply } from "./protocol.ts";
+import { remedySection } from "./remedy.ts";
+import {
+	FLOW_HEADING,
+	HOST_HEADING,
+	MAPPING_HEADING,
+	renderDrop,
+	renderFlow,
+	renderHost,
+	renderMapping,
+	renderReason,
+	renderRemedy,
+	renderStatus,
+	renderWhy,
+} from "./render.ts";
+
+/** A command line that can not be meant so; the message is for the operator. */
+export class UsageError extends Error {}
+
+/** What stood behind the command. */
+export interface Line {
+	/** Values by option; "" for an option without one. */
+	options: Map<string, string>;
+	/** Other words. */
+	words: string[];
+}
+
+/** A command: its options (true: with a value), most other words, and what it does; the result is the exit status. */
+export interface Command {
+	options: Record<string, boolean>;
+	words?: number;
+	run(line: Line): number;
+}
+
+export const SOCKET = "/var/run/masqd.sock";
+const DEFAULT_ROWS = 50;
+const DEFAULT_PACKETS = 100;
+
+const out = (text: string) => native.print(1, text);
+const json = (value: unknown) => out(`${JSON.stringify(value)}\n`);
+
+/** Reads options and words; throws {@link UsageError}. */
+export function parseLine(words: string[], command: Command): Line {
+	const line: Line = { options: new Map(), words: [] };
+	for (let n = 0; n < words.length; n++) {
+		const word = words[n];
+		if (word in command.options) {
+			if (command.options[word] && n + 1 === words.length) throw new UsageError(`${word} needs a value`);
+			line.options.set(word, command.options[word] ? words[++n] : "");
+		} else if (!word.startsWith("-") && line.words.length < (command.words ?? 0)) line.words.push(word);
+		else throw new UsageError(`unknown argument '${word}'`);
+	}
+	return line;
+}
+
+function connect({ options }: Line): ControlClient {
+	return new ControlClient(options.get("--socket") ?? SOCKET);
+}
+
+/** Value of -n, or what stands for it. */
+function rowsOf({ options }: Line, otherwise: number): number {
+	const text = options.get("-n");
+	if (text === undefined) return options.has("-j") ? Number.POSITIVE_INFINITY : otherwise;
+	const rows = Number(text);
+	if (!Number.isInteger(rows) || rows < 1) throw new UsageError("-n needs a number");
+	return rows;
+}
+
+/** What a flow filter's options say; checked by the daemon. */
+function filterOf({ options }: Line): FlowFilter {
+	const filter: FlowFilter = {};
+	for (const [option, name] of [
+		["--host", "host"],
+		["--peer", "peer"],
+		["--proto", "protocol"],
+		["--state", "state"],
+	] as const) {
+		const value = options.get(option);
+		if (value !== undefined) filter[name] = value;
+	}
+	return filter;
+}
+
+function status(line: Line): number {
+	const reply = connect(line).request<StatusReply>({ command: "status" });
+	if (line.options.has("-j")) json(reply);
+	else out(renderStatus(reply));
+	return 0;
+}
+
+const SORTS: Record<string, (f: Flow) => number> = { bytes: (f) => f.bytesOut + f.bytesIn, age: (f) => f.idle };
+
+function flows(line: Line): number {
+	const client = connect(line);
+	const most = rowsOf(line, DEFAULT_ROWS);
+	let heading = line.options.has("-j") ? "" : FLOW_HEADING;
+	const show = (f: Flow) => {
+		if (heading !== "") out(heading);
+		heading = "";
+		if (line.options.has("-j")) json(f);
+		else out(renderFlow(f));
+	};
+	const sort = line.options.get("--sort");
+	const key = sort === undefined ? null : SORTS[sort];
+	if (key === undefined) throw new UsageError("--sort needs bytes or age");
+	// Sorted, the best so far are kept, twice as many as wanted at most: a router has no memory for the whole table as text.
+	let best: Flow[] = [];
+	const cut = (by: (f: Flow) => number) => {
+		best = best.sort((a, b) => by(b) - by(a)).slice(0, Math.min(most, best.length));
+	};
+	const limit = key === null && most < Number.POSITIVE_INFINITY ? { limit: most } : {};
+	const { matched, total } = client.request<{ matched: number; total: number }, Flow>(
+		{ command: "flows", ...filterOf(line), ...limit },
+		(f) => {
+			if (key === null) return show(f);
+			best.push(f);
+			if (best.length >= most * 2) cut(key);
+		},
+	);
+	if (key !== null) {
+		cut(key);
+		best.forEach(show);
+	}
+	if (!line.options.has("-j")) {
+		const shown = Math.min(most, matched);
+		const all = matched < total ? `${matched} of ${total} sessions match` : `${total} sessions`;
+		out(shown < matched ? `${shown} of ${all} shown; -n ${matched} shows all\n` : `${all}\n`);
+	}
+	return 0;
+}
+
+function mappings(line: Line): number {
+	const most = rowsOf(line, DEFAULT_ROWS);
+	const client = connect(line);
+	if (!line.options.has("-j")) out(MAPPING_HEADING);
+	const limit = most < Number.POSITIVE_INFINITY ? { limit: most } : {};
+	const { matched } = client.request<{ matched: number }, Mapping>({ command: "mappings", ...filterOf(line), ...limit }, (m) =>
+		line.options.has("-j") ? json(m) : out(renderMapping(m)),
+	);
+	if (!line.options.has("-j"))
+		out(matched > most ? `${most} of ${matched} mappings shown; -n ${matched} shows all\n` : `${matched} mappings\n`);
+	return 0;
+}
+
+function hosts(line: Line): number {
+	const most = rowsOf(line, DEFAULT_ROWS);
+	const client = connect(line);
+	if (!line.options.has("-j")) out(HOST_HEADING);
+	let shown = 0;
+	client.request<unknown, HostRow>({ command: "hosts" }, (h) => {
+		if (++shown <= most) line.options.has("-j") ? json(h) : out(renderHost(h));
+	});
+	if (!line.options.has("-j")) out(shown > most ? `${most} of ${shown} hosts shown; -n ${shown} shows all\n` : `${shown} hosts\n`);
+	return 0;
+}
+
+function drops(line: Line): number {
+	const most = rowsOf(line, DEFAULT_ROWS);
+	const rows = lastDrops(connect(line));
+	for (const d of rows.slice(0, most)) line.options.has("-j") ? json(d) : out(renderDrop(d));
+	if (!line.options.has("-j"))
+		out(
+			rows.length === 0
+				? "nothing was dropped\n"
+				: rows.length > most
+					? `${most} of ${rows.length} shown; -n ${rows.length} shows all\n`
+					: "",
+		);
+	return 0;
+}
+
+function lastDrops(client: ControlClient, host?: string): DropRow[] {
+	const rows: DropRow[] = [];
+	client.request<unknown, DropRow>({ command: "drops" }, (d) => {
+		if (host === undefined || d.source.split(":")[0] === host || d.destination.split(":")[0] === host) rows.push(d);
+	});
+	return rows;
+}
+
+function why(line: Line): number {
+	const { words } = line;
+	const client = connect(line);
+	if (words.length <= 1) return explainDrops(line, client, words[0]);
+	if (words.length === 2) throw new UsageError("why takes a host, or PROTO SRC:PORT DST:PORT");
+	const [protocol, source, destination, direction] = words;
+	const reply = client.request<WhyReply>({ command: "why", protocol, source, destination, ...(direction !== undefined && { direction }) });
+	if (line.options.has("-j")) json({ ...reply, change: remedySection(reply) });
+	else out(renderWhy(reply));
+	return 0;
+}
+
+/** Explains the newest drop of every reason, and whether such a packet would still be dropped. */
+function explainDrops(line: Line, client: ControlClient, host: string | undefined): number {
+	const seen = new Set<string>();
+	const rows = lastDrops(client, host).filter((d) => !seen.has(d.reason) && seen.add(d.reason));
+	for (const d of rows) {
+		const now = dryRun(client, d);
+		const same = now?.reason === d.reason ? now : null;
+		if (line.options.has("-j")) json({ ...d, now: now?.verdict ?? null, change: same === null ? null : remedySection(same) });
+		else {
+			out(`${renderDrop(d)}${renderReason(d.text, d.remedy)}`);
+			if (same !== null) out(renderRemedy(same));
+			else if (now?.verdict === "forwarded") out("           Such a packet would be forwarded now.\n");
+		}
+	}
+	if (rows.length === 0 && !line.options.has("-j"))
+		out(host === undefined ? "nothing was dropped\n" : `nothing of ${host} was dropped lately\n`);
+	return 0;
+}
+
+/** What would become of a packet like a dropped one now; null if that can not be asked. */
+function dryRun(client: ControlClient, d: DropRow): WhyReply | null {
+	if (!d.source.includes(":") && (d.protocol === "tcp" || d.protocol === "udp")) return null;
+	const protocol = d.protocol.replace(/^icmp-.*/, "icmp");
+	try {
+		return client.request<WhyReply>({ command: "why", protocol, source: d.source, destination: d.destination, direction: d.direction });
+	} catch {
+		return null;
+	}
+}
+
+function watch(line: Line): number {
+	const mappings = line.options.has("--log");
+	const show = line.options.has("-j") ? json : (e: WatchEvent) => out(mappings ? renderMappingLog(e) : renderEvent(e));
+	connect(line).request<unknown, WatchEvent>({ command: "watch", mappings }, show);
+	return 0;
+}
+
+function flush(line: Line): number {
+	const [what, ...rest] = line.words;
+	const wanted = { all: 0, host: 1, mapping: 2, wan: 0 }[what ?? ""];
+	if (wanted === undefined) throw new UsageError(what === undefined ? "flush what? all, host, mapping or wan" : `can not flush '${what}'`);
+	if (rest.length !== wanted) throw new UsageError(`flush ${what} takes ${wanted === 0 ? "no" : wanted} more arguments`);
+	const request: FlushRequest =
+		what === "host"
+			? { what, host: rest[0] }
+			: what === "mapping"
+				? { what, protocol: rest[0], external: rest[1] }
+				: { what: what === "wan" ? "wan" : "all" };
+	const { sessions } = connect(line).request<{ sessions: number }>({ command: "flush", ...request });
+	if (line.options.has("-j")) json({ sessions });
+	else out(`${sessions} sessions ended\n`);
+	return 0;
+}
+
+function capture(line: Line): number {
+	const { options } = line;
+	const what = line.words[0] ?? "next";
+	if (what !== "next" && what !== "on" && what !== "off" && what !== "last") throw new UsageError(`can not capture '${what}'`);
+	const client = connect(line);
+	if (what === "on" || what === "off") {
+		client.request({ command: "capture", what });
+		return 0;
+	}
+	const count = options.has("-n") ? rowsOf(line, DEFAULT_PACKETS) : what === "next" ? DEFAULT_PACKETS : 0;
+	const host = options.get("--host");
+	const request: CaptureRequest = { what, count, dropped: options.has("--dropped"), ...(host !== undefined && { host }) };
+	const show: (p: CapturedPacket) => void = options.has("-j") ? json : pcapngTo(options.get("-w"));
+	client.request<unknown, CapturedPacket>({ command: "capture", ...request }, (p) => {
+		// A row may also tell of packets that were lost because they came faster than they were read.
+		if (options.has("-j") || p.packet !== undefined) show(p);
+	});
+	return 0;
+}
+
+/** Opens a pcapng file, standard output without a path; returns what writes a packet. */
+function pcapngTo(path: string | undefined): (p: CapturedPacket) => void {
+	let fd: native.Fd = 1;
+	if (path !== undefined) {
+		try {
+			native.writeFile(path, "", 0o600);
+			fd = native.lockFile(path);
+		} catch (error) {
+			throw new ControlError((error as Error).message);
+		}
+	} else if (/^\/dev\/(tty|pts|console)/.test(native.readLink("/proc/self/fd/1"))) {
+		throw new UsageError("capture writes a pcapng file: -w FILE, or redirect it");
+	}
+	const poll = new Int32Array(3);
+	const writer = new PcapngWriter(256, (bytes) => {
+		const buffer = bytes.buffer as ArrayBuffer;
+		for (let sent = 0; sent < bytes.length; ) {
+			const n = native.write(fd, buffer, sent, bytes.length - sent);
+			if (n > 0) sent += n;
+			else {
+				poll.set([fd, native.POLLOUT, 0]);
+				native.poll(poll, 1, -1);
+			}
+		}
+	});
+	return (p) => {
+		const verdict = p.reason === null ? p.verdict : `${p.verdict}: ${p.reason}: ${p.text}`;
+		const other = p.sent === null ? "" : `; ${p.verdict === "answered" ? "the answer" : "translated"}: ${describe(p.sent)}`;
+		writer.packet(p.from, p.time, bytesOf(p.packet), p.length, `masqd ${verdict}${other}`);
+		if (p.sent === null) return;
+		const came = p.verdict === "answered" ? "answers" : "was";
+		writer.packet(p.to, p.time, bytesOf(p.sent), p.sentLength, `masqd ${verdict}; ${came}: ${describe(p.packet)}`);
+	};
+}
+
+function bytesOf(hex: string): Uint8Array {
+	const bytes = new Uint8Array(hex.length / 2);
+	for (let i = 0; i < bytes.length; i++) bytes[i] = Number.parseInt(hex.slice(i * 2, i * 2 + 2), 16);
+	return bytes;
+}
+
+/** "tcp A:P > B:P" of a packet in hexadecimal. */
+function describe(hex: string): string {
+	const b = bytesOf(hex);
+	if (b.length < 20) return "a short packet";
+	const at = (b[0] & 15) * 4;
+	const ported = (b[9] === 6 || b[9] === 17) && b.length >= at + 4;
+	const end = (from: number, port: number) => b.slice(from, from + 4).join(".") + (ported ? `:${b[port] * 256 + b[port + 1]}` : "");
+	const name = { 1: "icmp", 6: "tcp", 17: "udp" }[b[9]] ?? `protocol ${b[9]}`;
+	return `${name} ${end(12, at)} > ${end(16, at + 2)}`;
+}
+
+function reload(line: Line): number {
+	const { errors } = connect(line).request<{ errors: string[] }>({ command: "reload" });
+	for (const error of errors) native.print(2, `${error}\n`);
+	if (errors.length === 0) out("reloaded\n");
+	return errors.length === 0 ? 0 : 1;
+}
+
+const ASK = { "-j": false, "--socket": true };
+const FILTER = { "--host": true, "--proto": true };
+
+/** All commands that ask the daemon. */
+export const COMMANDS: Record<string, Command> = {
+	status: { run: status, options: ASK },
+	flows: { run: flows, options: { ...ASK, ...FILTER, "-n": true, "--peer": true, "--state": true, "--sort": true } },
+	mappings: { run: mappings, options: { ...ASK, ...FILTER, "-n": true } },
+	hosts: { run: hosts, options: { ...ASK, "-n": true } },
+	drops: { run: drops, options: { ...ASK, "-n": true } },
+	why: { run: why, options: ASK, words: 4 },
+	watch: { run: watch, options: { ...ASK, "--log": false } },
+	flush: { run: flush, options: ASK, words: 3 },
+	capture: { run: capture, options: { ...ASK, "-w": true, "-n": true, "--host": true, "--dropped": false }, words: 1 },
+	reload: { run: reload, options: { "--socket": true } },
+};

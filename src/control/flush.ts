@@ -1,0 +1,64 @@
+/**
+ * Ending sessions on request (`masqd flush`): all, those of a host, of a mapping, or of the WAN port's own address.
+ */
+import { EXTERNAL_SHIFT, R_IN, R_META } from "../conntrack/record.ts";
+import { FREE } from "../conntrack/states.ts";
+import type { Engine } from "../engine.ts";
+import { parseAddress } from "../packet/address.ts";
+import { secondOf, swap16, swap32 } from "../packet/layout.ts";
+import { parseEndpoint, parseProtocol } from "./endpoint.ts";
+
+/** What a client may ask to end. */
+export type FlushRequest =
+	| { what: "all" }
+	| { what: "host"; host: string }
+	| { what: "mapping"; protocol: string; external: string }
+	| { what: "wan" };
+
+/** Records looked at in one slice. */
+const SLICE = 512;
+
+/** A test of a record by the index of its first word. Throws Error with a sentence for the operator if the request makes no sense. */
+function selector(engine: Engine, request: FlushRequest): (e: number) => boolean {
+	const t = engine.table.T;
+	switch (request.what) {
+		case "all":
+			return () => true;
+		case "wan":
+			return (e) => ((t[e + R_META] >> EXTERNAL_SHIFT) & 0xff) === 0;
+		case "host": {
+			const address = parseAddress(String(request.host));
+			if (address === null) throw new Error(`'${request.host}' is not an IPv4 address`);
+			const inside = swap32(address);
+			return (e) => t[e] === inside;
+		}
+		case "mapping": {
+			const protocol = parseProtocol(String(request.protocol));
+			if (protocol < 0) throw new Error(`'${request.protocol}' is not a protocol: tcp, udp, icmp or a number`);
+			const endpoint = parseEndpoint(String(request.external));
+			if (endpoint === null) throw new Error(`'${request.external}' is not an ADDRESS:PORT`);
+			const external = engine.externals.find(swap32(endpoint.address));
+			if (external < 0) throw new Error(`'${request.external}' is not one of masqd's external addresses`);
+			const key = protocol | (external << EXTERNAL_SHIFT);
+			const port = swap16(endpoint.port);
+			return (e) => (t[e + R_META] & 0xffff) === key && secondOf(t[e + R_IN]) === port;
+		}
+		default:
+			throw new Error("flush what? all, host, mapping or wan");
+	}
+}
+
+/** Ends the sessions asked for, slice by slice; returns how many there were. */
+export function* flush(engine: Engine, request: FlushRequest): Generator<undefined, { sessions: number }> {
+	const { table, admission } = engine;
+	const wanted = selector(engine, request);
+	let sessions = 0;
+	for (let i = 1; i <= table.layout.sessions; i++) {
+		if (table.state(i) !== FREE && wanted(i << 4)) {
+			admission.end(i, "flushed");
+			sessions++;
+		}
+		if (i % SLICE === 0) yield;
+	}
+	return { sessions };
+}

@@ -1,0 +1,96 @@
+/**
+ * The state of the whole daemon: the data behind `status`.
+ */
+import * as native from "masq:native";
+import { STATE_NAMES } from "../conntrack/states.ts";
+import type { Engine } from "../engine.ts";
+import { ALG_NOTES } from "../nat/alg.ts";
+import { reason } from "../nat/reason.ts";
+import { formatAddress } from "../packet/address.ts";
+import { addressValue, ICMP, TCP, UDP } from "../packet/layout.ts";
+import { NftView } from "../port/nft-view.ts";
+import { VERSION } from "../version.ts";
+import { protocolName } from "./endpoint.ts";
+import type { StatusReply } from "./protocol.ts";
+import { warnings } from "./warnings.ts";
+
+const TOP_HOSTS = 3;
+
+function residentKb(): number {
+	return Number(/^VmRSS:\s+(\d+)/m.exec(native.readFile("/proc/self/status"))?.[1] ?? 0);
+}
+
+function topHosts({ hosts, table }: Engine): StatusReply["topHosts"] {
+	const best: number[] = [];
+	for (let host = 1; host <= table.layout.hosts; host++) {
+		const n = hosts.sessions(host);
+		if (n === 0 || (best.length === TOP_HOSTS && n <= hosts.sessions(best[TOP_HOSTS - 1]))) continue;
+		best.push(host);
+		best.sort((a, b) => hosts.sessions(b) - hosts.sessions(a));
+		best.length = Math.min(best.length, TOP_HOSTS);
+	}
+	return best.map((host) => ({
+		address: formatAddress(addressValue(hosts.W[host * 4])),
+		sessions: hosts.sessions(host),
+		refused: hosts.refused[host],
+	}));
+}
+
+/** Everything `status` shows. */
+export function* status(engine: Engine): Generator<undefined, StatusReply> {
+	const { context, table, externals } = engine;
+	const nft = new NftView(native);
+	try {
+		yield* nft.read();
+	} finally {
+		nft.close();
+	}
+	const said = [...engine.warnings, ...(yield* warnings(engine, nft))];
+	if (engine.conflict !== "") said.unshift(`${engine.conflict}: nothing is translated`);
+	const byState: Record<string, number> = {};
+	for (let s = 1; s < STATE_NAMES.length; s++) {
+		if (table.count(s) > 0) byState[STATE_NAMES[s]] = (byState[STATE_NAMES[s]] ?? 0) + table.count(s);
+	}
+	const top = topHosts(engine);
+	const offload = engine.offloadStatus;
+	yield;
+	return {
+		version: VERSION,
+		uptime: Math.floor((native.now() - engine.startedAt) / 1000),
+		ports: [{ ...engine.wan, kind: "packet" }, ...engine.lan.filter((p) => p.kind !== "tap")].map((p, n) => ({
+			name: p.name,
+			role: n === 0 ? "wan" : "lan",
+			driver: p.kind,
+			up: p.driver !== null && p.index !== 0,
+			address: p.link.address === 0 ? "" : formatAddress(addressValue(p.link.address)),
+			mtu: p.link.mtu,
+			received: p.received,
+			sent: p.sent,
+		})),
+		sessions: { used: table.used, total: table.layout.sessions, byState },
+		tableBytes: engine.tableBytes,
+		hosts: engine.hosts.active,
+		topHosts: top,
+		externalPorts: [TCP, UDP, ICMP].map((p) => {
+			const [free, total] = externals.portCount(0, p);
+			return { protocol: protocolName(p), free, total };
+		}),
+		forwarded: { out: context.forwardedOut + offload.packetsOut, in: context.forwardedIn + offload.packetsIn },
+		offload,
+		rates: engine.rates.now(),
+		leftToKernel: context.left,
+		icmpErrorsSent: context.errorsSent,
+		drops: [...context.drops].flatMap((count, n) => {
+			const r = reason(n);
+			return count === 0 ? [] : [{ reason: r.name, count, text: r.text, remedy: r.remedy }];
+		}),
+		alg: ALG_NOTES.flatMap(([note, text, remedy], n) => {
+			const count = context.algCounts[n];
+			return count === 0 ? [] : [{ note, count, text, remedy }];
+		}),
+		guard: nft.guard,
+		warnings: said,
+		rssKb: residentKb(),
+		meter: engine.meter,
+	};
+}

@@ -1,0 +1,68 @@
+/**
+ * What is amiss around masqd, in words: looked for when somebody asks for the status.
+ */
+import * as native from "masq:native";
+import type { Engine } from "../engine.ts";
+import { formatAddress, formatSubnet, isPrivate, subnetOf, subnetsOverlap } from "../packet/address.ts";
+import { addressValue } from "../packet/layout.ts";
+import { localPorts } from "../port/local-ports.ts";
+import type { NftView } from "../port/nft-view.ts";
+
+/** 100.64.0.0/10 (RFC 6598). */
+const CARRIER_FIRST = 0x64400000;
+const CARRIER_LAST = 0x647fffff;
+
+/** Sentences about the WAN's address: another NAT is in front of this one. `address` is a dotted value. */
+export function addressWarnings(address: number): string[] {
+	if (address === 0) return [];
+	const text = formatAddress(address);
+	if (address >= CARRIER_FIRST && address <= CARRIER_LAST)
+		return [
+			`behind a carrier's NAT: the WAN's address ${text} is in 100.64.0.0/10; nothing outside can reach port forwards, ask the provider for a public address`,
+		];
+	if (isPrivate(address))
+		return [
+			`double NAT: the WAN's address ${text} is private; forward ports on the router in front too, or make it a bridge or this host its DMZ`,
+		];
+	return [];
+}
+
+/** All warnings that hold now. */
+export function* warnings(engine: Engine, nft: NftView): Generator<undefined, string[]> {
+	const { wan, lan, kernel } = engine;
+	const found = addressWarnings(addressValue(wan.link.address));
+	for (const own of kernel.addresses(wan.index)) {
+		const outside = subnetOf(own.address, own.prefix);
+		for (const p of lan) {
+			for (const net of p.link.nets) {
+				const inside = {
+					address: addressValue(net.address),
+					mask: addressValue(net.mask),
+					prefix: 32 - Math.round(Math.log2(2 ** 32 - addressValue(net.mask))),
+				};
+				if (subnetsOverlap(outside, inside))
+					found.push(
+						`the WAN's subnet ${formatSubnet(outside)} and ${formatSubnet(inside)} of ${p.name} overlap: hosts in both can not be told apart; give the LAN another subnet`,
+					);
+			}
+		}
+	}
+	yield;
+	const taken = localPorts(native, engine.context.policy.ranges);
+	if (taken.length > 0)
+		found.push(
+			`the router itself listens on port ${taken.slice(0, 5).join(", ")}${taken.length > 5 ? " ..." : ""} in masqd's range since the start: restart masqd, or narrow list ports`,
+		);
+	yield;
+	if (nft.guard === null)
+		found.push("the nft table inet masqd is missing: nothing keeps the kernel from forwarding untranslated packets; restart masqd");
+	if (nft.masquerades.length > 0)
+		found.push(
+			`the kernel masquerades too (nft ${nft.masquerades[0]}): it takes over when masqd ends, and translates what passes by masqd until then; option masq '0' in the firewall's wan zone ends that`,
+		);
+	if (nft.flowOffload !== "none")
+		found.push(
+			`${nft.flowOffload} flow offloading is on: the kernel forwards such flows past masqd; set option flow_offloading${nft.flowOffload === "hardware" ? "_hw" : ""} '0' in the firewall`,
+		);
+	return found;
+}

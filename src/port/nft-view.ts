@@ -1,0 +1,165 @@
+/**
+ * What nftables holds that concerns masqd, read by netlink: the guard's counters, rules that masquerade, flow tables. Reading never waits: the kernel has each
+ * part of a dump ready when the one before it was read, and between two parts packets can be forwarded.
+ */
+import type { Fd } from "masq:native";
+import { GUARD_COUNTERS, type GuardCounter } from "./guard.ts";
+
+/** The system calls that are made: `masq:native` itself, or a test's stand-in. */
+export type NftIo = Pick<typeof import("masq:native"), "netlinkOpen" | "netlinkSend" | "netlinkReceive" | "close" | "decode">;
+
+const NETLINK_NETFILTER = 12;
+const NFNL_SUBSYS_NFTABLES = 10 << 8;
+const NFT_MSG_NEWRULE = 6;
+const NFT_MSG_GETRULE = 7;
+const NFT_MSG_NEWOBJ = 18;
+const NFT_MSG_GETOBJ = 19;
+const NFT_MSG_NEWFLOWTABLE = 22;
+const NFT_MSG_GETFLOWTABLE = 23;
+const NFT_OBJECT_COUNTER = 1;
+const NFPROTO_INET = 1;
+/** NLM_F_REQUEST | NLM_F_DUMP. */
+const REQUEST_DUMP = 0x301;
+const NLMSG_ERROR = 2;
+const NLMSG_DONE = 3;
+const DATAGRAM_MAX = 32768;
+/** nlmsghdr and nfgenmsg. */
+const HEADER = 20;
+
+/** Attribute numbers (linux/netfilter/nf_tables.h). */
+const OBJ = { TABLE: 1, NAME: 2, TYPE: 3, DATA: 4 } as const;
+const COUNTER_PACKETS = 2;
+const RULE = { TABLE: 1, CHAIN: 2, EXPRESSIONS: 4 } as const;
+const EXPR_NAME = 1;
+const EXPR_DATA = 2;
+const TARGET_NAME = 1;
+const FLOWTABLE_FLAGS = 7;
+const FLOWTABLE_HW = 1;
+const NLA_TYPE = 0x3fff;
+
+/** One reading. */
+export class NftView {
+	/** Packets counted by the guard; null if its table is not there. */
+	guard: Record<GuardCounter, number> | null = null;
+	/** "table chain" of the kernel's own masquerading rules. */
+	readonly masquerades: string[] = [];
+	/** Flow offload of the kernel's own forwarding. */
+	flowOffload: "none" | "software" | "hardware" = "none";
+
+	readonly #io: NftIo;
+	readonly #buffer = new ArrayBuffer(DATAGRAM_MAX);
+	readonly #view = new DataView(this.#buffer);
+	/** Netlink headers are in the machine's byte order, nftables' numbers in the network's. */
+	readonly #little = new Uint8Array(new Uint16Array([1]).buffer)[0] === 1;
+	#fd: Fd = -1;
+
+	constructor(io: NftIo) {
+		this.#io = io;
+	}
+
+	/** Reads everything; what the kernel does not tell stays as it was. Yields between parts. */
+	*read(): Generator<undefined, void> {
+		try {
+			this.#fd = this.#io.netlinkOpen(NETLINK_NETFILTER, []);
+		} catch {
+			return;
+		}
+		yield* this.#dump(NFT_MSG_GETOBJ, NFPROTO_INET, (at, end) => this.#object(at, end));
+		yield* this.#dump(NFT_MSG_GETRULE, 0, (at, end) => this.#rule(at, end));
+		yield* this.#dump(NFT_MSG_GETFLOWTABLE, 0, (at, end) => this.#flowTable(at, end));
+	}
+
+	close(): void {
+		this.#io.close(this.#fd);
+		this.#fd = -1;
+	}
+
+	*#dump(command: number, family: number, take: (at: number, end: number) => void): Generator<undefined, void> {
+		const v = this.#view;
+		const little = this.#little;
+		v.setUint32(0, HEADER, little);
+		v.setUint16(4, NFNL_SUBSYS_NFTABLES | command, little);
+		v.setUint16(6, REQUEST_DUMP, little);
+		v.setUint32(8, command, little);
+		v.setUint32(12, 0, little);
+		v.setUint32(16, 0);
+		v.setUint8(16, family);
+		try {
+			this.#io.netlinkSend(this.#fd, this.#buffer, HEADER);
+			for (;;) {
+				const length = this.#io.netlinkReceive(this.#fd, this.#buffer);
+				if (length === 0) return;
+				for (let at = 0; at + 16 <= length; at += (v.getUint32(at, little) + 3) & ~3) {
+					const type = v.getUint16(at + 4, little);
+					if (type === NLMSG_DONE || type === NLMSG_ERROR || v.getUint32(at, little) < 16) return;
+					if (v.getUint32(at + 8, little) === command) take(at, at + v.getUint32(at, little));
+				}
+				yield;
+			}
+		} catch {
+			// No nftables, or no permission: nothing is known then.
+		}
+	}
+
+	/** Attributes between two offsets as [offset of the value, its end] by number; of repeated ones the last. */
+	#attributes(from: number, end: number): Map<number, [number, number]> {
+		const found = new Map<number, [number, number]>();
+		this.#each(from, end, (type, at, to) => found.set(type, [at, to]));
+		return found;
+	}
+
+	#each(from: number, end: number, take: (type: number, at: number, to: number) => void): void {
+		const v = this.#view;
+		for (let at = from; at + 4 <= end; ) {
+			const length = v.getUint16(at, this.#little);
+			if (length < 4 || at + length > end) return;
+			take(v.getUint16(at + 2, this.#little) & NLA_TYPE, at + 4, at + length);
+			at += (length + 3) & ~3;
+		}
+	}
+
+	#text(span: [number, number] | undefined): string {
+		if (span === undefined) return "";
+		return this.#io.decode(this.#buffer, span[0], span[1] - span[0]).replace(/\0.*$/s, "");
+	}
+
+	#object(at: number, end: number): void {
+		const v = this.#view;
+		if ((v.getUint16(at + 4, this.#little) & 0xff) !== NFT_MSG_NEWOBJ || v.getUint8(at + 16) !== NFPROTO_INET) return;
+		const a = this.#attributes(at + HEADER, end);
+		const type = a.get(OBJ.TYPE);
+		const data = a.get(OBJ.DATA);
+		if (type === undefined || data === undefined || v.getUint32(type[0]) !== NFT_OBJECT_COUNTER) return;
+		if (this.#text(a.get(OBJ.TABLE)) !== "masqd") return;
+		this.guard ??= Object.fromEntries(GUARD_COUNTERS.map((name) => [name, 0])) as Record<GuardCounter, number>;
+		const name = this.#text(a.get(OBJ.NAME));
+		const packets = this.#attributes(data[0], data[1]).get(COUNTER_PACKETS);
+		if (packets !== undefined && name in this.guard) this.guard[name as GuardCounter] = Number(v.getBigUint64(packets[0]));
+	}
+
+	#rule(at: number, end: number): void {
+		if ((this.#view.getUint16(at + 4, this.#little) & 0xff) !== NFT_MSG_NEWRULE) return;
+		const a = this.#attributes(at + HEADER, end);
+		const expressions = a.get(RULE.EXPRESSIONS);
+		if (expressions === undefined) return;
+		let masquerades = false;
+		this.#each(expressions[0], expressions[1], (_, from, to) => {
+			const e = this.#attributes(from, to);
+			const name = this.#text(e.get(EXPR_NAME));
+			const data = e.get(EXPR_DATA);
+			if (name === "masq") masquerades = true;
+			// As iptables-nft writes it.
+			else if (name === "target" && data !== undefined)
+				masquerades ||= this.#text(this.#attributes(data[0], data[1]).get(TARGET_NAME)) === "MASQUERADE";
+		});
+		if (masquerades) this.masquerades.push(`${this.#text(a.get(RULE.TABLE))} ${this.#text(a.get(RULE.CHAIN))}`);
+	}
+
+	#flowTable(at: number, end: number): void {
+		const v = this.#view;
+		if ((v.getUint16(at + 4, this.#little) & 0xff) !== NFT_MSG_NEWFLOWTABLE) return;
+		const flags = this.#attributes(at + HEADER, end).get(FLOWTABLE_FLAGS);
+		if (flags !== undefined && v.getUint32(flags[0]) & FLOWTABLE_HW) this.flowOffload = "hardware";
+		else if (this.flowOffload === "none") this.flowOffload = "software";
+	}
+}
