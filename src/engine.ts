@@ -1102,6 +1102,7 @@ export class Engine {
 			let moved = this.#breatheWan();
 			for (let n = 0; n < this.lan.length; n++) moved += this.#breatheLan(n);
 			empty = moved === 0 ? empty + 1 : 0;
+			// What the kernel's news has released.
 			this.#flush();
 			if (this.#milliseconds >= this.#placement.dueAt) this.#placement.look(this.#milliseconds, this.#framesReceived());
 			if (this.#milliseconds >= this.#secondAt) this.#everySecond();
@@ -1203,7 +1204,8 @@ export class Engine {
 		if (this.#impaired) this.#outboundImpaired(count, n);
 		else this.#fast.outbound(this.#rx, count, n);
 		if (meter !== null) this.#measure(meter, count, t0, t1);
-		this.#sendWan();
+		// Everything, before the slots are received into again: errors and hairpinned packets go back to a LAN.
+		this.#flush();
 		return count;
 	}
 
@@ -1221,7 +1223,7 @@ export class Engine {
 		const t1 = meter === null ? 0 : native.nanoseconds();
 		this.#fast.inbound(this.#rx, count);
 		if (meter !== null) this.#measure(meter, count, t0, t1);
-		for (const p of this.lan) if (p.link.queue.count > 0) this.#send(p);
+		this.#flush();
 		return count;
 	}
 

@@ -23,6 +23,7 @@ export interface WatchEvent {
 	bytesIn: number;
 	reason?: string;
 	refused?: number;
+	addressPortMappingHighThreshold?: number;
 	count?: number;
 	before?: string;
 	after?: string;
@@ -56,6 +57,8 @@ export function renderEvent(e: WatchEvent): string {
 			return `${time} mapping- ${both()}\n`;
 		case "limit":
 			return `${time} limit    ${e.reason}: ${e.refused} refused, last of ${e.sourceIPv4Address}\n`;
+		case "threshold":
+			return `${time} limit    ${e.addressPortMappingHighThreshold} sessions are in use: nearly all\n`;
 		case "wan-address":
 			return `${time} wan      address ${e.before || "none"} > ${e.after || "none"}\n`;
 		case "lost":

@@ -27,9 +27,15 @@ export const NAT_EVENT = {
 	mappingDelete: 9,
 	portsExhausted: 12,
 	quotaExceeded: 13,
+	thresholdReached: 18,
 } as const;
 /** Values of natQuotaExceededEvent (RFC 8158 table 3). */
-const QUOTA = { sessions: 1, perUser: 3 } as const;
+const QUOTA = { sessions: 1, perUser: 3, fragments: 5 } as const;
+/** Address and port mapping high threshold (RFC 8158 table 4). */
+const MAPPING_HIGH = 3;
+/** Share of the table whose use is told as a threshold, and below which it may be told again. */
+const HIGH = 0.9;
+const HIGH_NO_MORE = 0.8;
 
 const CAUSES: EndCause[] = ["timeout", "evicted", "flushed", "wan-address", "reload", "refused"];
 
@@ -41,6 +47,7 @@ const LIMITS: Partial<Record<ReasonName, { natEvent: number; natQuotaExceededEve
 	"host-share": { natEvent: NAT_EVENT.quotaExceeded, natQuotaExceededEvent: QUOTA.perUser },
 	"ports-exhausted": { natEvent: NAT_EVENT.portsExhausted },
 	"pool-exhausted": { natEvent: NAT_EVENT.addressesExhausted },
+	"fragment-overload": { natEvent: NAT_EVENT.quotaExceeded, natQuotaExceededEvent: QUOTA.fragments },
 };
 
 /** The hub: hears of sessions, keeps the ring, has the listeners. */
@@ -55,6 +62,8 @@ export class Watch implements SessionEvents {
 	#listeners = 0;
 	/** Counters of the limits when they were last looked at. */
 	readonly #seen = new Map<ReasonName, number>();
+	/** True while the table's threshold is reached. */
+	#high = false;
 
 	/** `clock` gives milliseconds since 1970. */
 	constructor(c: Context, clock: () => number) {
@@ -111,9 +120,20 @@ export class Watch implements SessionEvents {
 			const last = this.#c.dropLog.list().find((d) => d.reason === REASON[name]);
 			const host = last === undefined ? "" : formatAddress(addressValue(last.source));
 			this.tell({ event: "limit", ...values, reason: name, sourceIPv4Address: host, refused: more } as { event: string });
-			said.push({ reason: name, text: `${name}: ${more} new sessions refused${host === "" ? "" : `, the last of host ${host}`}` });
+			const what = name === "fragment-overload" ? "fragments dropped" : "new sessions refused";
+			said.push({ reason: name, text: `${name}: ${more} ${what}${host === "" ? "" : `, the last of host ${host}`}` });
 		}
+		this.#threshold();
 		return said;
+	}
+
+	#threshold(): void {
+		const { used, layout } = this.#c.table;
+		if (used < layout.sessions * HIGH_NO_MORE) this.#high = false;
+		if (this.#high || used < layout.sessions * HIGH) return;
+		this.#high = true;
+		const values = { natEvent: NAT_EVENT.thresholdReached, natThresholdEvent: MAPPING_HIGH };
+		this.tell({ event: "threshold", ...values, addressPortMappingHighThreshold: Math.ceil(layout.sessions * HIGH) } as { event: string });
 	}
 
 	/** A new listener; `mappings`: only mappings, without destinations (RFC 6888 REQ-12). */

@@ -84,8 +84,8 @@ METRICS = [
     *[metric for n in INJECTED for metric in (
         Metric(f"path_{n}", f"path, {_flows(n)}", "ns/pkt", higher=False, digits=0),
         Metric(f"path_cycles_{n}", "  its cycles", "/pkt", higher=False, digits=0))],
-    Metric("limit_redirect", "path: bare redirect", "ns/pkt", higher=False, digits=0, compared=False),
-    Metric("limit_drop", "path: drop at ingress", "ns/pkt", higher=False, digits=0, compared=False),
+    Metric("limit_redirect", "limit: redirect", "ns/pkt", higher=False, digits=0, compared=False),
+    Metric("limit_drop", "limit: drop", "ns/pkt", higher=False, digits=0, compared=False),
     Metric("seen", "cached, yet in user space", "packets", higher=False, digits=0, compared=False),
     Metric("offload_install", "offload: install a flow", "us", higher=False, compared=False),
     Metric("offload_load", "  load both programs", "ms", higher=False, digits=1, compared=False),

@@ -209,7 +209,7 @@ def cost(_candidate, _settings, context):
     least = {}
     for _ in range(3):
         text = run(["unshare", "-n", "sh", "-c", 'ip link add wan0 index 10 type veth peer name lan0 index 11 && exec "$0" 10 11', candidates.MASQD],
-                   env={"MASQD_JS": bundle}, timeout=20)
+                   env={"MASQD_JS": bundle}, timeout=90)
         for key, value in json.loads(text).items():
             least[key] = min(value, least.get(key, value))
     return {"offload_install": least["install"] / 1e3, "offload_load": least["load"] / 1e6, "offload_bytes": least["bytes"]}

@@ -198,7 +198,9 @@ CATALOGUE = _read(TABLE)
 # Rows that masqd deliberately does not meet, with the reason that the README gives. Never a MUST or SHOULD.
 DEVIATIONS = {
     "I-9": "errors that masqd itself sends are switched off for all interfaces at once (icmp_rate '0'), not for one",
-    **{f"D-{n}": "DCCP is translated by address only, one host a peer; a second host is refused aloud (D-u)" for n in range(1, 13)},
+    "T-3b": "a host has one filtering mode for all protocols",
+    "C-4b": "a host has one limit of sessions for all protocols together",
+    "D-4": "unsolicited DCCP is met with silence for ever, not with an error after six seconds",
 }
 
 _FREE = ("REC", "MAY", "info", "if DCCP")

@@ -316,7 +316,8 @@ def transitory_timers(b):
 
 @row("T-5a")
 def timers_configurable(b):
-    """Each timer by its option: alive before its end, dead after it; the four at once, by two connections each."""
+    """Each timer by its option: alive before its end, dead after it; the four at once, by two connections each. What is established may go on
+    for the time of RFC 7857's state TRANS."""
     life = 6
     b.config(timeouts={"tcp_opening": life, "tcp_established": life, "tcp_closing": life, "tcp_reset": life})
 
@@ -344,11 +345,13 @@ def timers_configurable(b):
     b.none(life - 3)
     for kind, c in zip(kinds, alive, strict=True):
         c.inn("SA" if kind is opening else "A")
-    # What is established goes on for the time of RFC 7857's state TRANS.
-    b.none(2 * life + 2 * GRACE, but=lambda p: False)
+    b.none(3 + GRACE)
     for kind, c in zip(kinds, dead, strict=True):
-        b.send_wan(c.segment_in("SA" if kind is opening else "A"))
+        if kind is not established:
+            b.send_wan(c.segment_in("SA" if kind is opening else "A"))
     b.none_lan()
+    b.none(life)
+    b.drop_in(dead[kinds.index(established)].segment_in("A"))
 
 
 @row("T-5k", guard=100.0)
@@ -487,7 +490,7 @@ def errors_end_no_connection(b):
             for reporter in (R, S1):
                 b.send_wan(error(reporter, sent, kind, code))
     b.none_lan(but=is_error())
-    opening.lives(TRANSITORY)
+    assert opening.left() > 0 and opened.left() > 0
     opening.inn("SA")
     opening.out("A")
     for c in (opening, opened):

@@ -335,6 +335,8 @@ def nft(sections):
         elif kind == "static":
             before.append(f'iifname "wan0" ip daddr {options["external"]} dnat to {options["internal"]}')
             after.append(f'oifname "wan0" ip saddr {options["internal"]} snat to {options["external"]}')
+        elif kind == "exempt":
+            after.append(f'oifname "wan0" ip daddr {options["dest"]} accept')
         elif kind == "pool":
             for internal in options["internal"]:
                 after.append(f'oifname "wan0" ip saddr {internal} snat to {options["external"][0]} persistent')

@@ -331,11 +331,21 @@ def test_rules_of_the_wan_zone_hold_for_masqds_traffic(router, echo):
     router.lan.ping(WAN_HOST)
 
 
-def test_a_port_forward_passes_the_firewall(router):
+def test_a_reload_applies_the_configuration_or_leaves_masqd_alone(router):
+    """procd's signal makes masqd read its file again; with an error in the file it is not even sent."""
     console = router.console
-    console.run("uci set masqd.web=redirect; uci set masqd.web.src_dport=8080; uci set masqd.web.proto=tcp")
-    console.run(f"uci set masqd.web.dest_ip={LAN_HOST}; uci set masqd.web.dest_port=80; uci commit; service masqd restart")
+    pid = console.run("cat /var/run/procd/masqd/pid")
+    console.run("uci set masqd.main.filtering=none; uci commit")
+    assert "'none' is not known here" in console.run("service masqd reload", status=1)
+    console.run("uci set masqd.main.filtering=endpoint-independent; uci set masqd.web=redirect; uci set masqd.web.src_dport=8080; uci commit")
+    console.run(f"uci set masqd.web.proto=tcp; uci set masqd.web.dest_ip={LAN_HOST}; uci set masqd.web.dest_port=80; uci commit")
+    console.run("reload_config")
+    until_printed(router, "logread | grep masqd | tail -n 5", "configuration in force")
+    assert console.run("cat /var/run/procd/masqd/pid") == pid
     ready(router)
+
+
+def test_a_port_forward_passes_the_firewall(router):
     server = router.lan.start("/usr/bin/python3", "-u", "-m", "http.server", "--bind", LAN_HOST, "80")
     await_listener(server, 80)
     router.wan.run("curl", "-s", "-m", "20", "-o", "/dev/null", f"http://{GATEWAY}:8080/")

@@ -190,7 +190,7 @@ describe("a file that is not to be trusted", () => {
 		words[second + R_IN] = fake.table.T[16 + R_IN];
 		words[second + R_DELTA] = fake.table.T[16 + R_DELTA];
 		const next = new Rig({ from: { image, second: rig.context.now } });
-		expect(next.restored).toMatchObject({ kept: 1, unfit: 1 });
+		expect(next.restored).toEqual({ kept: 1, expired: 0, unfit: 1, broken: 0, excess: 0 });
 		next.verify();
 	});
 });
@@ -320,7 +320,7 @@ describe("another WAN address", () => {
 		const rig = busy();
 		const before = rig.flows();
 		const done = change(rig, Y);
-		expect(done).toMatchObject({ moved: before.length - 2, ended: 2 });
+		expect([done.moved, done.ended]).toEqual([before.length - 2, 2]);
 		expect(done.resets).toHaveLength(1);
 		expect(done.resets[0]).toContain(`${S1}:80`);
 		expect(done.resets[0]).toContain(`${H1}:50000`);
@@ -499,7 +499,7 @@ describe("records", () => {
 			const image = rig.image();
 			new Int32Array(image)[records + 16 + word] = value;
 			const next = new Rig({ from: { image, second: rig.context.now } });
-			expect(next.restored).toMatchObject({ kept: 1, broken: 1 });
+			expect(next.restored).toEqual({ kept: 1, expired: 0, unfit: 0, broken: 1, excess: 0 });
 			expect(next.flows()).toEqual([`udp ${H2}:40001 ${X}:40001 ${S1}:1 new`]);
 			expect(new Int32Array(image)[records + 16 + R_PEER]).toBe(loaded(S1));
 			next.verify();
