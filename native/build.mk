@@ -5,6 +5,7 @@
 #   SANITIZE=1              build/sanitize/masqd: AddressSanitizer and UndefinedBehaviorSanitizer
 #   LIBC=musl               build/musl/masqd: static, by musl-gcc
 #   ARCH=mipsel_24kc        build/mipsel_24kc/masqd: static, for a router (openwrt/toolchain/cross.mk lists them)
+#   WITHOUT_PARSER=1        an engine for bytecode (native/bytecode.c) only; ARCH=... is so by itself
 #   VARIANT=x CC='...'      build/x/masqd: any other compiler, with
 #                           OPTIMIZE=-Os, STATIC=1 and NATIVE_CFLAGS=... as it needs them
 
@@ -41,6 +42,14 @@ ifneq ($(filter $(ARCH),$(ARCHITECTURES)),)
 include openwrt/toolchain/cross.mk
 endif
 
+# For a router: an engine that takes bytecode only, without what nothing of ours uses.
+ifeq ($(WITHOUT_PARSER),1)
+NATIVE_CFLAGS += -DWITHOUT_PARSER
+ENGINE_SOURCES := $(filter-out libunicode.c,$(QUICKJS_SOURCES)) unicode-small.c math-small.c
+else
+ENGINE_SOURCES := $(QUICKJS_SOURCES)
+endif
+
 NATIVE_OUT := build$(if $(VARIANT),/$(VARIANT))
 NATIVE_OBJECTS := build/objects/$(or $(VARIANT),host)
 
@@ -49,7 +58,7 @@ NATIVE_FLAGS = -std=gnu11 -D_GNU_SOURCE $(ENGINE_VERSION) $(OPTIMIZE) -fwrapv -f
 NATIVE_LINK = -Wl,--gc-sections $(if $(STATIC),-static) $(if $(filter 1,$(SANITIZE)),,-s) $(NATIVE_LDFLAGS)
 
 NATIVE_SHIM_OBJECTS := $(NATIVE_SOURCES:%.c=$(NATIVE_OBJECTS)/native/%.o)
-NATIVE_ENGINE_OBJECTS := $(QUICKJS_SOURCES:%.c=$(NATIVE_OBJECTS)/quickjs/%.o)
+NATIVE_ENGINE_OBJECTS := $(ENGINE_SOURCES:%.c=$(NATIVE_OBJECTS)/quickjs/%.o)
 
 $(NATIVE_OUT)/masqd: $(NATIVE_SHIM_OBJECTS) $(NATIVE_ENGINE_OBJECTS)
 	@mkdir -p $(@D)
@@ -81,6 +90,10 @@ $(NATIVE_OBJECTS)/native/%.o: native/%.c $(QUICKJS_DIR)/.verified $(NATIVE_OBJEC
 $(NATIVE_OBJECTS)/quickjs/%.o: $(QUICKJS_DIR)/.verified $(NATIVE_OBJECTS)/flags
 	@mkdir -p $(@D)
 	$(CC) $(NATIVE_FLAGS) $(QUICKJS_SANITIZE) -c -o $@ $(QUICKJS_DIR)/$*.c
+
+$(NATIVE_OBJECTS)/quickjs/%-small.o: native/%-small.c $(QUICKJS_DIR)/.verified $(NATIVE_OBJECTS)/flags
+	@mkdir -p $(@D)
+	$(CC) $(NATIVE_FLAGS) -fno-builtin -isystem $(QUICKJS_DIR) -c -o $@ $<
 
 $(QUICKJS_DIR)/.verified: native/fetch-quickjs.sh
 	native/fetch-quickjs.sh $(QUICKJS_DIR)

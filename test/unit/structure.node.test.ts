@@ -106,3 +106,42 @@ describe("dependency direction", () => {
 		expect(violations("port/x.ts", 'import { Queue } from "../nat/context.ts";\nimport * as native from "masq:native";')).toEqual([]);
 	});
 });
+
+describe("what a router's engine leaves out (native/math-small.c, native/unicode-small.c)", () => {
+	const HAS = [
+		"abs",
+		"ceil",
+		"clz32",
+		"floor",
+		"fround",
+		"hypot",
+		"imul",
+		"log2",
+		"max",
+		"min",
+		"pow",
+		"random",
+		"round",
+		"sign",
+		"sqrt",
+		"trunc",
+	];
+	const LEFT_OUT = [
+		/\bMath\.(?!(?:X)\b)\w+/g,
+		/\\[pP]\{/g,
+		/\.normalize\(/g,
+		/\bnew Function\b|\beval\(/g,
+		/\bnew (?:Proxy|WeakRef)\b/g,
+	];
+
+	it("is not used in src", () => {
+		const used: string[] = [];
+		for (const path of readdirSync(SRC, { recursive: true, encoding: "utf8" }).filter((name) => name.endsWith(".ts"))) {
+			const text = readFileSync(join(SRC, path), "utf8");
+			for (const pattern of LEFT_OUT) {
+				for (const [found] of text.matchAll(new RegExp(pattern.source.replace("X", HAS.join("|")), "g"))) used.push(`${path}: ${found}`);
+			}
+		}
+		expect(used).toEqual([]);
+	});
+});
