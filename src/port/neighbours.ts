@@ -290,7 +290,14 @@ export class NextHopTable implements NextHops {
 	routesChanged(): void {
 		this.#cache.clear();
 		this.#asked.clear();
-		for (const waiting of this.#waiting) if (waiting.hop >= 0) this.#ask(this.#owner.wanIndex(), waiting.neighbour);
+		for (const [n, waiting] of this.#waiting.entries()) {
+			if (waiting.hop < 0) continue;
+			// By its destination: the hop that it waits for may have been that of a route which has gone.
+			const at = n * WAITING_BYTES + SLOT_IP + 16;
+			const value = this.#store.subarray(at, at + 4).reduce((word, byte) => word * 256 + byte, 0);
+			waiting.neighbour = this.#owner.kernel.lookup(value)?.gateway || value;
+			this.#ask(this.#owner.wanIndex(), waiting.neighbour);
+		}
 	}
 
 	/** Forgets everything: the WAN device is another one. */

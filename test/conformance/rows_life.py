@@ -143,3 +143,20 @@ def deleted_forward(b):
     b.bed.lan_wire.discard()
     b.send_wan(tcp(S3, 5000, X, 40022, "A"))
     b.none_lan()
+
+
+@row("U-7", fresh=True, masqd_only=True)
+def wan_in_the_lans_subnet(b):
+    """The provider gives an address of the LAN's own subnet: nothing goes anywhere wrong, masqd says what is the matter, and is well again afterwards."""
+    mapped = source(b.out(udp(H1, 40000, S1, 3478)))
+    b.allow("192.168.1.77")
+    b.bed.router.ip("addr flush dev wan0", "addr add 192.168.1.77/24 dev wan0", "route replace default via 192.168.1.254 dev wan0")
+    wait_until(lambda: any("overlaps" in warning for warning in b.bed.status()["warnings"]), "a warning in masqd status")
+    b.send_lan(udp(H1, 40000, S1, 3478))
+    b.send_lan(udp(H1, 40001, S1, 3478))
+    b.await_drops("address-conflict", 2)
+    b.none_wan()
+    b.bed.address(1)
+    settled(b, X)
+    assert source(b.out(udp(H1, 40000, S1, 3478))) == mapped
+    b.inn(udp(S1, 3478, *mapped))
