@@ -77,6 +77,8 @@ const TUN_NAME = "masq0";
 const TUN_QUEUE = 2000;
 /** Room for a whole batch and the errors it may cause. */
 const QUEUE_FRAMES = BATCH * 4;
+/** Milliseconds after the last frame in which there still is traffic: others need the processor for it too. */
+const BUSY_MS = 50;
 /** Quiet seconds after which the pages of the frame buffer go back to the kernel. */
 const IDLE_RELEASE_SECONDS = 2;
 /** Turns without a frame before the loop sleeps: a wake-up costs more than looking once more. */
@@ -1093,7 +1095,7 @@ export class Engine {
 		let turns = 0;
 		while (!this.#stopping) {
 			if (empty > SPIN || ++turns === POLL_TURNS) {
-				this.#poll(empty > SPIN ? this.#timeout() : 0, empty <= SPIN);
+				this.#poll(empty > SPIN ? this.#timeout() : 0);
 				turns = 0;
 			}
 			this.#readClock();
@@ -1142,8 +1144,8 @@ export class Engine {
 		}
 	}
 
-	/** Waits for something to do for at most `timeout` ms; serves everything but the ports. `busy`: there is traffic. */
-	#poll(timeout: number, busy: boolean): void {
+	/** Waits for something to do for at most `timeout` ms; serves everything but the ports. */
+	#poll(timeout: number): void {
 		const set = this.#pollSet;
 		let n = 0;
 		const add = (fd: native.Fd, events: number) => {
@@ -1166,7 +1168,7 @@ export class Engine {
 		if (set[fixed * 3 + 5] !== 0) this.#kernelNews();
 		if (set[fixed * 3 + 8] !== 0) this.#arp?.serve();
 		for (const [k, p] of this.#pcp.entries()) if (set[(fixed + 3 + k) * 3 + 2] !== 0) p.serve();
-		this.#control?.serve(set, fixed + 3 + this.#pcp.length, busy);
+		this.#control?.serve(set, fixed + 3 + this.#pcp.length, this.#milliseconds - this.#busyAt < BUSY_MS);
 	}
 
 	#timeout(): number {

@@ -5,7 +5,7 @@ import * as native from "masq:native";
 import { describePlan } from "./config/describe.ts";
 import type { Plan } from "./config/plan.ts";
 import { ControlError } from "./control/client.ts";
-import { COMMANDS, type Command, type Line, parseLine, SOCKET, UsageError } from "./control/commands.ts";
+import { COMMANDS, type Command, flushOutput, type Line, parseLine, SOCKET, UsageError } from "./control/commands.ts";
 import { helpOn, helpText } from "./control/help.ts";
 import { LEVELS, type Level, Log } from "./control/log.ts";
 import { selftest } from "./control/selftest.ts";
@@ -132,6 +132,8 @@ function main(words: string[]): number {
 			return 1;
 		}
 		throw error;
+	} finally {
+		flushOutput();
 	}
 }
 

@@ -15,11 +15,13 @@ export type Asked = Request extends infer R ? (R extends unknown ? Omit<R, "v"> 
 /** A connection to the daemon. */
 export class ControlClient {
 	readonly #fd: native.Fd;
+	readonly #waiting: () => void;
 	#buffer = new ArrayBuffer(CHUNK);
 	#length = 0;
 
-	/** Connects; throws {@link ControlError} if no daemon listens at `path`. */
-	constructor(path: string) {
+	/** Connects; throws {@link ControlError} if no daemon listens at `path`. `waiting` is called before every wait for the daemon. */
+	constructor(path: string, waiting: () => void) {
+		this.#waiting = waiting;
 		try {
 			this.#fd = native.unixConnect(path);
 		} catch (error) {
@@ -57,6 +59,7 @@ export class ControlClient {
 				new Uint8Array(larger).set(new Uint8Array(this.#buffer));
 				this.#buffer = larger;
 			}
+			this.#waiting();
 			const n = native.read(this.#fd, this.#buffer, this.#length, this.#buffer.byteLength - this.#length);
 			if (n <= 0) throw new ControlError("masqd closed the connection");
 			this.#length += n;

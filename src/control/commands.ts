@@ -45,7 +45,23 @@ export const SOCKET = "/var/run/masqd.sock";
 const DEFAULT_ROWS = 50;
 const DEFAULT_PACKETS = 100;
 
-const out = (text: string) => native.print(1, text);
+/** What is to be printed: one write for many rows, because the rows' daemon and its traffic may have only this processor. */
+let printed = "";
+const PRINT_AT_ONCE = 16384;
+
+/** Prints what has been gathered. */
+export function flushOutput(): void {
+	if (printed === "") return;
+	const text = printed;
+	printed = "";
+	native.print(1, text);
+}
+
+function out(text: string): void {
+	printed += text;
+	if (printed.length > PRINT_AT_ONCE) flushOutput();
+}
+
 const json = (value: unknown) => out(`${JSON.stringify(value)}\n`);
 
 /** Reads options and words; throws {@link UsageError}. */
@@ -63,7 +79,7 @@ export function parseLine(words: string[], command: Command): Line {
 }
 
 function connect({ options }: Line): ControlClient {
-	return new ControlClient(options.get("--socket") ?? SOCKET);
+	return new ControlClient(options.get("--socket") ?? SOCKET, flushOutput);
 }
 
 /** Value of -n, or what stands for it. */

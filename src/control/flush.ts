@@ -2,7 +2,7 @@
  * Ending sessions on request (`masqd flush`): all, those of a host, of a mapping, or of the WAN port's own address.
  */
 import { EXTERNAL_SHIFT, R_IN, R_META } from "../conntrack/record.ts";
-import { FREE } from "../conntrack/states.ts";
+import { FREE, RESTING } from "../conntrack/states.ts";
 import type { Engine } from "../engine.ts";
 import { parseAddress } from "../packet/address.ts";
 import { secondOf, swap16, swap32 } from "../packet/layout.ts";
@@ -52,11 +52,15 @@ function selector(engine: Engine, request: FlushRequest): (e: number) => boolean
 export function* flush(engine: Engine, request: FlushRequest): Generator<undefined, { sessions: number }> {
 	const { table, admission } = engine;
 	const wanted = selector(engine, request);
+	const all = request.what === "all";
 	let sessions = 0;
 	for (let i = 1; i <= table.layout.sessions; i++) {
-		if (table.state(i) !== FREE && wanted(i << 4)) {
+		const state = table.state(i);
+		// The rest of a port is nobody's session; only "all" ends it too.
+		if (state !== FREE && (state !== RESTING || all) && wanted(i << 4)) {
+			if (state !== RESTING) sessions++;
 			admission.end(i, "flushed");
-			sessions++;
+			if (all && table.state(i) === RESTING) admission.end(i, "flushed");
 		}
 		if (i % SLICE === 0) yield;
 	}

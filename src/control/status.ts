@@ -46,7 +46,6 @@ export function* status(engine: Engine): Generator<undefined, StatusReply> {
 		nft.close();
 	}
 	const said = [...engine.warnings, ...(yield* warnings(engine, nft))];
-	if (engine.conflict !== "") said.unshift(`${engine.conflict}: nothing is translated`);
 	const byState: Record<string, number> = {};
 	for (let s = 1; s < STATE_NAMES.length; s++) {
 		if (table.count(s) > 0) byState[STATE_NAMES[s]] = (byState[STATE_NAMES[s]] ?? 0) + table.count(s);

@@ -3,7 +3,7 @@
  */
 import * as native from "masq:native";
 import type { Engine } from "../engine.ts";
-import { formatAddress, formatSubnet, isPrivate, subnetOf, subnetsOverlap } from "../packet/address.ts";
+import { formatAddress, isPrivate } from "../packet/address.ts";
 import { addressValue } from "../packet/layout.ts";
 import { localPorts } from "../port/local-ports.ts";
 import type { NftView } from "../port/nft-view.ts";
@@ -29,25 +29,8 @@ export function addressWarnings(address: number): string[] {
 
 /** All warnings that hold now. */
 export function* warnings(engine: Engine, nft: NftView): Generator<undefined, string[]> {
-	const { wan, lan, kernel } = engine;
-	const found = addressWarnings(addressValue(wan.link.address));
-	for (const own of kernel.addresses(wan.index)) {
-		const outside = subnetOf(own.address, own.prefix);
-		for (const p of lan) {
-			for (const net of p.link.nets) {
-				const inside = {
-					address: addressValue(net.address),
-					mask: addressValue(net.mask),
-					prefix: 32 - Math.round(Math.log2(2 ** 32 - addressValue(net.mask))),
-				};
-				if (subnetsOverlap(outside, inside))
-					found.push(
-						`the WAN's subnet ${formatSubnet(outside)} and ${formatSubnet(inside)} of ${p.name} overlap: hosts in both can not be told apart; give the LAN another subnet`,
-					);
-			}
-		}
-	}
-	yield;
+	const found = addressWarnings(addressValue(engine.wan.link.address));
+	if (engine.conflict !== "") found.push(`${engine.conflict}: nothing is translated`);
 	const taken = localPorts(native, engine.context.policy.ranges);
 	if (taken.length > 0)
 		found.push(
