@@ -12,3 +12,7 @@ ipk: ## OpenWrt package build/masqd_*_ARCH.ipk (ARCH=mipsel_24kc ...; without, o
 .PHONY: dist
 dist: deps ## release build/masqd-*.tar.xz: source and bundle, proved to belong together
 	@openwrt/dist.sh
+
+.PHONY: size
+size: ipk ## check executables and packages against their budgets
+	@openwrt/size.sh

@@ -100,6 +100,9 @@ SHELL_SCRIPTS = sorted(
     name for name in glob.glob("**/*.sh", root_dir=ROOT, recursive=True) if not name.startswith(("node_modules/", "build/"))
 ) + sorted(name for name in glob.glob(".ci/*", root_dir=ROOT) if (ROOT / name).is_file())
 
+# What OpenWrt's own checks would format: all that goes on the router or into its feed.
+ROUTER_SCRIPTS = ["openwrt/ipk.sh", "openwrt/dist.sh", "openwrt/size.sh", "openwrt/test.sh", *sorted(map(str, (ROOT / "openwrt/files/etc/init.d").glob("*")))]
+
 SANITIZE = {"MASQD": str(ROOT / "build/sanitize/masqd"), "MASQD_TEST_GUARD": "90"}
 
 # The longest first, so that what is short fills the gaps.
@@ -120,6 +123,9 @@ SUITES = [
     Suite("net-sanitize", pytest("test/net/test_hardship.py", "-n", "2", "-k", "not memory"), junit, cores=2, environment=SANITIZE),
     Suite("kernel-view", ["test/net/run-kernel-view.sh"], summary),
     Suite("demo", pytest("test/demo", "-p", "no:cacheprovider"), junit),
+    Suite("package", pytest("test/openwrt", "-p", "no:cacheprovider"), junit),
+    Suite("size", ["openwrt/size.sh"], summary),
+    Suite("shfmt", ["shfmt", "-d", "-sr", "-s", *ROUTER_SCRIPTS]),
     Suite("shellcheck", ["shellcheck", "-x", *SHELL_SCRIPTS]),
     Suite("bench", [PYTHON, "test/bench/bench.py", "--quick", "--only", "nft,packet,tun", "--measure", "tcp1,udp1,tcplatency,rss", "--json", "{report}"], cores=2),
 ]

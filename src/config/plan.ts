@@ -153,9 +153,14 @@ export function makePlan(text: string, file: string, facts: { memTotalKb: number
 	return { plan: findings.errors.length === 0 ? plan : null, ...findings };
 }
 
-/** Sessions of `sessions auto`: one for 32 kB of memory, 1024 to 16384. */
+/**
+ * Sessions of `sessions auto`: one for 32 kB of memory, 1024 to 16384. MemTotal leaves out what the kernel took for itself, so a
+ * little less than 2^n counts as 2^n: 4096 sessions on a router of 128 MB.
+ */
 export function autoSessions(memTotalKb: number): number {
-	return Math.min(Math.max(Math.floor(memTotalKb / 32) || 0, 1024), 16384);
+	const chips = 2 ** Math.ceil(Math.log2(memTotalKb));
+	const memory = memTotalKb >= chips * 0.75 ? chips : memTotalKb;
+	return Math.min(Math.max(Math.floor(memory / 32) || 0, 1024), 16384);
 }
 
 /** Sorts ranges and joins those that overlap or touch. */

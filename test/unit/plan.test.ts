@@ -138,7 +138,9 @@ describe("sessions", () => {
 		expect(autoSessions(Number.NaN)).toBe(1024);
 		expect(autoSessions(65536)).toBe(2048);
 		expect(autoSessions(65567)).toBe(2048);
-		expect(autoSessions(125000)).toBe(3906);
+		expect(autoSessions(125000)).toBe(4096);
+		// Routers of 32, 64, 128, 256 and 512 MB, as their kernels report them.
+		expect([27796, 58916, 124108, 249028, 507332].map(autoSessions)).toEqual([1024, 2048, 4096, 8192, 16384]);
 		expect(autoSessions(1 << 23)).toBe(16384);
 		expect(make(PORTS, 65536).plan!.sessions).toBe(2048);
 	});
