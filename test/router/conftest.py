@@ -7,8 +7,13 @@ import pytest
 sys.path.insert(0, str(pathlib.Path(__file__).parent))
 
 from machine import Router  # noqa: E402
+from namespace import remove_leftovers  # noqa: E402
 
 ARCH = os.environ.get("ROUTER_ARCH", "x86_64")
+
+
+def pytest_sessionstart():
+    remove_leftovers()
 
 
 @pytest.fixture(scope="session")

@@ -7,12 +7,14 @@ import termios
 import tty
 
 from machine import LAN_HOST, WAN_HOST, Router
+from namespace import remove_leftovers
 
 ESCAPE, LEAVE = b"\x01", b"x"
 
 
 def main(arch):
     """Passes keys and text between the terminal and the serial line until ctrl-a x, or until the machine is off."""
+    remove_leftovers()
     router = Router(arch, console=False)
     web = router.wan.start("/usr/bin/python3", "-m", "http.server", "--bind", WAN_HOST, "80")
     print(f"LAN host {LAN_HOST}: ip netns exec {router.lan.name} sh, then e.g. curl http://{WAN_HOST}/")
@@ -44,11 +46,15 @@ def connect(router):
             os.write(1, text)
         if 0 in ready:
             keys = os.read(0, 64)
-            if escaped and keys[:1] == LEAVE:
+            if not keys:
                 return
-            escaped = keys == ESCAPE
-            if not escaped:
-                os.write(router.master, keys)
+            for number in keys:
+                key = bytes([number])
+                if escaped and key == LEAVE:
+                    return
+                escaped = key == ESCAPE and not escaped
+                if not escaped:
+                    os.write(router.master, key)
 
 
 main(sys.argv[1] if len(sys.argv) > 1 else "x86_64")
