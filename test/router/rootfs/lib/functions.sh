@@ -1,3 +1,4 @@
+# shellcheck shell=dash
 # Stand-in for OpenWrt's /lib/functions.sh: what init scripts and package scripts use of it.
 
 config_load() {

@@ -1,3 +1,4 @@
+# shellcheck shell=dash
 # Stand-in for OpenWrt's /lib/functions/network.sh: asks ubus for netifd's answers.
 
 network_get_device() {

@@ -1,3 +1,4 @@
+# shellcheck shell=dash
 # Stand-in for procd and its shell library. An instance is a folder /var/run/procd/SERVICE with
 # one file a parameter; /sbin/procd-instance runs it. `set` does what procd's does: nothing if
 # nothing changed, the reload signal or a restart if something did, a stop if there is no
