@@ -1,4 +1,4 @@
-# shellcheck shell=sh disable=SC2034,SC2154 # variables of, and for, the scripts that source this
+# shellcheck shell=sh disable=SC2034,SC2154 # set for, and by, the script that sources this
 # How to run $program: sourced by run-unit.sh and run-native.sh. Executables for routers (build/ARCH/masqd) take
 # bytecode, and run under qemu-user where they are not this machine's.
 
