@@ -9,6 +9,7 @@ import { sessionReset } from "../../src/nat/tcp-reset.ts";
 import { seededRandom } from "./mutation.ts";
 import { BOOT, loaded, Rig, type RigOptions } from "./rig.ts";
 import { other, query, readPacket, tcp, udp } from "./rig-frame.ts";
+import { rounds } from "./rounds.ts";
 
 const X = "203.0.113.1";
 const Y = "203.0.113.77";
@@ -151,7 +152,7 @@ describe("a file that is not to be trusted", () => {
 		const rig = busy();
 		const known = new Set(rig.flows().map((line) => line.split(" ").slice(0, 4).join(" ")));
 		let refused = 0;
-		for (let round = 0; round < 300; round++) {
+		for (let round = 0; round < rounds(300); round++) {
 			const image = rig.image();
 			const bytes = new Uint8Array(image);
 			const from = (HEADER_WORDS + EXTERNAL_WORDS) * 4;
@@ -466,7 +467,7 @@ describe("C-8: rest of a port", () => {
 			forwards: [{ protocol: 17, first: 40010, inside: H1 }],
 		};
 		let rig = new Rig(o);
-		for (let n = 0; n < 3000; n++) {
+		for (let n = 0; n < rounds(3000); n++) {
 			const host = `192.168.1.${10 + Math.floor(random() * 30)}`;
 			const port = 40000 + Math.floor(random() * 60);
 			if (random() < 0.6) rig.out(udp(`${host}:${port}`, `${S1}:${1 + Math.floor(random() * 3)}`));
