@@ -98,6 +98,9 @@ NATIVE(native_geteuid)
 	return JS_NewInt64(ctx, geteuid());
 }
 
+/* As many as musl's CPU_SETSIZE; glibc's is 1024. */
+#define PROCESSORS_MAX 128
+
 /**
  * native_processors() - the processors that this process may run on
  */
@@ -110,7 +113,7 @@ NATIVE(native_processors)
 	if (sched_getaffinity(0, sizeof set, &set) < 0)
 		return throw_errno(ctx, errno, "sched_getaffinity", "%zu bytes", sizeof set);
 	array = JS_NewArray(ctx);
-	for (int32_t cpu = 0; cpu < CPU_SETSIZE && !JS_IsException(array); cpu++) {
+	for (int32_t cpu = 0; cpu < PROCESSORS_MAX && !JS_IsException(array); cpu++) {
 		if (CPU_ISSET((size_t)cpu, &set) && JS_SetPropertyUint32(ctx, array, count++, JS_NewInt32(ctx, cpu)) < 0) {
 			JS_FreeValue(ctx, array);
 			return JS_EXCEPTION;
@@ -132,8 +135,8 @@ NATIVE(native_processor)
  */
 NATIVE(native_run_on)
 {
-	int32_t numbers[CPU_SETSIZE];
-	int count = argument_numbers(ctx, argv[0], "processors", 0, CPU_SETSIZE - 1, numbers, CPU_SETSIZE);
+	int32_t numbers[PROCESSORS_MAX];
+	int count = argument_numbers(ctx, argv[0], "processors", 0, PROCESSORS_MAX - 1, numbers, PROCESSORS_MAX);
 	cpu_set_t set;
 
 	if (count < 0)

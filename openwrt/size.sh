@@ -22,9 +22,10 @@ size() {
 	wc -c < "$1"
 }
 
-# The budget was 96 kB. With all that the bundle holds now, smaller is not to be had by minifying; on routers it
-# is bytecode, which the packages' budgets count.
-budget 'masqd.js (goal: 98304)' "$(size build/masqd.js)" $((280 * kilobyte))
+# The bundle's goal is missed, and said so: with all that it holds now, that small is not to be had by minifying. On routers
+# it is bytecode, which the packages' budgets count.
+printf '%-42s %7d of %7d bytes  %s\n' 'masqd.js, goal' "$(size build/masqd.js)" $((96 * kilobyte)) 'MISSED, known'
+budget 'masqd.js, may not grow beyond' "$(size build/masqd.js)" $((280 * kilobyte))
 for arch in mips_24kc mipsel_24kc arm_cortex-a7_neon-vfpv4 aarch64_cortex-a53 x86_64; do
 	budget "masqd, $arch" "$(size build/$arch/masqd)" $((900 * kilobyte))
 	for package in build/masqd_*_"$arch".ipk; do
