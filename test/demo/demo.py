@@ -165,6 +165,23 @@ class Demo:
             need(heard == "hello from the LAN" and peer[0] == S1, f"{heard!r} {peer}")
         say(f"The server connected to {GATEWAY} port 2222, which is forwarded: {H1} port 22 saw it come from {peer[0]} and answered '{heard}'.")
 
+    def step_kill(self):
+        """kill -9 under a download"""
+        got = self.bed.folder / "again"
+        loading = self.bed.h1.start("curl", "-sS", "-f", "--limit-rate", "8M", "-o", got, f"http://{S1}/film")
+        wait_until(lambda: got.exists() and got.stat().st_size > WEB_BYTES // 8, "the beginning of the file")
+        self.bed.daemon.kill()
+        had = got.stat().st_size
+        need(loading.running(), "the download ended before masqd was killed")
+        self.bed.launch().expect(r"^masqd: ready:")
+        wait_until(lambda: not loading.running(), "the end of the download", guard=120)
+        summed = self.bed.h1.run("sha256sum", got).stdout.split()[0]
+        need(summed == self.sum, f"the download did not survive: {got.stat().st_size} of {WEB_BYTES} bytes; {loading.output}")
+        say(
+            f"masqd was killed with {had / 1e6:.1f} of {WEB_BYTES / 1e6:.1f} MB loaded, and started again. The connection went on, "
+            "and the checksum of the file is right: its table is a file in memory that the next masqd takes over."
+        )
+
     def step_flows(self):
         """masqd flows"""
         show_exactly(self.bed.masqd("flows", "-n", "12").stdout)

@@ -22,7 +22,7 @@ def namespaces():
 def test_steps_and_width():
     said = demo()
     assert "FAILED" not in said
-    assert said.count("\n-- ") == 11
+    assert said.count("\n-- ") == 12 and "masqd was killed" in said
     assert "203.0.113.1 \"GET /film" in said and "no-mapping" in said
     assert [line for line in said.splitlines() if len(line) > 76] == []
     assert said.isascii()
