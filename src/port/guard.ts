@@ -16,9 +16,10 @@
  *    them. Where the kernel has no zones these packets are not tracked at all.
  * Where the kernel forwards:
  *  - `inbound`: from the WAN with a source of a translated LAN or straight to one, exempt peers apart: nothing outside knows these addresses.
- * After source NAT, at postrouting:
+ * At output, where errors that come out of the TUN device do not pass:
  *  - `refused`: the kernel's "protocol unreachable" to the WAN, and to a LAN from the WAN's address. It gets a copy of every SCTP, GRE or ESP packet for
  *    an inside host (one cannot tell those from the router's own by a port) and would refuse it for want of a socket.
+ * After source NAT, at postrouting:
  *  - `leak`: what would leave by the WAN with a source that is not the WAN device's. It must stay 0: masqd's own packets do
  *    not pass here, and the kernel has nothing to send under another address.
  *
@@ -168,11 +169,12 @@ export function guardRuleset(g: GuardFacts, addressTest: AddressTest = "fib", se
 	lines.push(`${fromWan} ip daddr @inside ip saddr != @exempt_destinations counter name inbound drop`);
 	lines.push("\t}");
 
-	lines.push("\tchain postrouting {", `\t\ttype filter hook postrouting priority ${POSTROUTING_PRIORITY}; policy accept;`);
-	const strange = fib ? " fib saddr . oif type != local" : "";
+	lines.push("\tchain output {", `\t\ttype filter hook output priority ${POSTROUTING_PRIORITY}; policy accept;`);
 	lines.push(`\t\toifname ${quoted(g.wanDevice)} icmp type destination-unreachable icmp code 2 counter name refused drop`);
 	if (lans.length > 0)
 		lines.push(`\t\toifname ${names(lans)} ip saddr @externals icmp type destination-unreachable icmp code 2 counter name refused drop`);
+	lines.push("\t}", "\tchain postrouting {", `\t\ttype filter hook postrouting priority ${POSTROUTING_PRIORITY}; policy accept;`);
+	const strange = fib ? " fib saddr . oif type != local" : "";
 	lines.push(`\t\toifname ${quoted(g.wanDevice)} ip saddr != @may_leave ip daddr != @exempt_destinations${strange} counter name leak drop`);
 	lines.push("\t}", "}", "");
 	return lines.join("\n");

@@ -454,7 +454,7 @@ def events(b):
         b.send_lan(udp(H2, 41000 + n, S1, 3478))
     heard(watch, natEvent=PORTS_EXHAUSTED)
     for n in range(300):
-        b.send_lan(udp(f"192.168.1.{40 + n % 39}", 42000 + n, S1, 3478, b"first of several", flags="MF", id=n))
+        b.send_wan(udp(f"203.0.113.{40 + n % 39}", 3478, X, 40001, b"first of several", flags="MF", id=n))
     heard(watch, natEvent=QUOTA_EXCEEDED, natQuotaExceededEvent=QUOTA_FRAGMENTS)
     watch.close()
 

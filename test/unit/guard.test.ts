@@ -103,10 +103,13 @@ table inet masqd {
 		iifname "pppoe-wan" ip saddr @inside counter name inbound drop
 		iifname "pppoe-wan" ip daddr @inside ip saddr != @exempt_destinations counter name inbound drop
 	}
-	chain postrouting {
-		type filter hook postrouting priority 300; policy accept;
+	chain output {
+		type filter hook output priority 300; policy accept;
 		oifname "pppoe-wan" icmp type destination-unreachable icmp code 2 counter name refused drop
 		oifname { "br-lan", "br-guest" } ip saddr @externals icmp type destination-unreachable icmp code 2 counter name refused drop
+	}
+	chain postrouting {
+		type filter hook postrouting priority 300; policy accept;
 		oifname "pppoe-wan" ip saddr != @may_leave ip daddr != @exempt_destinations fib saddr . oif type != local counter name leak drop
 	}
 }
