@@ -26,12 +26,12 @@ def pytest_generate_tests(metafunc):
     metafunc.parametrize("driver", names)
 
 
-def pytest_collection_modifyitems(items):
+def pytest_collection_modifyitems(config, items):
+    """Against the kernel's masquerade (ROUTER=nft) the tests of what only masqd has are not among the tests."""
     if not beds.BASELINE:
         return
-    for item in items:
-        if item.get_closest_marker("masqd"):
-            item.add_marker(pytest.mark.skip(reason="needs masqd"))
+    config.hook.pytest_deselected(items=[item for item in items if item.get_closest_marker("masqd")])
+    items[:] = [item for item in items if not item.get_closest_marker("masqd")]
 
 
 @pytest.hookimpl(hookwrapper=True)
