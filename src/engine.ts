@@ -1165,7 +1165,7 @@ export class Engine {
 		native.poll(set, n, timeout);
 		this.#readClock();
 		if (set[fixed * 3 + 2] !== 0) this.#signalled();
-		if (set[fixed * 3 + 5] !== 0) this.#kernelNews();
+		if (set[fixed * 3 + 5] !== 0 || this.#milliseconds >= this.kernel.pendingAt()) this.#kernelNews();
 		if (set[fixed * 3 + 8] !== 0) this.#arp?.serve();
 		for (const [k, p] of this.#pcp.entries()) if (set[(fixed + 3 + k) * 3 + 2] !== 0) p.serve();
 		this.#control?.serve(set, fixed + 3 + this.#pcp.length, this.#milliseconds - this.#busyAt < BUSY_MS);

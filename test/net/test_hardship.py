@@ -56,6 +56,18 @@ def test_link_goes_down_and_up(bed):
         wait_until(lambda: pings(bed.h1), f"a reply after {device} is up")
 
 
+def test_routes_change_again_soon(bed):
+    """With many routes masqd lists them seldom: a change that comes before it may do so again is not forgotten, though no other news follows."""
+    routes = "".join(f"route add unreachable 10.{n >> 8}.{n & 255}.0/24\n" for n in range(4000))
+    bed.router.run("ip", "-batch", "-", stdin=routes)
+    wait_until(lambda: pings(bed.h1), "a reply with many routes")
+    for _ in range(3):
+        bed.router.ip("route del default")
+        wait_until(lambda: not pings(bed.h1), "no reply without the default route")
+        bed.router.ip("route add default via 203.0.113.254 dev wan0")
+        wait_until(lambda: pings(bed.h1), "a reply after the default route is back")
+
+
 # ---- floods ------------------------------------------------------------------------------------------------
 
 
