@@ -22,6 +22,7 @@ import { Admission, EXPIRE_BUDGET } from "./nat/admission.ts";
 import { makeAlgCounts } from "./nat/alg.ts";
 import {
 	BLOCK,
+	CONTEXT_START,
 	type Context,
 	type Forward,
 	HAIRPIN,
@@ -295,6 +296,7 @@ export class Engine {
 		const random = new Int32Array(64);
 		let randomAt = random.length;
 		this.context = {
+			...CONTEXT_START,
 			views,
 			table: this.table,
 			hosts: this.hosts,
@@ -309,19 +311,8 @@ export class Engine {
 			requested: [],
 			drops,
 			dropLog,
-			events: null,
 			algCounts: makeAlgCounts(),
-			left: 0,
-			forwardedOut: 0,
-			forwardedIn: 0,
-			errorsSent: 0,
-			resetsSent: 0,
-			strangersFrom: 0,
-			adopt: true,
 			ipId: keys[3] & 0x7fff,
-			ipIds: 0xffff,
-			now: 0,
-			now16: 0,
 			random: () => {
 				if (randomAt === random.length) {
 					native.random(random.buffer, 0, random.byteLength);
