@@ -116,6 +116,54 @@ def test_flood_of_new_flows(make_bed):
     assert answer.recvfrom(10)[0] == b"new"
 
 
+def hostile_flows(bed, flows, at_a_time=2048):
+    """Opens that many UDP flows from one raw host, each to another pair of ports, never more under way than masqd's socket holds."""
+    frame = bytearray(bed.lan_wire.frame(udp(H3, 1, S3, 7)))
+    frame[40:42] = b"\0\0"  # no UDP checksum
+    decided = 0
+
+    def count():
+        now = bed.status()
+        return now["forwarded"]["out"] + sum(drop["count"] for drop in now["drops"])
+
+    for first in range(0, flows, at_a_time):
+        decided = count() + at_a_time
+        for number in range(first, first + at_a_time):
+            frame[34:36] = (1024 + number % 60000).to_bytes(2, "big")
+            frame[36:38] = (7 + number // 60000).to_bytes(2, "big")
+            bed.lan_wire.send_bytes(frame)
+        wait_until(lambda: count() >= decided, f"{first + at_a_time} flows decided on")
+
+
+def test_hostile_host_with_65536_flows(make_bed):
+    """All of another host's new flows succeed, all its old ones live, ICMP tells the hostile one why, and memory stays."""
+    bed = make_bed().start(main={"sessions": "4096"})
+    answer = bed.wan.udp(S1, 53000)
+    old = [bed.h1.udp(H1, 20000 + n) for n in range(100)]
+
+    def asks(client, n):
+        client.sendto(b"%d" % n, (S1, 53000))
+        text, outside = answer.recvfrom(10)
+        assert text == b"%d" % n
+        answer.sendto(text, outside)
+        assert client.recv(10) == text
+        return outside
+
+    outside = [asks(client, n) for n, client in enumerate(old)]
+    hostile_flows(bed, 65536)
+    resident = bed.resident()
+
+    new = [bed.h2.udp(H2, 30000 + n) for n in range(200)]
+    for n, client in enumerate(new):
+        asks(client, n)
+    assert [asks(client, n) for n, client in enumerate(old)] == outside
+    told = bed.lan_wire.expect(lambda p: ICMP in p and p[ICMP].type == 3, "destination unreachable")
+    assert told.dst == H3 and told[ICMP].code in (1, 13)
+    hostile_flows(bed, 65536)
+    assert bed.resident() - resident <= 256
+    assert bed.status()["sessions"]["used"] <= 4096
+
+
 def test_refused_flow_is_told(make_bed):
     """I-8: ICMP destination unreachable to the host that is refused, with its own packet quoted."""
     bed = make_bed().start(extra=[("host", None, {"ip": H3, "max_sessions": "5"})])
