@@ -25,6 +25,9 @@ export class Hosts {
 	#free = 0;
 	/** Hosts that have sessions now. */
 	active = 0;
+	/** The host that had most sessions when {@link largest} last walked all records, and the most that any other may have by now. */
+	#top = 0;
+	#others = 0;
 
 	/** `copied` are the hosts that `buffer` is a copy of: nothing is initialised then. */
 	constructor(buffer: ArrayBuffer, layout: TableLayout, key: number, copied: Hosts | null = null) {
@@ -56,6 +59,7 @@ export class Hosts {
 		for (let i = 1; i <= this.#capacity; i++) this.#halves[i * 8 + HOST_NEXT] = i < this.#capacity ? i + 1 : 0;
 		this.#free = 1;
 		this.active = 0;
+		this.#top = 0;
 	}
 
 	#chain(address: number): number {
@@ -114,7 +118,8 @@ export class Hosts {
 
 	/** Counts one more session. */
 	retain(i: number): void {
-		this.#halves[i * 8 + HOST_SESSIONS]++;
+		const n = ++this.#halves[i * 8 + HOST_SESSIONS];
+		if (n > this.#others && i !== this.#top) this.#others = n;
 	}
 
 	/** Counts one session less and frees the record with the last; also frees a record that never got one. */
@@ -154,12 +159,26 @@ export class Hosts {
 		return Math.max(HOST_MINIMUM, Math.floor(this.#sessions / Math.max(1, this.active)));
 	}
 
-	/** The host with most sessions, 0 if there is none. Walks all records: for rare use. */
+	/**
+	 * The host with most sessions, 0 if there is none. Walks all records only when another host may have got ahead: under the flood of one host, which asks for
+	 * every packet, it does not.
+	 */
 	largest(): number {
+		const top = this.#top;
+		if (top !== 0 && this.sessions(top) > 0 && this.sessions(top) >= this.#others) return top;
 		let best = 0;
+		let most = 0;
+		let second = 0;
 		for (let i = 1; i <= this.#capacity; i++) {
-			if (this.#halves[i * 8 + HOST_SESSIONS] > (best === 0 ? 0 : this.sessions(best))) best = i;
+			const n = this.#halves[i * 8 + HOST_SESSIONS];
+			if (n > most) {
+				second = most;
+				most = n;
+				best = i;
+			} else if (n > second) second = n;
 		}
+		this.#top = best;
+		this.#others = second;
 		return best;
 	}
 }

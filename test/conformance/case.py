@@ -1,5 +1,7 @@
 """What a row's function gets: `b`, one case on a bed. The verbs send frames, await frames, and check what every forwarded frame must keep."""
 
+import contextlib
+import math
 import struct
 import time
 
@@ -12,34 +14,50 @@ from scapy.packet import Raw
 
 import checks
 from bed import GATEWAY, LAN_GATEWAY, R, lan_mac, wan_mac
-from namespace import wait_until
+from namespace import GUARD, wait_until
 from packets import tcp
 from rawbed import parse
 
-# An expected packet comes within this (conformance.md); one that is later is taken and noted, because the test machine may be busy.
+# An expected packet comes within this on a quiet machine (conformance.md). One that is later is taken and noted: what has been lost is told by markers
+# (marks.py), not by the clock.
 SOON = 0.4
-LATEST = 3.0
-# "none": nothing for this long.
+# Seconds to look for a packet before the markers are asked, and once more when they have come through: the kernel may still hold what masqd has sent.
+LOOK = 3.0
+# "none": nothing for at least this long, and until markers have come through.
 SILENCE = 1.0
+# Seconds for the kernel to hand over what masqd has sent, in proof of absence.
+LAST_LOOK = 0.1
 # Seconds by which a timer of whole seconds may be off.
 GRACE = 2
+# Seconds by which what must happen before a timer ends is begun before that, if the machine is not too slow for it.
+MARGIN = 0.5
+
+
+class TooSlow(Exception):
+    """The test machine was too slow for a case whose own time is short: it says nothing about masqd, and the case is begun anew with longer times."""
 
 
 class Case:
     """One row on one bed.
 
     `load` is None, or the load of load.py under which the row runs this time.
+    `margin` seconds by which what must happen in time is begun early; longer each time that the case was too slow.
     `bed` the namespaces and the daemon (rawbed.py), `driver` packet, tun or kernel, `baseline` True with the kernel's masquerade.
     Ports and addresses: H1 H2 H3 S1 S2 S3 R, X (the external address), G (the gateway's LAN address) of `bed` and this file.
     """
 
-    def __init__(self, bed, offload="off", load=None):
+    def __init__(self, bed, offload="off", load=None, margin=MARGIN):
         self.bed = bed
         self.driver = "kernel" if bed.baseline else bed.driver
         self.baseline = bed.baseline
         self.notes = []
         self._offload = offload
         self.load = load
+        self.margin = margin
+        # Monotonic time at which masqd is known to have dealt with the last frame, inside `before`; None elsewhere.
+        self._dealt = None
+        # Monotonic time just before the last packet of a session was sent, by its inside endpoint and peer as texts.
+        self._touched = {}
         self._allowed = list(bed.external)
         self._excuses = []
         self._drops = {}
@@ -60,6 +78,8 @@ class Case:
         self.bed.lan_wire.forget()
         self.bed.wan_wire.forget()
         self._begun = True
+        self._began = time.monotonic()
+        self._touched.clear()
         self._drops = {} if self.baseline else self.bed.drops()
         if self.load:
             self.load.start(self.bed)
@@ -79,7 +99,7 @@ class Case:
 
     def await_drops(self, reason, count=1):
         """Waits until that many packets have been dropped for the reason."""
-        return wait_until(lambda: self.drops(reason) >= count, f"{count} drops for {reason}, have {self.bed.drops()}", 5)
+        return wait_until(lambda: self.drops(reason) >= count, f"{count} drops for {reason}, have {self.bed.drops()}")
 
     def flows(self, protocol=None, inside=None, peer=None):
         """The sessions (dicts: protocol, internal, external, peer, state, left) that fit; endpoints as "address:port" or an address."""
@@ -87,18 +107,49 @@ class Case:
         def fits(text, wanted):
             return wanted is None or text == wanted or text.rsplit(":", 1)[0] == wanted
 
-        return [f for f in self.bed.flows() if protocol in (None, f["protocol"]) and fits(f["internal"], inside) and fits(f["peer"], peer)]
+        found = [f for f in self.bed.flows() if protocol in (None, f["protocol"]) and fits(f["internal"], inside) and fits(f["peer"], peer)]
+        if self._dealt is not None:
+            self._dealt = time.monotonic()
+        return found
+
+    def flow(self, protocol, inside, peer=None):
+        """The one session that fits."""
+        found = self.flows(protocol, inside, peer)
+        assert len(found) == 1, f"{len(found)} sessions {protocol} {inside} {peer or ''}: {found or self.bed.flows()[:20]}"
+        return found[0]
 
     def left(self, protocol, inside, peer=None):
         """Seconds that the one session that fits has left."""
-        found = self.flows(protocol, inside, peer)
-        assert len(found) == 1, f"{len(found)} sessions {protocol} {inside} {peer or ''}: {found or self.bed.flows()[:20]}"
-        return found[0]["left"]
+        return self.flow(protocol, inside, peer)["left"]
 
-    def lives(self, seconds, protocol, inside, peer=None):
-        """Asserts that the session has at least that much left, allowing for the second that asking takes."""
-        left = self.left(protocol, inside, peer)
-        assert left >= seconds - GRACE, f"{protocol} {inside}: {left} s left, wanted {seconds}"
+    def lives(self, seconds, protocol, inside, peer=None, most=math.inf):
+        """Asserts that the session has so much left, less what has passed since its last packet; and no more than `most`. Returns it."""
+        flow = self.flow(protocol, inside, peer)
+        # Its last packet as sent by `out` and `inn`; asking takes time too. Whole seconds: one may have begun anew.
+        passed = int(time.monotonic() - self._touched.get((flow["internal"], flow["peer"]), self._began)) + 1
+        assert seconds - passed <= flow["left"] <= most, f"{protocol} {inside}: {flow['left']} s left of {seconds}, used at most {passed} s ago"
+        return flow
+
+    def settle(self):
+        """Waits until all that was sent so far has been dealt with (marks.py)."""
+        return self.bed.marks.settle()
+
+    @contextlib.contextmanager
+    def before(self, deadline, always=False):
+        """For what has to reach masqd before a monotonic time, because a timer of its own ends then. If it fails and masqd had not dealt with all of it by
+        then, the machine was too slow; with `always` also if it does not fail: what follows would be worth nothing."""
+        self._dealt = time.monotonic()
+        try:
+            yield
+        except AssertionError as error:
+            if self._dealt > deadline:
+                raise TooSlow(f"{self._dealt - deadline:.1f} s too late: {error}") from error
+            raise
+        else:
+            if always and self._dealt > deadline:
+                raise TooSlow(f"{self._dealt - deadline:.1f} s too late")
+        finally:
+            self._dealt = None
 
     def note(self, text):
         """Words that are shown with the row, whatever its outcome."""
@@ -118,32 +169,57 @@ class Case:
     def send_lan(self, packet, source_mac=None):
         """Sends a packet (or an Ether frame as it is) from the LAN; the MAC is that of its source address."""
         self.bed.lan_wire.send(packet, source_mac)
+        if self._dealt is not None:
+            self._dealt = self.settle()
 
     def send_wan(self, packet, source_mac=None):
         """Likewise from the WAN."""
         self.bed.wan_wire.send(packet, source_mac)
+        if self._dealt is not None:
+            self._dealt = self.settle()
 
-    def see_wan(self, wanted=None, what="packet on the WAN", seconds=LATEST):
-        """The next packet on the WAN for which `wanted(packet)`; others are passed over."""
-        return self._see(self.bed.wan_wire, wanted, what, seconds)
+    def see_wan(self, wanted=None, what="packet on the WAN", delayed=False):
+        """The next packet on the WAN for which `wanted(packet)`; others are passed over. Fails when markers sent now come through and it does not; a `delayed`
+        one is waited for until the hang guard ends."""
+        return self._see(self.bed.wan_wire, wanted, what, delayed)
 
-    def see_lan(self, wanted=None, what="packet on the LAN", seconds=LATEST):
+    def see_lan(self, wanted=None, what="packet on the LAN", delayed=False):
         """Likewise on the LAN."""
-        return self._see(self.bed.lan_wire, wanted, what, seconds)
+        return self._see(self.bed.lan_wire, wanted, what, delayed)
 
-    def _see(self, tap, wanted, what, seconds):
+    def _see(self, tap, wanted, what, delayed):
         began = time.monotonic()
         passed = []
-        while True:
-            got = tap.poll(max(began + seconds - time.monotonic(), 0))
-            if got is None:
-                raise AssertionError(f"no {what} in {seconds} s; passed by: {[p.summary() for p in passed[:10]]}{self._why()}")
-            at, packet = got
-            if wanted is None or wanted(packet):
-                if seconds == LATEST and at - began > SOON:
-                    self.note(f"{what} after {at - began:.2f} s")
-                return packet
-            passed.append(packet)
+        packet = self._next(tap, wanted, began + (GUARD if delayed else LOOK), passed)
+        if packet is None and not delayed:
+            self.settle()
+            packet = self._next(tap, wanted, time.monotonic() + LOOK, passed)
+        assert packet is not None, f"no {what} in {time.monotonic() - began:.1f} s; passed by: {[p.summary() for p in passed[:10]]}{self._why()}"
+        took = time.monotonic() - began
+        if took > SOON and not delayed:
+            self.note(f"(busy machine: {took:.1f} s until {what})")
+        return packet
+
+    def comes_wan(self, wanted):
+        """The packet on the WAN for which `wanted(packet)`, None if markers sent now come through and it does not."""
+        return self._comes(self.bed.wan_wire, wanted)
+
+    def comes_lan(self, wanted):
+        """Likewise on the LAN."""
+        return self._comes(self.bed.lan_wire, wanted)
+
+    def _comes(self, tap, wanted):
+        end = time.monotonic() + SILENCE
+        self.settle()
+        return self._next(tap, wanted, max(end, time.monotonic() + LAST_LOOK), [])
+
+    @staticmethod
+    def _next(tap, wanted, end, passed):
+        while (got := tap.poll(max(end - time.monotonic(), 0))) is not None:
+            if wanted is None or wanted(got[1]):
+                return got[1]
+            passed.append(got[1])
+        return None
 
     def _why(self):
         if self.baseline:
@@ -154,14 +230,22 @@ class Case:
     def out(self, packet, **options):
         """Sends from the LAN, expects it on the WAN with an external source and all else as sent (TTL less one); returns it as seen."""
         sent = parse(packet)
+        now = time.monotonic()
         self.send_lan(packet, options.pop("source_mac", None))
-        return self.forwarded(sent, self.see_wan(like(sent), f"{summary(sent)} on the WAN", **options), "src")
+        got = self.forwarded(sent, self.see_wan(like(sent), f"{summary(sent)} on the WAN", **options), "src")
+        if has_ports(sent):
+            self._touched[endpoint(source(sent)), endpoint(target(sent))] = now
+        return got
 
     def inn(self, packet, **options):
         """Sends from the WAN, expects it on the LAN with all but destination address and port as sent; returns it as seen."""
         sent = parse(packet)
+        now = time.monotonic()
         self.send_wan(packet, options.pop("source_mac", None))
-        return self.forwarded(sent, self.see_lan(like(sent, "dst"), f"{summary(sent)} on the LAN", **options), "dst")
+        got = self.forwarded(sent, self.see_lan(like(sent, "dst"), f"{summary(sent)} on the LAN", **options), "dst")
+        if has_ports(sent) and sent.proto not in (checks.UDP, checks.ICMP):  # those are not refreshed from outside
+            self._touched[endpoint(target(got)), endpoint(source(got))] = now
+        return got
 
     def hairpin(self, packet, **options):
         """Sends from the LAN to an external endpoint, expects it back on the LAN with both ends translated."""
@@ -178,7 +262,8 @@ class Case:
     # ---- silence --------------------------------------------------------------------------------------
 
     def none_wan(self, seconds=SILENCE, but=None):
-        """Asserts that nothing comes on the WAN for that long (nor is waiting); `but(packet)` says what may."""
+        """Asserts that nothing comes on the WAN for at least that long and until all that was sent has been dealt with (nor is waiting); `but(packet)` says
+        what may."""
         self._none(seconds, but, wan=self.bed.wan_wire)
 
     def none_lan(self, seconds=SILENCE, but=None):
@@ -191,9 +276,16 @@ class Case:
 
     def _none(self, seconds, but, **taps):
         end = time.monotonic() + seconds
-        for side, tap in taps.items():
-            while (got := tap.poll(max(end - time.monotonic(), 0))) is not None:
-                assert but is not None and but(got[1]), f"on the {side.upper()}, where nothing was due: {got[1].summary()}"
+        for last in (False, True):
+            for side, tap in taps.items():
+                while (got := tap.poll(max(end - time.monotonic(), 0))) is not None:
+                    assert but is not None and but(got[1]), f"on the {side.upper()}, where nothing was due: {got[1].summary()}"
+            if not last:
+                end = self.settle() + LAST_LOOK
+
+    def none_until(self, moment, but=None):
+        """As `none`, until a monotonic time."""
+        self.none(max(moment - time.monotonic(), 0), but)
 
     def drop_out(self, packet, seconds=SILENCE):
         """Sends from the LAN; nothing may come on the WAN."""
@@ -210,6 +302,10 @@ class Case:
         self.check_capture()
         self.bed.lan_wire.forget()
         self.bed.wan_wire.forget()
+
+    def short(self, life):
+        """Seconds for a timer that a case waits for: so many, or more if the case was too slow for that."""
+        return life + math.ceil(3 * (self.margin - MARGIN))
 
     def check_capture(self):
         """Asserts the invariants of every frame seen so far; done in the end of each case anyway."""
@@ -305,9 +401,9 @@ class Connection:
         """Seconds that the session has left."""
         return self.case.left("tcp", f"{self.inside}:{self.sport}", f"{self.peer}:{self.dport}")
 
-    def lives(self, seconds):
-        """Asserts that it has at least that much left."""
-        self.case.lives(seconds, "tcp", f"{self.inside}:{self.sport}", f"{self.peer}:{self.dport}")
+    def lives(self, seconds, most=math.inf):
+        """Asserts that it has so much left, as Case.lives does; returns the session."""
+        return self.case.lives(seconds, "tcp", f"{self.inside}:{self.sport}", f"{self.peer}:{self.dport}", most)
 
 
 # ---- packets --------------------------------------------------------------------------------------------
@@ -321,6 +417,16 @@ def ports(packet):
     if packet.proto in checks.PORTED:
         return struct.unpack("!HH", checks.split(parse(packet))[1][:4])
     return packet[IcmpLayer].id, packet[IcmpLayer].id
+
+
+def has_ports(packet):
+    """True if source and target can be told."""
+    return packet.frag == 0 and (UdpLayer in packet or TcpLayer in packet or packet.proto in checks.PORTED or IcmpLayer in packet)
+
+
+def endpoint(pair):
+    """An (address, port) as masqd writes it."""
+    return f"{pair[0]}:{pair[1]}"
 
 
 def source(packet):
@@ -427,6 +533,6 @@ def like(sent, side="src"):
 
 X, G = GATEWAY, LAN_GATEWAY
 __all__ = [
-    "GRACE", "R", "SILENCE", "SOON", "Case", "Connection", "G", "X", "answer", "error", "error_faults", "fragments", "is_error", "like", "parse", "ports",
+    "GRACE", "LOOK", "MARGIN", "R", "SILENCE", "SOON", "Case", "TooSlow", "Connection", "G", "X", "answer", "error", "error_faults", "fragments", "is_error", "like", "parse", "ports",
     "source", "summary", "target",
 ]  # fmt: skip

@@ -45,6 +45,7 @@ class Load:
             self._flood = bed.lan.start(PYTHON, script, LOAD_HOST, LOAD_PEER, lan_mac(LOAD_HOST), LAN_GATEWAY_MAC, FLOOD_RATE)
             self._flood.expect("^flooding")
             time.sleep(UNANSWERED_AGE)
+            wait_until(self._full, "that the flood has filled the table")
             return
         total = bed.status()["sessions"]["total"]
         filled = total * int(self.kind) // 100
@@ -55,6 +56,10 @@ class Load:
             time.sleep(UNANSWERED_AGE)
         used = bed.status()["sessions"]["used"]
         assert used == filled, f"the table could not be filled: {used} of {filled} sessions"
+
+    def _full(self):
+        sessions = self._bed.status()["sessions"]
+        return sessions["used"] >= 0.99 * sessions["total"]
 
     def stop(self):
         """Ends the flood."""

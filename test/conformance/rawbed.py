@@ -8,11 +8,12 @@ from scapy.layers.inet import IP
 from scapy.layers.l2 import Ether
 
 from bed import GATEWAY, GATEWAY_MAC, LAN_GATEWAY, LAN_GATEWAY_MAC, Bed, R, lan_mac, wan_mac
+from marks import MARK_HOST, MARK_PEER, STRANGERS, Marks, ask
 from namespace import sysctl
 from wire import LeakSniffer, Wire, attach_filter, word
 
 # Last octets of the hosts that G knows without asking, on both sides.
-KNOWN = (*range(2, 80), 254)
+KNOWN = (*range(2, 81), 254)
 # The hosts of fill and flood (load.py): what is for them is none of a case's business.
 LOAD_HOST, LOAD_PEER = "192.168.1.79", "203.0.113.79"
 
@@ -33,11 +34,12 @@ class Tap(Wire):
 
     def __init__(self, host, gateway_mac, mac_of, noise):
         super().__init__(host, "eth0", gateway_mac, mac_of)
-        # Everything but IPv4 to `noise`.
-        attach_filter(
-            self._socket,
-            [(0x28, 0, 0, 12), (0x15, 0, 3, 0x0800), (0x20, 0, 0, 30), (0x15, 0, 1, word(noise)), (0x06, 0, 0, 0), (0x06, 0, 0, 65535)],
-        )
+        # Everything but IPv4 to the addresses of `noise` and errors about markers.
+        load_half, load, equal, mask, give = 0x28, 0x20, 0x15, 0x54, 0x06
+        program = [(load_half, 0, 0, 12), (equal, 0, len(noise) + 4, 0x0800), (load, 0, 0, 30)]
+        program += [(equal, len(noise) + 1 - n, 0, word(address)) for n, address in enumerate(noise)]
+        program += [(mask, 0, 0, int(STRANGERS.netmask)), (equal, 0, 1, int(STRANGERS.network_address)), (give, 0, 0, 0), (give, 0, 0, 65535)]
+        attach_filter(self._socket, program)
         self.seen = []
         self._next = 0
 
@@ -72,6 +74,9 @@ class RawBed(Bed):
 
     def __init__(self, driver, baseline, wan_mtu=1500, external=(GATEWAY,)):
         self._heard = 0
+        # What masqd is asked for and pinged at; "" while the WAN has no address that can be used.
+        self.wan_address = GATEWAY
+        self.marks = Marks(self)
         super().__init__(driver, lan="veth", wan_mtu=wan_mtu, external=external, baseline=baseline)
 
     # ---- building -------------------------------------------------------------------------------------
@@ -103,7 +108,7 @@ class RawBed(Bed):
         self.router.ip(
             f"addr add {LAN_GATEWAY}/24 dev lan0", *(f"neigh replace {a} lladdr {lan_mac(a)} dev lan0 nud permanent" for a in known)
         )
-        self.lan_wire = Tap(self.lan, LAN_GATEWAY_MAC, lan_mac, LOAD_HOST)
+        self.lan_wire = Tap(self.lan, LAN_GATEWAY_MAC, lan_mac, (LOAD_HOST, MARK_HOST))
         self._closing.callback(self.lan_wire.close)
 
     def build_wan(self):
@@ -114,11 +119,12 @@ class RawBed(Bed):
             self._leaked += self.sniffer.offenders()
         self.sniffer = LeakSniffer(self.wan, "eth0", self.external)
         self._closing.callback(self.sniffer.close)
-        self.wan_wire = Tap(self.wan, GATEWAY_MAC, wan_mac, LOAD_PEER)
+        self.wan_wire = Tap(self.wan, GATEWAY_MAC, wan_mac, (LOAD_PEER, MARK_PEER))
         self._closing.callback(self.wan_wire.close)
 
     def address(self, last_octet):
         """Gives the WAN device another address, as a provider does, or none (0)."""
+        self.wan_address = f"203.0.113.{last_octet}" if last_octet else ""
         given = [] if last_octet == 0 else [f"addr add 203.0.113.{last_octet}/24 dev wan0", f"route replace default via {R}"]
         known = (f"203.0.113.{n}" for n in KNOWN)
         # With the last address of a device the kernel forgets its neighbours, permanent ones too.
@@ -174,9 +180,26 @@ class RawBed(Bed):
         self.state_path.unlink(missing_ok=True)
         self.recover()
 
+    def ask(self, command, **fields):
+        """The rows of an answer of the control socket, as they come."""
+        return ask(self.socket_path, command, **fields)
+
+    def data(self, command, **fields):
+        """What the control socket answers besides rows."""
+        rows = self.ask(command, **fields)
+        while True:
+            try:
+                next(rows)
+            except StopIteration as end:
+                return end.value
+
+    def status(self):
+        """What `masqd status -j` shows, without starting a program: this is asked in loops."""
+        return self.data("status")
+
     def flows(self):
         """The sessions: dicts with protocol, internal, external, peer, state and left (seconds); of the kernel's as far as it tells."""
-        return self._kernel_flows() if self.baseline else super().flows()
+        return self._kernel_flows() if self.baseline else list(self.ask("flows"))
 
     def _kernel_flows(self):
         with self.router.inside(), open("/proc/thread-self/net/nf_conntrack") as table:
@@ -187,6 +210,8 @@ class RawBed(Bed):
             out, back = {}, {}
             for key, value in (w.split("=", 1) for w in words if "=" in w):
                 (back if key in out else out)[key] = value
+            if out["src"] in (MARK_HOST, MARK_PEER):
+                continue
             port = out.get("sport", out.get("id", "0"))
             found.append(
                 {

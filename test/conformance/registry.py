@@ -20,19 +20,21 @@ class Test:
     bed: dict
     fresh: bool
     masqd_only: bool
+    alone: bool
     guard: float
 
 
 TESTS = {}
 
 
-def row(row_id, *, config=None, bed=None, fresh=False, masqd_only=False, guard=60.0):
+def row(row_id, *, config=None, bed=None, fresh=False, masqd_only=False, alone=False, guard=60.0):
     """Makes a function the test of a row of the catalogue.
 
     `config`      what Case.config takes, for the daemon that the case starts with: dict(main=, timeouts=, extra=)
     `bed`         options of a bed of its own: dict(wan_mtu=, external=)
     `fresh`       the case spoils its bed (deletes devices, changes addresses): it gets one of its own too
     `masqd_only`  asks what only masqd has or can tell; the Linux column shows n/a
+    `alone`       keeps a processor busy: runs when the other cases are done, as floods do
     `guard`       seconds after which the case hangs
     """
     if row_id not in CATALOGUE:
@@ -41,7 +43,7 @@ def row(row_id, *, config=None, bed=None, fresh=False, masqd_only=False, guard=6
     def take(function):
         if row_id in TESTS:
             raise ValueError(f"two tests for {row_id}: {TESTS[row_id].function.__module__} and {function.__module__}")
-        TESTS[row_id] = Test(row_id, function, config or {}, bed or {}, fresh or bool(bed), masqd_only, guard)
+        TESTS[row_id] = Test(row_id, function, config or {}, bed or {}, fresh or bool(bed), masqd_only, alone, guard)
         return function
 
     return take

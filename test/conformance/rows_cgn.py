@@ -2,14 +2,16 @@
 
 import json
 import struct
+import time
 
 from bed import H1, H2, H3, MASQD, S1, S2, S3, lan_mac
-from case import GRACE, G, X, answer, error_faults, is_error, source, target
+from case import GRACE, G, TooSlow, X, answer, error_faults, is_error, source, target
 from load import listener
 from namespace import wait_until
 from packets import echo, tcp, udp
 from rawbed import LOAD_PEER
 from registry import row
+from rows_icmp import comes
 from rows_tcp import filtering as tcp_filtering
 from rows_udp import filtering as udp_filtering
 from rows_udp import paired_pooling
@@ -100,15 +102,19 @@ def limit_of_mappings_configurable(b):
 
 
 def rate(b, flow):
-    """A host that may open 10 sessions a second tries 100 in less than three; another tries as many and may."""
-    tried, allowed, most = 100, 10, 3
+    """A host that may open 10 sessions a second tries 100 at once; another tries as many and may."""
+    tried, allowed = 100, 10
+    began = time.monotonic()
     for n in range(tried):
         b.send_lan(flow(H1, n))
+    # Seconds of masqd's clock that it may have had for them.
+    seconds = int(b.settle() - began) + 2
+    if allowed * seconds >= tried:
+        raise TooSlow(f"{tried} packets have taken {seconds} s")
     b.none(1.0, but=lambda p: True)
     got = sum(p.src == X for _at, p in b.bed.wan_wire.seen)
     told = sum(p.dst == H1 and is_error(3, 1)(p) for _at, p in b.bed.lan_wire.seen)
-    # What arrives within a second of the clock's, or of two or three if the machine is slow.
-    assert allowed <= got <= allowed * most, f"{got} of {tried} sessions at once where {allowed} a second are allowed"
+    assert allowed <= got <= allowed * seconds, f"{got} of {tried} sessions in {seconds} s where {allowed} a second are allowed"
     assert told > 0, "the host was not told"
     b.forget()
     for n in range(30):
@@ -176,9 +182,11 @@ def freed_port_rests(b):
     if b.baseline:
         settings = dict(timeouts={"udp": 2})
     b.config(**settings)
+    began = time.monotonic()
     sent = b.out(udp(H1, 40000, S1, 3478))
+    ended = time.monotonic() + 2 + GRACE
     freed = source(sent)
-    b.none(2 + GRACE)
+    b.none_until(ended)
     assert not b.flows("udp", H1), "not expired"
 
     def taken():
@@ -191,9 +199,10 @@ def freed_port_rests(b):
 
     assert freed not in taken(), "given to another host at once"
     assert len(taken()) == few - 1, "others are not given either"
-    b.none(110.0, but=lambda p: True)
-    assert freed not in taken(), "given to another host before two minutes"
-    b.none(20.0, but=lambda p: True)
+    b.none_until(began + 2 + 112, but=lambda p: True)
+    with b.before(began + 2 + 120 - 1):
+        assert freed not in taken(), "given to another host before two minutes"
+    b.none_until(ended + 120 + 2 * GRACE, but=lambda p: True)
     assert freed in taken(), "never given again"
     if b.baseline:
         return
@@ -294,7 +303,7 @@ def exhausted_and_owner_told(b):
     b.await_drops("table-full", 1)
     (one,) = [one for one in b.bed.status()["drops"] if one["reason"] == "table-full"]
     assert "sessions" in one["remedy"]
-    wait_until(lambda: any("table-full" in line for line in b.bed.daemon.lines[said:]), "word of the daemon about it", 5)
+    wait_until(lambda: any("table-full" in line for line in b.bed.daemon.lines[said:]), "word of the daemon about it")
 
 
 @row("C-11d", config={"main": {"sessions": str(SMALL)}}, masqd_only=True, guard=150.0)
@@ -322,7 +331,7 @@ class Watch:
         self._b = b
         self._from = 0
         # It listens when it tells of a session.
-        wait_until(self._hears, "that the watch has begun", 10)
+        wait_until(self._hears, "that the watch has begun")
         self._from = len(self.process.lines)
 
     def _hears(self):
@@ -339,7 +348,7 @@ class Watch:
 
     def await_lines(self, wanted, what):
         """Waits until `wanted(lines)`."""
-        wait_until(lambda: wanted(self.lines), f"{what}, have {self.lines[:20]}", 10)
+        wait_until(lambda: wanted(self.lines), f"{what}, have {self.lines[:20]}")
         return self.lines
 
     def close(self):
@@ -352,7 +361,7 @@ def no_destinations_in_logs(b):
     log = Watch(b, "--log")
     mapped = source(b.out(udp(H1, 40000, S1, 3478)))
     b.out(tcp(H1, 50000, S2, 8080))
-    wait_until(lambda: len(b.flows()) == 2, "two sessions", 5)
+    wait_until(lambda: len(b.flows()) == 2, "two sessions")
     b.masqd("flush", "all")
     lines = log.await_lines(lambda lines: sum(f"{H1}:" in line for line in lines) >= 4, "two mappings begun and ended")
     log.close()
@@ -369,7 +378,6 @@ def all_ports_are_used(b):
     first, last = 1024, 65535
     seen = set()
     with listener(b.bed.wan, LOAD_PEER) as tap:
-        tap.settimeout(2.0)
         for host in hosts:
             frame = bytearray(b.bed.lan_wire.frame(udp(host, 1, LOAD_PEER, 9), lan_mac(host)))
             frame[40:42] = b"\0\0"  # no UDP checksum: only the port changes
@@ -378,10 +386,9 @@ def all_ports_are_used(b):
                     frame[34:36] = port.to_bytes(2, "big")
                     b.bed.lan_wire.send_bytes(frame)
                 for _ in range(50):
-                    try:
-                        seen.add(int.from_bytes(tap.recv(128)[34:36], "big"))
-                    except TimeoutError:
+                    if not comes(b, tap):
                         break
+                    seen.add(int.from_bytes(tap.recv(128)[34:36], "big"))
         sent = len(hosts) * each
         assert len(seen) >= 0.99 * (last - first + 1), f"{len(seen)} ports for {sent} flows"
     assert min(seen) >= first
@@ -433,7 +440,7 @@ def events(b):
     watch = Watch(b, "-j")
     mapped = source(b.out(udp(H1, 40000, S1, 3478)))
     b.out(udp(H1, 40000, S2, 3478))
-    wait_until(lambda: len(b.flows()) == 2, "two sessions", 5)
+    wait_until(lambda: len(b.flows()) == 2, "two sessions")
     b.masqd("flush", "all")
     mapping = dict(sourceIPv4Address=H1, sourceTransportPort=40000, postNATSourceIPv4Address=X, postNAPTSourceTransportPort=mapped[1], protocolIdentifier=17)
     for peer in (S1, S2):

@@ -150,6 +150,7 @@ def wan_in_the_lans_subnet(b):
     """The provider gives an address of the LAN's own subnet: nothing goes anywhere wrong, masqd says what is the matter, and is well again afterwards."""
     mapped = source(b.out(udp(H1, 40000, S1, 3478)))
     b.allow("192.168.1.77")
+    b.bed.wan_address = ""
     b.bed.router.ip("addr flush dev wan0", "addr add 192.168.1.77/24 dev wan0", "route replace default via 192.168.1.254 dev wan0")
     wait_until(lambda: any("overlaps" in warning for warning in b.bed.status()["warnings"]), "a warning in masqd status")
     b.send_lan(udp(H1, 40000, S1, 3478))
