@@ -32,6 +32,9 @@ GRACE = 2
 # Seconds by which what must happen before a timer ends is begun before that, if the machine is not too slow for it.
 MARGIN = 0.5
 
+# Share of the time for which masqd may wait for a processor in a flood; half of it or less on a quiet machine of two.
+STARVED = 0.1
+
 
 class TooSlow(Exception):
     """The test machine was too slow for a case whose own time is short: it says nothing about masqd, and the case is begun anew with longer times."""
@@ -78,7 +81,7 @@ class Case:
         self.bed.lan_wire.forget()
         self.bed.wan_wire.forget()
         self._begun = True
-        self._began = time.monotonic()
+        self._began, self._waited, self._lost = time.monotonic(), self.bed.waited(), self.bed.queue_drops()
         self._touched.clear()
         self._drops = {} if self.baseline else self.bed.drops()
         if self.load:
@@ -150,6 +153,11 @@ class Case:
                 raise TooSlow(f"{self._dealt - deadline:.1f} s too late")
         finally:
             self._dealt = None
+
+    def starved(self):
+        """Words if packets were lost while others had the processor that masqd needed, which says nothing about masqd; "" if not."""
+        seconds, waited, lost = time.monotonic() - self._began, self.bed.waited() - self._waited, self.bed.queue_drops() - self._lost
+        return f"{lost} packets lost while masqd waited {waited:.1f} of {seconds:.1f} s for a processor" if lost > 0 and waited > STARVED * seconds else ""
 
     def note(self, text):
         """Words that are shown with the row, whatever its outcome."""

@@ -31,8 +31,10 @@ BURST = 64
 class Load:
     """One of the loads, started and stopped by the case."""
 
-    def __init__(self, kind):
+    def __init__(self, kind, share=1):
+        """`share` of the flood's rate: less than all only after masqd could not have a processor for all of it (Case.starved)."""
         self.kind = kind
+        self._share = share
         self.notes = []
         self._flood = None
         self._answered = 0
@@ -42,7 +44,7 @@ class Load:
         self._bed = bed
         if self.kind == "flood":
             script = pathlib.Path(__file__).with_name("flood.py")
-            self._flood = bed.lan.start(PYTHON, script, LOAD_HOST, LOAD_PEER, lan_mac(LOAD_HOST), LAN_GATEWAY_MAC, FLOOD_RATE)
+            self._flood = bed.lan.start(PYTHON, script, LOAD_HOST, LOAD_PEER, lan_mac(LOAD_HOST), LAN_GATEWAY_MAC, int(FLOOD_RATE * self._share))
             self._flood.expect("^flooding")
             time.sleep(UNANSWERED_AGE)
             wait_until(self._full, "that the flood has filled the table")

@@ -1,6 +1,7 @@
 """The bed of the conformance suite: lan - G - wan, raw frames on both sides, no stack but G's answers anything."""
 
 import itertools
+import pathlib
 import re
 import time
 
@@ -224,6 +225,23 @@ class RawBed(Bed):
                 }
             )
         return found
+
+    # ---- the processor ----------------------------------------------------------------------------------
+
+    def waited(self):
+        """Seconds that masqd has waited for a processor while it had work (schedstat of proc(5)); 0 without one."""
+        try:
+            return int(pathlib.Path(f"/proc/{self.daemon.pid}/schedstat").read_text().split()[1]) / 1e9
+        except (AttributeError, FileNotFoundError):
+            return 0
+
+    def queue_drops(self):
+        """Packets that the kernel has dropped because masqd did not read its TUN device in time."""
+        try:
+            with self.router.inside():
+                return sum(int(line.split()[12]) for line in pathlib.Path("/proc/thread-self/net/dev").read_text().splitlines() if line.strip().startswith("masq0:"))
+        except OSError:
+            return 0
 
     # ---- invariants -------------------------------------------------------------------------------------
 

@@ -516,7 +516,7 @@ def flood_of_a_host(b):
         b.inn(answer(one))
     connection = b.connect(H1, 50000, S1, 80)
     script = pathlib.Path(__file__).with_name("flood.py")
-    flood = b.bed.lan.start(PYTHON, script, H3, LOAD_PEER, lan_mac(H3), LAN_GATEWAY_MAC, FLOODING)
+    flood = b.bed.lan.start(PYTHON, script, H3, LOAD_PEER, lan_mac(H3), LAN_GATEWAY_MAC, int(FLOODING / max(1, b.margin)))
     try:
         flood.expect("^flooding")
         wait_until(lambda: any(one["address"] == H3 and one["sessions"] >= 1000 for one in b.bed.status()["topHosts"]), "the flood's sessions")

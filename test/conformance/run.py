@@ -110,7 +110,7 @@ class Worker:
         """Words and notes; raises TooSlow."""
         signal.setitimer(signal.ITIMER_REAL, test.guard * max(1, margin) + (LOAD_GUARD if kind else 0))
         bed = case = None
-        load = Load(kind) if kind else None
+        load = Load(kind, 1 / max(1, margin)) if kind else None
         words, notes = "", []
         try:
             bed = self._bed(test, target)
@@ -122,6 +122,12 @@ class Worker:
         except TooSlow:
             words = "too slow"
             raise
+        except AssertionError as error:
+            words = self._words(error, test)
+            if case and (kind == "flood" or test.alone) and (starved := case.starved()):
+                raise TooSlow(f"{starved}: {words}") from error
+            notes = case.notes if case else []
+            words += "".join(f"\n    and {fault}" for fault in self._faults(case))
         except (Exception, Hung) as error:
             words = self._words(error, test)
             notes = case.notes if case else []
