@@ -48,7 +48,7 @@ import { REASON } from "./nat/reason.ts";
 import { Requested } from "./nat/requested.ts";
 import { sessionReset } from "./nat/tcp-reset.ts";
 import { dumpPrograms } from "./offload/dump.ts";
-import { CAP_BPF, CAP_PERFMON, Offload, OffloadError, type OffloadStatus } from "./offload/offload.ts";
+import { CAP_BPF, CAP_PERFMON, Offload, OffloadError, type OffloadStatus, obstacleOf } from "./offload/offload.ts";
 import { type AddressRange, formatAddress, formatSubnet, type Subnet, subnetOf, subnetsOverlap } from "./packet/address.ts";
 import { IP_WORD, SLOT_SIZE, swap16, swap32, TCP, UDP, type Views, viewsOf } from "./packet/layout.ts";
 import { HOST_HEADERS, headerTag, LinkHeaders } from "./packet/link-header.ts";
@@ -223,8 +223,11 @@ export class Engine {
 	#pcpPlaces = "";
 	#tunRoutes: TunRoutes | null = null;
 	#offload: Offload | null = null;
+	readonly #ingress = new IngressFilters(this.kernel);
 	/** Why there is no offload. */
 	#noOffload = "";
+	/** Device because of whose filters offload stands back. */
+	#filtered = "";
 	/** The WAN has no address that can be used, or some session no route: packets from inside take the slow way (Rare.outboundImpaired). */
 	#impaired = true;
 	/** Some session has no route. */
@@ -488,7 +491,6 @@ export class Engine {
 	#startOffload(): void {
 		const { offload } = this.plan;
 		if (offload === "off") return;
-		const filters = new IngressFilters(this.kernel);
 		try {
 			this.#offload = new Offload(
 				{
@@ -501,8 +503,8 @@ export class Engine {
 					now16: () => this.context.now16,
 					milliseconds: () => this.#milliseconds,
 					neighbour: (ifindex, host) => this.#neighbourOf(ifindex, host),
-					attachClassic: (ifindex, program) => filters.attach(ifindex, program),
-					detachClassic: (ifindex) => filters.detach(ifindex),
+					attachClassic: (ifindex, program) => this.#ingress.attach(ifindex, program),
+					detachClassic: (ifindex) => this.#ingress.detach(ifindex),
 				},
 				native.getenv("MASQD_OFFLOAD") === "clsact" ? "clsact" : null,
 			);
@@ -529,7 +531,7 @@ export class Engine {
 		return known !== undefined && isUsable(known) ? { address, mac: known.mac as Uint8Array } : null;
 	}
 
-	/** Tells the offload about the ports as they are. */
+	/** Tells the offload about the ports as they are. With `auto` it stands back while others filter what comes in (SQM). */
 	#renewOffload(): void {
 		const device = (p: Port) => {
 			const link = this.kernel.linkByName(p.name);
@@ -537,7 +539,17 @@ export class Engine {
 			return { index: p.index, ethernet, mtu: p.link.mtu, mac: ethernet && link.mac !== null ? link.mac : new Uint8Array(6) };
 		};
 		const owned = this.#ownedExternals();
+		const auto = this.plan.offload === "auto";
+		const filtered = (auto && [this.wan, ...this.lan].find((p) => p.index !== 0 && this.#ingress.othersOn(p.index))?.name) || "";
+		if (filtered !== this.#filtered) {
+			this.log.say(
+				"info",
+				filtered === "" ? `offload: ${this.#filtered} has no more filters of others` : `no offload: ${obstacleOf(filtered)}`,
+			);
+			this.#filtered = filtered;
+		}
 		this.#offload?.renew({
+			filtered,
 			wan: device(this.wan),
 			lan: this.lan.map((p) => ({
 				...device(p),
@@ -1029,7 +1041,7 @@ export class Engine {
 			this.#setExternal(this.wan.link.address);
 			if (this.wan.link.mtu !== mtu) this.#resizeTun();
 			this.#inStep();
-		}
+		} else if (changes.filters && this.#offload !== null) this.#renewOffloadQuietly();
 		this.#hops.update(changes.neighbours);
 		if (this.#offload !== null) {
 			for (const n of changes.neighbours) this.#offload.neighbourChanged(n.ifindex, n.address, isUsable(n) ? n.mac : null);

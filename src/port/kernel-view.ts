@@ -133,6 +133,8 @@ export interface Changes {
 	addresses: boolean;
 	routes: boolean;
 	rules: boolean;
+	/** Traffic control's filters, of any device. */
+	filters: boolean;
 	/** Every neighbour told of, as it is now. */
 	neighbours: Neighbour[];
 }
@@ -242,6 +244,7 @@ export class KernelView {
 			this.#notifications = this.#io.netlinkOpen(NETLINK_ROUTE, [
 				GROUP.LINK,
 				GROUP.NEIGH,
+				GROUP.TC,
 				GROUP.IPV4_IFADDR,
 				GROUP.IPV4_ROUTE,
 				GROUP.IPV4_RULE,
@@ -356,8 +359,10 @@ export class KernelView {
 				else this.#apply(message, changes);
 			}
 		}
-		if (overrun) this.#dumpAll(changes);
-		else this.#dumpStale(changes);
+		if (overrun) {
+			changes.filters = true;
+			this.#dumpAll(changes);
+		} else this.#dumpStale(changes);
 		return changes;
 	}
 
@@ -384,6 +389,9 @@ export class KernelView {
 				break;
 			case "rule":
 				if (message.family === AF_INET) this.#rulesStale = true;
+				break;
+			case "traffic":
+				changes.filters = true;
 				break;
 		}
 	}
@@ -613,13 +621,13 @@ export class KernelView {
 		});
 	}
 
-	/** Sends a dump request and counts the messages of the answer. */
-	count(operation: string, encode: (sequence: number) => ArrayBuffer): number {
+	/** Sends a dump request and counts those messages of the answer that `counts`. */
+	count(operation: string, encode: (sequence: number) => ArrayBuffer, counts: (message: Message) => boolean = () => true): number {
 		let count = 0;
 		this.#converse(operation, encode, (message) => {
 			if ((message.kind === "error" || message.kind === "done") && message.errno !== 0) throw new RtnetlinkError(operation, message.errno);
 			if (message.kind === "done" || message.kind === "error") return true;
-			count++;
+			if (counts(message)) count++;
 			return false;
 		});
 		return count;
@@ -698,7 +706,7 @@ export class KernelView {
 }
 
 function noChanges(): Changes {
-	return { links: false, addresses: false, routes: false, rules: false, neighbours: [] };
+	return { links: false, addresses: false, routes: false, rules: false, filters: false, neighbours: [] };
 }
 
 /** Puts the operation in front of a native error's message and leaves its errno and code on it. */

@@ -51,7 +51,7 @@ function batch(lines: string[]): void {
 
 /** Drains until `done` or the time is over; everything that changed meanwhile. */
 function drainUntil(view: KernelView, timeoutMs: number, done: (changes: Changes) => boolean): Changes {
-	const all: Changes = { links: false, addresses: false, routes: false, rules: false, neighbours: [] };
+	const all: Changes = { links: false, addresses: false, routes: false, rules: false, filters: false, neighbours: [] };
 	const set = new Int32Array(3);
 	for (const end = native.now() + timeoutMs; ; ) {
 		const changes = view.drain();
@@ -59,6 +59,7 @@ function drainUntil(view: KernelView, timeoutMs: number, done: (changes: Changes
 		all.addresses ||= changes.addresses;
 		all.routes ||= changes.routes;
 		all.rules ||= changes.rules;
+		all.filters ||= changes.filters;
 		all.neighbours.push(...changes.neighbours);
 		const now = native.now();
 		if (done(all) || now >= end) return all;

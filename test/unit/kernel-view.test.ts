@@ -252,7 +252,7 @@ describe("KernelView notifications", () => {
 		const dumps = kernel.dumps.length;
 		kernel.tell(link(WAN, "wan0"), RTM.NEWLINK);
 		kernel.tell(own(WAN, "203.0.113.1", 24), RTM.NEWADDR);
-		expect(view.drain()).toEqual({ links: false, addresses: false, routes: false, rules: false, neighbours: [] });
+		expect(view.drain()).toEqual({ links: false, addresses: false, routes: false, rules: false, filters: false, neighbours: [] });
 		expect(kernel.dumps.length).toBe(dumps);
 	});
 
