@@ -64,7 +64,7 @@ import { PcpResponder } from "./port/pcp-responder.ts";
 import { Placement } from "./port/placement.ts";
 import { BATCH, type Driver, PacketDriver, TunDriver } from "./port/port.ts";
 import { Settings } from "./port/settings.ts";
-import { TunRoutes } from "./port/tun-routes.ts";
+import { removeLeftovers, TunRoutes } from "./port/tun-routes.ts";
 import { bootWords, openState, type State } from "./state.ts";
 
 const ARPHRD_ETHER = 1;
@@ -74,7 +74,8 @@ const SIGHUP = 1;
 const SIGINT = 2;
 const SIGUSR1 = 10;
 const SIGTERM = 15;
-const TUN_NAME = "masq0";
+/** Names of TUN devices begin with it; the number of the LAN among those with the tun driver follows. */
+const TUN_NAME = "masq";
 const TUN_QUEUE = 2000;
 /** Room for a whole batch and the errors it may cause. */
 const QUEUE_FRAMES = BATCH * 4;
@@ -128,6 +129,9 @@ interface LanPort extends Port {
 	link: LanLink;
 	/** A tap is the packet socket beside a TUN port. */
 	kind: "packet" | "tun" | "tap";
+	/** Name of the TUN device, "" for other kinds, and what leads to it. */
+	tun: string;
+	routes: TunRoutes | null;
 	subnets: Subnet[];
 }
 
@@ -221,7 +225,6 @@ export class Engine {
 	/** PCP sockets, and the places (device and address) that they were opened for. */
 	#pcp: PcpResponder[] = [];
 	#pcpPlaces = "";
-	#tunRoutes: TunRoutes | null = null;
 	#offload: Offload | null = null;
 	readonly #ingress = new IngressFilters(this.kernel);
 	/** Why there is no offload. */
@@ -255,7 +258,7 @@ export class Engine {
 		this.#options = options;
 		this.#ranges = plan.ports;
 		this.#lock = lockState(paths.state);
-		this.#settings = new Settings(native, `${paths.state}.settings`, `/${TUN_NAME}/`);
+		this.#settings = new Settings(native, `${paths.state}.settings`, `/${TUN_NAME}`);
 		const { layout, bytes } = planTable(plan);
 		this.tableBytes = bytes;
 		this.#state = openState(paths.state, layout, this.#boot, Math.floor(native.now() / 1000));
@@ -403,6 +406,7 @@ export class Engine {
 		this.#warnOfBridgeFilter();
 		// Before the routes, so that the kernel never tracks or forwards a packet that is masqd's.
 		this.#refreshGuard();
+		removeLeftovers(this.kernel);
 		this.#openTuns();
 		this.#openDrivers();
 		// What the guard has stopped while nobody was there to take it counts as nobody's.
@@ -467,23 +471,23 @@ export class Engine {
 
 	#openTun(p: LanPort): void {
 		try {
-			p.driver = new TunDriver(TUN_NAME, this.#rx);
+			p.driver = new TunDriver(p.tun, this.#rx);
 		} catch (error) {
 			const e = error as native.NativeError;
 			if (e.code === "ENOENT" || e.code === "ENODEV")
 				throw new StartError("no TUN: the kernel has no tun driver; install kmod-tun or use option driver 'packet'");
-			if (e.code === "EBUSY") throw new StartError(`the device name ${TUN_NAME} is taken: is another masqd running?`);
+			if (e.code === "EBUSY") throw new StartError(`the device name ${p.tun} is taken: is another masqd running?`);
 			throw new StartError(`can not open TUN: ${e.message}`);
 		}
 		this.kernel.drain();
-		const tun = this.kernel.linkByName(TUN_NAME);
-		if (tun === undefined) throw new StartError(`the kernel does not show the device ${TUN_NAME}`);
-		this.#tunRoutes = TunRoutes.install(this.kernel, this.#settings, {
+		const tun = this.kernel.linkByName(p.tun);
+		if (tun === undefined) throw new StartError(`the kernel does not show the device ${p.tun}`);
+		p.routes = TunRoutes.install(this.kernel, this.#settings, {
 			lans: [p.name],
 			elsewhere: this.#elsewhere(),
-			tun: { name: TUN_NAME, ifindex: tun.index, mtu: this.wan.link.mtu || 1500, queueLength: TUN_QUEUE },
+			tun: { name: p.tun, ifindex: tun.index, mtu: this.wan.link.mtu || 1500, queueLength: TUN_QUEUE },
 		});
-		this.warnings.push(...this.#tunRoutes.warnings);
+		for (const warning of p.routes.warnings) if (!this.warnings.includes(warning)) this.warnings.push(warning);
 	}
 
 	// ---- offload ---------------------------------------------------------------------------------------------------------
@@ -592,7 +596,7 @@ export class Engine {
 		};
 		attempt(() => this.#control?.close());
 		attempt(() => this.#offload?.close());
-		attempt(() => this.#tunRoutes?.remove());
+		for (const p of this.lan) attempt(() => p.routes?.remove());
 		for (const p of [this.wan, ...this.lan]) attempt(() => this.#closePort(p));
 		attempt(() => this.#arp?.close());
 		for (const p of this.#pcp) attempt(() => p.close());
@@ -714,10 +718,8 @@ export class Engine {
 		const fresh = lansOf(plan, old);
 		for (const p of old) {
 			if (fresh.includes(p)) continue;
-			if (p.kind === "tun") {
-				this.#tunRoutes?.remove();
-				this.#tunRoutes = null;
-			}
+			p.routes?.remove();
+			p.routes = null;
 			this.#closePort(p);
 		}
 		this.lan.splice(0, old.length, ...fresh);
@@ -1039,7 +1041,7 @@ export class Engine {
 			this.#hops.routesChanged();
 			this.#openQuietly();
 			this.#setExternal(this.wan.link.address);
-			if (this.wan.link.mtu !== mtu) this.#resizeTun();
+			if (this.wan.link.mtu !== mtu) this.#resizeTuns();
 			this.#inStep();
 		} else if (changes.filters && this.#offload !== null) this.#renewOffloadQuietly();
 		this.#hops.update(changes.neighbours);
@@ -1051,7 +1053,7 @@ export class Engine {
 	/** Tells filters, routes and guard what is to be masqd's, and the sessions where to go. */
 	#inStep(): void {
 		for (const p of [this.wan, ...this.lan]) p.driver?.filter(this.#filterOf(p));
-		this.#tunRoutes?.update(this.#elsewhere());
+		for (const p of this.lan) p.routes?.update(this.#elsewhere());
 		this.#refreshGuard();
 		this.#openPcp();
 		this.#renewHops();
@@ -1059,10 +1061,13 @@ export class Engine {
 		this.#offload?.routesChanged();
 	}
 
-	/** The TUN device takes what fits the WAN. */
-	#resizeTun(): void {
-		const tun = this.#tunRoutes === null ? undefined : this.kernel.linkByName(TUN_NAME);
-		if (tun !== undefined && this.wan.index !== 0) this.kernel.setLinkUp(tun.index, this.wan.link.mtu, TUN_QUEUE);
+	/** The TUN devices take what fits the WAN. */
+	#resizeTuns(): void {
+		if (this.wan.index === 0) return;
+		for (const { tun, routes } of this.lan) {
+			const link = routes === null ? undefined : this.kernel.linkByName(tun);
+			if (link !== undefined) this.kernel.setLinkUp(link.index, this.wan.link.mtu, TUN_QUEUE);
+		}
 	}
 
 	#openQuietly(): void {
@@ -1412,11 +1417,13 @@ function makePort(name: string, link: Link): Port {
 
 /** The LAN ports of a plan; those of `old` that it has too stay the same objects. */
 function lansOf(plan: Plan, old: readonly LanPort[]): LanPort[] {
+	let tuns = 0;
 	const port = (l: Plan["lan"][number], kind: LanPort["kind"], home: number): LanPort => {
-		const same = old.find((p) => p.name === l.device && p.kind === kind);
+		const tun = kind === "tun" ? `${TUN_NAME}${tuns++}` : "";
+		const same = old.find((p) => p.name === l.device && p.kind === kind && p.tun === tun);
 		const link = same?.link ?? { ...emptyLink(), nets: [], kernelForwards: kind === "tun", home };
 		link.home = home;
-		return Object.assign(same ?? { ...makePort(l.device, link), link, kind, subnets: [] }, { subnets: l.subnets });
+		return Object.assign(same ?? { ...makePort(l.device, link), link, kind, tun, routes: null, subnets: [] }, { subnets: l.subnets });
 	};
 	const ports = plan.lan.map((l, home) => port(l, l.driver, home));
 	// What hosts send to our own address the kernel would not route to the TUN device (hairpinning), and what has its last hop it would not forward
@@ -1452,9 +1459,7 @@ function filteringFlags(filtering: Plan["filtering"]): number {
 
 /** Why the tun drivers of a plan can not be had, "" if they can. */
 function tunProblem(plan: Plan): string {
-	const tuns = plan.lan.filter((l) => l.driver === "tun").length;
-	if (tuns > 1) return "only one lan can have driver 'tun' in this version; give the others driver 'packet'";
-	if (tuns > 0 && native.fileSize("/dev/net/tun") < 0)
+	if (plan.lan.some((l) => l.driver === "tun") && native.fileSize("/dev/net/tun") < 0)
 		return "no TUN: /dev/net/tun is missing; install kmod-tun or use option driver 'packet'";
 	return "";
 }
