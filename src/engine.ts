@@ -1030,9 +1030,27 @@ export class Engine {
 		this.#pcpPlaces = text;
 	}
 
+	/** Puts back what others have taken from the TUN devices: one that was deleted is made again. */
+	#keepTuns(): void {
+		try {
+			for (const p of this.lan) {
+				if (p.routes?.alive) p.routes.renew();
+				else if (p.routes !== null) {
+					p.routes.remove();
+					p.routes = null;
+					this.#closePort(p);
+				}
+			}
+			this.#openTuns();
+		} catch (error) {
+			this.log.often("warning", "tun", (error as Error).message, this.#milliseconds);
+		}
+	}
+
 	/** Takes the kernel's news. */
 	#kernelNews(): void {
 		const changes = this.kernel.drain();
+		if (changes.links || changes.rules) this.#keepTuns();
 		if (changes.links || changes.addresses || changes.routes) {
 			const { index } = this.wan;
 			const { mtu } = this.wan.link;

@@ -51,13 +51,22 @@ export class TunRoutes {
 
 	readonly #view: KernelView;
 	readonly #io: SysctlIo;
+	readonly #tun: TunRoutesFacts["tun"];
 	readonly #rules: PolicyRule[] = [];
 	#thrown = new Map<string, Subnet>();
 	readonly #restore: { path: string; value: string }[] = [];
 
-	private constructor(view: KernelView, io: SysctlIo, table: number, priority: number, warnings: readonly string[]) {
+	private constructor(
+		view: KernelView,
+		io: SysctlIo,
+		tun: TunRoutesFacts["tun"],
+		table: number,
+		priority: number,
+		warnings: readonly string[],
+	) {
 		this.#view = view;
 		this.#io = io;
+		this.#tun = tun;
 		this.table = table;
 		this.priority = priority;
 		this.warnings = warnings;
@@ -71,7 +80,7 @@ export class TunRoutes {
 	 */
 	static install(view: KernelView, io: SysctlIo, facts: TunRoutesFacts): TunRoutes {
 		const table = freeTable(view);
-		const routes = new TunRoutes(view, io, table, freePriority(view), reversePathWarnings(io));
+		const routes = new TunRoutes(view, io, facts.tun, table, freePriority(view), reversePathWarnings(io));
 		try {
 			routes.#setUp(facts);
 		} catch (error) {
@@ -96,6 +105,25 @@ export class TunRoutes {
 		this.update(elsewhere);
 		this.#view.addRoute({ table: this.table, ifindex: tun.ifindex });
 		for (const iif of lans) this.#addRule({ priority: this.priority, iif, table: this.table });
+	}
+
+	/** Whether the TUN device is still the one that was set up. */
+	get alive(): boolean {
+		return this.#view.linkByName(this.#tun.name)?.index === this.#tun.ifindex;
+	}
+
+	/** Puts back what others have taken away: the device's being up, the route that went with that, a rule. Throws RtnetlinkError. */
+	renew(): void {
+		const link = this.#view.links.get(this.#tun.ifindex);
+		if (link !== undefined && !link.up) this.#view.setLinkUp(link.index, link.mtu, link.queueLength);
+		this.#view.addRoute({ table: this.table, ifindex: this.#tun.ifindex });
+		for (const rule of this.#rules) {
+			try {
+				this.#view.addRule(rule);
+			} catch (error) {
+				if ((error as RtnetlinkError).code !== "EEXIST") throw error;
+			}
+		}
 	}
 
 	/** Changes which destinations stay the kernel's; additions come first, so that nothing of them is ever taken. */

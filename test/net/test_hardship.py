@@ -1,6 +1,7 @@
 """Devices that vanish, floods, garbage: masqd stays, and keeps what it had."""
 
 import random
+import re
 
 import pytest
 from scapy.layers.inet import ICMP, IP, TCP, UDP
@@ -54,6 +55,25 @@ def test_link_goes_down_and_up(bed):
         if device == "wan0":
             bed.router.ip("route replace default via 203.0.113.254 dev wan0")
         wait_until(lambda: pings(bed.h1), f"a reply after {device} is up")
+
+
+@pytest.mark.drivers("tun")
+def test_tun_device_is_meddled_with(bed):
+    """Set down, deleted, its rule or its route deleted: masqd puts it back, and the kernel never forwards in its place."""
+    bed.guard_may_drop = True
+    assert pings(bed.h1)
+    table = re.search(r"iif br-lan lookup (\d+)", bed.router.run("ip", "rule").stdout)[1]
+    for meddling in (
+        "ip link set masq0 down",
+        "ip link set masq0 down; ip link set masq0 up",
+        "ip link del masq0",
+        "ip link del masq0; ip link set wan0 down; ip link set wan0 up; ip route add default via 203.0.113.254",
+        f"ip rule del iif br-lan lookup {table}",
+    ):
+        bed.router.run("sh", "-c", meddling)
+        wait_until(lambda: pings(bed.h1), f"a reply after {meddling}")
+    bed.stop()
+    assert "masq0" not in bed.router.run("sh", "-c", "ip link; ip rule; ip route show table all").stdout
 
 
 def test_routes_change_again_soon(bed):
