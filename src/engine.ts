@@ -55,6 +55,7 @@ import { HOST_HEADERS, headerTag, LinkHeaders } from "./packet/link-header.ts";
 import { ArpResponder } from "./port/arp-responder.ts";
 import { type ClaimedPorts, lanFilter, wanFilter } from "./port/filter.ts";
 import { type GuardFacts, installGuard, removeGuard } from "./port/guard.ts";
+import { GuardWatch } from "./port/guard-watch.ts";
 import { IngressFilters } from "./port/ingress-filter.ts";
 import { isUsable, KernelView } from "./port/kernel-view.ts";
 import { localPorts, separateEphemeral } from "./port/local-ports.ts";
@@ -238,7 +239,9 @@ export class Engine {
 	/** The WAN's subnet overlaps a LAN's, in words; "" if not. */
 	conflict = "";
 	#guard = false;
+	/** Facts of the installed guard; "" if it must be installed again. */
 	#guardText = "";
+	#guardWatch: GuardWatch | null = null;
 	#restoreEphemeral: (() => void) | null = null;
 	#ranges: PortRange[];
 	#milliseconds = 0;
@@ -412,6 +415,7 @@ export class Engine {
 		// What the guard has stopped while nobody was there to take it counts as nobody's.
 		if (successor) this.#guardText = "";
 		this.#refreshGuard();
+		this.#guardWatch = new GuardWatch(native);
 		this.#setExternal(this.wan.link.address);
 		this.#openArp();
 		this.#startOffload();
@@ -600,6 +604,7 @@ export class Engine {
 		for (const p of [this.wan, ...this.lan]) attempt(() => this.#closePort(p));
 		attempt(() => this.#arp?.close());
 		for (const p of this.#pcp) attempt(() => p.close());
+		this.#guardWatch?.close();
 		if (!this.#relieved) {
 			if (this.#guard) attempt(() => removeGuard(native));
 			attempt(() => this.#restoreEphemeral?.());
@@ -1072,11 +1077,31 @@ export class Engine {
 	#inStep(): void {
 		for (const p of [this.wan, ...this.lan]) p.driver?.filter(this.#filterOf(p));
 		for (const p of this.lan) p.routes?.update(this.#elsewhere());
-		this.#refreshGuard();
+		this.#keepGuard();
 		this.#openPcp();
 		this.#renewHops();
 		this.#renewOffloadQuietly();
 		this.#offload?.routesChanged();
+	}
+
+	/** Somebody has changed nftables. A guard that has gone with that is put back at once. */
+	#guardNews(): void {
+		if (!this.#guardWatch?.drain("masqd")) return;
+		this.#guardText = "";
+		if (this.#keepGuard())
+			this.log.often("warning", "guard", "the nft table inet masqd was deleted; it is there again", this.#milliseconds);
+	}
+
+	/** Installs the guard if it is not as it must be; false if that fails: every second tries again. */
+	#keepGuard(): boolean {
+		try {
+			this.#refreshGuard();
+			return true;
+		} catch (error) {
+			this.#guardText = "";
+			this.log.often("error", "guard", (error as Error).message, this.#milliseconds);
+			return false;
+		}
 	}
 
 	/** The TUN devices take what fits the WAN. */
@@ -1156,6 +1181,7 @@ export class Engine {
 		this.admission.expire(EXPIRE_BUDGET);
 		this.#rare.everySecond();
 		this.#requested.expire();
+		if (this.#guardText === "") this.#keepGuard();
 		if (this.#hops.waiting > 0) this.#hops.flush();
 		this.#flush();
 		this.#hops.confirm();
@@ -1186,6 +1212,7 @@ export class Engine {
 		add(this.#signals, native.POLLIN);
 		add(this.kernel.fd, native.POLLIN);
 		add(this.#arp?.fd ?? -1, native.POLLIN);
+		add(this.#guardWatch?.fd ?? -1, native.POLLIN);
 		for (const p of this.#pcp) add(p.fd, native.POLLIN);
 		this.#control?.pollEntries(add, native.now());
 		native.poll(set, n, timeout);
@@ -1193,15 +1220,21 @@ export class Engine {
 		if (set[fixed * 3 + 2] !== 0) this.#signalled();
 		if (set[fixed * 3 + 5] !== 0 || this.#milliseconds >= this.kernel.pendingAt()) this.#kernelNews();
 		if (set[fixed * 3 + 8] !== 0) this.#arp?.serve();
-		for (const [k, p] of this.#pcp.entries()) if (set[(fixed + 3 + k) * 3 + 2] !== 0) p.serve();
-		this.#control?.serve(set, fixed + 3 + this.#pcp.length, this.#milliseconds - this.#busyAt < BUSY_MS);
+		if (set[fixed * 3 + 11] !== 0) this.#guardNews();
+		for (const [k, p] of this.#pcp.entries()) if (set[(fixed + 4 + k) * 3 + 2] !== 0) p.serve();
+		this.#control?.serve(set, fixed + 4 + this.#pcp.length, this.#milliseconds - this.#busyAt < BUSY_MS);
 	}
 
 	#timeout(): number {
 		const pending = this.kernel.pendingAt() - native.now();
 		// Nothing to expire, nothing waiting: sleep until the hops want confirming.
 		const idle =
-			this.table.used === 0 && this.#hops.waiting === 0 && this.#busyAt === 0 && !this.#rare.pending && !this.#requested.pending
+			this.table.used === 0 &&
+			this.#hops.waiting === 0 &&
+			this.#busyAt === 0 &&
+			this.#guardText !== "" &&
+			!this.#rare.pending &&
+			!this.#requested.pending
 				? 30_000
 				: this.#secondAt - native.now();
 		const control = this.#control?.dueIn(native.now()) ?? idle;

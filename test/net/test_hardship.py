@@ -57,6 +57,19 @@ def test_link_goes_down_and_up(bed):
         wait_until(lambda: pings(bed.h1), f"a reply after {device} is up")
 
 
+def test_guard_is_put_back(bed):
+    """`service firewall restart` flushes every table; other people's transactions leave the guard alone."""
+    for meddling in ("flush ruleset", "delete table inet masqd", "flush ruleset; add table inet other"):
+        bed.router.run("nft", meddling)
+        wait_until(lambda: "chain postrouting" in bed.router.run("nft", "list", "table", "inet", "masqd", check=False).stdout, f"the guard after {meddling}")
+        assert pings(bed.h1)
+        assert bed.status()["guard"] is not None
+    said = len(bed.daemon.lines)
+    bed.router.run("nft", "add table inet other; delete table inet other; add table ip masqd; delete table ip masqd")
+    assert pings(bed.h1)
+    assert bed.daemon.lines[said:] == []
+
+
 @pytest.mark.drivers("tun")
 def test_tun_device_is_meddled_with(bed):
     """Set down, deleted, its rule or its route deleted: masqd puts it back, and the kernel never forwards in its place."""
