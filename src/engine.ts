@@ -824,6 +824,7 @@ export class Engine {
 			this.#say(`${this.paths.state} is not used, ${refused}: starting with no sessions`);
 			context.strangersFrom = context.now + PORT_REST;
 		}
+		if (state.homeless !== "") this.warnings.push(`no room for the state, sessions will not outlive masqd: ${state.homeless}`);
 		table.publish(this.#boot, this.externals.A, context.now);
 		if (state.pending !== "") native.rename(state.pending, this.paths.state);
 		return state.image !== null;

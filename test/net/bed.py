@@ -72,6 +72,7 @@ class Bed:
         self.daemon = None
         self.config = None
         self.sniffer = None
+        self.state_folder = None
         self.guard_may_drop = False
         self._leaked = []
         self._closing = contextlib.ExitStack()
@@ -203,7 +204,7 @@ class Bed:
 
     @property
     def state_path(self):
-        return self.folder / "masqd.state"
+        return (self.state_folder or self.folder) / "masqd.state"
 
     def command(self, *extra):
         """The arguments that run the daemon with the written configuration."""
