@@ -58,7 +58,7 @@ import { type GuardFacts, installGuard, removeGuard } from "./port/guard.ts";
 import { GuardWatch } from "./port/guard-watch.ts";
 import { IngressFilters } from "./port/ingress-filter.ts";
 import { isUsable, KernelView } from "./port/kernel-view.ts";
-import { localPorts, separateEphemeral } from "./port/local-ports.ts";
+import { OwnPorts, separateEphemeral } from "./port/local-ports.ts";
 import { NextHopTable, SPARE_SLOT_SIZE, SPARE_SLOTS } from "./port/neighbours.ts";
 import { resolveDevices } from "./port/netifd.ts";
 import { PcpResponder } from "./port/pcp-responder.ts";
@@ -78,6 +78,8 @@ const SIGTERM = 15;
 /** Names of TUN devices begin with it; the number of the LAN among those with the tun driver follows. */
 const TUN_NAME = "masq";
 const TUN_QUEUE = 2000;
+/** Seconds between two looks at the router's own sockets. */
+const YIELD_SECONDS = 10;
 /** Room for a whole batch and the errors it may cause. */
 const QUEUE_FRAMES = BATCH * 4;
 /** Milliseconds after the last frame in which there still is traffic: others need the processor for it too. */
@@ -243,7 +245,12 @@ export class Engine {
 	#guardText = "";
 	#guardWatch: GuardWatch | null = null;
 	#restoreEphemeral: (() => void) | null = null;
-	#ranges: PortRange[];
+	/** Second at which to look for new sockets of the router's. */
+	#yieldAt = 0;
+	readonly #ownPorts = new OwnPorts(native, {
+		take: (protocol, port) => this.externals.reservePort(0, protocol, port),
+		release: (protocol, port) => this.externals.releasePort(0, protocol, port),
+	});
 	#milliseconds = 0;
 	#secondAt = 0;
 	#busyAt = 0;
@@ -259,7 +266,6 @@ export class Engine {
 		this.plan = plan;
 		this.paths = paths;
 		this.#options = options;
-		this.#ranges = plan.ports;
 		this.#lock = lockState(paths.state);
 		this.#settings = new Settings(native, `${paths.state}.settings`, `/${TUN_NAME}`);
 		const { layout, bytes } = planTable(plan);
@@ -433,25 +439,23 @@ export class Engine {
 
 	/** Keeps the router's own sockets and masqd's port range apart (design.md section 2 "The kernel beside us"). */
 	#separatePorts(): void {
-		this.#restoreEphemeral = separateEphemeral(this.#settings, this.#ranges, this.warnings);
-		this.#reserveLocal();
+		this.#restoreEphemeral = separateEphemeral(this.#settings, this.plan.ports, this.warnings);
+		this.#keepOwnPorts(this.plan.ports);
 	}
 
-	/** Takes the ports out of the ranges that sockets of the router itself have. */
-	#reserveLocal(): void {
-		for (const port of localPorts(native, this.#ranges)) {
-			this.externals.reservePort(0, TCP, port);
-			this.externals.reservePort(0, UDP, port);
-			this.#ranges = this.#ranges.flatMap((r) =>
-				port < r.first || port > r.last
-					? [r]
-					: [
-							{ first: r.first, last: port - 1 },
-							{ first: port + 1, last: r.last },
-						].filter((part) => part.first <= part.last),
-			);
-		}
-		this.context.policy.ranges = this.#ranges;
+	#keepOwnPorts(ranges: PortRange[]): void {
+		this.#ownPorts.begin(ranges);
+		this.context.policy.ranges = this.#ownPorts.ranges;
+	}
+
+	/** Sockets of the router itself come and go: their ports are not masqd's meanwhile. */
+	#yieldPorts(): void {
+		const { taken, given } = this.#ownPorts.look();
+		if (taken.length + given.length === 0) return;
+		if (taken.length > 0) this.#say(`the router itself uses port ${taken.join(", ")} now`);
+		this.context.policy.ranges = this.#ownPorts.ranges;
+		for (const p of [this.wan, ...this.lan]) p.driver?.filter(this.#filterOf(p));
+		this.#keepGuard();
 	}
 
 	/** br_netfilter shows bridged frames to the guard before the bridge's own socket has them: the packet driver would get nothing. */
@@ -857,7 +861,6 @@ export class Engine {
 
 	/** Puts a plan's policy in force, with new external addresses; the router's own ports are kept out of it. */
 	#applyPolicy(plan: Plan, own: number, before: Int32Array): void {
-		this.#ranges = plan.ports;
 		const { context, externals } = this;
 		context.policy = this.#policy(plan, own, before);
 		// Ports that are promised to somebody.
@@ -865,7 +868,7 @@ export class Engine {
 		for (const e of context.expectations.pending) {
 			if (e.owner && e.external < externals.list.length) externals.reservePort(e.external, e.protocol, swap16(e.externalPort));
 		}
-		this.#reserveLocal();
+		this.#keepOwnPorts(plan.ports);
 	}
 
 	/** The WAN port's address is `address`, 0 for none: sessions of another one before move to it, TCP is reset towards the LAN. */
@@ -939,7 +942,7 @@ export class Engine {
 	}
 
 	#claimed(): ClaimedPorts[] {
-		const ranges = this.#ranges.flatMap((r) => [TCP, UDP].map((proto) => ({ proto, first: r.first, last: r.last })));
+		const ranges = this.#ownPorts.ranges.flatMap((r) => [TCP, UDP].map((proto) => ({ proto, first: r.first, last: r.last })));
 		return [...ranges, ...this.context.policy.forwards.map((f) => ({ proto: f.protocol, first: f.first, last: f.last }))];
 	}
 
@@ -999,7 +1002,7 @@ export class Engine {
 			wanDevice: this.wan.name,
 			externals: this.#externalAddresses(),
 			ownedExternals: this.#ownedExternals(),
-			portRanges: this.#ranges,
+			portRanges: this.#ownPorts.ranges,
 			forwards: this.context.policy.forwards.map((f) => ({ proto: f.protocol, first: f.first, last: f.last })),
 			elsewhere: this.#elsewhere(),
 			inside: this.lan.flatMap((p) => p.link.nets.map(subnetOfNet)),
@@ -1183,6 +1186,10 @@ export class Engine {
 		this.#rare.everySecond();
 		this.#requested.expire();
 		if (this.#guardText === "") this.#keepGuard();
+		if (this.context.now >= this.#yieldAt) {
+			this.#yieldAt = this.context.now + YIELD_SECONDS;
+			this.#yieldPorts();
+		}
 		if (this.#hops.waiting > 0) this.#hops.flush();
 		this.#flush();
 		this.#hops.confirm();
