@@ -78,6 +78,8 @@ const SIGTERM = 15;
 /** Names of TUN devices begin with it; the number of the LAN among those with the tun driver follows. */
 const TUN_NAME = "masq";
 const TUN_QUEUE = 2000;
+/** More destinations of the kernel's own than a socket filter holds are told apart here, and counted as "not-through-wan". */
+const FILTER_ROUTES = 500;
 /** Seconds between two looks at the router's own sockets. */
 const YIELD_SECONDS = 10;
 /** Room for a whole batch and the errors it may cause. */
@@ -946,8 +948,9 @@ export class Engine {
 		return [...ranges, ...this.context.policy.forwards.map((f) => ({ proto: f.protocol, first: f.first, last: f.last }))];
 	}
 
-	#elsewhere(): Subnet[] {
-		return [...this.kernel.subnetsNotVia(this.wan.index), ...this.plan.exempts.map((e) => e.destination)];
+	#elsewhere(most = Number.POSITIVE_INFINITY): Subnet[] {
+		const routed = this.kernel.subnetsNotVia(this.wan.index);
+		return [...(routed.length <= most ? routed : []), ...this.plan.exempts.map((e) => e.destination)];
 	}
 
 	#ownedExternals(): AddressRange[] {
@@ -989,7 +992,7 @@ export class Engine {
 		return lanFilter({
 			ethernet,
 			ownAddresses: this.kernel.ownAddresses(),
-			elsewhere: this.#elsewhere(),
+			elsewhere: this.#elsewhere(FILTER_ROUTES),
 			externals,
 			claimed,
 			expiringOnly,

@@ -776,21 +776,27 @@ function sameMap<K, V>(a: ReadonlyMap<K, V>, b: ReadonlyMap<K, V>, same: (x: V, 
 	return true;
 }
 
-/** See {@link KernelView.subnetsNotVia}. `routes` are in order of prefix length: each paints over the shorter ones before it. */
+/** See {@link KernelView.subnetsNotVia}. Networks lie in one another or apart, so one walk by address with the enclosing ones on a stack sees each address's longest. */
 function subnetsElsewhere(routes: readonly Route[], wan: number): Subnet[] {
-	let segments: { first: number; last: number }[] = [];
-	for (const route of routes) {
-		const first = route.destination;
-		const last = (first | ~prefixMask(route.prefix)) >>> 0;
-		const rest: { first: number; last: number }[] = [];
-		for (const segment of segments) {
-			if (segment.first < first) rest.push({ first: segment.first, last: Math.min(segment.last, first - 1) });
-			if (segment.last > last) rest.push({ first: Math.max(segment.first, last + 1), last: segment.last });
+	const sorted = [...routes].sort((a, b) => a.destination - b.destination || a.prefix - b.prefix);
+	const segments: { first: number; last: number }[] = [];
+	const around: { route: Route; last: number }[] = [];
+	let at = 0;
+	const upTo = (last: number) => {
+		const { route } = around[around.length - 1];
+		if (route.ifindex !== wan && at <= last) segments.push({ first: at, last });
+		at = last + 1;
+	};
+	for (const route of sorted) {
+		while (around.length > 0 && around[around.length - 1].last < route.destination) {
+			upTo(around[around.length - 1].last);
+			around.pop();
 		}
-		if (route.ifindex !== wan) rest.push({ first, last });
-		segments = rest;
+		if (around.length > 0) upTo(route.destination - 1);
+		at = route.destination;
+		around.push({ route, last: (route.destination | ~prefixMask(route.prefix)) >>> 0 });
 	}
-	segments.sort((a, b) => a.first - b.first);
+	for (; around.length > 0; around.pop()) upTo(around[around.length - 1].last);
 	return joined(segments).flatMap(subnetsOfRange);
 }
 
