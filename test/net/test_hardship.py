@@ -1,12 +1,13 @@
 """Devices that vanish, floods, garbage: masqd stays, and keeps what it had."""
 
 import random
+import re
 
 import pytest
 from scapy.layers.inet import ICMP, IP, TCP, UDP
 from scapy.packet import Raw, fuzz
 
-from bed import GATEWAY, GATEWAY_MAC, H1, H2, H3, LAN_GATEWAY_MAC, S1, S3, lan_mac, wan_mac
+from bed import FAR, GATEWAY, GATEWAY_MAC, H1, H2, H3, LAN_GATEWAY_MAC, S1, S3, lan_mac, wan_mac
 from namespace import wait_until
 from packets import udp
 
@@ -56,16 +57,52 @@ def test_link_goes_down_and_up(bed):
         wait_until(lambda: pings(bed.h1), f"a reply after {device} is up")
 
 
-def test_routes_change_again_soon(bed):
-    """With many routes masqd lists them seldom: a change that comes before it may do so again is not forgotten, though no other news follows."""
-    routes = "".join(f"route add unreachable 10.{n >> 8}.{n & 255}.0/24\n" for n in range(4000))
+def test_guard_is_put_back(bed):
+    """`service firewall restart` flushes every table; other people's transactions leave the guard alone."""
+    for meddling in ("flush ruleset", "delete table inet masqd", "flush ruleset; add table inet other"):
+        bed.router.run("nft", meddling)
+        wait_until(lambda: "chain postrouting" in bed.router.run("nft", "list", "table", "inet", "masqd", check=False).stdout, f"the guard after {meddling}")
+        assert pings(bed.h1)
+        assert bed.status()["guard"] is not None
+    said = len(bed.daemon.lines)
+    bed.router.run("nft", "add table inet other; delete table inet other; add table ip masqd; delete table ip masqd")
+    assert pings(bed.h1)
+    assert bed.daemon.lines[said:] == []
+
+
+@pytest.mark.drivers("tun")
+def test_tun_device_is_meddled_with(bed):
+    """Set down, deleted, its rule or its route deleted: masqd puts it back, and the kernel never forwards in its place."""
+    bed.guard_may_drop = True
+    assert pings(bed.h1)
+    table = re.search(r"iif br-lan lookup (\d+)", bed.router.run("ip", "rule").stdout)[1]
+    for meddling in (
+        "ip link set masq0 down",
+        "ip link set masq0 down; ip link set masq0 up",
+        "ip link del masq0",
+        "ip link del masq0; ip link set wan0 down; ip link set wan0 up; ip route add default via 203.0.113.254",
+        f"ip rule del iif br-lan lookup {table}",
+    ):
+        bed.router.run("sh", "-c", meddling)
+        wait_until(lambda: pings(bed.h1), f"a reply after {meddling}")
+    bed.stop()
+    assert "masq0" not in bed.router.run("sh", "-c", "ip link; ip rule; ip route show table all").stdout
+
+
+def test_routes_change_again_soon(make_bed):
+    """With many routes masqd lists them seldom: a change that comes before it may do so again is not forgotten, though no other news follows it.
+
+    They are more than a socket filter has room for, too."""
+    bed = make_bed(far=True).start()
+    routes = "".join(f"route add unreachable 10.{n >> 7}.{2 * n & 255}.0/24\n" for n in range(4000))
     bed.router.run("ip", "-batch", "-", stdin=routes)
-    wait_until(lambda: pings(bed.h1), "a reply with many routes")
+    wait_until(lambda: pings(bed.h1, FAR), "a reply with many routes")
     for _ in range(3):
         bed.router.ip("route del default")
-        wait_until(lambda: not pings(bed.h1), "no reply without the default route")
+        wait_until(lambda: not pings(bed.h1, FAR), "no reply without the default route")
         bed.router.ip("route add default via 203.0.113.254 dev wan0")
-        wait_until(lambda: pings(bed.h1), "a reply after the default route is back")
+        wait_until(lambda: pings(bed.h1, FAR), "a reply after the default route is back")
+    assert "unreachable" in bed.h1.run("ping", "-n", "-c", "1", "-W", "1", "10.0.2.1", check=False).stdout.lower()
 
 
 # ---- floods ------------------------------------------------------------------------------------------------
