@@ -111,6 +111,12 @@ def listener(host, address):
 def fill_unanswered(bed, count):
     """Makes that many TCP sessions of a SYN each; there is no answer."""
     before = bed.status()["sessions"]["used"]
+    frame = bytearray(bed.lan_wire.frame(tcp(LOAD_HOST, 65535, LOAD_PEER, PORT)))
+    both = int.from_bytes(frame[34:36], "big") + int.from_bytes(frame[50:52], "big")
     for n in range(count):
-        bed.lan_wire.send(tcp(LOAD_HOST, 65535 - n, LOAD_PEER, PORT))
+        # One port less in the sum is one more in its complement.
+        port, rest = 65535 - n, both - 65535 + n
+        rest = (rest & 0xFFFF) + (rest >> 16)
+        frame[34:36], frame[50:52] = port.to_bytes(2, "big"), rest.to_bytes(2, "big")
+        bed.lan_wire.send_bytes(frame)
     wait_until(lambda: bed.status()["sessions"]["used"] >= before + count, f"{count} more sessions")

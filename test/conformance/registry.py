@@ -27,7 +27,7 @@ class Test:
 TESTS = {}
 
 
-def row(row_id, *, config=None, bed=None, fresh=False, masqd_only=False, alone=False, guard=60.0):
+def row(row_id, *, config=None, bed=None, fresh=False, masqd_only=False, alone=False, guard=180.0):
     """Makes a function the test of a row of the catalogue.
 
     `config`      what Case.config takes, for the daemon that the case starts with: dict(main=, timeouts=, extra=)

@@ -273,7 +273,7 @@ def exhaust(b):
 NEW = (udp(H3, 40000, S2, 3478), tcp(H3, 50000, S2, 80), echo(H3, S2, 77))
 
 
-@row("C-11a", config={"main": {"sessions": str(SMALL)}}, masqd_only=True, guard=150.0)
+@row("C-11a", config={"main": {"sessions": str(SMALL)}}, masqd_only=True)
 def exhausted(b):
     """A full table of answered sessions: new flows of any protocol are dropped; with room again they pass."""
     exhaust(b)
@@ -286,7 +286,7 @@ def exhausted(b):
         b.out(packet)
 
 
-@row("C-11b", config={"main": {"sessions": str(SMALL)}}, masqd_only=True, guard=150.0)
+@row("C-11b", config={"main": {"sessions": str(SMALL)}}, masqd_only=True)
 def exhausted_and_told(b):
     """Each host that was refused gets ICMP 3/1."""
     exhaust(b)
@@ -294,7 +294,7 @@ def exhausted_and_told(b):
         is_refused(b, packet)
 
 
-@row("C-11c", config={"main": {"sessions": str(SMALL)}}, masqd_only=True, guard=150.0)
+@row("C-11c", config={"main": {"sessions": str(SMALL)}}, masqd_only=True)
 def exhausted_and_owner_told(b):
     """The owner reads it: counted with what to do about it, and told without being asked."""
     exhaust(b)
@@ -306,7 +306,7 @@ def exhausted_and_owner_told(b):
     wait_until(lambda: any("table-full" in line for line in b.bed.daemon.lines[said:]), "word of the daemon about it")
 
 
-@row("C-11d", config={"main": {"sessions": str(SMALL)}}, masqd_only=True, guard=150.0)
+@row("C-11d", config={"main": {"sessions": str(SMALL)}}, masqd_only=True)
 def live_mappings_stay(b):
     """However many new flows are wanted, every session that was answered goes on, both ways."""
     held = exhaust(b)
@@ -371,7 +371,7 @@ def no_destinations_in_logs(b):
         assert not any(word in line for word in (S1, S2, "3478", "8080")), f"a destination in: {line}"
 
 
-@row("C-13", config={"main": {"sessions": "65535", "ports": ["1024-65535"]}}, guard=150.0)
+@row("C-13", config={"main": {"sessions": "65535", "ports": ["1024-65535"]}})
 def all_ports_are_used(b):
     """64,000 flows of 64 hosts with the same source ports: nearly as many external ports, each once."""
     hosts, each = [f"192.168.1.{n}" for n in range(2, 66)], 1000
@@ -426,7 +426,7 @@ QUOTA_SESSIONS, QUOTA_USER, QUOTA_FRAGMENTS = 1, 3, 5
 MAPPING_THRESHOLD = 3
 
 
-@row("L-1", masqd_only=True, bed={"external": (X, *POOL)}, guard=120.0)
+@row("L-1", masqd_only=True, bed={"external": (X, *POOL)})
 def events(b):
     """Sessions and mappings begun and ended, ports and addresses exhausted, quotas exceeded: by user, of the table, of fragments; a
     threshold of the table; with what RFC 8158 says of each."""

@@ -362,7 +362,7 @@ def no_errors(b):
     no_errors_where_none_are_due(b)
 
 
-@row("I-10f", guard=90.0)
+@row("I-10f")
 def errors_are_limited(b):
     """Row R-7."""
     error_rate(b)

@@ -185,7 +185,7 @@ def answered(b, host, frames, over):
     return sum(p.dst == host and ICMP in p for _at, p in b.bed.lan_wire.seen), took
 
 
-@row("R-7", guard=90.0)
+@row("R-7")
 def error_rate(b):
     """1,000 packets with their last hop in a second: few errors. 20 in 0.4 s, as traceroute sends: all 20. And the rate can be set."""
     clean, _ = answered(b, H2, dying_frames(H2, 20), 0.4)
@@ -508,7 +508,7 @@ def early_packet_moves_no_port(b):
 FLOODING = 10000
 
 
-@row("F-4", guard=120.0, alone=True)
+@row("F-4", alone=True)
 def flood_of_a_host(b):
     """One host opens 10,000 connections a second; another opens ten flows a second and pings: it loses nothing, new or old."""
     old = [b.out(udp(H1, 30000 + n, S1, 3478)) for n in range(20)]
@@ -537,7 +537,7 @@ def flood_of_a_host(b):
     assert len(new) == 60, f"{len(new)} of 60 new sessions are left"
 
 
-@row("F-5", guard=120.0, alone=True)
+@row("F-5", alone=True)
 def inbound_flood(b):
     """65,000 UDP datagrams and SYNs from everywhere to every port of ours: not one session more, and what there was works."""
     sent = b.out(udp(H1, 40000, S1, 3478))

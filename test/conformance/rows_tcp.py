@@ -59,7 +59,7 @@ def with_options(segment, options):
     return segment
 
 
-@row("T-2", guard=150.0)
+@row("T-2")
 def valid_sequences(b):
     """Every way to begin, use and end a connection, each by a connection of its own."""
     ports = iter(range(50000, 51000))
@@ -231,7 +231,7 @@ def own_syn_in_time(b):
     c.data()
 
 
-@row("T-4a", config={"main": {"unsolicited_syn": "drop"}}, guard=100.0)
+@row("T-4a", config={"main": {"unsolicited_syn": "drop"}})
 def silent_for_ever(b):
     """With the policy to drop: nothing in a minute, about SYNs to a free port and to one that is not open to their sender."""
     mapped = source(b.out(tcp(H1, 50000, S1, 80)))
@@ -368,7 +368,7 @@ def timers_configurable(b):
     b.drop_in(dead[kinds.index(established)].segment_in("A"))
 
 
-@row("T-5k", guard=100.0)
+@row("T-5k")
 def keepalive_at_the_last_moment(b):
     """Two hours of 7,440 s, scaled: 12 s of idleness allowed, a keepalive after every 10, of either side."""
     life = b.short(12)
@@ -460,7 +460,7 @@ def hairpinned(b):
     return first, lambda: second, asker, asked
 
 
-@row("T-8", guard=150.0)
+@row("T-8")
 def hairpin(b):
     """A connection between two LAN hosts by the external endpoint of one: handshake, a megabyte, both ends closed; nothing of it on the WAN."""
     _, _, asker, asked = hairpinned(b)

@@ -71,7 +71,7 @@ def paired_pooling(b):
         assert len(seen) == 1 and seen <= set(pool), f"{host} has {seen}"
 
 
-@row("U-3", config={"main": {"sessions": "8192"}})
+@row("U-3")
 def no_overloading(b):
     """300 hosts with one source port, to one destination and to several: what the kernel may give twice."""
     b.bed.router.ip("addr replace 192.168.2.1/24 dev lan0", "addr replace 192.168.3.1/24 dev lan0")
@@ -453,7 +453,7 @@ def fragments_in_any_order(b):
             assert reassembled(got, data[::-1], sport) == 3478
 
 
-@row("U-14a", guard=120.0, alone=True)
+@row("U-14a", alone=True)
 def fragment_flood(b):
     """10,000 stray fragments from the WAN in ten seconds. Fragmented datagrams both ways and a stream lose nothing; the memory stays."""
     mapped = source(b.out(udp(H1, 40000, S1, 3478)))

@@ -56,7 +56,7 @@ FLOODS = 2
 # Seconds by which what must happen in time is begun early, each time that a case is begun because the machine was too slow for it (Case.before).
 MARGINS = (0.5, 1, 2, 4, 8)
 # Added to a case's own guard: what filling the table may take.
-LOAD_GUARD = 60
+LOAD_GUARD = 180
 
 
 class Hung(BaseException):
@@ -166,7 +166,7 @@ class Worker:
     def _words(error, test):
         """What went wrong, and at which line of the row's function."""
         if isinstance(error, Hung):
-            kind = f"hung for {test.guard:.0f} s"
+            kind = f"hung, longer than its guard of {test.guard:.0f} s and what its load and a repetition may take"
         elif isinstance(error, AssertionError):
             kind = str(error) or "assertion failed"
         else:
