@@ -14,6 +14,7 @@ import { PORT_REST, RESTING, stateTimeouts } from "./conntrack/states.ts";
 import { H_CLOCK, layoutTable, Table, type TableLayout } from "./conntrack/table.ts";
 import type { Capture } from "./control/capture.ts";
 import type { Log } from "./control/log.ts";
+import type { ReloadReply } from "./control/protocol.ts";
 import { Rates } from "./control/rates.ts";
 import { ControlServer } from "./control/server.ts";
 import { Watch } from "./control/watch.ts";
@@ -366,6 +367,15 @@ export class Engine {
 		return this.wan.link.address !== 0 ? -1 : this.conflict !== "" ? REASON["address-conflict"] : REASON["no-external-address"];
 	}
 
+	/** Why packets from a LAN to a destination (dotted value) never come to masqd (the filters leave them to the kernel), in words; null if they do. */
+	passesBy(destination: number): string | null {
+		if (this.#externalAddresses().includes(destination)) return null;
+		if (this.kernel.ownAddresses().includes(destination)) return "an address of the router itself";
+		const within = (s: Subnet) => ((destination ^ s.address) & s.mask) === 0;
+		if (this.plan.exempts.some((e) => within(e.destination))) return "a destination of config exempt";
+		return this.kernel.subnetsNotVia(this.wan.index).some(within) ? `not reached through ${this.wan.name}` : null;
+	}
+
 	/** Puts other batch functions in place of the engine's own, between two batches; null puts those back. */
 	tap(wrap: ((own: Fast) => Fast) | null): void {
 		this.#fast = wrap === null ? this.#own : wrap(this.#own);
@@ -398,7 +408,7 @@ export class Engine {
 		}
 		this.kernel.open();
 		if (this.#options.wait && this.kernel.linkByName(this.wan.name) === undefined)
-			this.warnings.push(`wan device '${this.wan.name}' does not exist yet; waiting for it`);
+			this.log.say("warning", `wan device '${this.wan.name}' does not exist yet; waiting for it`);
 		else this.#needDevice("wan", this.wan);
 		for (const p of this.lan) this.#needDevice("lan", p);
 		const problem = tunProblem(this.plan);
@@ -616,23 +626,23 @@ export class Engine {
 
 	/**
 	 * Reads the configuration again and goes on by it: sessions that it has no place for end, ports that are not the same are opened anew, nothing else is touched.
-	 * Returns why not, in lines, if it can not be used: nothing has changed then.
+	 * Returns why not if it can not be used (nothing has changed then), else what is to be known about it.
 	 */
-	reload(): string[] {
+	reload(): ReloadReply {
 		this.#readClock();
 		const { plan, errors, warnings } = loadPlan(this.paths.config);
-		if (plan === null) return errors;
+		const refuse = (lines: string[]): ReloadReply => ({ errors: lines, notes: [] });
+		if (plan === null) return refuse(errors);
 		const unresolved = resolveDevices(native, [plan.wan, ...plan.lan]);
-		if (unresolved !== null) return [`masqd: ${unresolved}`];
+		if (unresolved !== null) return refuse([`masqd: ${unresolved}`]);
 		const problems = this.#unusable(plan);
-		if (problems.length > 0) return problems;
+		if (problems.length > 0) return refuse(problems);
 		for (const warning of warnings) this.#say(warning);
 		try {
-			this.#apply(plan);
+			return { errors: [], notes: [...warnings, ...this.#apply(plan)] };
 		} catch (error) {
-			return [`masqd: the configuration is in force but for this: ${(error as Error).message}`];
+			return refuse([`masqd: the configuration is in force but for this: ${(error as Error).message}`]);
 		}
-		return [];
 	}
 
 	/** What keeps a plan that is right in itself from being used here, in lines. */
@@ -647,11 +657,11 @@ export class Engine {
 		}
 		const problem = tunProblem(plan);
 		if (problem !== "") lines.push(`masqd: ${problem}`);
-		if (plan.offload !== this.plan.offload) lines.push(`masqd: option offload '${plan.offload}' needs a restart, which keeps the sessions`);
 		return lines;
 	}
 
-	#apply(plan: Plan): void {
+	/** Goes on by a plan; returns what of it has to wait, in sentences. */
+	#apply(plan: Plan): string[] {
 		const { table, externals, context } = this;
 		const before = this.plan;
 		this.#flush();
@@ -694,10 +704,37 @@ export class Engine {
 		// What goes on in mid-connection has been ended, and is to hear of it.
 		if (ended > 0) context.adopt = false;
 		this.#say(`configuration in force${ended > 0 ? `, ${ended} sessions ended` : ""}`);
+		const waiting = this.#switchOffload(before.offload);
 		if (plan.sessions !== table.layout.sessions)
-			this.#say(
+			waiting.push(
 				`option sessions '${plan.sessions}' needs a restart, which keeps the sessions; until then there is room for ${table.layout.sessions}`,
 			);
+		for (const text of waiting) this.#say(text);
+		return waiting;
+	}
+
+	/** Follows option offload, which was `before`; returns why that has to wait, in a sentence. */
+	#switchOffload(before: Plan["offload"]): string[] {
+		const { offload } = this.plan;
+		if (offload === before) return [];
+		if (offload === "off") {
+			// What went by the kernel comes home.
+			this.#offload?.close();
+			this.#offload = null;
+			this.#noOffload = "";
+			this.table.bypass = null;
+			this.context.ipIds = 0xffff;
+			return [];
+		}
+		if (this.#offload !== null) return [];
+		// Without offload the daemon has given up what bpf(2) asks for.
+		if (!native.hasCapability(CAP_BPF)) return [`option offload '${offload}' needs a restart, which keeps the sessions`];
+		try {
+			this.#startOffload();
+			return [];
+		} catch (error) {
+			return [(error as Error).message];
+		}
 	}
 
 	/** Closes the ports that a plan has not, or has otherwise, and makes those that are new. Returns LAN port numbers as they were, by those that are now. */
@@ -1134,7 +1171,7 @@ export class Engine {
 		this.#flush();
 		this.#hops.confirm();
 		this.rates.tick();
-		for (const { reason, text } of this.watch.limits()) this.log.often("warning", reason, text, this.#milliseconds);
+		for (const { reason, text, count } of this.watch.limits()) this.log.often("warning", reason, text, this.#milliseconds, count);
 		this.log.tick(this.#milliseconds);
 		this.#control?.tick(this.#milliseconds);
 		if (this.#busyAt !== 0 && this.#milliseconds - this.#busyAt > IDLE_RELEASE_SECONDS * 1000) {
@@ -1187,7 +1224,7 @@ export class Engine {
 			if (signal === SIGTERM || signal === SIGINT || signal === SIGUSR1) this.#stopping = true;
 			if (signal === SIGUSR1) this.#relieved = true;
 			if (signal === SIGHUP) {
-				const errors = this.reload();
+				const { errors } = this.reload();
 				for (const line of errors) this.log.say("error", line);
 				if (errors.length > 0) this.#say("reload: the configuration stays as it was");
 			}

@@ -1,11 +1,12 @@
 """The control socket and the commands behind it, under traffic."""
 
 import json
+import re
 import socket
 
 import pytest
 
-from bed import GATEWAY, H1, H2, MASQD, S1, S2, iperf_server, uci
+from bed import GATEWAY, H1, H2, LAN_GATEWAY, MASQD, S1, S2, iperf_server, uci
 from namespace import Process, run, wait_until
 from packets import is_udp, udp
 
@@ -394,6 +395,15 @@ def test_why_of_what_the_engine_drops(make_bed):
     assert "no-next-hop" in bed.masqd("why", "203.0.113.77").stdout
 
 
+def test_why_of_what_never_comes_to_masqd(make_bed):
+    """For the router itself, for another host of the LAN, for an exempt destination: the filters leave those to the kernel, and `why` says so."""
+    bed = make_bed().start(extra=[("exempt", None, {"dest": "198.51.100.0/24"})])
+    for destination, words in ((f"{LAN_GATEWAY}:53", "the router itself"), (f"{H2}:22", "not reached through wan0"), ("198.51.100.2:7", "config exempt")):
+        told = json.loads(bed.masqd("why", "-j", "udp", f"{H1}:5000", destination).stdout)
+        assert told["verdict"] == "kernel" and told["reason"] is None and words in told["steps"][-1]["text"], told
+        assert bed.masqd("why", "udp", f"{H1}:5000", destination).stdout.endswith("\nKERNEL     left to the kernel\n")
+
+
 def test_why_leaves_no_trace(bed):
     """Asked a hundred times about a new session: none is made, nothing is sent, no port is taken."""
     before = bed.status()
@@ -417,7 +427,9 @@ def test_selftest_and_help():
         text = run(MASQD, "help", command).stdout
         assert f"  {command} " in listed and text.startswith(f"usage: masqd {command} ")
         assert all(len(line) <= 76 and line.isascii() for line in text.splitlines()), text
-    for words in (("nonsense",), (), ("help", "nonsense"), ("status", "-x"), ("flows", "more"), ("capture", "some"), ("why", "a", "b")):
-        asked = run(MASQD, *words, check=False)
-        assert asked.returncode == 1 and asked.stdout == "" and len(asked.stderr.splitlines()) == 1, words
+    nonsense = ("nonsense", "", "help nonsense", "help constructor", "status -x", "flows more", "flows toString x", "flows --sort __proto__")
+    for words in (*nonsense, "flush constructor", "flush host", "capture some", "why a b", "why nonsense", "run --log valueOf", "reload now"):
+        asked = run(MASQD, *words.split(), check=False)
+        assert asked.returncode == 1 and asked.stdout == "" and re.fullmatch(r"masqd: .*usage: masqd .*\n", asked.stderr), (words, asked.stderr)
+        assert len(asked.stderr) <= 77
     assert run(MASQD, "--version").stdout.startswith("masqd ")
