@@ -45,13 +45,14 @@ import { Keeper, unfit } from "./nat/keep.ts";
 import { Rare } from "./nat/rare.ts";
 import { readdress } from "./nat/readdress.ts";
 import { REASON } from "./nat/reason.ts";
-import { Requested } from "./nat/requested.ts";
+import { REQUESTED_BYTES, Requested } from "./nat/requested.ts";
 import { sessionReset } from "./nat/tcp-reset.ts";
 import { dumpPrograms } from "./offload/dump.ts";
 import { CAP_BPF, CAP_PERFMON, Offload, OffloadError, type OffloadStatus } from "./offload/offload.ts";
 import { type AddressRange, formatAddress, formatSubnet, type Subnet, subnetOf, subnetsOverlap } from "./packet/address.ts";
-import { IP_WORD, SLOT_SIZE, swap16, swap32, TCP, UDP, type Views, viewsOf } from "./packet/layout.ts";
+import { hasPorts, IP_WORD, SLOT_SIZE, swap16, swap32, TCP, UDP, type Views, viewsOf } from "./packet/layout.ts";
 import { HOST_HEADERS, headerTag, LinkHeaders } from "./packet/link-header.ts";
+import type { PortRequest } from "./packet/pcp.ts";
 import { ArpResponder } from "./port/arp-responder.ts";
 import { type ClaimedPorts, lanFilter, wanFilter } from "./port/filter.ts";
 import { type GuardFacts, installGuard, removeGuard } from "./port/guard.ts";
@@ -94,6 +95,8 @@ const BLOCKS_MAX = 256;
 /** Milliseconds to wait for a lock in all, and between two attempts. */
 const LOCK_PATIENCE = 500;
 const LOCK_STEP = 20;
+/** Why there is no offload although the configuration has it by now: without it the daemon gave up what bpf(2) asks for. */
+const OFFLOAD_WAITS = "it was switched on while masqd ran; restart it";
 const GRO_LIST = "rx-gro-list";
 
 /** An error that ends the start with one line. */
@@ -203,6 +206,8 @@ export class Engine {
 	readonly #own: Fast;
 	readonly #rare: Rare;
 	readonly #requested: Requested;
+	/** A predecessor's list of requested forwards was not there: hosts are to be told. */
+	#requestedAnew = true;
 	readonly #errors: IcmpSender;
 	readonly #settings: Settings;
 	readonly #boot = bootWords();
@@ -340,7 +345,7 @@ export class Engine {
 		this.#fast = this.#own;
 		this.watch = new Watch(this.context, native.wallClock);
 		this.rates = new Rates(this.context, native.now);
-		this.#requested = new Requested(this.context);
+		this.#requested = new Requested(this.context, native.mapFile(`${paths.state}.pcp`, REQUESTED_BYTES));
 	}
 
 	/**
@@ -368,8 +373,13 @@ export class Engine {
 	}
 
 	/** Why packets from a LAN to a destination (dotted value) never come to masqd (the filters leave them to the kernel), in words; null if they do. */
-	passesBy(destination: number): string | null {
-		if (this.#externalAddresses().includes(destination)) return null;
+	passesBy(protocol: number, destination: number, port: number): string | null {
+		if (this.#externalAddresses().includes(destination)) {
+			// Hairpinning: what may be for a mapping.
+			if (hasPorts(protocol) && protocol !== TCP && protocol !== UDP) return null;
+			if (this.#claimed().some((c) => c.proto === protocol && port >= c.first && port <= c.last)) return null;
+			return "an address of the router itself too, and this is none of masqd's";
+		}
 		if (this.kernel.ownAddresses().includes(destination)) return "an address of the router itself";
 		const within = (s: Subnet) => ((destination ^ s.address) & s.mask) === 0;
 		if (this.plan.exempts.some((e) => within(e.destination))) return "a destination of config exempt";
@@ -415,6 +425,8 @@ export class Engine {
 		if (problem !== "") throw new StartError(problem);
 		this.#separatePorts();
 		this.#readLinks();
+		// Before the sessions, whose ports they may be.
+		this.#requestedAnew = !this.#requested.takeOver(this.#boot);
 		const successor = this.#takeOver();
 		this.#warnOfBridgeFilter();
 		// Before the routes, so that the kernel never tracks or forwards a packet that is masqd's.
@@ -716,7 +728,6 @@ export class Engine {
 	/** Follows option offload, which was `before`; returns why that has to wait, in a sentence. */
 	#switchOffload(before: Plan["offload"]): string[] {
 		const { offload } = this.plan;
-		if (offload === before) return [];
 		if (offload === "off") {
 			// What went by the kernel comes home.
 			this.#offload?.close();
@@ -726,9 +737,11 @@ export class Engine {
 			this.context.ipIds = 0xffff;
 			return [];
 		}
-		if (this.#offload !== null) return [];
-		// Without offload the daemon has given up what bpf(2) asks for.
-		if (!native.hasCapability(CAP_BPF)) return [`option offload '${offload}' needs a restart, which keeps the sessions`];
+		if (this.#offload !== null || (offload === before && this.#noOffload !== OFFLOAD_WAITS)) return [];
+		if (!native.hasCapability(CAP_BPF)) {
+			this.#noOffload = OFFLOAD_WAITS;
+			return [`option offload '${offload}' needs a restart, which keeps the sessions`];
+		}
 		try {
 			this.#startOffload();
 			return [];
@@ -1054,11 +1067,9 @@ export class Engine {
 		const text = JSON.stringify(places.map((p) => [p.index, p.address, [...p.mac]]));
 		if (text === this.#pcpPlaces) return;
 		for (const p of this.#pcp) p.close();
-		const epoch = () => Math.floor((native.now() - this.startedAt) / 1000);
-		this.#pcp = places.map(
-			(p) => new PcpResponder(p.index, p.address, p.mac, (q, source) => this.#requested.handle(q, swap32(source)), epoch),
-		);
-		if (this.#pcpPlaces === "") for (const p of this.#pcp) p.announce();
+		const handle = (q: PortRequest, source: number) => this.#requested.handle(q, swap32(source));
+		this.#pcp = places.map((p) => new PcpResponder(p.index, p.address, p.mac, handle, () => this.#requested.epoch));
+		if (this.#pcpPlaces === "" && this.#requestedAnew) for (const p of this.#pcp) p.announce();
 		this.#pcpPlaces = text;
 	}
 

@@ -398,7 +398,7 @@ def test_why_of_what_the_engine_drops(make_bed):
 def test_why_of_what_never_comes_to_masqd(make_bed):
     """For the router itself, for another host of the LAN, for an exempt destination: the filters leave those to the kernel, and `why` says so."""
     bed = make_bed().start(extra=[("exempt", None, {"dest": "198.51.100.0/24"})])
-    for destination, words in ((f"{LAN_GATEWAY}:53", "the router itself"), (f"{H2}:22", "not reached through wan0"), ("198.51.100.2:7", "config exempt")):
+    for destination, words in ((f"{LAN_GATEWAY}:53", "the router itself"), (f"{GATEWAY}:123", "the router itself too"), (f"{H2}:22", "not reached through wan0"), ("198.51.100.2:7", "config exempt")):
         told = json.loads(bed.masqd("why", "-j", "udp", f"{H1}:5000", destination).stdout)
         assert told["verdict"] == "kernel" and told["reason"] is None and words in told["steps"][-1]["text"], told
         assert bed.masqd("why", "udp", f"{H1}:5000", destination).stdout.endswith("\nKERNEL     left to the kernel\n")
