@@ -79,8 +79,6 @@ const TUN_NAME = "masq0";
 const TUN_QUEUE = 2000;
 /** Room for a whole batch and the errors it may cause. */
 const QUEUE_FRAMES = BATCH * 4;
-/** Milliseconds after the last frame in which there still is traffic: others need the processor for it too. */
-const BUSY_MS = 50;
 /** Quiet seconds after which the pages of the frame buffer go back to the kernel. */
 const IDLE_RELEASE_SECONDS = 2;
 /** Turns without a frame before the loop sleeps: a wake-up costs more than looking once more. */
@@ -875,7 +873,8 @@ export class Engine {
 		const before = this.#told;
 		this.#told = address;
 		if (this.#control === null) return;
-		this.watch.tell({ event: "wan-address", before: addressText(before), after: addressText(address) } as { event: string });
+		const text = (word: number) => (word === 0 ? "" : addressText(word));
+		this.watch.tell({ event: "wan-address", before: text(before), after: text(address) } as { event: string });
 		if (address === 0) this.log.say("warning", `wan ${this.wan.name} has lost its address ${addressText(before)}; sessions wait for it`);
 		else if (before === 0) this.log.say("notice", `wan ${this.wan.name} has address ${addressText(address)}`);
 	}
@@ -1216,7 +1215,7 @@ export class Engine {
 		if (set[fixed * 3 + 5] !== 0 || this.#milliseconds >= this.kernel.pendingAt()) this.#kernelNews();
 		if (set[fixed * 3 + 8] !== 0) this.#arp?.serve();
 		for (const [k, p] of this.#pcp.entries()) if (set[(fixed + 3 + k) * 3 + 2] !== 0) p.serve();
-		this.#control?.serve(set, fixed + 3 + this.#pcp.length, this.#milliseconds - this.#busyAt < BUSY_MS);
+		this.#control?.serve(set, fixed + 3 + this.#pcp.length, this.#framesReceived());
 	}
 
 	#timeout(): number {

@@ -31,7 +31,7 @@ function readPlan(path: string): Plan | null {
 /** The log that the options of `run` ask for. */
 function openLog({ options }: Line): Log {
 	const level = options.get("--log") ?? "info";
-	if (!Object.hasOwn(LEVELS, level)) throw new UsageError("--log takes error, warning, notice, info or debug");
+	if (!Object.hasOwn(LEVELS, level)) throw new UsageError(`'${level}' is not a level of the log`);
 	if (!options.has("--syslog")) return new Log((_, text) => err(`masqd: ${text}\n`), level as Level);
 	native.syslogOpen("masqd");
 	return new Log(native.syslogWrite, level as Level);
@@ -139,9 +139,22 @@ function main(words: string[]): number {
 			return 1;
 		}
 		throw error;
-	} finally {
-		flushOutput();
 	}
 }
 
-native.exit(main(native.args()));
+/** Runs the command line; what standard output does not take is an error in a line. */
+function whole(words: string[]): number {
+	try {
+		const status = main(words);
+		flushOutput();
+		return status;
+	} catch (error) {
+		const { code, message } = error as native.NativeError;
+		// Of the daemon's own the trace is wanted.
+		if (code === undefined || words[0] === "run") throw error;
+		err(`masqd: ${message}\n`);
+		return 1;
+	}
+}
+
+native.exit(whole(native.args()));

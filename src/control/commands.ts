@@ -276,7 +276,7 @@ function flush(line: Line): number {
 	if (what === undefined) throw new UsageError("flush what? all, host, mapping or wan");
 	const wanted = FLUSHED.get(what);
 	if (wanted === undefined) throw new UsageError(`can not flush '${what}'`);
-	if (rest.length !== wanted.length) throw new UsageError(`usage: masqd flush ${[what, ...wanted].join(" ")}`);
+	if (rest.length !== wanted.length) throw new UsageError(`it is flush ${[what, ...wanted].join(" ")}`);
 	const request: FlushRequest =
 		what === "host"
 			? { what, host: rest[0] }

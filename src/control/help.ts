@@ -89,7 +89,7 @@ Packets that are offloaded to the kernel are not seen.`,
 		usage: "[-j]",
 		summary: "read the configuration again",
 		text: `Only what the change concerns is touched; a file with an error changes
-nothing. As SIGHUP, but it tells what is wrong, or has to wait for a restart.`,
+nothing. As SIGHUP, but it tells what is wrong or waits for a restart.`,
 	},
 	help: { usage: "[COMMAND]", summary: "this text, or more about a command" },
 };

@@ -71,8 +71,8 @@ export class Watch implements SessionEvents {
 		this.#clock = clock;
 	}
 
-	created(i: number): void {
-		this.#session(i, NAT_EVENT.sessionCreate, this.#c.table.sibling(i) === i, 0);
+	created(i: number, first: boolean): void {
+		this.#session(i, NAT_EVENT.sessionCreate, first, 0);
 	}
 
 	ended(i: number, cause: EndCause, last: boolean): void {

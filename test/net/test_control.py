@@ -99,6 +99,14 @@ def test_a_line_without_end_is_cut_off(bed):
     bed.daemon.expect("a client was cut off: the request is longer")
 
 
+def test_output_that_nobody_takes(bed):
+    """A full disk behind standard output is an error in one line."""
+    for words in (("status",), ("hosts",), ("help",)):
+        some = [] if words == ("help",) else ["--socket", bed.socket_path]
+        asked = run("sh", "-c", '"$@" > /dev/full', "sh", MASQD, *words, *some, check=False)
+        assert (asked.returncode, asked.stderr) == (1, "masqd: write(1): No space left on device\n"), asked
+
+
 def test_half_a_line_is_cut_off(bed):
     with connect(bed) as client:
         client.sendall(b'{"v":1,"comm')
@@ -218,6 +226,33 @@ def test_watch(bed):
         assert all(len(line) <= 76 for line in process.lines if not line.startswith("{"))
         process.kill()
     wait_until(lambda: bed.status()["sessions"]["used"] >= 0, "an answer after they have gone")
+
+
+def test_the_log_follows_the_address(bed):
+    """RFC 6888 REQ-12: a mapping that moves to the WAN's new address ends at the old one and begins at the new one, once however many sessions it has."""
+    client = bed.h1.udp(H1, 40001)
+    servers = [bed.wan.udp(S1, port) for port in (7, 8)]
+    for server in servers:
+        client.sendto(b"x", server.getsockname())
+        server.recv(10)
+    logging, watching = background(bed, "watch", "--log"), background(bed, "watch")
+    other = bed.h2.udp(H2, 40002)
+
+    def heard():
+        other.sendto(b"x", (S1, 7))
+        bed.masqd("flush", "host", H2)
+        return logging.lines and watching.lines
+
+    wait_until(heard, "both listeners")
+    bed.sniffer.allow([GATEWAY, "203.0.113.5"])
+    bed.router.ip("addr del 203.0.113.1/24 dev wan0", "addr add 203.0.113.5/24 dev wan0", "route replace default via 203.0.113.254")
+    logging.expect(rf" \+ udp  {H1}:40001 203.0.113.5:40001$")
+    moved = [line.split(" ", 1)[1] for line in logging.lines if H1 in line]
+    assert moved == [f"- udp  {H1}:40001 {GATEWAY}:40001", f"+ udp  {H1}:40001 203.0.113.5:40001"]
+    watching.expect("wan      address .*> 203.0.113.5$")
+    assert "0.0.0.0" not in watching.output
+    for process in (logging, watching):
+        process.kill()
 
 
 @only_packet
