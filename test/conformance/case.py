@@ -233,7 +233,8 @@ class Case:
         if self.baseline:
             return ""
         new = {name: count - self._drops.get(name, 0) for name, count in self.bed.drops().items()}
-        return f"; dropped: { {name: count for name, count in new.items() if count} }"
+        told = f"; dropped: { {name: count for name, count in new.items() if count} }"
+        return f"{told}; lost before masqd: {self.bed.queue_drops() - self._lost} in the TUN queue; tracked by the kernel: {self.bed.tracking()}" if self.driver == "tun" else told
 
     def out(self, packet, **options):
         """Sends from the LAN, expects it on the WAN with an external source and all else as sent (TTL less one); returns it as seen."""

@@ -243,6 +243,16 @@ class RawBed(Bed):
         except OSError:
             return 0
 
+    def tracking(self):
+        """What the kernel's connection tracking has counted of the packets that it drops, for the words about a lost packet."""
+        try:
+            with self.router.inside(), open("/proc/thread-self/net/stat/nf_conntrack") as stat:
+                names, *rows = (line.split() for line in stat)
+        except OSError:
+            return {}
+        sums = {name: sum(int(row[n], 16) for row in rows) for n, name in enumerate(names)}
+        return {name: sums[name] for name in ("invalid", "insert_failed", "drop", "early_drop") if sums.get(name)}
+
     # ---- invariants -------------------------------------------------------------------------------------
 
     def complaints(self):
