@@ -114,8 +114,9 @@ fuzz: ## mutate frames at the sanitizer build until stopped (FRAMES=n, SEED=n)
 	test/fuzz/run.sh $(or $(FRAMES),5000000) $(or $(SEED),$$(date +%s))
 
 .PHONY: soak
-soak: build ## kill the daemon a thousand times, and move sessions in and out of the kernel for a minute, under load (KILLS=n SECONDS=n)
+soak: build ## kill the daemon a thousand times, restart it under load, and move sessions in and out of the kernel for a minute (KILLS=n RESTARTS=n SECONDS=n)
 	KILLS=$(or $(KILLS),1000) /usr/bin/python3 -m pytest test/net/test_life.py -k test_kills -q
+	RESTARTS=$(or $(RESTARTS),100) /usr/bin/python3 -m pytest test/net/test_life.py -k after_a_restart -q
 	OFFLOAD_SOAK=$(or $(SECONDS),60) /usr/bin/python3 -m pytest -q test/net/test_offload.py -k switched
 
 .PHONY: bench

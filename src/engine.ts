@@ -14,6 +14,7 @@ import { PORT_REST, RESTING, stateTimeouts } from "./conntrack/states.ts";
 import { H_CLOCK, layoutTable, Table, type TableLayout } from "./conntrack/table.ts";
 import type { Capture } from "./control/capture.ts";
 import type { Log } from "./control/log.ts";
+import type { ReloadReply } from "./control/protocol.ts";
 import { Rates } from "./control/rates.ts";
 import { ControlServer } from "./control/server.ts";
 import { Watch } from "./control/watch.ts";
@@ -45,13 +46,14 @@ import { Keeper, unfit } from "./nat/keep.ts";
 import { Rare } from "./nat/rare.ts";
 import { readdress } from "./nat/readdress.ts";
 import { REASON } from "./nat/reason.ts";
-import { Requested } from "./nat/requested.ts";
+import { REQUESTED_BYTES, Requested } from "./nat/requested.ts";
 import { sessionReset } from "./nat/tcp-reset.ts";
 import { dumpPrograms } from "./offload/dump.ts";
 import { CAP_BPF, CAP_PERFMON, Offload, OffloadError, type OffloadStatus, obstacleOf } from "./offload/offload.ts";
 import { type AddressRange, formatAddress, formatSubnet, type Subnet, subnetOf, subnetsOverlap } from "./packet/address.ts";
-import { IP_WORD, SLOT_SIZE, swap16, swap32, TCP, UDP, type Views, viewsOf } from "./packet/layout.ts";
+import { hasPorts, IP_WORD, SLOT_SIZE, swap16, swap32, TCP, UDP, type Views, viewsOf } from "./packet/layout.ts";
 import { HOST_HEADERS, headerTag, LinkHeaders } from "./packet/link-header.ts";
+import type { PortRequest } from "./packet/pcp.ts";
 import { ArpResponder } from "./port/arp-responder.ts";
 import { type ClaimedPorts, lanFilter, wanFilter } from "./port/filter.ts";
 import { type GuardFacts, installGuard, removeGuard } from "./port/guard.ts";
@@ -63,7 +65,7 @@ import { NextHopTable, SPARE_SLOT_SIZE, SPARE_SLOTS } from "./port/neighbours.ts
 import { resolveDevices } from "./port/netifd.ts";
 import { PcpResponder } from "./port/pcp-responder.ts";
 import { Placement } from "./port/placement.ts";
-import { BATCH, type Driver, PacketDriver, TunDriver } from "./port/port.ts";
+import { BATCH, BATCH_LARGE, type Driver, PacketDriver, TunDriver } from "./port/port.ts";
 import { Settings } from "./port/settings.ts";
 import { removeLeftovers, TunRoutes } from "./port/tun-routes.ts";
 import { bootWords, openState, type State } from "./state.ts";
@@ -84,8 +86,6 @@ const FILTER_ROUTES = 500;
 const YIELD_SECONDS = 10;
 /** Room for a whole batch and the errors it may cause. */
 const QUEUE_FRAMES = BATCH * 4;
-/** Milliseconds after the last frame in which there still is traffic: others need the processor for it too. */
-const BUSY_MS = 50;
 /** Quiet seconds after which the pages of the frame buffer go back to the kernel. */
 const IDLE_RELEASE_SECONDS = 2;
 /** Turns without a frame before the loop sleeps: a wake-up costs more than looking once more. */
@@ -100,6 +100,8 @@ const BLOCKS_MAX = 256;
 /** Milliseconds to wait for a lock in all, and between two attempts. */
 const LOCK_PATIENCE = 500;
 const LOCK_STEP = 20;
+/** Why there is no offload although the configuration has it by now: without it the daemon gave up what bpf(2) asks for. */
+const OFFLOAD_WAITS = "it was switched on while masqd ran; restart it";
 const GRO_LIST = "rx-gro-list";
 
 /** An error that ends the start with one line. */
@@ -212,6 +214,8 @@ export class Engine {
 	readonly #own: Fast;
 	readonly #rare: Rare;
 	readonly #requested: Requested;
+	/** A predecessor's list of requested forwards was not there: hosts are to be told. */
+	#requestedAnew = true;
 	readonly #errors: IcmpSender;
 	readonly #settings: Settings;
 	readonly #boot = bootWords();
@@ -347,7 +351,7 @@ export class Engine {
 		this.#fast = this.#own;
 		this.watch = new Watch(this.context, native.wallClock);
 		this.rates = new Rates(this.context, native.now);
-		this.#requested = new Requested(this.context);
+		this.#requested = new Requested(this.context, native.mapFile(`${paths.state}.pcp`, REQUESTED_BYTES));
 	}
 
 	/**
@@ -372,6 +376,20 @@ export class Engine {
 	get impaired(): number | null {
 		if (!this.#impaired) return null;
 		return this.wan.link.address !== 0 ? -1 : this.conflict !== "" ? REASON["address-conflict"] : REASON["no-external-address"];
+	}
+
+	/** Why packets from a LAN to a destination (dotted value) never come to masqd (the filters leave them to the kernel), in words; null if they do. */
+	passesBy(protocol: number, destination: number, port: number): string | null {
+		if (this.#externalAddresses().includes(destination)) {
+			// Hairpinning: what may be for a mapping.
+			if (hasPorts(protocol) && protocol !== TCP && protocol !== UDP) return null;
+			if (this.#claimed().some((c) => c.proto === protocol && port >= c.first && port <= c.last)) return null;
+			return "an address of the router itself too, and this is none of masqd's";
+		}
+		if (this.kernel.ownAddresses().includes(destination)) return "an address of the router itself";
+		const within = (s: Subnet) => ((destination ^ s.address) & s.mask) === 0;
+		if (this.plan.exempts.some((e) => within(e.destination))) return "a destination of config exempt";
+		return this.kernel.subnetsNotVia(this.wan.index).some(within) ? `not reached through ${this.wan.name}` : null;
 	}
 
 	/** Puts other batch functions in place of the engine's own, between two batches; null puts those back. */
@@ -406,13 +424,15 @@ export class Engine {
 		}
 		this.kernel.open();
 		if (this.#options.wait && this.kernel.linkByName(this.wan.name) === undefined)
-			this.warnings.push(`wan device '${this.wan.name}' does not exist yet; waiting for it`);
+			this.log.say("warning", `wan device '${this.wan.name}' does not exist yet; waiting for it`);
 		else this.#needDevice("wan", this.wan);
 		for (const p of this.lan) this.#needDevice("lan", p);
 		const problem = tunProblem(this.plan);
 		if (problem !== "") throw new StartError(problem);
 		this.#separatePorts();
 		this.#readLinks();
+		// Before the sessions, whose ports they may be.
+		this.#requestedAnew = !this.#requested.takeOver(this.#boot);
 		const successor = this.#takeOver();
 		this.#warnOfBridgeFilter();
 		// Before the routes, so that the kernel never tracks or forwards a packet that is masqd's.
@@ -634,23 +654,23 @@ export class Engine {
 
 	/**
 	 * Reads the configuration again and goes on by it: sessions that it has no place for end, ports that are not the same are opened anew, nothing else is touched.
-	 * Returns why not, in lines, if it can not be used: nothing has changed then.
+	 * Returns why not if it can not be used (nothing has changed then), else what is to be known about it.
 	 */
-	reload(): string[] {
+	reload(): ReloadReply {
 		this.#readClock();
 		const { plan, errors, warnings } = loadPlan(this.paths.config);
-		if (plan === null) return errors;
+		const refuse = (lines: string[]): ReloadReply => ({ errors: lines, notes: [] });
+		if (plan === null) return refuse(errors);
 		const unresolved = resolveDevices(native, [plan.wan, ...plan.lan]);
-		if (unresolved !== null) return [`masqd: ${unresolved}`];
+		if (unresolved !== null) return refuse([`masqd: ${unresolved}`]);
 		const problems = this.#unusable(plan);
-		if (problems.length > 0) return problems;
+		if (problems.length > 0) return refuse(problems);
 		for (const warning of warnings) this.#say(warning);
 		try {
-			this.#apply(plan);
+			return { errors: [], notes: [...warnings, ...this.#apply(plan)] };
 		} catch (error) {
-			return [`masqd: the configuration is in force but for this: ${(error as Error).message}`];
+			return refuse([`masqd: the configuration is in force but for this: ${(error as Error).message}`]);
 		}
-		return [];
 	}
 
 	/** What keeps a plan that is right in itself from being used here, in lines. */
@@ -665,11 +685,11 @@ export class Engine {
 		}
 		const problem = tunProblem(plan);
 		if (problem !== "") lines.push(`masqd: ${problem}`);
-		if (plan.offload !== this.plan.offload) lines.push(`masqd: option offload '${plan.offload}' needs a restart, which keeps the sessions`);
 		return lines;
 	}
 
-	#apply(plan: Plan): void {
+	/** Goes on by a plan; returns what of it has to wait, in sentences. */
+	#apply(plan: Plan): string[] {
 		const { table, externals, context } = this;
 		const before = this.plan;
 		this.#flush();
@@ -712,10 +732,38 @@ export class Engine {
 		// What goes on in mid-connection has been ended, and is to hear of it.
 		if (ended > 0) context.adopt = false;
 		this.#say(`configuration in force${ended > 0 ? `, ${ended} sessions ended` : ""}`);
+		const waiting = this.#switchOffload(before.offload);
 		if (plan.sessions !== table.layout.sessions)
-			this.#say(
+			waiting.push(
 				`option sessions '${plan.sessions}' needs a restart, which keeps the sessions; until then there is room for ${table.layout.sessions}`,
 			);
+		for (const text of waiting) this.#say(text);
+		return waiting;
+	}
+
+	/** Follows option offload, which was `before`; returns why that has to wait, in a sentence. */
+	#switchOffload(before: Plan["offload"]): string[] {
+		const { offload } = this.plan;
+		if (offload === "off") {
+			// What went by the kernel comes home.
+			this.#offload?.close();
+			this.#offload = null;
+			this.#noOffload = "";
+			this.table.bypass = null;
+			this.context.ipIds = 0xffff;
+			return [];
+		}
+		if (this.#offload !== null || (offload === before && this.#noOffload !== OFFLOAD_WAITS)) return [];
+		if (!native.hasCapability(CAP_BPF)) {
+			this.#noOffload = OFFLOAD_WAITS;
+			return [`option offload '${offload}' needs a restart, which keeps the sessions`];
+		}
+		try {
+			this.#startOffload();
+			return [];
+		} catch (error) {
+			return [(error as Error).message];
+		}
 	}
 
 	/** Closes the ports that a plan has not, or has otherwise, and makes those that are new. Returns LAN port numbers as they were, by those that are now. */
@@ -842,7 +890,8 @@ export class Engine {
 		const before = this.#told;
 		this.#told = address;
 		if (this.#control === null) return;
-		this.watch.tell({ event: "wan-address", before: addressText(before), after: addressText(address) } as { event: string });
+		const text = (word: number) => (word === 0 ? "" : addressText(word));
+		this.watch.tell({ event: "wan-address", before: text(before), after: text(address) } as { event: string });
 		if (address === 0) this.log.say("warning", `wan ${this.wan.name} has lost its address ${addressText(before)}; sessions wait for it`);
 		else if (before === 0) this.log.say("notice", `wan ${this.wan.name} has address ${addressText(address)}`);
 	}
@@ -1034,11 +1083,9 @@ export class Engine {
 		const text = JSON.stringify(places.map((p) => [p.index, p.address, [...p.mac]]));
 		if (text === this.#pcpPlaces) return;
 		for (const p of this.#pcp) p.close();
-		const epoch = () => Math.floor((native.now() - this.startedAt) / 1000);
-		this.#pcp = places.map(
-			(p) => new PcpResponder(p.index, p.address, p.mac, (q, source) => this.#requested.handle(q, swap32(source)), epoch),
-		);
-		if (this.#pcpPlaces === "") for (const p of this.#pcp) p.announce();
+		const handle = (q: PortRequest, source: number) => this.#requested.handle(q, swap32(source));
+		this.#pcp = places.map((p) => new PcpResponder(p.index, p.address, p.mac, handle, () => this.#requested.epoch));
+		if (this.#pcpPlaces === "" && this.#requestedAnew) for (const p of this.#pcp) p.announce();
 		this.#pcpPlaces = text;
 	}
 
@@ -1197,9 +1244,13 @@ export class Engine {
 		this.#flush();
 		this.#hops.confirm();
 		this.rates.tick();
-		for (const { reason, text } of this.watch.limits()) this.log.often("warning", reason, text, this.#milliseconds);
+		for (const { reason, text, count } of this.watch.limits()) this.log.often("warning", reason, text, this.#milliseconds, count);
 		this.log.tick(this.#milliseconds);
 		this.#control?.tick(this.#milliseconds);
+		// One batch of 64 super-packets would else keep 4 MB for as long as there is traffic.
+		let stretched = this.wan.driver?.stretched() ?? false;
+		for (const p of this.lan) if (p.driver?.stretched()) stretched = true;
+		if (stretched) native.releasePages(this.#frames, BATCH_LARGE * SLOT_SIZE, (BATCH - BATCH_LARGE) * SLOT_SIZE);
 		if (this.#busyAt !== 0 && this.#milliseconds - this.#busyAt > IDLE_RELEASE_SECONDS * 1000) {
 			// Fragments that wait stay.
 			native.releasePages(this.#frames, 0, this.#rare.fragments.waiting > 0 ? RECEIVE_BYTES : this.#frames.byteLength);
@@ -1233,7 +1284,7 @@ export class Engine {
 		if (set[fixed * 3 + 8] !== 0) this.#arp?.serve();
 		if (set[fixed * 3 + 11] !== 0) this.#guardNews();
 		for (const [k, p] of this.#pcp.entries()) if (set[(fixed + 4 + k) * 3 + 2] !== 0) p.serve();
-		this.#control?.serve(set, fixed + 4 + this.#pcp.length, this.#milliseconds - this.#busyAt < BUSY_MS);
+		this.#control?.serve(set, fixed + 4 + this.#pcp.length, this.#framesReceived());
 	}
 
 	#timeout(): number {
@@ -1257,7 +1308,7 @@ export class Engine {
 			if (signal === SIGTERM || signal === SIGINT || signal === SIGUSR1) this.#stopping = true;
 			if (signal === SIGUSR1) this.#relieved = true;
 			if (signal === SIGHUP) {
-				const errors = this.reload();
+				const { errors } = this.reload();
 				for (const line of errors) this.log.say("error", line);
 				if (errors.length > 0) this.#say("reload: the configuration stays as it was");
 			}

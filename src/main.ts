@@ -31,7 +31,7 @@ function readPlan(path: string): Plan | null {
 /** The log that the options of `run` ask for. */
 function openLog({ options }: Line): Log {
 	const level = options.get("--log") ?? "info";
-	if (!(level in LEVELS)) throw new UsageError(`--log needs one of ${Object.keys(LEVELS).join(", ")}`);
+	if (!Object.hasOwn(LEVELS, level)) throw new UsageError(`'${level}' is not a level of the log`);
 	if (!options.has("--syslog")) return new Log((_, text) => err(`masqd: ${text}\n`), level as Level);
 	native.syslogOpen("masqd");
 	return new Log(native.syslogWrite, level as Level);
@@ -76,15 +76,22 @@ function run(line: Line): number {
 }
 
 function check({ options }: Line): number {
-	const plan = readPlan(options.get("-c") ?? CONFIG);
-	if (plan === null) return 1;
-	const unresolved = resolveDevices(native, [plan.wan, ...plan.lan]);
-	if (unresolved !== null) err(`warning: ${unresolved}\n`);
-	out(describePlan(plan, planTable(plan).bytes));
-	// The service script reads this line to keep dnsmasq's ports out of masqd's.
-	const own = largestGap(plan.ports);
-	if (own !== null) out(`router's own:     ports ${own.first}-${own.last}, for connections of the router itself\n`);
-	return 0;
+	const { plan, errors, warnings } = loadPlan(options.get("-c") ?? CONFIG);
+	let text = "";
+	if (plan !== null) {
+		const unresolved = resolveDevices(native, [plan.wan, ...plan.lan]);
+		if (unresolved !== null) warnings.push(`warning: ${unresolved}`);
+		text = describePlan(plan, planTable(plan).bytes);
+		// The service script reads this line to keep dnsmasq's ports out of masqd's.
+		const own = largestGap(plan.ports);
+		if (own !== null) text += `router's own:     ports ${own.first}-${own.last}, for connections of the router itself\n`;
+	}
+	if (options.has("-j")) out(`${JSON.stringify({ errors, warnings, plan: text.split("\n").slice(0, -1) })}\n`);
+	else {
+		for (const line of [...errors, ...warnings]) err(`${line}\n`);
+		out(text);
+	}
+	return plan === null ? 1 : 0;
 }
 
 function help({ words }: Line): number {
@@ -105,7 +112,7 @@ function offload({ options }: Line): number {
 const ALL: Record<string, Command> = {
 	...COMMANDS,
 	run: { run, options: { "-c": true, "--socket": true, "--state": true, "--syslog": false, "--log": true, "--wait": false } },
-	check: { run: check, options: { "-c": true } },
+	check: { run: check, options: { "-c": true, "-j": false } },
 	offload: { run: offload, options: { "--dump": false, "-c": true } },
 	selftest: { run: ({ options }) => selftest(out, options.has("-j")), options: { "-j": false } },
 	help: { run: help, options: {}, words: 1 },
@@ -124,7 +131,7 @@ function main(words: string[]): number {
 		return command.run(parseLine(rest, command));
 	} catch (error) {
 		if (error instanceof UsageError) {
-			err(`masqd: ${error.message}; try: masqd help${command === undefined ? "" : ` ${name}`}\n`);
+			err(`masqd: ${error.message}; usage: masqd help${command === undefined ? "" : ` ${name}`}\n`);
 			return 1;
 		}
 		if (error instanceof ControlError) {
@@ -132,9 +139,22 @@ function main(words: string[]): number {
 			return 1;
 		}
 		throw error;
-	} finally {
-		flushOutput();
 	}
 }
 
-native.exit(main(native.args()));
+/** Runs the command line; what standard output does not take is an error in a line. */
+function whole(words: string[]): number {
+	try {
+		const status = main(words);
+		flushOutput();
+		return status;
+	} catch (error) {
+		const { code, message } = error as native.NativeError;
+		// Of the daemon's own the trace is wanted.
+		if (code === undefined || words[0] === "run") throw error;
+		err(`masqd: ${message}\n`);
+		return 1;
+	}
+}
+
+native.exit(whole(native.args()));

@@ -44,7 +44,7 @@ export function answer(engine: Engine, request: Request): Answer {
 		case "capture":
 			return startCapture(engine, request);
 		case "reload":
-			return { data: { errors: engine.reload() } };
+			return { data: engine.reload() };
 		default:
 			throw new Error("unknown command");
 	}

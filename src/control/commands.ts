@@ -2,14 +2,16 @@
  * The commands that ask a running daemon. Everything here is the command line's side: it runs in a process of its own.
  */
 import * as native from "masq:native";
+import { parseAddress } from "../packet/address.ts";
 import type { CapturedPacket, CaptureRequest } from "./capture.ts";
 import { ControlClient, ControlError } from "./client.ts";
 import { renderEvent, renderMappingLog, type WatchEvent } from "./event-text.ts";
 import type { FlushRequest } from "./flush.ts";
 import { PcapngWriter } from "./pcapng.ts";
-import type { DropRow, Flow, FlowFilter, HostRow, Mapping, StatusReply, WhyReply } from "./protocol.ts";
+import type { DropRow, Flow, FlowFilter, HostRow, Mapping, ReloadReply, StatusReply, WhyReply } from "./protocol.ts";
 import { remedySection } from "./remedy.ts";
 import {
+	COLUMNS,
 	FLOW_HEADING,
 	HOST_HEADING,
 	MAPPING_HEADING,
@@ -21,6 +23,7 @@ import {
 	renderRemedy,
 	renderStatus,
 	renderWhy,
+	wrap,
 } from "./render.ts";
 
 /** A command line that can not be meant so; the message is for the operator. */
@@ -69,7 +72,7 @@ export function parseLine(words: string[], command: Command): Line {
 	const line: Line = { options: new Map(), words: [] };
 	for (let n = 0; n < words.length; n++) {
 		const word = words[n];
-		if (word in command.options) {
+		if (Object.hasOwn(command.options, word)) {
 			if (command.options[word] && n + 1 === words.length) throw new UsageError(`${word} needs a value`);
 			line.options.set(word, command.options[word] ? words[++n] : "");
 		} else if (!word.startsWith("-") && line.words.length < (command.words ?? 0)) line.words.push(word);
@@ -113,26 +116,23 @@ function status(line: Line): number {
 	return 0;
 }
 
-const SORTS: Record<string, (f: Flow) => number> = { bytes: (f) => f.bytesOut + f.bytesIn, age: (f) => f.idle };
+const SORTS = new Map<string, (f: Flow) => number>([
+	["bytes", (f) => f.bytesOut + f.bytesIn],
+	["age", (f) => f.idle],
+]);
 
 function flows(line: Line): number {
-	const client = connect(line);
 	const most = rowsOf(line, DEFAULT_ROWS);
-	let heading = line.options.has("-j") ? "" : FLOW_HEADING;
-	const show = (f: Flow) => {
-		if (heading !== "") out(heading);
-		heading = "";
-		if (line.options.has("-j")) json(f);
-		else out(renderFlow(f));
-	};
+	const show = rowPrinter(line, FLOW_HEADING, renderFlow);
 	const sort = line.options.get("--sort");
-	const key = sort === undefined ? null : SORTS[sort];
+	const key = sort === undefined ? null : SORTS.get(sort);
 	if (key === undefined) throw new UsageError("--sort needs bytes or age");
 	// Sorted, the best so far are kept, twice as many as wanted at most: a router has no memory for the whole table as text.
 	let best: Flow[] = [];
 	const cut = (by: (f: Flow) => number) => {
 		best = best.sort((a, b) => by(b) - by(a)).slice(0, Math.min(most, best.length));
 	};
+	const client = connect(line);
 	const limit = key === null && most < Number.POSITIVE_INFINITY ? { limit: most } : {};
 	const { matched, total } = client.request<{ matched: number; total: number }, Flow>(
 		{ command: "flows", ...filterOf(line), ...limit },
@@ -154,14 +154,21 @@ function flows(line: Line): number {
 	return 0;
 }
 
+/** Prints rows as JSON or, the first below a heading, as text. */
+function rowPrinter<Row>(line: Line, heading: string, render: (row: Row) => string): (row: Row) => void {
+	if (line.options.has("-j")) return json;
+	let above = heading;
+	return (row) => {
+		out(above + render(row));
+		above = "";
+	};
+}
+
 function mappings(line: Line): number {
 	const most = rowsOf(line, DEFAULT_ROWS);
-	const client = connect(line);
-	if (!line.options.has("-j")) out(MAPPING_HEADING);
 	const limit = most < Number.POSITIVE_INFINITY ? { limit: most } : {};
-	const { matched } = client.request<{ matched: number }, Mapping>({ command: "mappings", ...filterOf(line), ...limit }, (m) =>
-		line.options.has("-j") ? json(m) : out(renderMapping(m)),
-	);
+	const show = rowPrinter(line, MAPPING_HEADING, renderMapping);
+	const { matched } = connect(line).request<{ matched: number }, Mapping>({ command: "mappings", ...filterOf(line), ...limit }, show);
 	if (!line.options.has("-j"))
 		out(matched > most ? `${most} of ${matched} mappings shown; -n ${matched} shows all\n` : `${matched} mappings\n`);
 	return 0;
@@ -169,11 +176,10 @@ function mappings(line: Line): number {
 
 function hosts(line: Line): number {
 	const most = rowsOf(line, DEFAULT_ROWS);
-	const client = connect(line);
-	if (!line.options.has("-j")) out(HOST_HEADING);
+	const show = rowPrinter(line, HOST_HEADING, renderHost);
 	let shown = 0;
-	client.request<unknown, HostRow>({ command: "hosts" }, (h) => {
-		if (++shown <= most) line.options.has("-j") ? json(h) : out(renderHost(h));
+	connect(line).request<unknown, HostRow>({ command: "hosts" }, (h) => {
+		if (++shown <= most) show(h);
 	});
 	if (!line.options.has("-j")) out(shown > most ? `${most} of ${shown} hosts shown; -n ${shown} shows all\n` : `${shown} hosts\n`);
 	return 0;
@@ -204,11 +210,17 @@ function lastDrops(client: ControlClient, host?: string): DropRow[] {
 
 function why(line: Line): number {
 	const { words } = line;
-	const client = connect(line);
-	if (words.length <= 1) return explainDrops(line, client, words[0]);
+	if (words.length === 1 && parseAddress(words[0]) === null) throw new UsageError(`'${words[0]}' is not the address of a host`);
+	if (words.length <= 1) return explainDrops(line, connect(line), words[0]);
 	if (words.length === 2) throw new UsageError("why takes a host, or PROTO SRC:PORT DST:PORT");
 	const [protocol, source, destination, direction] = words;
-	const reply = client.request<WhyReply>({ command: "why", protocol, source, destination, ...(direction !== undefined && { direction }) });
+	const reply = connect(line).request<WhyReply>({
+		command: "why",
+		protocol,
+		source,
+		destination,
+		...(direction !== undefined && { direction }),
+	});
 	if (line.options.has("-j")) json({ ...reply, change: remedySection(reply) });
 	else out(renderWhy(reply));
 	return 0;
@@ -251,11 +263,20 @@ function watch(line: Line): number {
 	return 0;
 }
 
+/** What can be flushed, and the words that say more. */
+const FLUSHED = new Map<string, string[]>([
+	["all", []],
+	["host", ["ADDRESS"]],
+	["mapping", ["PROTO", "ADDRESS:PORT"]],
+	["wan", []],
+]);
+
 function flush(line: Line): number {
 	const [what, ...rest] = line.words;
-	const wanted = { all: 0, host: 1, mapping: 2, wan: 0 }[what ?? ""];
-	if (wanted === undefined) throw new UsageError(what === undefined ? "flush what? all, host, mapping or wan" : `can not flush '${what}'`);
-	if (rest.length !== wanted) throw new UsageError(`flush ${what} takes ${wanted === 0 ? "no" : wanted} more arguments`);
+	if (what === undefined) throw new UsageError("flush what? all, host, mapping or wan");
+	const wanted = FLUSHED.get(what);
+	if (wanted === undefined) throw new UsageError(`can not flush '${what}'`);
+	if (rest.length !== wanted.length) throw new UsageError(`it is flush ${[what, ...wanted].join(" ")}`);
 	const request: FlushRequest =
 		what === "host"
 			? { what, host: rest[0] }
@@ -272,14 +293,15 @@ function capture(line: Line): number {
 	const { options } = line;
 	const what = line.words[0] ?? "next";
 	if (what !== "next" && what !== "on" && what !== "off" && what !== "last") throw new UsageError(`can not capture '${what}'`);
-	const client = connect(line);
 	if (what === "on" || what === "off") {
-		client.request({ command: "capture", what });
+		const reply = connect(line).request({ command: "capture", what });
+		if (options.has("-j")) json(reply);
 		return 0;
 	}
 	const count = options.has("-n") ? rowsOf(line, DEFAULT_PACKETS) : what === "next" ? DEFAULT_PACKETS : 0;
 	const host = options.get("--host");
 	const request: CaptureRequest = { what, count, dropped: options.has("--dropped"), ...(host !== undefined && { host }) };
+	const client = connect(line);
 	const show: (p: CapturedPacket) => void = options.has("-j") ? json : pcapngTo(options.get("-w"));
 	client.request<unknown, CapturedPacket>({ command: "capture", ...request }, (p) => {
 		// A row may also tell of packets that were lost because they came faster than they were read.
@@ -341,9 +363,13 @@ function describe(hex: string): string {
 }
 
 function reload(line: Line): number {
-	const { errors } = connect(line).request<{ errors: string[] }>({ command: "reload" });
-	for (const error of errors) native.print(2, `${error}\n`);
-	if (errors.length === 0) out("reloaded\n");
+	const reply = connect(line).request<ReloadReply>({ command: "reload" });
+	const { errors, notes } = reply;
+	if (line.options.has("-j")) json(reply);
+	else {
+		for (const error of errors) native.print(2, `${error}\n`);
+		if (errors.length === 0) out(`reloaded\n${notes.map((note) => wrap(note, COLUMNS, "")).join("")}`);
+	}
 	return errors.length === 0 ? 0 : 1;
 }
 
@@ -361,5 +387,5 @@ export const COMMANDS: Record<string, Command> = {
 	watch: { run: watch, options: { ...ASK, "--log": false } },
 	flush: { run: flush, options: ASK, words: 3 },
 	capture: { run: capture, options: { ...ASK, "-w": true, "-n": true, "--host": true, "--dropped": false }, words: 1 },
-	reload: { run: reload, options: { "--socket": true } },
+	reload: { run: reload, options: ASK },
 };

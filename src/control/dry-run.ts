@@ -50,6 +50,8 @@ export interface DryRunOwner {
 	readonly lan: readonly { name: string }[];
 	/** Next hop number of a destination, found without asking anybody. */
 	peek(destination: number): number;
+	/** Why packets from a LAN to a destination (dotted value, port in host order) never come to masqd, in words; null if they do. */
+	passesBy(protocol: number, destination: number, port: number): string | null;
 	/** What stands against every outbound packet now: a reason number, -1 for whatever its route says; null if nothing does. */
 	readonly impaired: number | null;
 }
@@ -248,7 +250,9 @@ export function why(o: DryRunOwner, request: { protocol: string; source: string;
 		say("external", `session ${mapping(i)} (${kind})`);
 	});
 
-	if (out && o.impaired !== null) rare.outboundImpaired(0, length, lanPort, o.impaired);
+	const past = out ? o.passesBy(protocol, addressValue(probe.destination), swap16(probe.destinationPort)) : null;
+	if (past !== null) say("route", `${formatAddress(addressValue(probe.destination))} is ${past}: the packet never comes to masqd`);
+	else if (out && o.impaired !== null) rare.outboundImpaired(0, length, lanPort, o.impaired);
 	else if (out) rare.outbound(0, length, lanPort);
 	else rare.inbound(0, length);
 

@@ -20,7 +20,7 @@ settings. The log goes to stderr, or to syslog; LEVEL is error, warning,
 notice, info (default) or debug. What repeats is said once a minute.
 --wait: start also while there is no WAN device yet.`,
 	},
-	check: { usage: "[-c FILE]", summary: "print the effective plan, or every error" },
+	check: { usage: "[-c FILE] [-j]", summary: "print the effective plan, or every error" },
 	status: {
 		usage: "[-j]",
 		summary: "ports, table, rates, drops with reasons, warnings",
@@ -85,12 +85,17 @@ Packets that are offloaded to the kernel are not seen.`,
 		text: "In memory of its own: needs no daemon, sends nothing.",
 	},
 	offload: { usage: "--dump [-c FILE]", summary: "the BPF programs of the plan, disassembled" },
-	reload: { usage: "", summary: "read the configuration again" },
+	reload: {
+		usage: "[-j]",
+		summary: "read the configuration again",
+		text: `Only what the change concerns is touched; a file with an error changes
+nothing. As SIGHUP, but it tells what is wrong or waits for a restart.`,
+	},
 	help: { usage: "[COMMAND]", summary: "this text, or more about a command" },
 };
 
 const OPTIONS = `  -c FILE       configuration, default /etc/config/masqd
-  -j            JSON
+  -j            JSON, one object a line
   -n ROWS       at most this many rows
   --socket PATH control socket, default /var/run/masqd.sock
   --state PATH  table file (tmpfs), default /var/run/masqd.state
@@ -105,7 +110,7 @@ export function helpText(): string {
 
 /** `masqd help COMMAND`; null if there is no such command. */
 export function helpOn(name: string): string | null {
+	if (!Object.hasOwn(HELP, name)) return null;
 	const h = HELP[name];
-	if (h === undefined) return null;
 	return `usage: masqd ${name} ${h.usage}\n\n${h.summary}\n${h.text === undefined ? "" : `\n${h.text}\n`}`;
 }

@@ -36,14 +36,14 @@ export class Log {
 		this.#write(LEVELS[level], level === "warning" || level === "error" ? `${level}: ${text}` : text);
 	}
 
-	/** Writes a line of a `kind` that may come often; `now` in milliseconds. */
-	often(level: Level, kind: string, text: string, now: number): void {
+	/** Writes a line of a `kind` that may come often; `now` in milliseconds, `times` is how many events it stands for. */
+	often(level: Level, kind: string, text: string, now: number, times = 1): void {
 		const known = this.#repeated.get(kind);
 		if (known === undefined || (now >= known.until && known.count === 0)) {
-			this.say(level, text);
+			this.say(level, withMore(text, times - 1));
 			this.#repeated.set(kind, { level, text, count: 0, until: now + QUIET * 1000 });
 		} else {
-			known.count++;
+			known.count += times;
 			known.text = text;
 		}
 	}
@@ -54,8 +54,13 @@ export class Log {
 			if (now < r.until) continue;
 			this.#repeated.delete(kind);
 			if (r.count === 0) continue;
-			this.say(r.level, `${r.text} (${r.count} more)`);
+			this.say(r.level, withMore(r.text, r.count));
 			this.#repeated.set(kind, { ...r, count: 0, until: now + QUIET * 1000 });
 		}
 	}
+}
+
+/** A line that stands for itself and `more` like it. */
+function withMore(text: string, more: number): string {
+	return more === 0 ? text : `${text} (${more} more)`;
 }

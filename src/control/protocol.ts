@@ -149,6 +149,14 @@ export interface StatusReply {
 	meter: { packets: number; jsNs: number; ioNs: number; batches: number } | null;
 }
 
+/** What came of reading the configuration again. */
+export interface ReloadReply {
+	/** Why nothing has changed; empty if the configuration is in force. */
+	errors: string[];
+	/** What is to be known about the configuration in force: warnings, and what waits for a restart. */
+	notes: string[];
+}
+
 /** What a dry run found. */
 export interface WhyReply {
 	packet: { protocol: string; source: string; destination: string; direction: "in" | "out" };

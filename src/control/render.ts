@@ -5,23 +5,36 @@ import type { DropRow, Flow, HostRow, Mapping, StatusReply, WhyReply } from "./p
 import { remedyLines, remedySection } from "./remedy.ts";
 
 /** Width of a serial console that everything fits. */
-const COLUMNS = 76;
+export const COLUMNS = 76;
 /** Labels stand to the left of this. */
 const INDENT = " ".repeat(14);
 
 const STEP_INDENT = " ".repeat(13);
+const DROP_INDENT = " ".repeat(12);
 
-const UNITS = ["B", "kB", "MB", "GB", "TB"];
+const UNITS = ["", "k", "M", "G", "T", "P", "E"];
+/** Counts of more digits than this get a unit. */
+const COUNT_MAX = 99_999_999;
 
-/** Bytes with a decimal unit, three digits. */
-export function formatBytes(bytes: number): string {
-	let n = bytes;
+/** Three digits and a decimal unit. */
+function threeDigits(value: number): string {
+	let n = value;
 	let unit = 0;
-	while (n >= 1000 && unit < UNITS.length - 1) {
+	while (n >= 999.5 && unit < UNITS.length - 1) {
 		n /= 1000;
 		unit++;
 	}
-	return `${unit === 0 ? n : n < 10 ? n.toFixed(2) : n < 100 ? n.toFixed(1) : Math.round(n)} ${UNITS[unit]}`;
+	return `${unit === 0 ? n : n < 9.995 ? n.toFixed(2) : n < 99.95 ? n.toFixed(1) : Math.round(n)} ${UNITS[unit]}`;
+}
+
+/** Bytes with a decimal unit, at most 7 characters. */
+export function formatBytes(bytes: number): string {
+	return `${threeDigits(bytes)}B`;
+}
+
+/** A count in at most 8 characters: the digits, or three of them and a decimal unit. */
+export function formatCount(count: number): string {
+	return count <= COUNT_MAX ? String(count) : threeDigits(count);
 }
 
 /** Seconds as "2h04m", "4m05s" or "59s". */
@@ -35,7 +48,7 @@ export function formatSeconds(seconds: number): string {
 
 /** Two lines of at most 76 columns: the endpoints, then the state and counters. */
 export function renderFlow(f: Flow): string {
-	const counts = `out ${f.packetsOut} (${formatBytes(f.bytesOut)})  in ${f.packetsIn} (${formatBytes(f.bytesIn)})`;
+	const counts = `out ${formatCount(f.packetsOut)} (${formatBytes(f.bytesOut)})  in ${formatCount(f.packetsIn)} (${formatBytes(f.bytesIn)})`;
 	return (
 		`${f.protocol.padEnd(4)} ${f.internal.padEnd(21)} ${f.external.padEnd(21)} ${f.peer}\n` +
 		`     ${f.state.padEnd(12)} ${formatSeconds(f.left).padStart(6)} left  ${counts}\n`
@@ -67,10 +80,11 @@ export function renderHost(h: HostRow): string {
 	);
 }
 
-/** Two lines: what and when, then the endpoints. */
+/** What and when, then the endpoints: two lines, three if the names are long. */
 export function renderDrop(d: DropRow): string {
 	const times = d.count > 1 ? `, ${d.count} times` : "";
-	return `${formatSeconds(d.ago).padStart(6)} ago  ${d.reason}${times}\n            ${d.direction} by ${d.port}: ${d.protocol} ${d.source} > ${d.destination}\n`;
+	const packet = `${d.direction} by ${d.port}: ${d.protocol} ${d.source} > ${d.destination}`;
+	return `${formatSeconds(d.ago).padStart(6)} ago  ${d.reason}${times}\n${wrap(packet, COLUMNS, DROP_INDENT)}`;
 }
 
 /** What became or would become of a packet, with the steps and what could be changed. */
@@ -94,7 +108,7 @@ export function renderVerdict(w: WhyReply): string {
 		case "forwarded":
 			return `FORWARDED  as ${w.as?.source} > ${w.as?.destination}\n`;
 		default:
-			return "KERNEL     left to the kernel: for the router itself\n";
+			return "KERNEL     left to the kernel\n";
 	}
 }
 
@@ -136,7 +150,11 @@ function offloadText({ offload, forwarded }: StatusReply): string {
 /** The whole of `masqd status`. */
 export function renderStatus(s: StatusReply): string {
 	const out: string[] = [];
-	const add = (label: string, text: string) => out.push(wrap(text, COLUMNS, INDENT).replace(INDENT, label.padEnd(INDENT.length)));
+	const add = (label: string, text: string) => {
+		const lines = wrap(text, COLUMNS, INDENT);
+		// A label that is too long, of a device with a long name, has a line of its own.
+		out.push(label.length < INDENT.length ? lines.replace(INDENT, label.padEnd(INDENT.length)) : `${label}\n${lines}`);
+	};
 	add("masqd", `${s.version}, up ${formatSeconds(s.uptime)}, ${s.rssKb} kB resident`);
 	for (const p of s.ports) {
 		add(`${p.role} ${p.name}`, `${p.driver}, ${p.up ? "up" : "DOWN"}, ${p.address || "no address"}, mtu ${p.mtu}`);

@@ -2,7 +2,7 @@
  * The daemon's end of the control socket. Clients are never waited for, have bounded memory, and get a bounded share of the time.
  *
  * Theory of operation. A command is answered by a function, by a generator that gives rows in slices of well under a millisecond, or by a stream that
- * goes on (`watch`). Between slices packets are forwarded. While there is traffic, the control socket is not even looked at for {@link PACE} times as long as the
+ * goes on (`watch`). Between slices packets are forwarded. Under full traffic the control socket is not even looked at for {@link PACE} times as long as the
  * last slice took, so that whatever clients do costs forwarding no more than one part in that many. Nothing is computed for a client whose last line has not gone out yet.
  * Who sends a line that is too long, only half a line, or does not read, is cut off, which the log says and, if it still reads, the client is told.
  */
@@ -15,8 +15,12 @@ import { LINE_MAX, PROTOCOL_VERSION, type Reply, type Request } from "./protocol
 const CLIENTS_MAX = 12;
 /** Connections taken in one turn. */
 const ACCEPTS = 16;
-/** Under traffic, one part in this many of the time is for clients. */
-const PACE = 32;
+/** Under full traffic, one part in this many of the time is for clients. An answer's own process takes as much again where processors are short. */
+const PACE = 64;
+/** The same while events are told, which are lost if they come faster. */
+const PACE_STREAM = 32;
+/** Traffic is full from so many frames a second for each part of the pace on; with less, the pace is less. */
+const FRAMES_PER_PACE = 100;
 /** Milliseconds of work for clients in one turn. */
 const TURN_MS = 0.5;
 /** Milliseconds that a client may leave a line half sent or a reply unread. */
@@ -55,6 +59,9 @@ export class ControlServer {
 	#polled: Client[] | null = null;
 	/** Under traffic, nothing before this millisecond. */
 	#notBefore = 0;
+	/** Frames that the daemon had received when a slice was last done, and the millisecond of that. */
+	#frames = 0;
+	#framesAt = 0;
 	/** Whose turn is first. */
 	#turn = 0;
 
@@ -85,18 +92,20 @@ export class ControlServer {
 		return due;
 	}
 
-	/** Serves what the poll set says, whose entries of this server begin at entry `from`, and goes on with answers. `busy`: there is traffic. */
-	serve(set: Int32Array, from: number, busy: boolean): void {
+	/** Serves what the poll set says, whose entries of this server begin at entry `from`, and goes on with answers. `frames` is how many the ports have received ever. */
+	serve(set: Int32Array, from: number, frames: number): void {
 		const polled = this.#polled;
 		if (polled === null) return;
 		const began = native.nanoseconds();
 		const now = native.now();
 		let worked = false;
+		let most = PACE;
 		for (let n = 0; n < polled.length; n++) {
 			const c = polled[(n + this.#turn) % polled.length];
 			const events = set[(from + 1 + ((n + this.#turn) % polled.length)) * 3 + 2];
 			if (events === 0 && (c.sent < c.length || (!c.more && c.job === null && !c.stream?.pending))) continue;
 			worked = true;
+			if (c.stream !== null) most = PACE_STREAM;
 			this.#attend(c, events, now);
 			if (native.nanoseconds() - began > TURN_MS * 1e6) {
 				this.#turn = (n + this.#turn + 1) % polled.length;
@@ -108,7 +117,11 @@ export class ControlServer {
 			worked = true;
 			this.#accept(now);
 		}
-		if (busy && worked) this.#notBefore = now + ((native.nanoseconds() - began) / 1e6) * PACE;
+		if (!worked) return;
+		const rate = ((frames - this.#frames) * 1000) / Math.max(1, now - this.#framesAt);
+		this.#frames = frames;
+		this.#framesAt = now;
+		this.#notBefore = now + ((native.nanoseconds() - began) / 1e6) * Math.min(most, rate / FRAMES_PER_PACE);
 	}
 
 	#accept(now: number): void {

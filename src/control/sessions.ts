@@ -108,19 +108,18 @@ export function selector(c: Context, filter: FlowFilter): (i: number) => boolean
 	};
 }
 
-/** Walks the records that `wanted` takes, turns each into a row by `make` (null: none) and gives the rows in slices, at most `limit`. Returns how many matched. */
+/** Walks the records that `wanted` takes, turns each into a row by `make` and gives the rows in slices, at most `limit`. Returns how many matched. */
 function* walk<Row>(
 	c: Context,
 	wanted: (i: number) => boolean,
-	make: (i: number) => Row | null,
+	make: (i: number) => Row,
 	limit: number,
 ): Generator<Row[] | undefined, number> {
 	let rows: Row[] = [];
 	let matched = 0;
 	for (let i = 1; i <= c.table.layout.sessions; i++) {
 		if (wanted(i)) {
-			const row = make(i);
-			if (row !== null && ++matched <= limit) rows.push(row);
+			if (++matched <= limit) rows.push(make(i));
 			if (rows.length === ROWS) {
 				yield rows;
 				rows = [];
@@ -152,24 +151,25 @@ export function* mappings(
 	filter: FlowFilter & { limit?: number },
 ): Generator<Mapping[] | undefined, { matched: number }> {
 	const t = c.table.T;
-	const make = (i: number): Mapping | null => {
+	const selected = selector(c, filter);
+	const externalOf = (i: number) => (t[(i << 4) + R_META] >> EXTERNAL_SHIFT) & 0xff;
+	const protocolOf = (i: number) => t[(i << 4) + R_META] & 0xff;
+	const addressOf = (i: number) => c.externals.A[externalOf(i)];
+	const leads = (i: number) => c.table.findExternal(protocolOf(i), addressOf(i), externalOf(i), secondOf(t[(i << 4) + R_IN])) === i;
+	const make = (i: number): Mapping => {
 		const e = i << 4;
-		const external = (t[e + R_META] >> EXTERNAL_SHIFT) & 0xff;
-		const protocol = t[e + R_META] & 0xff;
-		const address = c.externals.A[external];
-		if (c.table.findExternal(protocol, address, external, secondOf(t[e + R_IN])) !== i) return null;
 		let sessions = 1;
 		for (let j = c.table.sibling(i); j !== i && sessions < c.table.layout.sessions; j = c.table.sibling(j)) sessions++;
 		const host = c.table.T16[(i << 5) + R_HOST];
 		return {
-			protocol: protocolName(protocol),
+			protocol: protocolName(protocolOf(i)),
 			internal: formatEndpoint(t[e], firstOf(t[e + R_OUT])),
-			external: formatEndpoint(address, secondOf(t[e + R_IN])),
+			external: formatEndpoint(addressOf(i), secondOf(t[e + R_IN])),
 			sessions,
 			filtering: filteringName(c.hosts.W[host * 4 + HOST_PLACE]),
 		};
 	};
-	return { matched: yield* walk(c, selector(c, filter), make, filter.limit ?? Number.POSITIVE_INFINITY) };
+	return { matched: yield* walk(c, (i) => selected(i) && leads(i), make, filter.limit ?? Number.POSITIVE_INFINITY) };
 }
 
 /** Inside hosts that have sessions, most sessions first. */

@@ -27,9 +27,17 @@ export function addressWarnings(address: number): string[] {
 	return [];
 }
 
+/** Sentences about a WAN port that nothing can leave by. */
+function wanWarnings({ wan, kernel, conflict }: Engine): string[] {
+	const link = kernel.linkByName(wan.name);
+	if (link === undefined) return [`the wan device ${wan.name} does not exist: masqd waits for it`];
+	if (!link.up) return [`the wan device ${wan.name} is down: masqd waits for it`];
+	return wan.link.address === 0 && conflict === "" ? [`the wan device ${wan.name} has no address: masqd waits for one`] : [];
+}
+
 /** All warnings that hold now. */
 export function* warnings(engine: Engine, nft: NftView): Generator<undefined, string[]> {
-	const found = addressWarnings(addressValue(engine.wan.link.address));
+	const found = [...wanWarnings(engine), ...addressWarnings(addressValue(engine.wan.link.address))];
 	if (engine.conflict !== "") found.push(`${engine.conflict}: nothing is translated`);
 	const taken = localPorts(native, engine.context.policy.ranges);
 	if (taken.length > 0)

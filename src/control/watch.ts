@@ -71,8 +71,8 @@ export class Watch implements SessionEvents {
 		this.#clock = clock;
 	}
 
-	created(i: number): void {
-		this.#session(i, NAT_EVENT.sessionCreate, this.#c.table.sibling(i) === i, 0);
+	created(i: number, first: boolean): void {
+		this.#session(i, NAT_EVENT.sessionCreate, first, 0);
 	}
 
 	ended(i: number, cause: EndCause, last: boolean): void {
@@ -110,8 +110,8 @@ export class Watch implements SessionEvents {
 	/**
 	 * Looks whether limits have refused anything since the last call (about a second ago) and tells of each. Returns a sentence for the log for each.
 	 */
-	limits(): { reason: ReasonName; text: string }[] {
-		const said: { reason: ReasonName; text: string }[] = [];
+	limits(): { reason: ReasonName; text: string; count: number }[] {
+		const said: { reason: ReasonName; text: string; count: number }[] = [];
 		for (const [name, values] of Object.entries(LIMITS) as [ReasonName, object][]) {
 			const count = this.#c.drops[REASON[name]];
 			const more = count - (this.#seen.get(name) ?? 0);
@@ -120,8 +120,8 @@ export class Watch implements SessionEvents {
 			const last = this.#c.dropLog.list().find((d) => d.reason === REASON[name]);
 			const host = last === undefined ? "" : formatAddress(addressValue(last.source));
 			this.tell({ event: "limit", ...values, reason: name, sourceIPv4Address: host, refused: more } as { event: string });
-			const what = name === "fragment-overload" ? "fragments dropped" : "new sessions refused";
-			said.push({ reason: name, text: `${name}: ${more} ${what}${host === "" ? "" : `, the last of host ${host}`}` });
+			const what = name === "fragment-overload" ? "fragment dropped" : "new session refused";
+			said.push({ reason: name, text: `${name}: ${what}${host === "" ? "" : ` of host ${host}`}`, count: more });
 		}
 		this.#threshold();
 		return said;

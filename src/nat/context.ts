@@ -149,8 +149,8 @@ export type EndCause = "timeout" | "evicted" | "flushed" | "wan-address" | "relo
 
 /** Who wants to know of sessions as they come and go. Called in the middle of a batch: must be quick and change nothing. */
 export interface SessionEvents {
-	/** Session `i` was made. */
-	created(i: number): void;
+	/** Session `i` was made, and its mapping with it if `first`. */
+	created(i: number, first: boolean): void;
 	/** Session `i` has ended, and its mapping with it if `last`; the words of its record are still there. */
 	ended(i: number, cause: EndCause, last: boolean): void;
 }

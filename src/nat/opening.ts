@@ -129,7 +129,7 @@ export class Opening {
 		const configured = forwarded >= 0 && this.#isConfigured(protocol, swap16(externalPort));
 		if (configured || (leader !== 0 && c.table.T[(leader << 4) + R_META] & FORWARDED)) c.table.T[(i << 4) + R_META] |= FORWARDED;
 		this.#learn(host, port, slot);
-		c.events?.created(i);
+		c.events?.created(i, c.table.sibling(i) === i);
 		return i;
 	}
 
@@ -290,7 +290,7 @@ export class Opening {
 		c.table.T[(i << 4) + R_META] |= forwarded;
 		if (!c.lan[port].ethernet) c.hosts.place(host, port);
 		else c.hosts.assign(host, port);
-		c.events?.created(i);
+		c.events?.created(i, c.table.sibling(i) === i);
 		return i;
 	}
 

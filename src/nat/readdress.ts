@@ -3,10 +3,10 @@
  * same mapping: UDP, ICMP queries, protocols without ports. TCP can not move: the inside is told by a reset, and what it sends all the same is answered
  * with one. Static NAT and pools have addresses of their own.
  */
-import { EXTERNAL_SHIFT, R_META, R_PEER } from "../conntrack/record.ts";
+import { EXTERNAL_SHIFT, R_IN, R_META, R_PEER } from "../conntrack/record.ts";
 import { FREE, RESTING, TCP_CLOSING, TCP_RESET, TCP_SYN_IN, TCP_SYN_OUT } from "../conntrack/states.ts";
 import { H_CHANGING } from "../conntrack/table.ts";
-import { TCP } from "../packet/layout.ts";
+import { secondOf, TCP } from "../packet/layout.ts";
 import type { Admission } from "./admission.ts";
 import type { Context } from "./context.ts";
 
@@ -41,19 +41,27 @@ export function readdress(c: Context, admission: Admission, address: number, res
 		// A port at the old address needs no rest at the new one.
 		if (table.state(i) === RESTING) admission.end(i, "wan-address");
 	}
-	table.header[H_CHANGING] = before;
-	table.addresses[0] = address;
 	const each = (f: (i: number) => void) => {
 		for (let i = 1; i <= table.layout.sessions; i++) {
 			if (table.state(i) !== FREE && ((T[(i << 4) + R_META] >> EXTERNAL_SHIFT) & 0xff) === 0) f(i);
 		}
 	};
+	// Who keeps a log of mappings is told of each that it ends at the old address and begins at the new one.
+	const leads = (i: number) => {
+		const e = i << 4;
+		return table.sibling(i) === i || table.findExternal(T[e + R_META] & 0xff, externals.A[0], 0, secondOf(T[e + R_IN])) === i;
+	};
+	const { events } = c;
+	if (events !== null) each((i) => events.ended(i, "wan-address", leads(i)));
+	table.header[H_CHANGING] = before;
+	table.addresses[0] = address;
 	table.readdress(each, before, address);
 	each(() => {
 		result.moved++;
 	});
 	externals.setAddress(0, address);
 	table.header[H_CHANGING] = 0;
+	if (events !== null) each((i) => events.created(i, leads(i)));
 	c.adopt = false;
 	return result;
 }

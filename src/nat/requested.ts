@@ -1,9 +1,10 @@
 /**
  * Port forwards that inside hosts ask for themselves (RFC 6887, RFC 6886; RFC 6888 REQ-9): kept like configured ones for as long as was asked, in a list of fixed size.
+ * The list stands in memory that may be a file's, so that it outlives the process with the sessions that it has let in.
  * A host gets ports for itself only, above 1023, of masqd's own range, and the port that its mapping already has if there is one.
  */
 import { R_IN } from "../conntrack/record.ts";
-import { addressValue, secondOf, swap16, swap32 } from "../packet/layout.ts";
+import { addressValue, secondOf, swap16, swap32, TCP, UDP } from "../packet/layout.ts";
 import {
 	ANNOUNCE,
 	CANNOT_PROVIDE_EXTERNAL,
@@ -25,19 +26,116 @@ const LIFETIME_LEAST = 120;
 const LIFETIME_MOST = 86_400;
 
 interface Entry {
+	/** Its place in the memory. */
+	place: number;
 	forward: Forward;
 	nonce: string;
 	/** Second in which it ends. */
 	until: number;
 }
 
+/**
+ * Words of the memory: header, then an entry each. The word that says what an entry is, is written last and cleared first, so an entry that a kill has cut
+ * short is none.
+ */
+const MAGIC = 0x50435031;
+const H_MAGIC = 0;
+const H_BOOT = 1;
+const H_EPOCH = 5;
+const HEADER = 8;
+/** Protocol | PEER << 8 | nonce there << 9; 0: free. */
+const E_KIND = 0;
+const E_INSIDE = 1;
+/** External port | inside port << 16. */
+const E_PORTS = 2;
+const E_SOURCE = 3;
+const E_UNTIL = 4;
+const E_NONCE = 5;
+const ENTRY = 8;
+const IS_PEER = 0x100;
+const HAS_NONCE = 0x200;
+
+/** Bytes of memory that {@link Requested} needs. */
+export const REQUESTED_BYTES = (HEADER + MOST * ENTRY) * 4;
+
 /** The list; its forwards stand in the context. */
 export class Requested {
 	readonly #c: Context;
+	readonly #W: Int32Array;
 	#entries: Entry[] = [];
 
-	constructor(c: Context) {
+	/** `memory` is a file's if the list is to outlive the process; {@link takeOver} is to be called before anything else then. */
+	constructor(c: Context, memory: ArrayBuffer) {
 		this.#c = c;
+		this.#W = new Int32Array(memory, 0, HEADER + MOST * ENTRY);
+	}
+
+	/**
+	 * Goes on with what the memory holds, which reserves the ports, or begins anew; `boot` identifies this boot of the machine, four words.
+	 *
+	 * @returns true if there was a list: then hosts need not be told that mappings were lost.
+	 */
+	takeOver(boot: Int32Array): boolean {
+		const W = this.#W;
+		const c = this.#c;
+		const known = W[H_MAGIC] === MAGIC && boot.every((word, n) => W[H_BOOT + n] === word) && W[H_EPOCH] <= c.now;
+		if (!known) {
+			W.fill(0);
+			W.set(boot, H_BOOT);
+			W[H_EPOCH] = c.now;
+			W[H_MAGIC] = MAGIC;
+			return false;
+		}
+		for (let place = 0; place < MOST; place++) {
+			const e = HEADER + place * ENTRY;
+			const kind = W[e + E_KIND];
+			if (kind === 0) continue;
+			const first = W[e + E_PORTS] & 0xffff;
+			const forward: Forward = {
+				protocol: kind & 0xff,
+				first,
+				last: first,
+				inside: W[e + E_INSIDE],
+				insideFirst: W[e + E_PORTS] >>> 16,
+				source: kind & IS_PEER ? { address: W[e + E_SOURCE], mask: -1 } : null,
+			};
+			const until = W[e + E_UNTIL];
+			const nets = c.lan.flatMap((lan) => lan.nets);
+			const ours = nets.length === 0 || inNets(nets, forward.inside);
+			const shared = this.#entries.some((o) => o.forward.first === first && o.forward.protocol === forward.protocol);
+			const ported = forward.protocol === TCP || forward.protocol === UDP;
+			const fits = ours && ported && until > c.now && until <= c.now + LIFETIME_MOST;
+			if (!fits || !(shared || c.externals.reservePort(0, forward.protocol, first))) {
+				W[e + E_KIND] = 0;
+				continue;
+			}
+			const nonce = kind & HAS_NONCE ? [0, 1, 2].map((n) => (W[e + E_NONCE + n] >>> 0).toString(16).padStart(8, "0")).join("") : "";
+			this.#entries.push({ place, forward, nonce, until });
+			c.requested.push(forward);
+		}
+		return true;
+	}
+
+	/** Seconds since the list began: PCP's epoch. */
+	get epoch(): number {
+		return this.#c.now - this.#W[H_EPOCH];
+	}
+
+	#store(place: number, forward: Forward, nonce: string, until: number): void {
+		const W = this.#W;
+		const e = HEADER + place * ENTRY;
+		W[e + E_INSIDE] = forward.inside;
+		W[e + E_PORTS] = forward.first | (forward.insideFirst << 16);
+		W[e + E_SOURCE] = forward.source?.address ?? 0;
+		W[e + E_UNTIL] = until;
+		for (let n = 0; n < 3; n++) W[e + E_NONCE + n] = Number.parseInt(nonce.slice(n * 8, n * 8 + 8) || "0", 16);
+		W[e + E_KIND] = forward.protocol | (forward.source === null ? 0 : IS_PEER) | (nonce === "" ? 0 : HAS_NONCE);
+	}
+
+	#freePlace(): number {
+		let place = 0;
+		while (this.#W[HEADER + place * ENTRY + E_KIND] !== 0) place++;
+		return place;
 	}
 
 	/** Grants or ends what host `inside` (as loaded) asks for. */
@@ -60,6 +158,7 @@ export class Requested {
 		if (known !== undefined) {
 			if (known.nonce !== q.nonce) return refuse(NOT_AUTHORIZED);
 			known.until = c.now + lifetime;
+			this.#W[HEADER + known.place * ENTRY + E_UNTIL] = known.until;
 			return { ...answer, port: known.forward.first, lifetime };
 		}
 		if (q.insidePort < 1024) return refuse(NOT_AUTHORIZED);
@@ -69,7 +168,9 @@ export class Requested {
 		if (port < 0) return refuse(q.preferFailure ? CANNOT_PROVIDE_EXTERNAL : NO_RESOURCES);
 		const source = q.opcode === PEER ? { address: swap32(q.peer), mask: -1 } : null;
 		const forward = { protocol: q.protocol, first: port, last: port, inside, insideFirst: q.insidePort, source };
-		this.#entries.push({ forward, nonce: q.nonce, until: c.now + lifetime });
+		const place = this.#freePlace();
+		this.#entries.push({ place, forward, nonce: q.nonce, until: c.now + lifetime });
+		this.#store(place, forward, q.nonce, c.now + lifetime);
 		c.requested.push(forward);
 		return { ...answer, port, lifetime };
 	}
@@ -111,6 +212,7 @@ export class Requested {
 		const c = this.#c;
 		for (const e of gone) {
 			const f = e.forward;
+			this.#W[HEADER + e.place * ENTRY + E_KIND] = 0;
 			this.#entries.splice(this.#entries.indexOf(e), 1);
 			c.requested.splice(c.requested.indexOf(f), 1);
 			// While it has sessions, or another peer's wish, the port stays theirs.

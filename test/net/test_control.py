@@ -1,11 +1,12 @@
 """The control socket and the commands behind it, under traffic."""
 
 import json
+import re
 import socket
 
 import pytest
 
-from bed import GATEWAY, H1, H2, MASQD, S1, S2, iperf_server, uci
+from bed import GATEWAY, H1, H2, LAN_GATEWAY, MASQD, S1, S2, iperf_server, uci
 from namespace import Process, run, wait_until
 from packets import is_udp, udp
 
@@ -96,6 +97,14 @@ def test_a_line_without_end_is_cut_off(bed):
             client.sendall(b"x" * (10 << 20))
         assert b"cut off: the request is longer than 8192 bytes" in read_all(client)
     bed.daemon.expect("a client was cut off: the request is longer")
+
+
+def test_output_that_nobody_takes(bed):
+    """A full disk behind standard output is an error in one line."""
+    for words in (("status",), ("hosts",), ("help",)):
+        some = [] if words == ("help",) else ["--socket", bed.socket_path]
+        asked = run("sh", "-c", '"$@" > /dev/full', "sh", MASQD, *words, *some, check=False)
+        assert (asked.returncode, asked.stderr) == (1, "masqd: write(1): No space left on device\n"), asked
 
 
 def test_half_a_line_is_cut_off(bed):
@@ -217,6 +226,33 @@ def test_watch(bed):
         assert all(len(line) <= 76 for line in process.lines if not line.startswith("{"))
         process.kill()
     wait_until(lambda: bed.status()["sessions"]["used"] >= 0, "an answer after they have gone")
+
+
+def test_the_log_follows_the_address(bed):
+    """RFC 6888 REQ-12: a mapping that moves to the WAN's new address ends at the old one and begins at the new one, once however many sessions it has."""
+    client = bed.h1.udp(H1, 40001)
+    servers = [bed.wan.udp(S1, port) for port in (7, 8)]
+    for server in servers:
+        client.sendto(b"x", server.getsockname())
+        server.recv(10)
+    logging, watching = background(bed, "watch", "--log"), background(bed, "watch")
+    other = bed.h2.udp(H2, 40002)
+
+    def heard():
+        other.sendto(b"x", (S1, 7))
+        bed.masqd("flush", "host", H2)
+        return logging.lines and watching.lines
+
+    wait_until(heard, "both listeners")
+    bed.sniffer.allow([GATEWAY, "203.0.113.5"])
+    bed.router.ip("addr del 203.0.113.1/24 dev wan0", "addr add 203.0.113.5/24 dev wan0", "route replace default via 203.0.113.254")
+    logging.expect(rf" \+ udp  {H1}:40001 203.0.113.5:40001$")
+    moved = [line.split(" ", 1)[1] for line in logging.lines if H1 in line]
+    assert moved == [f"- udp  {H1}:40001 {GATEWAY}:40001", f"+ udp  {H1}:40001 203.0.113.5:40001"]
+    watching.expect("wan      address .*> 203.0.113.5$")
+    assert "0.0.0.0" not in watching.output
+    for process in (logging, watching):
+        process.kill()
 
 
 @only_packet
@@ -394,6 +430,15 @@ def test_why_of_what_the_engine_drops(make_bed):
     assert "no-next-hop" in bed.masqd("why", "203.0.113.77").stdout
 
 
+def test_why_of_what_never_comes_to_masqd(make_bed):
+    """For the router itself, for another host of the LAN, for an exempt destination: the filters leave those to the kernel, and `why` says so."""
+    bed = make_bed().start(extra=[("exempt", None, {"dest": "198.51.100.0/24"})])
+    for destination, words in ((f"{LAN_GATEWAY}:53", "the router itself"), (f"{GATEWAY}:123", "the router itself too"), (f"{H2}:22", "not reached through wan0"), ("198.51.100.2:7", "config exempt")):
+        told = json.loads(bed.masqd("why", "-j", "udp", f"{H1}:5000", destination).stdout)
+        assert told["verdict"] == "kernel" and told["reason"] is None and words in told["steps"][-1]["text"], told
+        assert bed.masqd("why", "udp", f"{H1}:5000", destination).stdout.endswith("\nKERNEL     left to the kernel\n")
+
+
 def test_why_leaves_no_trace(bed):
     """Asked a hundred times about a new session: none is made, nothing is sent, no port is taken."""
     before = bed.status()
@@ -417,7 +462,9 @@ def test_selftest_and_help():
         text = run(MASQD, "help", command).stdout
         assert f"  {command} " in listed and text.startswith(f"usage: masqd {command} ")
         assert all(len(line) <= 76 and line.isascii() for line in text.splitlines()), text
-    for words in (("nonsense",), (), ("help", "nonsense"), ("status", "-x"), ("flows", "more"), ("capture", "some"), ("why", "a", "b")):
-        asked = run(MASQD, *words, check=False)
-        assert asked.returncode == 1 and asked.stdout == "" and len(asked.stderr.splitlines()) == 1, words
+    nonsense = ("nonsense", "", "help nonsense", "help constructor", "status -x", "flows more", "flows toString x", "flows --sort __proto__")
+    for words in (*nonsense, "flush constructor", "flush host", "capture some", "why a b", "why nonsense", "run --log valueOf", "reload now"):
+        asked = run(MASQD, *words.split(), check=False)
+        assert asked.returncode == 1 and asked.stdout == "" and re.fullmatch(r"masqd: .*usage: masqd .*\n", asked.stderr), (words, asked.stderr)
+        assert len(asked.stderr) <= 77
     assert run(MASQD, "--version").stdout.startswith("masqd ")

@@ -426,6 +426,47 @@ def test_classic_filter(make_bed):
 NO_BPF = ("setpriv", "--bounding-set=-bpf,-sys_admin", "--inh-caps=-bpf,-sys_admin")
 
 
+def test_switched_off_and_on_by_a_reload(bed):
+    """What goes by the kernel comes home with its counters, goes on, and goes by the kernel again when it may; started without, it says that it needs a restart."""
+    client, server, outside = answered(bed)
+
+    def exchange():
+        client.sendto(b"question", (S1, 7))
+        assert server.recvfrom(100) == (b"question", outside)
+        server.sendto(b"answer", outside)
+        assert client.recv(100) == b"answer"
+
+    for _ in range(10):
+        exchange()
+    before = flow(bed, f"{H1}:40001")["packetsOut"]
+    bed.configure(main={"offload": "off"})
+    assert bed.masqd("reload").stdout == "reloaded\n"
+    status = bed.status()
+    assert not status["offload"]["active"] and flow(bed, f"{H1}:40001")["packetsOut"] == before
+    heard = seen(bed)
+    exchange()
+    assert seen(bed)["wan0"] > heard["wan0"] and flow(bed, f"{H1}:40001")["packetsOut"] == before + 1
+    bed.configure(main={"offload": "on"})
+    assert json.loads(bed.masqd("reload", "-j").stdout) == {"errors": [], "notes": []}
+    wait_until(lambda: exchange() or offload(bed)["flows"] == 1 or time.sleep(0.1), "the session in the cache")
+    exchange()
+    bed.stop()
+
+    bed.start(main={"offload": "off"})
+    bed.configure(main={"offload": "auto", "filtering": "endpoint-independent"})
+    for _ in range(2):
+        notes = json.loads(bed.masqd("reload", "-j").stdout)["notes"]
+        assert len(notes) == 1 and "option offload 'auto' needs a restart" in notes[0]
+    assert "restart" in offload(bed)["detail"]
+    stranger = bed.wan.udp(S1, 9)
+    stranger.sendto(b"stranger", outside)
+    assert client.recv(100) == b"stranger"
+    bed.stop()
+    bed.start()
+    assert offload(bed)["active"]
+    exchange()
+
+
 def test_auto_falls_back(make_bed):
     """One line at the start, the reason in `masqd status`, and everything works."""
     bed = make_bed()

@@ -110,6 +110,37 @@ def test_natpmp(bed):
     inside.close()
 
 
+def test_restart(bed):
+    """W-4: after a kill -9 the port is still its host's, anyone gets in by it, a connection that came by it goes on, and the epoch does too."""
+    client = bed.h1.udp(H1, 40000)
+    assert ask(client, MAP, H1, inside=40000, suggested=45678)[3] == 45678
+    assert ask(client, MAP, H1, protocol=TCP, inside=8080, suggested=48080)[3] == 48080
+    listener = bed.h1.listener(H1, 8080)
+    caller = bed.wan.tcp(S1)
+    caller.connect((GATEWAY, 48080))
+    connection, _ = listener.accept()
+    epoch = ask(client, ANNOUNCE, H1)[2]
+    for _ in range(2):
+        bed.daemon.kill()
+        bed.launch().expect("^masqd: ready:")
+        caller.sendall(b"in")
+        assert connection.recv(10) == b"in"
+        connection.sendall(b"out")
+        assert caller.recv(10) == b"out"
+    another = bed.wan.tcp(S1)
+    another.connect((GATEWAY, 48080))
+    listener.accept()
+    bed.wan.udp(S1, 9).sendto(b"hello", (GATEWAY, 45678))
+    assert client.recvfrom(100) == (b"hello", (S1, 9))
+    assert ask(bed.h2.udp(H2, 40000), MAP, H2, inside=40000, suggested=45678)[3] != 45678
+    result, _, now, port, _ = ask(client, MAP, H1, inside=40000)
+    assert (result, port) == (0, 45678) and now >= epoch
+    # A reload leaves it alone too.
+    assert bed.masqd("reload").stdout == "reloaded\n"
+    connection.sendall(b"still")
+    assert caller.recv(10) == b"still"
+
+
 def test_off(make_bed):
     """Without the option the router refuses as ever."""
     bed = make_bed().start()

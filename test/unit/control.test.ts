@@ -5,6 +5,7 @@ import { Log } from "../../src/control/log.ts";
 import { PcapngWriter } from "../../src/control/pcapng.ts";
 import type { WhyReply } from "../../src/control/protocol.ts";
 import { remedyLines, remedySection } from "../../src/control/remedy.ts";
+import { formatBytes, formatCount, renderDrop, renderFlow, renderHost, renderMapping, renderStatus } from "../../src/control/render.ts";
 import { Watch } from "../../src/control/watch.ts";
 import { Rig } from "./rig.ts";
 import { udp } from "./rig-frame.ts";
@@ -26,6 +27,15 @@ describe("the log", () => {
 		expect(lines.length).toBe(2);
 		log.often("warning", "full", "again", 300_000);
 		expect(lines[2]).toEqual([4, "warning: again"]);
+	});
+
+	it("counts events, not lines, when one line stands for many", () => {
+		const { log, lines } = logOf();
+		log.often("warning", "full", "refused of host A", 0, 27);
+		log.often("warning", "full", "refused of host B", 1000, 400);
+		log.often("warning", "full", "refused of host C", 2000, 12);
+		log.tick(61_000);
+		expect(lines.map(([, line]) => line)).toEqual(["warning: refused of host A (26 more)", "warning: refused of host C (412 more)"]);
 	});
 
 	it("keeps kinds apart and leaves levels out", () => {
@@ -106,6 +116,68 @@ describe("events", () => {
 		const logged = renderMappingLog({ ...event, event: "mapping-end" });
 		expect(logged).toBe("2023-11-14T22:13:20Z - udplite 192.168.255.254:65535 203.255.113.254:65535\n");
 		expect(logged.length).toBeLessThanOrEqual(77);
+	});
+});
+
+describe("rows", () => {
+	const far = "255.255.255.255:65535";
+	const much = { packetsOut: 2 ** 40, packetsIn: 2 ** 53, bytesOut: 2 ** 53, bytesIn: 999_999 };
+	const device = "a-long-named-if";
+	const fits = (text: string) => {
+		for (const line of text.split("\n")) expect(line.length, line).toBeLessThanOrEqual(76);
+		expect(/^[\n -~]*$/.test(text)).toBe(true);
+		return text;
+	};
+
+	it("fit a console with the longest names, addresses and numbers", () => {
+		const state = "syn-received";
+		const flow = { id: 65535, protocol: "udplite", internal: far, external: far, peer: far, state, idle: 0, left: 8_640_000, ...much };
+		expect(fits(renderFlow(flow))).toContain("out 1.10 T (9.01 PB)  in 9.01 P (1.00 MB)");
+		fits(renderMapping({ protocol: "udplite", internal: far, external: far, sessions: 65535, filtering: "address-and-port-dependent" }));
+		const limits = { limit: 65535, limitedBy: "table" as const, refused: 2 ** 32 - 1, filtering: "" };
+		fits(renderHost({ address: "255.255.255.255", port: device, sessions: 65535, ...limits, bytesOut: 2 ** 53, bytesIn: 2 ** 53 }));
+		const words = { reason: "protocol-busy", text: "", remedy: "", ago: 8_640_000, count: 2 ** 31 - 1, length: 65535 };
+		const drop = fits(renderDrop({ ...words, port: device, direction: "out", protocol: "icmp-255-255", source: far, destination: far }));
+		expect(drop).toContain(`out by ${device}: icmp-255-255 ${far}`);
+	});
+
+	it("of the status too", () => {
+		const port = { name: device, driver: "packet", up: true, address: "255.255.255.255", mtu: 65535, received: 2 ** 53, sent: 2 ** 53 };
+		const text = fits(
+			renderStatus({
+				version: "0.1.0",
+				uptime: 86_400_000,
+				ports: [
+					{ ...port, role: "wan" },
+					{ ...port, name: "br-lan", role: "lan", up: false, address: "" },
+				],
+				sessions: { used: 65535, total: 65535, byState: { "syn-received": 65535 } },
+				tableBytes: 5_242_800,
+				hosts: 65535,
+				topHosts: [1, 2, 3].map(() => ({ address: "255.255.255.255", sessions: 65535, refused: 2 ** 32 - 1 })),
+				externalPorts: ["tcp", "udp", "icmp"].map((protocol) => ({ protocol, free: 64511, total: 64511 })),
+				forwarded: { out: 2 ** 53, in: 2 ** 53 },
+				rates: { out: 1e7, in: 1e7, dropped: 1e7 },
+				offload: { mode: "on", active: true, detail: "tcx", flows: 65535, capacity: 65535, packetsOut: 2 ** 53, packetsIn: 2 ** 53 },
+				leftToKernel: 2 ** 53,
+				icmpErrorsSent: 2 ** 53,
+				drops: [{ reason: "fragment-overload", count: 2 ** 53, text: "Too many.", remedy: "None." }],
+				alg: [],
+				guard: { lan_unicast: 2 ** 53, claimed_lan: 2 ** 53, claimed_wan: 2 ** 53, leak: 0 },
+				warnings: [`the wan device ${device} does not exist: masqd waits for it`],
+				rssKb: 2 ** 32,
+				meter: null,
+			}),
+		);
+		expect(text).toContain(`\nwan ${device}\n              packet, up, 255.255.255.255, mtu 65535\n`);
+		expect(text).toContain("\nlan br-lan    packet, DOWN, no address, mtu 65535\n");
+	});
+
+	it("round to three digits", () => {
+		expect([0, 999, 999.6, 1000, 9994, 9996, 99_960, 999_400, 999_600, 1e18].map(formatBytes)).toEqual(
+			"0 B,999 B,1.00 kB,1.00 kB,9.99 kB,10.0 kB,100 kB,999 kB,1.00 MB,1.00 EB".split(","),
+		);
+		expect([0, 99_999_999, 100_000_000].map(formatCount)).toEqual(["0", "99999999", "100 M"]);
 	});
 });
 

@@ -24,6 +24,7 @@ function ownerOf(rig: Rig, impaired: number | null = null): Owner {
 		wan: { name: "wan0" },
 		lan: [{ name: "br-lan" }],
 		peek: (destination) => rig.hops.find(destination),
+		passesBy: () => null,
 		impaired,
 	};
 }

@@ -1,0 +1,82 @@
+/** Port forwards that hosts ask for (src/nat/requested.ts) over a restart: the list goes on, a damaged or foreign one is none. C-9, W-4. */
+import { describe, expect, it } from "vitest";
+import { REQUESTED_BYTES, Requested } from "../../src/nat/requested.ts";
+import { TCP, UDP } from "../../src/packet/layout.ts";
+import { MAP, PEER, type PortRequest, SUCCESS } from "../../src/packet/pcp.ts";
+import { loaded, Rig } from "./rig.ts";
+
+const H1 = loaded("192.168.1.10");
+const H2 = loaded("192.168.1.20");
+const BOOT = Int32Array.of(1, -2, 3, 4);
+const NONCE = "00000000ffffffff12345678";
+
+function request(insidePort: number, other: Partial<PortRequest> = {}): PortRequest {
+	const port = { protocol: UDP, insidePort, suggested: 0, lifetime: 600, peer: 0, peerPort: 0, preferFailure: false };
+	return { version: 2, opcode: MAP, nonce: NONCE, ...port, ...other };
+}
+
+/** A list over `memory` in a fresh rig, at second `now`. */
+function listOf(memory: ArrayBuffer, now: number, boot = BOOT): { rig: Rig; list: Requested; found: boolean } {
+	const rig = new Rig();
+	rig.context.now = now;
+	const list = new Requested(rig.context, memory);
+	return { rig, list, found: list.takeOver(boot) };
+}
+
+describe("requested forwards over a restart", () => {
+	it("go on: port, owner, time left and epoch", () => {
+		const memory = new ArrayBuffer(REQUESTED_BYTES);
+		const first = listOf(memory, 1000);
+		expect(first.found).toBe(false);
+		expect(first.list.handle(request(40000, { suggested: 45678 }), H1)).toMatchObject({ result: SUCCESS, port: 45678 });
+		expect(first.list.handle(request(8080, { protocol: TCP, nonce: "", version: 0 }), H2)).toMatchObject({ result: SUCCESS });
+		expect(first.list.handle(request(40000, { opcode: PEER, peer: 0xcb00710a }), H1)).toMatchObject({ result: SUCCESS, port: 45678 });
+		first.list.handle(request(7000), H2);
+		expect(first.list.handle(request(7000, { lifetime: 0 }), H2).result).toBe(SUCCESS);
+
+		const next = listOf(memory, 1300);
+		expect(next.found).toBe(true);
+		expect(next.list.epoch).toBe(300);
+		expect(next.rig.context.requested).toEqual(first.rig.context.requested);
+		expect(next.rig.context.requested.length).toBe(3);
+		// Nobody else gets the port, nor the mapping; its owner still has it.
+		expect(next.rig.context.externals.reservePort(0, UDP, 45678)).toBe(false);
+		expect(next.list.handle(request(40000, { nonce: "1".repeat(24) }), H1).result).not.toBe(SUCCESS);
+		expect(next.list.handle(request(40000), H1)).toMatchObject({ result: SUCCESS, port: 45678, lifetime: 600 });
+
+		// The two that were not renewed have ended by then.
+		const last = listOf(memory, 1700);
+		expect(last.rig.context.requested.map((f) => [f.inside, f.first])).toEqual([[H1, 45678]]);
+		last.rig.context.now = 1900;
+		last.list.expire();
+		expect(last.rig.context.requested).toEqual([]);
+		expect(last.rig.context.externals.reservePort(0, UDP, 45678)).toBe(true);
+		expect(listOf(memory, 1901).rig.context.requested).toEqual([]);
+	});
+
+	it("are none of another boot, of a file that is not ours, or of a host or port that is not there any more", () => {
+		const memory = new ArrayBuffer(REQUESTED_BYTES);
+		listOf(memory, 1000).list.handle(request(40000), H1);
+		const words = new Int32Array(memory);
+		const damage: ((w: Int32Array) => void)[] = [
+			(w) => w.fill(0x20202020),
+			(w) => w.set([7], 0),
+			(w) => w.set([7], 2),
+			// Word by word: what it is, the host, the port, how long.
+			(w) => w.set([0], 8),
+			(w) => w.set([1], 8),
+			(w) => w.set([loaded("10.0.0.1")], 9),
+			(w) => w.set([0], 10),
+			(w) => w.set([0x7fffffff], 12),
+		];
+		for (const bend of damage) {
+			const bent = words.slice();
+			bend(bent);
+			expect(listOf(bent.buffer, 1001).rig.context.requested).toEqual([]);
+			expect(listOf(bent.buffer, 1002).found).toBe(true);
+		}
+		expect(listOf(words.slice().buffer, 1001, Int32Array.of(9, 9, 9, 9)).found).toBe(false);
+		// The clock of the same boot does not go back.
+		expect(listOf(words.slice().buffer, 999).found).toBe(false);
+	});
+});
