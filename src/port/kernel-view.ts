@@ -61,6 +61,8 @@ const DATAGRAM_MAX = 32768;
 const DRAIN_MAX = 64;
 /** A dump may use one part in this many of the time. */
 const DUMP_SHARE = 20;
+/** But no change of a route waits longer than this, in milliseconds. */
+const DUMP_WAIT = 5000;
 
 const NETLINK_ROUTE = 0;
 
@@ -518,7 +520,7 @@ export class KernelView {
 			this.#ruleSignature = signature;
 		}
 		const ended = this.#io.now();
-		this.#dumpNotBefore = ended + (ended - started) * DUMP_SHARE;
+		this.#dumpNotBefore = ended + Math.min(DUMP_WAIT, (ended - started) * DUMP_SHARE);
 	}
 
 	#takeRoutes(messages: readonly RouteMessage[]): void {

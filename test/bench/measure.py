@@ -222,7 +222,9 @@ def loss_free(site, load, settings, delivered, loss):
 
 
 def udp(flows):
-    def measure(site, _candidate, settings, _context):
+    def measure(site, candidate, settings, _context):
+        if candidate.place:
+            os.sched_setaffinity(site.process.pid, {SERVER_CPU})
         load = Load(flows)
         opened = warm(site, load)
         delivered, loss = saturate(site, load, settings.saturation)

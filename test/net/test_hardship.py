@@ -94,7 +94,7 @@ def test_routes_change_again_soon(make_bed):
 
     They are more than a socket filter has room for, too."""
     bed = make_bed(far=True).start()
-    routes = "".join(f"route add unreachable 10.{n >> 7}.{2 * n & 255}.0/24\n" for n in range(4000))
+    routes = "".join(f"route add unreachable 10.{n >> 7}.{2 * n & 255}.0/24\n" for n in range(1500))
     bed.router.run("ip", "-batch", "-", stdin=routes)
     wait_until(lambda: pings(bed.h1, FAR), "a reply with many routes")
     for _ in range(3):
