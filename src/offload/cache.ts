@@ -171,7 +171,14 @@ export class FlowCache {
 		h[half + (SLOT_MTU >> 1)] = Math.min(d.mtu, 0xffff);
 		if (d.link >= 0) {
 			const from = d.link * 8;
-			for (let n = 0; n < 7; n++) h[half + (SLOT_LINK >> 1) + n] = links[from + n];
+			const to = half + (SLOT_LINK >> 1);
+			h[to] = links[from];
+			h[to + 1] = links[from + 1];
+			h[to + 2] = links[from + 2];
+			h[to + 3] = links[from + 3];
+			h[to + 4] = links[from + 4];
+			h[to + 5] = links[from + 5];
+			h[to + 6] = links[from + 6];
 		}
 		w[at + (SLOT_LAST >> 2)] = now;
 		w[at + (SLOT_PACKETS >> 2)] = 0;
