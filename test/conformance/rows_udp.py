@@ -247,7 +247,7 @@ def filtering_configurable(b):
     passes(second, None)
     b.config(extra=[one])
     first, second = (source(b.out(udp(host, 40000, S1, 3478))) for host in (H1, H2))
-    b.bed.configure({"offload": "off"}, [other])
+    b.bed.configure({"offload": b._offload}, [other])
     b.masqd("reload")
     for mapped, inside in ((first, H1), (second, H2)):
         assert target(b.inn(udp(S1, 3478, *mapped))) == (inside, 40000)
