@@ -323,7 +323,7 @@ static void unmap(JSRuntime *runtime __attribute__((unused)), void *size, void *
 }
 
 /**
- * open_sized() - a file that is exactly so long
+ * open_sized() - a file that is exactly so long, and has its room: a store to a page for which a full file system has none is a SIGBUS
  * @call: name of the call that failed
  *
  * Return: its descriptor, or -1 with errno set.
@@ -339,6 +339,13 @@ static int open_sized(const char *path, off_t size, const char **call)
 		return -1;
 	*call = "ftruncate";
 	if (fstat(fd, &status) < 0 || (status.st_size != size && ftruncate(fd, size) < 0)) {
+		error = errno;
+		close(fd);
+		errno = error;
+		return -1;
+	}
+	*call = "fallocate";
+	if (fallocate(fd, 0, 0, size) < 0 && errno != EOPNOTSUPP) {
 		error = errno;
 		close(fd);
 		errno = error;

@@ -22,6 +22,7 @@ import { Admission, EXPIRE_BUDGET } from "./nat/admission.ts";
 import { makeAlgCounts } from "./nat/alg.ts";
 import {
 	BLOCK,
+	CONTEXT_START,
 	type Context,
 	type Forward,
 	HAIRPIN,
@@ -47,23 +48,24 @@ import { REASON } from "./nat/reason.ts";
 import { Requested } from "./nat/requested.ts";
 import { sessionReset } from "./nat/tcp-reset.ts";
 import { dumpPrograms } from "./offload/dump.ts";
-import { CAP_BPF, CAP_PERFMON, Offload, OffloadError, type OffloadStatus } from "./offload/offload.ts";
+import { CAP_BPF, CAP_PERFMON, Offload, OffloadError, type OffloadStatus, obstacleOf } from "./offload/offload.ts";
 import { type AddressRange, formatAddress, formatSubnet, type Subnet, subnetOf, subnetsOverlap } from "./packet/address.ts";
 import { IP_WORD, SLOT_SIZE, swap16, swap32, TCP, UDP, type Views, viewsOf } from "./packet/layout.ts";
 import { HOST_HEADERS, headerTag, LinkHeaders } from "./packet/link-header.ts";
 import { ArpResponder } from "./port/arp-responder.ts";
 import { type ClaimedPorts, lanFilter, wanFilter } from "./port/filter.ts";
 import { type GuardFacts, installGuard, removeGuard } from "./port/guard.ts";
+import { GuardWatch } from "./port/guard-watch.ts";
 import { IngressFilters } from "./port/ingress-filter.ts";
 import { isUsable, KernelView } from "./port/kernel-view.ts";
-import { localPorts, separateEphemeral } from "./port/local-ports.ts";
+import { OwnPorts, separateEphemeral } from "./port/local-ports.ts";
 import { NextHopTable, SPARE_SLOT_SIZE, SPARE_SLOTS } from "./port/neighbours.ts";
 import { resolveDevices } from "./port/netifd.ts";
 import { PcpResponder } from "./port/pcp-responder.ts";
 import { Placement } from "./port/placement.ts";
 import { BATCH, type Driver, PacketDriver, TunDriver } from "./port/port.ts";
 import { Settings } from "./port/settings.ts";
-import { TunRoutes } from "./port/tun-routes.ts";
+import { removeLeftovers, TunRoutes } from "./port/tun-routes.ts";
 import { bootWords, openState, type State } from "./state.ts";
 
 const ARPHRD_ETHER = 1;
@@ -73,8 +75,13 @@ const SIGHUP = 1;
 const SIGINT = 2;
 const SIGUSR1 = 10;
 const SIGTERM = 15;
-const TUN_NAME = "masq0";
+/** Names of TUN devices begin with it; the number of the LAN among those with the tun driver follows. */
+const TUN_NAME = "masq";
 const TUN_QUEUE = 2000;
+/** More destinations of the kernel's own than a socket filter holds are told apart here, and counted as "not-through-wan". */
+const FILTER_ROUTES = 500;
+/** Seconds between two looks at the router's own sockets. */
+const YIELD_SECONDS = 10;
 /** Room for a whole batch and the errors it may cause. */
 const QUEUE_FRAMES = BATCH * 4;
 /** Milliseconds after the last frame in which there still is traffic: others need the processor for it too. */
@@ -127,6 +134,9 @@ interface LanPort extends Port {
 	link: LanLink;
 	/** A tap is the packet socket beside a TUN port. */
 	kind: "packet" | "tun" | "tap";
+	/** Name of the TUN device, "" for other kinds, and what leads to it. */
+	tun: string;
+	routes: TunRoutes | null;
 	subnets: Subnet[];
 }
 
@@ -220,10 +230,12 @@ export class Engine {
 	/** PCP sockets, and the places (device and address) that they were opened for. */
 	#pcp: PcpResponder[] = [];
 	#pcpPlaces = "";
-	#tunRoutes: TunRoutes | null = null;
 	#offload: Offload | null = null;
+	readonly #ingress = new IngressFilters(this.kernel);
 	/** Why there is no offload. */
 	#noOffload = "";
+	/** Device because of whose filters offload stands back. */
+	#filtered = "";
 	/** The WAN has no address that can be used, or some session no route: packets from inside take the slow way (Rare.outboundImpaired). */
 	#impaired = true;
 	/** Some session has no route. */
@@ -231,9 +243,16 @@ export class Engine {
 	/** The WAN's subnet overlaps a LAN's, in words; "" if not. */
 	conflict = "";
 	#guard = false;
+	/** Facts of the installed guard; "" if it must be installed again. */
 	#guardText = "";
+	#guardWatch: GuardWatch | null = null;
 	#restoreEphemeral: (() => void) | null = null;
-	#ranges: PortRange[];
+	/** Second at which to look for new sockets of the router's. */
+	#yieldAt = 0;
+	readonly #ownPorts = new OwnPorts(native, {
+		take: (protocol, port) => this.externals.reservePort(0, protocol, port),
+		release: (protocol, port) => this.externals.releasePort(0, protocol, port),
+	});
 	#milliseconds = 0;
 	#secondAt = 0;
 	#busyAt = 0;
@@ -249,9 +268,8 @@ export class Engine {
 		this.plan = plan;
 		this.paths = paths;
 		this.#options = options;
-		this.#ranges = plan.ports;
 		this.#lock = lockState(paths.state);
-		this.#settings = new Settings(native, `${paths.state}.settings`, `/${TUN_NAME}/`);
+		this.#settings = new Settings(native, `${paths.state}.settings`, `/${TUN_NAME}`);
 		const { layout, bytes } = planTable(plan);
 		this.tableBytes = bytes;
 		this.#state = openState(paths.state, layout, this.#boot, Math.floor(native.now() / 1000));
@@ -295,6 +313,7 @@ export class Engine {
 		const random = new Int32Array(64);
 		let randomAt = random.length;
 		this.context = {
+			...CONTEXT_START,
 			views,
 			table: this.table,
 			hosts: this.hosts,
@@ -309,19 +328,8 @@ export class Engine {
 			requested: [],
 			drops,
 			dropLog,
-			events: null,
 			algCounts: makeAlgCounts(),
-			left: 0,
-			forwardedOut: 0,
-			forwardedIn: 0,
-			errorsSent: 0,
-			resetsSent: 0,
-			strangersFrom: 0,
-			adopt: true,
 			ipId: keys[3] & 0x7fff,
-			ipIds: 0xffff,
-			now: 0,
-			now16: 0,
 			random: () => {
 				if (randomAt === random.length) {
 					native.random(random.buffer, 0, random.byteLength);
@@ -409,11 +417,13 @@ export class Engine {
 		this.#warnOfBridgeFilter();
 		// Before the routes, so that the kernel never tracks or forwards a packet that is masqd's.
 		this.#refreshGuard();
+		removeLeftovers(this.kernel);
 		this.#openTuns();
 		this.#openDrivers();
 		// What the guard has stopped while nobody was there to take it counts as nobody's.
 		if (successor) this.#guardText = "";
 		this.#refreshGuard();
+		this.#guardWatch = new GuardWatch(native);
 		this.#setExternal(this.wan.link.address);
 		this.#openArp();
 		this.#startOffload();
@@ -431,25 +441,23 @@ export class Engine {
 
 	/** Keeps the router's own sockets and masqd's port range apart (design.md section 2 "The kernel beside us"). */
 	#separatePorts(): void {
-		this.#restoreEphemeral = separateEphemeral(this.#settings, this.#ranges, this.warnings);
-		this.#reserveLocal();
+		this.#restoreEphemeral = separateEphemeral(this.#settings, this.plan.ports, this.warnings);
+		this.#keepOwnPorts(this.plan.ports);
 	}
 
-	/** Takes the ports out of the ranges that sockets of the router itself have. */
-	#reserveLocal(): void {
-		for (const port of localPorts(native, this.#ranges)) {
-			this.externals.reservePort(0, TCP, port);
-			this.externals.reservePort(0, UDP, port);
-			this.#ranges = this.#ranges.flatMap((r) =>
-				port < r.first || port > r.last
-					? [r]
-					: [
-							{ first: r.first, last: port - 1 },
-							{ first: port + 1, last: r.last },
-						].filter((part) => part.first <= part.last),
-			);
-		}
-		this.context.policy.ranges = this.#ranges;
+	#keepOwnPorts(ranges: PortRange[]): void {
+		this.#ownPorts.begin(ranges);
+		this.context.policy.ranges = this.#ownPorts.ranges;
+	}
+
+	/** Sockets of the router itself come and go: their ports are not masqd's meanwhile. */
+	#yieldPorts(): void {
+		const { taken, given } = this.#ownPorts.look();
+		if (taken.length + given.length === 0) return;
+		if (taken.length > 0) this.#say(`the router itself uses port ${taken.join(", ")} now`);
+		this.context.policy.ranges = this.#ownPorts.ranges;
+		for (const p of [this.wan, ...this.lan]) p.driver?.filter(this.#filterOf(p));
+		this.#keepGuard();
 	}
 
 	/** br_netfilter shows bridged frames to the guard before the bridge's own socket has them: the packet driver would get nothing. */
@@ -473,23 +481,23 @@ export class Engine {
 
 	#openTun(p: LanPort): void {
 		try {
-			p.driver = new TunDriver(TUN_NAME, this.#rx);
+			p.driver = new TunDriver(p.tun, this.#rx);
 		} catch (error) {
 			const e = error as native.NativeError;
 			if (e.code === "ENOENT" || e.code === "ENODEV")
 				throw new StartError("no TUN: the kernel has no tun driver; install kmod-tun or use option driver 'packet'");
-			if (e.code === "EBUSY") throw new StartError(`the device name ${TUN_NAME} is taken: is another masqd running?`);
+			if (e.code === "EBUSY") throw new StartError(`the device name ${p.tun} is taken: is another masqd running?`);
 			throw new StartError(`can not open TUN: ${e.message}`);
 		}
 		this.kernel.drain();
-		const tun = this.kernel.linkByName(TUN_NAME);
-		if (tun === undefined) throw new StartError(`the kernel does not show the device ${TUN_NAME}`);
-		this.#tunRoutes = TunRoutes.install(this.kernel, this.#settings, {
+		const tun = this.kernel.linkByName(p.tun);
+		if (tun === undefined) throw new StartError(`the kernel does not show the device ${p.tun}`);
+		p.routes = TunRoutes.install(this.kernel, this.#settings, {
 			lans: [p.name],
 			elsewhere: this.#elsewhere(),
-			tun: { name: TUN_NAME, ifindex: tun.index, mtu: this.wan.link.mtu || 1500, queueLength: TUN_QUEUE },
+			tun: { name: p.tun, ifindex: tun.index, mtu: this.wan.link.mtu || 1500, queueLength: TUN_QUEUE },
 		});
-		this.warnings.push(...this.#tunRoutes.warnings);
+		for (const warning of p.routes.warnings) if (!this.warnings.includes(warning)) this.warnings.push(warning);
 	}
 
 	// ---- offload ---------------------------------------------------------------------------------------------------------
@@ -497,7 +505,6 @@ export class Engine {
 	#startOffload(): void {
 		const { offload } = this.plan;
 		if (offload === "off") return;
-		const filters = new IngressFilters(this.kernel);
 		try {
 			this.#offload = new Offload(
 				{
@@ -510,8 +517,8 @@ export class Engine {
 					now16: () => this.context.now16,
 					milliseconds: () => this.#milliseconds,
 					neighbour: (ifindex, host) => this.#neighbourOf(ifindex, host),
-					attachClassic: (ifindex, program) => filters.attach(ifindex, program),
-					detachClassic: (ifindex) => filters.detach(ifindex),
+					attachClassic: (ifindex, program) => this.#ingress.attach(ifindex, program),
+					detachClassic: (ifindex) => this.#ingress.detach(ifindex),
 				},
 				native.getenv("MASQD_OFFLOAD") === "clsact" ? "clsact" : null,
 			);
@@ -538,7 +545,7 @@ export class Engine {
 		return known !== undefined && isUsable(known) ? { address, mac: known.mac as Uint8Array } : null;
 	}
 
-	/** Tells the offload about the ports as they are. */
+	/** Tells the offload about the ports as they are. With `auto` it stands back while others filter what comes in (SQM). */
 	#renewOffload(): void {
 		const device = (p: Port) => {
 			const link = this.kernel.linkByName(p.name);
@@ -546,7 +553,17 @@ export class Engine {
 			return { index: p.index, ethernet, mtu: p.link.mtu, mac: ethernet && link.mac !== null ? link.mac : new Uint8Array(6) };
 		};
 		const owned = this.#ownedExternals();
+		const auto = this.plan.offload === "auto";
+		const filtered = (auto && [this.wan, ...this.lan].find((p) => p.index !== 0 && this.#ingress.othersOn(p.index))?.name) || "";
+		if (filtered !== this.#filtered) {
+			this.log.say(
+				"info",
+				filtered === "" ? `offload: ${this.#filtered} has no more filters of others` : `no offload: ${obstacleOf(filtered)}`,
+			);
+			this.#filtered = filtered;
+		}
 		this.#offload?.renew({
+			filtered,
 			wan: device(this.wan),
 			lan: this.lan.map((p) => ({
 				...device(p),
@@ -589,10 +606,11 @@ export class Engine {
 		};
 		attempt(() => this.#control?.close());
 		attempt(() => this.#offload?.close());
-		attempt(() => this.#tunRoutes?.remove());
+		for (const p of this.lan) attempt(() => p.routes?.remove());
 		for (const p of [this.wan, ...this.lan]) attempt(() => this.#closePort(p));
 		attempt(() => this.#arp?.close());
 		for (const p of this.#pcp) attempt(() => p.close());
+		this.#guardWatch?.close();
 		if (!this.#relieved) {
 			if (this.#guard) attempt(() => removeGuard(native));
 			attempt(() => this.#restoreEphemeral?.());
@@ -711,10 +729,8 @@ export class Engine {
 		const fresh = lansOf(plan, old);
 		for (const p of old) {
 			if (fresh.includes(p)) continue;
-			if (p.kind === "tun") {
-				this.#tunRoutes?.remove();
-				this.#tunRoutes = null;
-			}
+			p.routes?.remove();
+			p.routes = null;
 			this.#closePort(p);
 		}
 		this.lan.splice(0, old.length, ...fresh);
@@ -814,6 +830,7 @@ export class Engine {
 			this.#say(`${this.paths.state} is not used, ${refused}: starting with no sessions`);
 			context.strangersFrom = context.now + PORT_REST;
 		}
+		if (state.homeless !== "") this.warnings.push(`no room for the state, sessions will not outlive masqd: ${state.homeless}`);
 		table.publish(this.#boot, this.externals.A, context.now);
 		if (state.pending !== "") native.rename(state.pending, this.paths.state);
 		return state.image !== null;
@@ -846,7 +863,6 @@ export class Engine {
 
 	/** Puts a plan's policy in force, with new external addresses; the router's own ports are kept out of it. */
 	#applyPolicy(plan: Plan, own: number, before: Int32Array): void {
-		this.#ranges = plan.ports;
 		const { context, externals } = this;
 		context.policy = this.#policy(plan, own, before);
 		// Ports that are promised to somebody.
@@ -854,7 +870,7 @@ export class Engine {
 		for (const e of context.expectations.pending) {
 			if (e.owner && e.external < externals.list.length) externals.reservePort(e.external, e.protocol, swap16(e.externalPort));
 		}
-		this.#reserveLocal();
+		this.#keepOwnPorts(plan.ports);
 	}
 
 	/** The WAN port's address is `address`, 0 for none: sessions of another one before move to it, TCP is reset towards the LAN. */
@@ -928,12 +944,13 @@ export class Engine {
 	}
 
 	#claimed(): ClaimedPorts[] {
-		const ranges = this.#ranges.flatMap((r) => [TCP, UDP].map((proto) => ({ proto, first: r.first, last: r.last })));
+		const ranges = this.#ownPorts.ranges.flatMap((r) => [TCP, UDP].map((proto) => ({ proto, first: r.first, last: r.last })));
 		return [...ranges, ...this.context.policy.forwards.map((f) => ({ proto: f.protocol, first: f.first, last: f.last }))];
 	}
 
-	#elsewhere(): Subnet[] {
-		return [...this.kernel.subnetsNotVia(this.wan.index), ...this.plan.exempts.map((e) => e.destination)];
+	#elsewhere(most = Number.POSITIVE_INFINITY): Subnet[] {
+		const routed = this.kernel.subnetsNotVia(this.wan.index);
+		return [...(routed.length <= most ? routed : []), ...this.plan.exempts.map((e) => e.destination)];
 	}
 
 	#ownedExternals(): AddressRange[] {
@@ -975,7 +992,7 @@ export class Engine {
 		return lanFilter({
 			ethernet,
 			ownAddresses: this.kernel.ownAddresses(),
-			elsewhere: this.#elsewhere(),
+			elsewhere: this.#elsewhere(FILTER_ROUTES),
 			externals,
 			claimed,
 			expiringOnly,
@@ -988,7 +1005,7 @@ export class Engine {
 			wanDevice: this.wan.name,
 			externals: this.#externalAddresses(),
 			ownedExternals: this.#ownedExternals(),
-			portRanges: this.#ranges,
+			portRanges: this.#ownPorts.ranges,
 			forwards: this.context.policy.forwards.map((f) => ({ proto: f.protocol, first: f.first, last: f.last })),
 			elsewhere: this.#elsewhere(),
 			inside: this.lan.flatMap((p) => p.link.nets.map(subnetOfNet)),
@@ -1025,9 +1042,27 @@ export class Engine {
 		this.#pcpPlaces = text;
 	}
 
+	/** Puts back what others have taken from the TUN devices: one that was deleted is made again. */
+	#keepTuns(): void {
+		try {
+			for (const p of this.lan) {
+				if (p.routes?.alive) p.routes.renew();
+				else if (p.routes !== null) {
+					p.routes.remove();
+					p.routes = null;
+					this.#closePort(p);
+				}
+			}
+			this.#openTuns();
+		} catch (error) {
+			this.log.often("warning", "tun", (error as Error).message, this.#milliseconds);
+		}
+	}
+
 	/** Takes the kernel's news. */
 	#kernelNews(): void {
 		const changes = this.kernel.drain();
+		if (changes.links || changes.rules) this.#keepTuns();
 		if (changes.links || changes.addresses || changes.routes) {
 			const { index } = this.wan;
 			const { mtu } = this.wan.link;
@@ -1036,9 +1071,9 @@ export class Engine {
 			this.#hops.routesChanged();
 			this.#openQuietly();
 			this.#setExternal(this.wan.link.address);
-			if (this.wan.link.mtu !== mtu) this.#resizeTun();
+			if (this.wan.link.mtu !== mtu) this.#resizeTuns();
 			this.#inStep();
-		}
+		} else if (changes.filters && this.#offload !== null) this.#renewOffloadQuietly();
 		this.#hops.update(changes.neighbours);
 		if (this.#offload !== null) {
 			for (const n of changes.neighbours) this.#offload.neighbourChanged(n.ifindex, n.address, isUsable(n) ? n.mac : null);
@@ -1048,18 +1083,41 @@ export class Engine {
 	/** Tells filters, routes and guard what is to be masqd's, and the sessions where to go. */
 	#inStep(): void {
 		for (const p of [this.wan, ...this.lan]) p.driver?.filter(this.#filterOf(p));
-		this.#tunRoutes?.update(this.#elsewhere());
-		this.#refreshGuard();
+		for (const p of this.lan) p.routes?.update(this.#elsewhere());
+		this.#keepGuard();
 		this.#openPcp();
 		this.#renewHops();
 		this.#renewOffloadQuietly();
 		this.#offload?.routesChanged();
 	}
 
-	/** The TUN device takes what fits the WAN. */
-	#resizeTun(): void {
-		const tun = this.#tunRoutes === null ? undefined : this.kernel.linkByName(TUN_NAME);
-		if (tun !== undefined && this.wan.index !== 0) this.kernel.setLinkUp(tun.index, this.wan.link.mtu, TUN_QUEUE);
+	/** Somebody has changed nftables. A guard that has gone with that is put back at once. */
+	#guardNews(): void {
+		if (!this.#guardWatch?.drain("masqd")) return;
+		this.#guardText = "";
+		if (this.#keepGuard())
+			this.log.often("warning", "guard", "the nft table inet masqd was deleted; it is there again", this.#milliseconds);
+	}
+
+	/** Installs the guard if it is not as it must be; false if that fails: every second tries again. */
+	#keepGuard(): boolean {
+		try {
+			this.#refreshGuard();
+			return true;
+		} catch (error) {
+			this.#guardText = "";
+			this.log.often("error", "guard", (error as Error).message, this.#milliseconds);
+			return false;
+		}
+	}
+
+	/** The TUN devices take what fits the WAN. */
+	#resizeTuns(): void {
+		if (this.wan.index === 0) return;
+		for (const { tun, routes } of this.lan) {
+			const link = routes === null ? undefined : this.kernel.linkByName(tun);
+			if (link !== undefined) this.kernel.setLinkUp(link.index, this.wan.link.mtu, TUN_QUEUE);
+		}
 	}
 
 	#openQuietly(): void {
@@ -1130,6 +1188,11 @@ export class Engine {
 		this.admission.expire(EXPIRE_BUDGET);
 		this.#rare.everySecond();
 		this.#requested.expire();
+		if (this.#guardText === "") this.#keepGuard();
+		if (this.context.now >= this.#yieldAt) {
+			this.#yieldAt = this.context.now + YIELD_SECONDS;
+			this.#yieldPorts();
+		}
 		if (this.#hops.waiting > 0) this.#hops.flush();
 		this.#flush();
 		this.#hops.confirm();
@@ -1160,6 +1223,7 @@ export class Engine {
 		add(this.#signals, native.POLLIN);
 		add(this.kernel.fd, native.POLLIN);
 		add(this.#arp?.fd ?? -1, native.POLLIN);
+		add(this.#guardWatch?.fd ?? -1, native.POLLIN);
 		for (const p of this.#pcp) add(p.fd, native.POLLIN);
 		this.#control?.pollEntries(add, native.now());
 		native.poll(set, n, timeout);
@@ -1167,15 +1231,21 @@ export class Engine {
 		if (set[fixed * 3 + 2] !== 0) this.#signalled();
 		if (set[fixed * 3 + 5] !== 0 || this.#milliseconds >= this.kernel.pendingAt()) this.#kernelNews();
 		if (set[fixed * 3 + 8] !== 0) this.#arp?.serve();
-		for (const [k, p] of this.#pcp.entries()) if (set[(fixed + 3 + k) * 3 + 2] !== 0) p.serve();
-		this.#control?.serve(set, fixed + 3 + this.#pcp.length, this.#milliseconds - this.#busyAt < BUSY_MS);
+		if (set[fixed * 3 + 11] !== 0) this.#guardNews();
+		for (const [k, p] of this.#pcp.entries()) if (set[(fixed + 4 + k) * 3 + 2] !== 0) p.serve();
+		this.#control?.serve(set, fixed + 4 + this.#pcp.length, this.#milliseconds - this.#busyAt < BUSY_MS);
 	}
 
 	#timeout(): number {
 		const pending = this.kernel.pendingAt() - native.now();
 		// Nothing to expire, nothing waiting: sleep until the hops want confirming.
 		const idle =
-			this.table.used === 0 && this.#hops.waiting === 0 && this.#busyAt === 0 && !this.#rare.pending && !this.#requested.pending
+			this.table.used === 0 &&
+			this.#hops.waiting === 0 &&
+			this.#busyAt === 0 &&
+			this.#guardText !== "" &&
+			!this.#rare.pending &&
+			!this.#requested.pending
 				? 30_000
 				: this.#secondAt - native.now();
 		const control = this.#control?.dueIn(native.now()) ?? idle;
@@ -1409,11 +1479,13 @@ function makePort(name: string, link: Link): Port {
 
 /** The LAN ports of a plan; those of `old` that it has too stay the same objects. */
 function lansOf(plan: Plan, old: readonly LanPort[]): LanPort[] {
+	let tuns = 0;
 	const port = (l: Plan["lan"][number], kind: LanPort["kind"], home: number): LanPort => {
-		const same = old.find((p) => p.name === l.device && p.kind === kind);
+		const tun = kind === "tun" ? `${TUN_NAME}${tuns++}` : "";
+		const same = old.find((p) => p.name === l.device && p.kind === kind && p.tun === tun);
 		const link = same?.link ?? { ...emptyLink(), nets: [], kernelForwards: kind === "tun", home };
 		link.home = home;
-		return Object.assign(same ?? { ...makePort(l.device, link), link, kind, subnets: [] }, { subnets: l.subnets });
+		return Object.assign(same ?? { ...makePort(l.device, link), link, kind, tun, routes: null, subnets: [] }, { subnets: l.subnets });
 	};
 	const ports = plan.lan.map((l, home) => port(l, l.driver, home));
 	// What hosts send to our own address the kernel would not route to the TUN device (hairpinning), and what has its last hop it would not forward
@@ -1449,9 +1521,7 @@ function filteringFlags(filtering: Plan["filtering"]): number {
 
 /** Why the tun drivers of a plan can not be had, "" if they can. */
 function tunProblem(plan: Plan): string {
-	const tuns = plan.lan.filter((l) => l.driver === "tun").length;
-	if (tuns > 1) return "only one lan can have driver 'tun' in this version; give the others driver 'packet'";
-	if (tuns > 0 && native.fileSize("/dev/net/tun") < 0)
+	if (plan.lan.some((l) => l.driver === "tun") && native.fileSize("/dev/net/tun") < 0)
 		return "no TUN: /dev/net/tun is missing; install kmod-tun or use option driver 'packet'";
 	return "";
 }

@@ -104,7 +104,7 @@ declare module "masq:native" {
 	export function lockFile(path: string): Fd;
 	/**
 	 * Maps `size` bytes of a file shared (O_RDWR|O_CREAT|O_NOFOLLOW|O_CLOEXEC, mode 0600, ftruncate to `size` if it is another size),
-	 * so that stores are in the file at once and outlive the process. `path` "" gives private anonymous zeroed pages. The buffer is
+	 * so that stores are in the file at once and outlive the process, and reserves its room (ENOSPC if there is none). `path` "" gives private anonymous zeroed pages. The buffer is
 	 * unmapped when it is collected; the file's descriptor is closed before returning.
 	 */
 	export function mapFile(path: string, size: number): ArrayBuffer;

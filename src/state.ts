@@ -14,6 +14,8 @@ export interface State {
 	image: Image | null;
 	/** Why a file that was there can not be used, "" if it can or there was none. */
 	refused: string;
+	/** Why `memory` is in no file, "" if it is: it ends with the process then. */
+	homeless: string;
 	/** The file that `memory` is, if it is not yet the state file: a table of another size, to be renamed when it is complete. */
 	pending: string;
 }
@@ -33,27 +35,46 @@ export function bootWords(): Int32Array {
 }
 
 /**
- * Opens the state file for a table of `layout`, `now` in seconds since boot. Nothing in it is changed but its length; whoever calls holds the lock.
+ * Opens the state file for a table of `layout`, `now` in seconds since boot. Nothing in it is changed but its length; whoever calls holds the lock. On a full
+ * file system the table is in memory only.
  * Throws a native error if the file can not be opened.
  */
 export function openState(path: string, layout: TableLayout, boot: Int32Array, now: number): State {
+	const state: State = { memory: new ArrayBuffer(0), image: null, refused: "", homeless: "", pending: "" };
 	const bytes = layout.words * 4;
 	const size = native.fileSize(path);
-	if (size <= 0) return { memory: native.mapFile(path, bytes), image: null, refused: "", pending: "" };
+	try {
+		if (size > 0) readOld(state, path, size, boot, now);
+		if (state.image !== null && state.image.sessions !== layout.sessions) {
+			state.pending = `${path}.new`;
+			state.memory = native.mapFile(state.pending, bytes);
+			new Int32Array(state.memory).fill(0);
+			return state;
+		}
+		// Only what lies behind the records differs in length, if anything.
+		state.memory = native.mapFile(path, bytes);
+		if (state.image !== null) state.image = readImage(state.memory, boot, now) as Image;
+	} catch (error) {
+		if ((error as native.NativeError).code !== "ENOSPC") throw error;
+		native.unlink(state.pending || path);
+		state.homeless = (error as native.NativeError).message;
+		state.pending = "";
+		// Of a table of this size that is in the file itself nothing is left.
+		if (state.image?.sessions === layout.sessions) state.image = null;
+		state.memory = native.mapFile("", bytes);
+	}
+	return state;
+}
+
+function readOld(state: State, path: string, size: number, boot: Int32Array, now: number): void {
 	const old = native.mapFile(path, size);
 	const found = readImage(old, boot, now);
-	if (typeof found === "string") {
-		// Zeros are the table of a start that did not get so far. What is not ours is not ours to overwrite.
-		const begun = size >= 4 && new Int32Array(old, 0, 1)[0] === 0;
-		if (found === NOT_OURS && !begun) native.rename(path, `${path}.refused`);
-		return { memory: native.mapFile(path, bytes), image: null, refused: begun ? "" : found, pending: "" };
+	if (typeof found !== "string") {
+		state.image = found;
+		return;
 	}
-	if (found.sessions !== layout.sessions) {
-		const memory = native.mapFile(`${path}.new`, bytes);
-		new Int32Array(memory).fill(0);
-		return { memory, image: found, refused: "", pending: `${path}.new` };
-	}
-	// Only what lies behind the records differs in length, if anything.
-	const memory = native.mapFile(path, bytes);
-	return { memory, image: readImage(memory, boot, now) as Image, refused: "", pending: "" };
+	// Zeros are the table of a start that did not get so far. What is not ours is not ours to overwrite.
+	if (size >= 4 && new Int32Array(old, 0, 1)[0] === 0) return;
+	state.refused = found;
+	if (found === NOT_OURS) native.rename(path, `${path}.refused`);
 }

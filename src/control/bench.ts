@@ -6,7 +6,17 @@ import { stateTimeouts, type Timeouts } from "../conntrack/states.ts";
 import { layoutTable, Table } from "../conntrack/table.ts";
 import { Admission, EXPIRE_BUDGET } from "../nat/admission.ts";
 import { makeAlgCounts } from "../nat/alg.ts";
-import { BLOCK, type Context, type LanLink, type Link, makeDrops, POLICY_DEFAULTS, type Policy, Queue } from "../nat/context.ts";
+import {
+	BLOCK,
+	CONTEXT_START,
+	type Context,
+	type LanLink,
+	type Link,
+	makeDrops,
+	POLICY_DEFAULTS,
+	type Policy,
+	Queue,
+} from "../nat/context.ts";
 import { DropLog } from "../nat/drop-log.ts";
 import { Expectations } from "../nat/expectations.ts";
 import { Externals, externalsWords } from "../nat/externals.ts";
@@ -81,6 +91,7 @@ export class Bench {
 			home: 0,
 		};
 		this.context = {
+			...CONTEXT_START,
 			views,
 			table,
 			hosts: new Hosts(memory, layout, 1),
@@ -93,18 +104,9 @@ export class Bench {
 			expectations: new Expectations(table, externals),
 			requested: [],
 			algCounts: makeAlgCounts(),
-			ipIds: 0xffff,
 			policy: { ...POLICY_DEFAULTS, hosts: new Map(), forwards: [], pools: [], ranges: RANGES, ...policy },
 			drops,
 			dropLog: new DropLog(drops, views),
-			events: null,
-			left: 0,
-			forwardedOut: 0,
-			forwardedIn: 0,
-			errorsSent: 0,
-			resetsSent: 0,
-			strangersFrom: 0,
-			adopt: true,
 			ipId: 1,
 			now: 100_000,
 			now16: 100_000 & 0xffff,

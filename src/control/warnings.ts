@@ -34,7 +34,7 @@ export function* warnings(engine: Engine, nft: NftView): Generator<undefined, st
 	const taken = localPorts(native, engine.context.policy.ranges);
 	if (taken.length > 0)
 		found.push(
-			`the router itself listens on port ${taken.slice(0, 5).join(", ")}${taken.length > 5 ? " ..." : ""} in masqd's range since the start: restart masqd, or narrow list ports`,
+			`the router itself listens on port ${taken.slice(0, 5).join(", ")}${taken.length > 5 ? " ..." : ""} in masqd's range: masqd yields it in some seconds, or when the sessions that have it end; list ports can leave it out`,
 		);
 	yield;
 	if (nft.guard === null)

@@ -205,6 +205,21 @@ export interface Context {
 	random(): number;
 }
 
+/** What of a context is the same at every start. */
+export const CONTEXT_START = {
+	events: null,
+	left: 0,
+	forwardedOut: 0,
+	forwardedIn: 0,
+	errorsSent: 0,
+	resetsSent: 0,
+	strangersFrom: 0,
+	adopt: true,
+	ipIds: 0xffff,
+	now: 0,
+	now16: 0,
+} as const;
+
 /** The first forward, configured or requested, to which `fits` applies. */
 export function findForward(c: Context, fits: (f: Forward) => boolean): Forward | undefined {
 	// Most often there are none, and this is asked for every new session.

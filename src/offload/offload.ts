@@ -95,6 +95,8 @@ export interface OffloadFacts {
 	lan: readonly OffloadLan[];
 	/** External addresses as dotted values, the WAN port's own first. */
 	externals: readonly { first: number; last: number }[];
+	/** Name of a device whose packets others want to see first, "" for none: nothing is attached meanwhile. */
+	filtered: string;
 }
 
 /** What the offload needs of the rest of the daemon. */
@@ -215,7 +217,7 @@ export class Offload implements Bypass {
 		this.#viaFor.fill(0);
 		this.#facts = facts;
 		this.#factsText = text;
-		const wanted = [facts.wan, ...facts.lan].filter((d) => d.index !== 0);
+		const wanted = facts.filtered === "" ? [facts.wan, ...facts.lan].filter((d) => d.index !== 0) : [];
 		for (const ifindex of [...this.#attached.keys()]) {
 			if (!wanted.some((d) => d.index === ifindex)) this.#detach(ifindex);
 		}
@@ -226,7 +228,7 @@ export class Offload implements Bypass {
 			this.#failure = describe(error as native.NativeError);
 			throw new OffloadError(this.#failure);
 		}
-		this.#open = facts.wan.index !== 0;
+		this.#open = facts.wan.index !== 0 && wanted.length > 0;
 	}
 
 	#attach(device: OffloadDevice, facts: OffloadFacts): void {
@@ -500,10 +502,11 @@ export class Offload implements Bypass {
 			packetsOut += this.#cache.packets(i, 0);
 			packetsIn += this.#cache.packets(i, 1);
 		});
+		const obstacle = this.#failure || obstacleOf(this.#facts?.filtered ?? "");
 		return {
 			mode,
-			active: this.#failure === "",
-			detail: this.#failure === "" ? this.#attachment : this.#failure,
+			active: obstacle === "",
+			detail: obstacle || this.#attachment,
 			flows: this.#cache.count,
 			capacity: this.#cache.layout.sessions,
 			packetsOut,
@@ -532,6 +535,11 @@ function carries(meta: number, answered: boolean): boolean {
 		default:
 			return false;
 	}
+}
+
+/** Why nothing is attached for the time being, "" if nothing is in the way. */
+export function obstacleOf(filtered: string): string {
+	return filtered && `${filtered} has ingress filters of others (SQM?), which packets would pass by`;
 }
 
 function direction(): Direction {

@@ -7,7 +7,7 @@
 
 import type { Fd } from "masq:native";
 import type { KernelView } from "./kernel-view.ts";
-import { AF_UNSPEC, NLM_F, type RequestHeader, RequestWriter, RTM, type RtnetlinkError } from "./rtnetlink.ts";
+import { AF_UNSPEC, type Message, NLM_F, type RequestHeader, RequestWriter, RTM, type RtnetlinkError } from "./rtnetlink.ts";
 
 /** Priority of the filter, behind those of SQM and the like, and its handle. */
 const PRIORITY = 0x6d71;
@@ -79,10 +79,24 @@ export class IngressFilters {
 		);
 	}
 
+	/**
+	 * Whether packets that come in by a device have to pass filters that others have put there, such as the ingress shaper of SQM: a tcx program that sends
+	 * packets on takes them past those. False on kernels without filters.
+	 */
+	othersOn(ifindex: number): boolean {
+		try {
+			return this.#filters(ifindex, INGRESS, (message) => message.kind === "traffic" && message.priority !== PRIORITY) > 0;
+		} catch {
+			return false;
+		}
+	}
+
 	/** Filters on one hook of a device. */
-	#filters(ifindex: number, parent: number): number {
-		return this.#view.count("list the filters", (sequence) =>
-			header({ type: RTM.GETTFILTER, flags: NLM_F.REQUEST | NLM_F.DUMP, sequence }, ifindex, 0, parent, 0).finish(),
+	#filters(ifindex: number, parent: number, counts?: (message: Message) => boolean): number {
+		return this.#view.count(
+			"list the filters",
+			(sequence) => header({ type: RTM.GETTFILTER, flags: NLM_F.REQUEST | NLM_F.DUMP, sequence }, ifindex, 0, parent, 0).finish(),
+			counts,
 		);
 	}
 }

@@ -133,6 +133,8 @@ export interface Changes {
 	addresses: boolean;
 	routes: boolean;
 	rules: boolean;
+	/** Traffic control's filters, of any device. */
+	filters: boolean;
 	/** Every neighbour told of, as it is now. */
 	neighbours: Neighbour[];
 }
@@ -242,6 +244,7 @@ export class KernelView {
 			this.#notifications = this.#io.netlinkOpen(NETLINK_ROUTE, [
 				GROUP.LINK,
 				GROUP.NEIGH,
+				GROUP.TC,
 				GROUP.IPV4_IFADDR,
 				GROUP.IPV4_ROUTE,
 				GROUP.IPV4_RULE,
@@ -356,8 +359,10 @@ export class KernelView {
 				else this.#apply(message, changes);
 			}
 		}
-		if (overrun) this.#dumpAll(changes);
-		else this.#dumpStale(changes);
+		if (overrun) {
+			changes.filters = true;
+			this.#dumpAll(changes);
+		} else this.#dumpStale(changes);
 		return changes;
 	}
 
@@ -384,6 +389,9 @@ export class KernelView {
 				break;
 			case "rule":
 				if (message.family === AF_INET) this.#rulesStale = true;
+				break;
+			case "traffic":
+				changes.filters = true;
 				break;
 		}
 	}
@@ -613,13 +621,13 @@ export class KernelView {
 		});
 	}
 
-	/** Sends a dump request and counts the messages of the answer. */
-	count(operation: string, encode: (sequence: number) => ArrayBuffer): number {
+	/** Sends a dump request and counts those messages of the answer that `counts`. */
+	count(operation: string, encode: (sequence: number) => ArrayBuffer, counts: (message: Message) => boolean = () => true): number {
 		let count = 0;
 		this.#converse(operation, encode, (message) => {
 			if ((message.kind === "error" || message.kind === "done") && message.errno !== 0) throw new RtnetlinkError(operation, message.errno);
 			if (message.kind === "done" || message.kind === "error") return true;
-			count++;
+			if (counts(message)) count++;
 			return false;
 		});
 		return count;
@@ -698,7 +706,7 @@ export class KernelView {
 }
 
 function noChanges(): Changes {
-	return { links: false, addresses: false, routes: false, rules: false, neighbours: [] };
+	return { links: false, addresses: false, routes: false, rules: false, filters: false, neighbours: [] };
 }
 
 /** Puts the operation in front of a native error's message and leaves its errno and code on it. */
@@ -768,21 +776,27 @@ function sameMap<K, V>(a: ReadonlyMap<K, V>, b: ReadonlyMap<K, V>, same: (x: V, 
 	return true;
 }
 
-/** See {@link KernelView.subnetsNotVia}. `routes` are in order of prefix length: each paints over the shorter ones before it. */
+/** See {@link KernelView.subnetsNotVia}. Networks lie in one another or apart, so one walk by address with the enclosing ones on a stack sees each address's longest. */
 function subnetsElsewhere(routes: readonly Route[], wan: number): Subnet[] {
-	let segments: { first: number; last: number }[] = [];
-	for (const route of routes) {
-		const first = route.destination;
-		const last = (first | ~prefixMask(route.prefix)) >>> 0;
-		const rest: { first: number; last: number }[] = [];
-		for (const segment of segments) {
-			if (segment.first < first) rest.push({ first: segment.first, last: Math.min(segment.last, first - 1) });
-			if (segment.last > last) rest.push({ first: Math.max(segment.first, last + 1), last: segment.last });
+	const sorted = [...routes].sort((a, b) => a.destination - b.destination || a.prefix - b.prefix);
+	const segments: { first: number; last: number }[] = [];
+	const around: { route: Route; last: number }[] = [];
+	let at = 0;
+	const upTo = (last: number) => {
+		const { route } = around[around.length - 1];
+		if (route.ifindex !== wan && at <= last) segments.push({ first: at, last });
+		at = last + 1;
+	};
+	for (const route of sorted) {
+		while (around.length > 0 && around[around.length - 1].last < route.destination) {
+			upTo(around[around.length - 1].last);
+			around.pop();
 		}
-		if (route.ifindex !== wan) rest.push({ first, last });
-		segments = rest;
+		if (around.length > 0) upTo(route.destination - 1);
+		at = route.destination;
+		around.push({ route, last: (route.destination | ~prefixMask(route.prefix)) >>> 0 });
 	}
-	segments.sort((a, b) => a.first - b.first);
+	for (; around.length > 0; around.pop()) upTo(around[around.length - 1].last);
 	return joined(segments).flatMap(subnetsOfRange);
 }
 

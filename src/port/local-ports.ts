@@ -28,6 +28,88 @@ export function localPorts(io: FileIo, ranges: PortRange[]): number[] {
 	return [...found].sort((a, b) => a - b);
 }
 
+/** Who takes a port of the WAN's address from sessions and gives it back; `take` is false if a session has it. */
+export interface PortKeeper {
+	take(protocol: number, port: number): boolean;
+	release(protocol: number, port: number): void;
+}
+
+const PROTOCOLS = [6, 17];
+
+/** The ports of the ranges that are the router's own: those of its sockets, WireGuard's among them. */
+export class OwnPorts {
+	/** What is left of the ranges. */
+	ranges: PortRange[] = [];
+	readonly #io: FileIo;
+	readonly #keeper: PortKeeper;
+	#all: PortRange[] = [];
+	/** Protocols taken, by port. */
+	readonly #own = new Map<number, number[]>();
+	/** What was seen at the last look for the first time: it may have been one of dnsmasq's, which come and go. */
+	#fresh = new Set<number>();
+
+	constructor(io: FileIo, keeper: PortKeeper) {
+		this.#io = io;
+		this.#keeper = keeper;
+	}
+
+	/** At a start, and when all ports are free again: takes the ports of all sockets there are. */
+	begin(ranges: PortRange[]): void {
+		this.#all = ranges;
+		this.#own.clear();
+		for (const port of localPorts(this.#io, ranges)) this.#take(port);
+		this.#split();
+	}
+
+	/**
+	 * Looks again: takes the ports that were seen at the last look too, as soon as no session has them, and gives back those that no socket has any more.
+	 * @returns the ports taken and given back
+	 */
+	look(): { taken: number[]; given: number[] } {
+		const seen = new Set(localPorts(this.#io, this.#all));
+		const given = [...this.#own.keys()].filter((port) => !seen.has(port));
+		for (const port of given) {
+			for (const protocol of this.#own.get(port) as number[]) this.#keeper.release(protocol, port);
+			this.#own.delete(port);
+		}
+		const strange = [...seen].filter((port) => !this.#own.has(port));
+		const taken = strange.filter((port) => this.#fresh.has(port) && this.#takeWhole(port));
+		this.#fresh = new Set(strange);
+		if (taken.length + given.length > 0) this.#split();
+		return { taken, given };
+	}
+
+	#take(port: number): void {
+		this.#own.set(
+			port,
+			PROTOCOLS.filter((protocol) => this.#keeper.take(protocol, port)),
+		);
+	}
+
+	#takeWhole(port: number): boolean {
+		this.#take(port);
+		const protocols = this.#own.get(port) as number[];
+		if (protocols.length === PROTOCOLS.length) return true;
+		for (const protocol of protocols) this.#keeper.release(protocol, port);
+		this.#own.delete(port);
+		return false;
+	}
+
+	#split(): void {
+		this.ranges = this.#all;
+		for (const port of this.#own.keys()) {
+			this.ranges = this.ranges.flatMap((r) =>
+				port < r.first || port > r.last
+					? [r]
+					: [
+							{ first: r.first, last: port - 1 },
+							{ first: port + 1, last: r.last },
+						].filter((part) => part.first <= part.last),
+			);
+		}
+	}
+}
+
 /**
  * Moves the kernel's ephemeral port range out of masqd's ranges, into the largest gap from 1024 up, and returns what puts it back; null if it was
  * apart already. Problems become warnings, because forwarding works without.

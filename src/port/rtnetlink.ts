@@ -51,7 +51,7 @@ export const NLM_F = {
 } as const;
 
 /** Multicast groups of NETLINK_ROUTE, as `netlinkOpen` takes them. */
-export const GROUP = { LINK: 1, NEIGH: 3, IPV4_IFADDR: 5, IPV4_ROUTE: 7, IPV4_RULE: 8 } as const;
+export const GROUP = { LINK: 1, NEIGH: 3, TC: 4, IPV4_IFADDR: 5, IPV4_ROUTE: 7, IPV4_RULE: 8 } as const;
 
 export const AF_UNSPEC = 0;
 export const AF_INET = 2;
@@ -126,6 +126,8 @@ const FAMILY_HEADER = new Map<number, number>([
 	[RTM.NEWROUTE >> 2, 12],
 	[RTM.NEWNEIGH >> 2, 12],
 	[RTM.NEWRULE >> 2, 12],
+	[RTM.NEWQDISC >> 2, 20],
+	[RTM.NEWTFILTER >> 2, 20],
 ]);
 
 /** What every message carries. */
@@ -241,6 +243,13 @@ export interface DoneMessage extends Envelope {
 	errno: number;
 }
 
+/** A queueing discipline or a filter of traffic control. */
+export interface TrafficMessage extends Envelope {
+	kind: "traffic";
+	/** Of a filter. */
+	priority: number;
+}
+
 /** A message that is none of ours, or one cut short. */
 export interface OtherMessage extends Envelope {
 	kind: "other" | "malformed";
@@ -252,6 +261,7 @@ export type Message =
 	| RouteMessage
 	| NeighbourMessage
 	| RuleMessage
+	| TrafficMessage
 	| ErrorMessage
 	| DoneMessage
 	| OtherMessage;
@@ -375,8 +385,10 @@ function parseMessage(view: DataView, at: number, end: number, type: number, env
 			return parseRoute(view, at, attributes, deleted, envelope, little);
 		case RTM.NEWNEIGH >> 2:
 			return parseNeighbour(view, at, attributes, deleted, envelope, little);
-		default:
+		case RTM.NEWRULE >> 2:
 			return parseRule(view, at, attributes, deleted, envelope);
+		default:
+			return { kind: "traffic", ...envelope, priority: view.getUint32(at + 16, little) >>> 16 };
 	}
 }
 

@@ -12,7 +12,7 @@
  *
  * The rules are made last and removed first, so the LAN's packets turn to the TUN device only when it can take them. When
  * masqd dies the kernel removes the device and with it the route; the rules then find table T empty and do no harm. They are
- * known as ours by their protocol number and the next start removes them.
+ * known as ours by their protocol number and the next start removes them ({@link removeLeftovers}).
  *
  * The TUN device has no address. Packets come out of it with the sources of Internet hosts, and on a hairpin with the
  * router's own external address, so reverse path filtering is turned off on it and its own addresses are accepted.
@@ -51,28 +51,36 @@ export class TunRoutes {
 
 	readonly #view: KernelView;
 	readonly #io: SysctlIo;
+	readonly #tun: TunRoutesFacts["tun"];
 	readonly #rules: PolicyRule[] = [];
 	#thrown = new Map<string, Subnet>();
 	readonly #restore: { path: string; value: string }[] = [];
 
-	private constructor(view: KernelView, io: SysctlIo, table: number, priority: number, warnings: readonly string[]) {
+	private constructor(
+		view: KernelView,
+		io: SysctlIo,
+		tun: TunRoutesFacts["tun"],
+		table: number,
+		priority: number,
+		warnings: readonly string[],
+	) {
 		this.#view = view;
 		this.#io = io;
+		this.#tun = tun;
 		this.table = table;
 		this.priority = priority;
 		this.warnings = warnings;
 	}
 
 	/**
-	 * Removes what a predecessor left, sets the TUN device up and routes the LANs to it. What was done is undone before an
+	 * Sets the TUN device up and routes the LANs to it. What was done is undone before an
 	 * error is passed on.
 	 *
 	 * @throws RtnetlinkError for a refused request; Error if no table or rule priority is free; the native error of a sysctl.
 	 */
 	static install(view: KernelView, io: SysctlIo, facts: TunRoutesFacts): TunRoutes {
-		removeLeftovers(view);
 		const table = freeTable(view);
-		const routes = new TunRoutes(view, io, table, freePriority(view), reversePathWarnings(io));
+		const routes = new TunRoutes(view, io, facts.tun, table, freePriority(view), reversePathWarnings(io));
 		try {
 			routes.#setUp(facts);
 		} catch (error) {
@@ -97,6 +105,25 @@ export class TunRoutes {
 		this.update(elsewhere);
 		this.#view.addRoute({ table: this.table, ifindex: tun.ifindex });
 		for (const iif of lans) this.#addRule({ priority: this.priority, iif, table: this.table });
+	}
+
+	/** Whether the TUN device is still the one that was set up. */
+	get alive(): boolean {
+		return this.#view.linkByName(this.#tun.name)?.index === this.#tun.ifindex;
+	}
+
+	/** Puts back what others have taken away: the device's being up, the route that went with that, a rule. Throws RtnetlinkError. */
+	renew(): void {
+		const link = this.#view.links.get(this.#tun.ifindex);
+		if (link !== undefined && !link.up) this.#view.setLinkUp(link.index, link.mtu, link.queueLength);
+		this.#view.addRoute({ table: this.table, ifindex: this.#tun.ifindex });
+		for (const rule of this.#rules) {
+			try {
+				this.#view.addRule(rule);
+			} catch (error) {
+				if ((error as RtnetlinkError).code !== "EEXIST") throw error;
+			}
+		}
 	}
 
 	/** Changes which destinations stay the kernel's; additions come first, so that nothing of them is ever taken. */
@@ -131,21 +158,26 @@ export class TunRoutes {
 	 */
 	remove(): void {
 		for (const rule of this.#rules.splice(0).reverse()) ignoring(() => this.#view.delRule(rule));
-		ignoring(() => removeLeftovers(this.#view));
+		ignoring(() => removeOurs(this.#view, this.table));
 		for (const { path, value } of this.#restore.splice(0)) ignoring(() => this.#io.writeFile(path, value, 0o644));
 	}
 }
 
-/** Removes every policy rule and every route that carries masqd's protocol number. */
+/** Removes every policy rule and every route that carries masqd's protocol number: what a predecessor left. */
 export function removeLeftovers(view: KernelView): void {
+	removeOurs(view, 0);
+}
+
+/** The same for one table, 0: all. */
+function removeOurs(view: KernelView, only: number): void {
 	for (const { protocol, priority, iif, table, suppressPrefix } of view.listRules()) {
-		if (protocol !== MASQD_PROTOCOL) continue;
+		if (protocol !== MASQD_PROTOCOL || (only !== 0 && table !== only)) continue;
 		const rule: PolicyRule = { priority, iif, table };
 		if (suppressPrefix >= 0) rule.suppressPrefix = suppressPrefix;
 		gone(() => view.delRule(rule));
 	}
 	for (const { protocol, table, destination, prefix, ifindex, metric, routeType } of view.listRoutes()) {
-		if (protocol !== MASQD_PROTOCOL) continue;
+		if (protocol !== MASQD_PROTOCOL || (only !== 0 && table !== only)) continue;
 		const route: PolicyRoute = { table, destination, prefix, metric, type: routeType };
 		if (ifindex !== 0 && routeType === RTN.UNICAST) route.ifindex = ifindex;
 		gone(() => view.delRoute(route));

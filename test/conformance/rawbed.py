@@ -77,9 +77,9 @@ class RawBed(Bed):
     # ---- building -------------------------------------------------------------------------------------
 
     def _build(self, lan, far):
-        self.router = self._namespace("router")
-        self.lan = self._namespace("lan")
-        self.wan = self._namespace("wan")
+        self.router = self.add_namespace("router")
+        self.lan = self.add_namespace("lan")
+        self.wan = self.add_namespace("wan")
         with self.router.inside():
             sysctl("net/ipv4/ip_forward", 1)
             for key in ("all", "default"):

@@ -72,6 +72,7 @@ class Bed:
         self.daemon = None
         self.config = None
         self.sniffer = None
+        self.state_folder = None
         self.guard_may_drop = False
         self._leaked = []
         self._closing = contextlib.ExitStack()
@@ -85,23 +86,23 @@ class Bed:
 
     # ---- building -------------------------------------------------------------------------------------
 
-    def _namespace(self, role):
+    def add_namespace(self, role):
         name = f"{self.prefix}-{role}"
         self._closing.callback(remove, name)
         return Namespace(name)
 
     def _build(self, lan, far):
-        self.router = self._namespace("router")
-        self.h1 = self._namespace("h1")
-        self.h2 = self._namespace("h2")
-        self.wan = self._namespace("wan")
-        self._raw = self._namespace("raw")
+        self.router = self.add_namespace("router")
+        self.h1 = self.add_namespace("h1")
+        self.h2 = self.add_namespace("h2")
+        self.wan = self.add_namespace("wan")
+        self._raw = self.add_namespace("raw")
         with self.router.inside():
             sysctl("net/ipv4/ip_forward", 1)
             for key in ("all", "default"):
                 sysctl(f"net/ipv4/conf/{key}/rp_filter", 0)
                 sysctl(f"net/ipv4/conf/{key}/send_redirects", 0)
-        self.switch = self.router if lan == "bridge" else self._namespace("switch")
+        self.switch = self.router if lan == "bridge" else self.add_namespace("switch")
         for host in {self.router, self.switch}:
             # As OpenWrt has it; else every bridged frame would pass netfilter before the bridge's own sockets see it.
             with host.inside(), contextlib.suppress(FileNotFoundError):
@@ -174,7 +175,7 @@ class Bed:
         self._closing.callback(self.wan_wire.close)
 
     def _build_far(self):
-        self.far = self._namespace("far")
+        self.far = self.add_namespace("far")
         self.wan.sysctl("net/ipv4/ip_forward", 1)
         self.wan.ip(f"link add far type veth peer name eth0 netns {self.far.name}", "link set far up", "addr add 198.51.100.1/24 dev far")
         self.far.ip("link set eth0 up", f"addr add {FAR}/24 dev eth0", "route add default via 198.51.100.1")
@@ -203,7 +204,7 @@ class Bed:
 
     @property
     def state_path(self):
-        return self.folder / "masqd.state"
+        return (self.state_folder or self.folder) / "masqd.state"
 
     def command(self, *extra):
         """The arguments that run the daemon with the written configuration."""

@@ -17,7 +17,7 @@ import { type GuardCounter, type GuardFacts, guardRuleset, installGuard, removeG
 import { type Changes, isUsable, KernelView } from "../../src/port/kernel-view.ts";
 import { NftView } from "../../src/port/nft-view.ts";
 import { NUD, RTN } from "../../src/port/rtnetlink.ts";
-import { TunRoutes } from "../../src/port/tun-routes.ts";
+import { removeLeftovers, TunRoutes } from "../../src/port/tun-routes.ts";
 
 const address = (text: string): number => parseAddress(text) as number;
 const subnet = (text: string): Subnet => parseSubnet(text) as Subnet;
@@ -51,7 +51,7 @@ function batch(lines: string[]): void {
 
 /** Drains until `done` or the time is over; everything that changed meanwhile. */
 function drainUntil(view: KernelView, timeoutMs: number, done: (changes: Changes) => boolean): Changes {
-	const all: Changes = { links: false, addresses: false, routes: false, rules: false, neighbours: [] };
+	const all: Changes = { links: false, addresses: false, routes: false, rules: false, filters: false, neighbours: [] };
 	const set = new Int32Array(3);
 	for (const end = native.now() + timeoutMs; ; ) {
 		const changes = view.drain();
@@ -59,6 +59,7 @@ function drainUntil(view: KernelView, timeoutMs: number, done: (changes: Changes
 		all.addresses ||= changes.addresses;
 		all.routes ||= changes.routes;
 		all.rules ||= changes.rules;
+		all.filters ||= changes.filters;
 		all.neighbours.push(...changes.neighbours);
 		const now = native.now();
 		if (done(all) || now >= end) return all;
@@ -358,6 +359,7 @@ function checkTunRoutes(view: KernelView): void {
 	const ifindex = view.linkByName("masq0")?.index as number;
 	const lan = parseSubnet("192.168.1.0/24") as Subnet;
 	const facts = { lans: ["lan0"], elsewhere: [lan], tun: { name: "masq0", ifindex, mtu: 1500, queueLength: 1000 } };
+	removeLeftovers(view);
 	let routes = TunRoutes.install(view, native, facts);
 	const first = shell("ip rule show");
 	check("rules on free priorities, leftovers gone", routes.priority === 101 && !first.includes("7788"), first.replaceAll("\n", " | "));
@@ -365,6 +367,7 @@ function checkTunRoutes(view: KernelView): void {
 	check("the LAN stays with the kernel", shell("ip route show table 7778").includes("throw 192.168.1.0/24"));
 	check("strict reverse path filtering is warned of", routes.warnings.length === 1, routes.warnings.join());
 	native.writeFile("/proc/sys/net/ipv4/conf/all/rp_filter", "0", 0o644);
+	removeLeftovers(view);
 	routes = TunRoutes.install(view, native, facts);
 	check(
 		"installing over a killed predecessor",

@@ -1,12 +1,13 @@
 """Devices that vanish, floods, garbage: masqd stays, and keeps what it had."""
 
 import random
+import re
 
 import pytest
 from scapy.layers.inet import ICMP, IP, TCP, UDP
 from scapy.packet import Raw, fuzz
 
-from bed import GATEWAY, GATEWAY_MAC, H1, H2, H3, LAN_GATEWAY_MAC, S1, S3, lan_mac, wan_mac
+from bed import FAR, GATEWAY, GATEWAY_MAC, H1, H2, H3, LAN_GATEWAY_MAC, S1, S3, lan_mac, wan_mac
 from namespace import wait_until
 from packets import udp
 
@@ -56,16 +57,52 @@ def test_link_goes_down_and_up(bed):
         wait_until(lambda: pings(bed.h1), f"a reply after {device} is up")
 
 
-def test_routes_change_again_soon(bed):
-    """With many routes masqd lists them seldom: a change that comes before it may do so again is not forgotten, though no other news follows."""
-    routes = "".join(f"route add unreachable 10.{n >> 8}.{n & 255}.0/24\n" for n in range(4000))
+def test_guard_is_put_back(bed):
+    """`service firewall restart` flushes every table; other people's transactions leave the guard alone."""
+    for meddling in ("flush ruleset", "delete table inet masqd", "flush ruleset; add table inet other"):
+        bed.router.run("nft", meddling)
+        wait_until(lambda: "chain postrouting" in bed.router.run("nft", "list", "table", "inet", "masqd", check=False).stdout, f"the guard after {meddling}")
+        assert pings(bed.h1)
+        assert bed.status()["guard"] is not None
+    said = len(bed.daemon.lines)
+    bed.router.run("nft", "add table inet other; delete table inet other; add table ip masqd; delete table ip masqd")
+    assert pings(bed.h1)
+    assert bed.daemon.lines[said:] == []
+
+
+@pytest.mark.drivers("tun")
+def test_tun_device_is_meddled_with(bed):
+    """Set down, deleted, its rule or its route deleted: masqd puts it back, and the kernel never forwards in its place."""
+    bed.guard_may_drop = True
+    assert pings(bed.h1)
+    table = re.search(r"iif br-lan lookup (\d+)", bed.router.run("ip", "rule").stdout)[1]
+    for meddling in (
+        "ip link set masq0 down",
+        "ip link set masq0 down; ip link set masq0 up",
+        "ip link del masq0",
+        "ip link del masq0; ip link set wan0 down; ip link set wan0 up; ip route add default via 203.0.113.254",
+        f"ip rule del iif br-lan lookup {table}",
+    ):
+        bed.router.run("sh", "-c", meddling)
+        wait_until(lambda: pings(bed.h1), f"a reply after {meddling}")
+    bed.stop()
+    assert "masq0" not in bed.router.run("sh", "-c", "ip link; ip rule; ip route show table all").stdout
+
+
+def test_routes_change_again_soon(make_bed):
+    """With many routes masqd lists them seldom: a change that comes before it may do so again is not forgotten, though no other news follows it.
+
+    They are more than a socket filter has room for, too."""
+    bed = make_bed(far=True).start()
+    routes = "".join(f"route add unreachable 10.{n >> 7}.{2 * n & 255}.0/24\n" for n in range(4000))
     bed.router.run("ip", "-batch", "-", stdin=routes)
-    wait_until(lambda: pings(bed.h1), "a reply with many routes")
+    wait_until(lambda: pings(bed.h1, FAR), "a reply with many routes")
     for _ in range(3):
         bed.router.ip("route del default")
-        wait_until(lambda: not pings(bed.h1), "no reply without the default route")
+        wait_until(lambda: not pings(bed.h1, FAR), "no reply without the default route")
         bed.router.ip("route add default via 203.0.113.254 dev wan0")
-        wait_until(lambda: pings(bed.h1), "a reply after the default route is back")
+        wait_until(lambda: pings(bed.h1, FAR), "a reply after the default route is back")
+    assert "unreachable" in bed.h1.run("ping", "-n", "-c", "1", "-W", "1", "10.0.2.1", check=False).stdout.lower()
 
 
 # ---- floods ------------------------------------------------------------------------------------------------
@@ -114,6 +151,54 @@ def test_flood_of_new_flows(make_bed):
     newcomer = bed.h2.udp(H2, 40003)
     newcomer.sendto(b"new", (S1, 53000))
     assert answer.recvfrom(10)[0] == b"new"
+
+
+def hostile_flows(bed, flows, at_a_time=2048):
+    """Opens that many UDP flows from one raw host, each to another pair of ports, never more under way than masqd's socket holds."""
+    frame = bytearray(bed.lan_wire.frame(udp(H3, 1, S3, 7)))
+    frame[40:42] = b"\0\0"  # no UDP checksum
+    decided = 0
+
+    def count():
+        now = bed.status()
+        return now["forwarded"]["out"] + sum(drop["count"] for drop in now["drops"])
+
+    for first in range(0, flows, at_a_time):
+        decided = count() + at_a_time
+        for number in range(first, first + at_a_time):
+            frame[34:36] = (1024 + number % 60000).to_bytes(2, "big")
+            frame[36:38] = (7 + number // 60000).to_bytes(2, "big")
+            bed.lan_wire.send_bytes(frame)
+        wait_until(lambda: count() >= decided, f"{first + at_a_time} flows decided on")
+
+
+def test_hostile_host_with_65536_flows(make_bed):
+    """All of another host's new flows succeed, all its old ones live, ICMP tells the hostile one why, and memory stays."""
+    bed = make_bed().start(main={"sessions": "4096"})
+    answer = bed.wan.udp(S1, 53000)
+    old = [bed.h1.udp(H1, 20000 + n) for n in range(100)]
+
+    def asks(client, n):
+        client.sendto(b"%d" % n, (S1, 53000))
+        text, outside = answer.recvfrom(10)
+        assert text == b"%d" % n
+        answer.sendto(text, outside)
+        assert client.recv(10) == text
+        return outside
+
+    outside = [asks(client, n) for n, client in enumerate(old)]
+    hostile_flows(bed, 65536)
+    resident = bed.resident()
+
+    new = [bed.h2.udp(H2, 30000 + n) for n in range(200)]
+    for n, client in enumerate(new):
+        asks(client, n)
+    assert [asks(client, n) for n, client in enumerate(old)] == outside
+    told = bed.lan_wire.expect(lambda p: ICMP in p and p[ICMP].type == 3, "destination unreachable")
+    assert told.dst == H3 and told[ICMP].code in (1, 13)
+    hostile_flows(bed, 65536)
+    assert bed.resident() - resident <= 256
+    assert bed.status()["sessions"]["used"] <= 4096
 
 
 def test_refused_flow_is_told(make_bed):

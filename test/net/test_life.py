@@ -13,7 +13,7 @@ import pytest
 from scapy.layers.inet import ICMP, IP, TCP, UDP
 
 from bed import GATEWAY, H1, H2, H3, LAN_GATEWAY, R, S1, S2, S3, iperf_server, wan_mac
-from namespace import wait_until
+from namespace import run, wait_until
 from packets import is_udp, tcp, udp
 from wire import SO_RCVBUFFORCE
 
@@ -723,3 +723,26 @@ def test_overlap(bed):
     talk.inbound()
     talk.go_on()
     assert not any("overlaps" in warning for warning in bed.status()["warnings"])
+
+
+def test_no_room_for_the_state(make_bed):
+    """/tmp is full: masqd says so and works from memory; with room again it keeps its sessions as ever."""
+    bed = make_bed()
+    bed.state_folder = bed.folder / "small"
+    bed.state_folder.mkdir()
+    run("mount", "-t", "tmpfs", "-o", "size=512k", "none", bed.state_folder)
+    try:
+        (bed.state_folder / "junk").write_bytes(bytes(300_000))
+        bed.start()
+        assert any("no room for the state" in line for line in bed.daemon.lines)
+        bed.h1.ping(S1, 3)
+        assert "sessions will not outlive masqd" in bed.masqd("status").stdout
+        bed.stop()
+        (bed.state_folder / "junk").unlink()
+        bed.start()
+        assert not any("no room" in line for line in bed.daemon.lines)
+        bed.h1.ping(S1, 3)
+        assert bed.state_path.stat().st_blocks * 512 >= bed.state_path.stat().st_size
+    finally:
+        bed.stop()
+        run("umount", bed.state_folder)

@@ -618,3 +618,24 @@ def test_switched_under_load(make_bed):
     assert not exchange.wrong and exchange.lost == 0 and exchange.good > 50, (exchange.wrong[:3], exchange.lost, exchange.good)
     assert not churn.failed and churn.done > 10, (churn.failed[:3], churn.done)
     assert switches >= 3 and sum(carried(bed)) > 1000
+
+
+def test_stands_back_from_filters_of_others(make_bed):
+    """SQM's ingress shaper and the like see every packet: with `auto` nothing goes past them, before and after they come; with `on` it does."""
+    bed = make_bed().start(main={"offload": "auto"})
+    client, server, outside = answered(bed)
+    bed.router.run("tc", "qdisc", "add", "dev", "wan0", "clsact")
+    bed.router.run("tc", "filter", "add", "dev", "wan0", "ingress", "bpf", "bytecode", "1,6 0 0 0")
+    wait_until(lambda: not offload(bed)["active"], "offload standing back")
+    assert "wan0 has ingress filters of others" in offload(bed)["detail"] and offload(bed)["flows"] == 0
+    before = carried(bed)
+    for n in range(10):
+        client.sendto(b"%d" % n, (S1, 7))
+        assert server.recvfrom(100) == (b"%d" % n, outside)
+    assert carried(bed) == before
+    bed.stop()
+    bed.start()
+    assert not offload(bed)["active"]
+    bed.router.run("tc", "qdisc", "del", "dev", "wan0", "clsact")
+    wait_until(lambda: offload(bed)["active"], "offload at work")
+    answered(bed, client_port=40009, server_port=8)

@@ -1,12 +1,13 @@
 """masqd as its operator meets it: starting, refusing to start, telling, stopping, being killed."""
 
+import re
 import signal
 import socket
 import subprocess
 
 import pytest
 
-from bed import GATEWAY, H1, LAN_GATEWAY, MASQD, S1, S2, iperf_server
+from bed import GATEWAY, H1, H2, LAN_GATEWAY, MASQD, S1, S2, iperf_server
 from namespace import run, sysctl, wait_until
 from packets import udp
 
@@ -321,3 +322,31 @@ def test_standard_output_may_be_closed(make_bed):
     finally:
         process.terminate()
         assert process.wait(30) == 0
+
+
+def test_router_opens_a_port_of_the_range(bed):
+    """WireGuard comes up after masqd: its port is the router's within seconds, and masqd's again when it is gone."""
+    service = bed.router.udp("0.0.0.0", 51820)
+    service.settimeout(0.2)
+    peer = bed.wan.udp(S1, 9000)
+
+    def heard():
+        peer.sendto(b"handshake", (GATEWAY, 51820))
+        try:
+            return service.recv(100) == b"handshake"
+        except TimeoutError:
+            return False
+
+    def claimed():
+        return re.search(r"51[0-9]{3}", bed.router.run("nft", "list", "set", "inet", "masqd", "claimed_udp").stdout)
+
+    wait_until(heard, "the router's service reached")
+    assert claimed()
+    client = bed.h1.udp(H1, 51820)
+    client.sendto(b"question", (S1, 9000))
+    assert peer.recvfrom(100)[1][1] != 51820
+    service.close()
+    wait_until(lambda: not claimed(), "the port back in the range")
+    other = bed.h2.udp(H2, 51820)
+    other.sendto(b"question", (S1, 9000))
+    assert peer.recvfrom(100)[1] == (GATEWAY, 51820)

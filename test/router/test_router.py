@@ -334,6 +334,14 @@ def test_rules_of_the_wan_zone_hold_for_masqds_traffic(router, echo):
     router.lan.ping(WAN_HOST)
 
 
+def test_the_firewall_restarts(router, echo):
+    """It flushes every nft table; masqd puts its own back, and the LAN goes out as before."""
+    router.console.run("service firewall restart")
+    until_printed(router, "nft list tables", "inet masqd")
+    router.lan.ping(WAN_HOST)
+    assert ask(router, 5003).startswith(f"{GATEWAY}:")
+
+
 def test_a_reload_applies_the_configuration_or_leaves_masqd_alone(router):
     """procd's signal makes masqd read its file again; with an error in the file it is not even sent."""
     console = router.console

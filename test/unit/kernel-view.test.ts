@@ -16,7 +16,7 @@ import {
 	RTN,
 	TABLE,
 } from "../../src/port/rtnetlink.ts";
-import { type SysctlIo, TunRoutes } from "../../src/port/tun-routes.ts";
+import { removeLeftovers, type SysctlIo, TunRoutes } from "../../src/port/tun-routes.ts";
 
 const address = (text: string): number => parseAddress(text) as number;
 
@@ -252,7 +252,7 @@ describe("KernelView notifications", () => {
 		const dumps = kernel.dumps.length;
 		kernel.tell(link(WAN, "wan0"), RTM.NEWLINK);
 		kernel.tell(own(WAN, "203.0.113.1", 24), RTM.NEWADDR);
-		expect(view.drain()).toEqual({ links: false, addresses: false, routes: false, rules: false, neighbours: [] });
+		expect(view.drain()).toEqual({ links: false, addresses: false, routes: false, rules: false, filters: false, neighbours: [] });
 		expect(kernel.dumps.length).toBe(dumps);
 	});
 
@@ -409,7 +409,9 @@ describe("TunRoutes", () => {
 		const kernel = router();
 		kernel.rules.push(rule(100, "lan0", 7777, MASQD_PROTOCOL));
 		const { io, writes } = sysctls({});
-		const routes = TunRoutes.install(opened(kernel), io, FACTS);
+		const view = opened(kernel);
+		removeLeftovers(view);
+		const routes = TunRoutes.install(view, io, FACTS);
 		expect(kernel.requested).toEqual([RTM.DELRULE, RTM.SETLINK, RTM.NEWROUTE, RTM.NEWROUTE, RTM.NEWRULE]);
 		expect(writes).toEqual([
 			"ipv4/conf/masq0/rp_filter=0",

@@ -30,6 +30,7 @@ import { Admission } from "../../src/nat/admission.ts";
 import { ALG_NOTES, makeAlgCounts } from "../../src/nat/alg.ts";
 import {
 	BLOCK,
+	CONTEXT_START,
 	type Context,
 	ELSEWHERE,
 	type LanLink,
@@ -299,6 +300,7 @@ export class Rig {
 		const views = viewsOf(o.frames ?? (sharedFrames as ArrayBuffer));
 		const drops = makeDrops();
 		this.context = {
+			...CONTEXT_START,
 			views,
 			table: this.table,
 			hosts: this.hosts,
@@ -327,18 +329,7 @@ export class Rig {
 			algCounts: makeAlgCounts(),
 			drops,
 			dropLog: new DropLog(drops, views),
-			events: null,
-			left: 0,
-			forwardedOut: 0,
-			forwardedIn: 0,
-			errorsSent: 0,
-			resetsSent: 0,
-			strangersFrom: 0,
-			adopt: true,
 			ipId: 0x4321,
-			ipIds: 0xffff,
-			now: 0,
-			now16: 0,
 			random: () => this.random(),
 		};
 		this.at(o.from?.second ?? 100_000);
