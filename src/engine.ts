@@ -63,7 +63,7 @@ import { NextHopTable, SPARE_SLOT_SIZE, SPARE_SLOTS } from "./port/neighbours.ts
 import { resolveDevices } from "./port/netifd.ts";
 import { PcpResponder } from "./port/pcp-responder.ts";
 import { Placement } from "./port/placement.ts";
-import { BATCH, type Driver, PacketDriver, TunDriver } from "./port/port.ts";
+import { BATCH, BATCH_LARGE, type Driver, PacketDriver, TunDriver } from "./port/port.ts";
 import { Settings } from "./port/settings.ts";
 import { removeLeftovers, TunRoutes } from "./port/tun-routes.ts";
 import { bootWords, openState, type State } from "./state.ts";
@@ -1200,6 +1200,10 @@ export class Engine {
 		for (const { reason, text } of this.watch.limits()) this.log.often("warning", reason, text, this.#milliseconds);
 		this.log.tick(this.#milliseconds);
 		this.#control?.tick(this.#milliseconds);
+		// One batch of 64 super-packets would else keep 4 MB for as long as there is traffic.
+		let stretched = this.wan.driver?.stretched() ?? false;
+		for (const p of this.lan) if (p.driver?.stretched()) stretched = true;
+		if (stretched) native.releasePages(this.#frames, BATCH_LARGE * SLOT_SIZE, (BATCH - BATCH_LARGE) * SLOT_SIZE);
 		if (this.#busyAt !== 0 && this.#milliseconds - this.#busyAt > IDLE_RELEASE_SECONDS * 1000) {
 			// Fragments that wait stay.
 			native.releasePages(this.#frames, 0, this.#rare.fragments.waiting > 0 ? RECEIVE_BYTES : this.#frames.byteLength);

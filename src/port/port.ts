@@ -23,12 +23,15 @@ export interface Driver {
 	send(pairs: Int32Array, from: number, count: number): number;
 	/** Replaces the socket filter; without one (TUN) does nothing. */
 	filter(program: Int32Array): void;
+	/** Whether, since the last call, large frames came in a batch meant for small ones: then slots from {@link BATCH_LARGE} on hold memory that they hardly need. */
+	stretched(): boolean;
 	close(): void;
 }
 
 /** Large batches only of small frames: begins small, grows when a batch was full of small frames. `rx` is the registered descriptor array. */
 class BatchSize {
 	size = BATCH_LARGE;
+	#stretched = false;
 	readonly #rx: Int32Array;
 
 	constructor(rx: Int32Array) {
@@ -39,8 +42,20 @@ class BatchSize {
 		if (count < BATCH_LARGE) return count;
 		let bytes = 0;
 		for (let i = 1; i < BATCH_LARGE * 2; i += 2) bytes += this.#rx[i];
-		this.size = bytes > LARGE ? BATCH_LARGE : BATCH;
+		if (bytes > LARGE) {
+			if (this.size === BATCH) this.#stretched = true;
+			this.size = BATCH_LARGE;
+		} else {
+			this.size = BATCH;
+		}
 		return count;
+	}
+
+	/** Whether it was so since the last call ({@link Driver.stretched}). */
+	stretched(): boolean {
+		const was = this.#stretched;
+		this.#stretched = false;
+		return was;
 	}
 }
 
@@ -69,6 +84,10 @@ export class PacketDriver implements Driver {
 		native.packetFilter(this.fd, program);
 	}
 
+	stretched(): boolean {
+		return this.#batch.stretched();
+	}
+
 	close(): void {
 		native.close(this.fd);
 	}
@@ -95,6 +114,10 @@ export class TunDriver implements Driver {
 	}
 
 	filter(_program: Int32Array): void {}
+
+	stretched(): boolean {
+		return this.#batch.stretched();
+	}
 
 	close(): void {
 		native.close(this.fd);

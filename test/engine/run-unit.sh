@@ -40,4 +40,5 @@ END
 node_modules/.bin/esbuild "$entry" --bundle --format=esm --target=es2023 --platform=neutral --external:masq:native \
 	--alias:vitest=./test/engine/vitest-stand-in.ts ${emulator:+--define:EMULATED=true} --outfile="$bundle" --log-level=warning
 
-UBSAN_OPTIONS=print_stacktrace=1 MASQD_JS=$(for_program "$bundle") $emulator "$program"
+# MASQD_DEBUG: line numbers in the traces of failures.
+UBSAN_OPTIONS=print_stacktrace=1 MASQD_DEBUG=1 MASQD_JS=$(for_program "$bundle") $emulator "$program"

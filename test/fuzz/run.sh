@@ -19,4 +19,5 @@ trap 'exit 1' HUP INT TERM
 node_modules/.bin/esbuild test/fuzz/fuzz.ts --bundle --format=esm --target=es2023 --platform=neutral --external:masq:native \
 	--outfile="$bundle" --log-level=warning
 
-UBSAN_OPTIONS=print_stacktrace=1 MASQD_JS=$bundle "$program" "${1:-200000}" "${2:-1}" ${3:+"$3"}
+# MASQD_DEBUG: line numbers in the traces of failures.
+UBSAN_OPTIONS=print_stacktrace=1 MASQD_DEBUG=1 MASQD_JS=$bundle "$program" "${1:-200000}" "${2:-1}" ${3:+"$3"}

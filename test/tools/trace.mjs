@@ -1,6 +1,6 @@
 /**
- * Turns a stack trace of the minified bundle into source lines: `masqd ... 2>&1 | make trace`. A router's bytecode has no
- * line numbers; there the names of functions are looked up, and each place that defines one is shown.
+ * Turns a stack trace of the minified bundle into source lines: `MASQD_DEBUG=1 masqd ... 2>&1 | make trace`. Without that, and on a router, there are no
+ * line numbers: then the names of functions are looked up, and each place that defines one is shown.
  *
  *     node test/tools/trace.mjs build/masqd.js.map < trace
  */
