@@ -1,6 +1,15 @@
 import { describe, expect, it } from "vitest";
 import { type Direction, FlowCache, layoutCache, QUARANTINE } from "../../src/offload/cache.ts";
-import { CACHE_HEADER, CHAIN_MAX, SLOT_FINISHED, SLOT_LINK, SLOT_MTU, SLOT_NEXT, SLOT_PROTOCOL, SLOT_SIZE } from "../../src/offload/slot.ts";
+import {
+	CACHE_HEADER,
+	CHAIN_MAX,
+	SLOT_FINISHED,
+	SLOT_LINK,
+	SLOT_MTU,
+	SLOT_NEXT,
+	SLOT_PROTOCOL,
+	SLOT_SIZE,
+} from "../../src/offload/slot.ts";
 
 const LITTLE = new Uint8Array(new Uint16Array([1]).buffer)[0] === 1;
 const links = new Uint16Array(8 * 300);
