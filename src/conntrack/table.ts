@@ -129,8 +129,10 @@ export interface Bypass {
 	ended(i: number): void;
 	/** Seconds since session `i` was last used on this way, -1 if it does not take it. */
 	age(i: number): number;
-	/** Brings a TCP session's acknowledgment numbers up to date in its record. */
-	sync(i: number): void;
+	/** Brings a TCP session's acknowledgment numbers and state up to date in its record. True if it has another state now. */
+	sync(i: number): boolean;
+	/** Does so with all sessions, so that those that close can make room; or nothing, if that has just been done and had found few. */
+	syncAll(): void;
 }
 
 /** The table over one buffer of `layout.words * 4` bytes. */
@@ -418,6 +420,8 @@ export class Table {
 		for (;;) {
 			const i = this.#lists[state << 1];
 			if (i === 0 || this.age(i, now16) <= this.timeouts[state]) return 0;
+			// It is in another list then.
+			if (this.bypass?.sync(i)) continue;
 			const age = this.bypass === null ? -1 : this.bypass.age(i);
 			if (age < 0 || age > this.timeouts[state]) return i;
 			this.touch(i, now16);
@@ -589,8 +593,8 @@ export class Table {
 	 * its mapping, whose port is then the caller's to give back. The record is free afterwards, its words are still readable until it is used again.
 	 */
 	remove(i: number, address: number): boolean {
-		const state = this.state(i);
 		if (this.bypass !== null) this.bypass.ended(i);
+		const state = this.state(i);
 		this.T[(i << 4) + R_META] &= 0xffff;
 		const last = this.#unlink(i, address);
 		this.#detach(state, i);

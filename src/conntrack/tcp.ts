@@ -26,6 +26,8 @@ const RESET_WINDOW = 65535;
  * The acknowledgment number is remembered to judge resets from outside.
  */
 export function tcpOut(table: Table, i: number, flags: number, seq: number, ack: number, now16: number): void {
+	// What the bypass has carried decides what a SYN means.
+	if ((flags & SYN) !== 0 && table.bypass !== null) table.bypass.sync(i);
 	const state = table.state(i);
 	const t = table.T;
 	const e = i << 4;
@@ -54,11 +56,11 @@ export function tcpOut(table: Table, i: number, flags: number, seq: number, ack:
  * section 3.2), which leaves the session as it was.
  */
 export function tcpIn(table: Table, i: number, flags: number, seq: number, ack: number, now16: number): boolean {
+	if ((flags & (SYN | RST)) !== 0 && table.bypass !== null) table.bypass.sync(i);
 	const state = table.state(i);
 	const t = table.T;
 	const e = i << 4;
 	if (flags & RST) {
-		if (table.bypass !== null) table.bypass.sync(i);
 		const unanswered = state === TCP_SYN_OUT;
 		const expected = unanswered ? t[e + R_ACK_IN] : t[e + R_ACK_OUT];
 		const ahead = (swap32(unanswered ? ack : seq) - swap32(expected)) | 0;
@@ -77,6 +79,18 @@ export function tcpIn(table: Table, i: number, flags: number, seq: number, ack: 
 	if (flags & ACK) t[e + R_ACK_IN] = ack;
 	table.setState(i, afterData(state, flags, TCP_FIN_IN, TCP_FIN_OUT, TCP_SYN_IN, open(t[e + R_META])), now16);
 	return true;
+}
+
+/**
+ * State of a session in `state` that the bypass has carried segments of: whether any (`carried`; none of them had SYN or RST), and whether a FIN of either side was
+ * among them.
+ */
+export function afterBypass(state: number, carried: boolean, finOut: boolean, finIn: boolean): number {
+	if (state === TCP_OPENED && !carried) return state;
+	if (state !== TCP_OPENED && state !== TCP_ESTABLISHED && state !== TCP_FIN_OUT && state !== TCP_FIN_IN) return state;
+	const out = finOut || state === TCP_FIN_OUT;
+	if (finIn || state === TCP_FIN_IN) return out ? TCP_CLOSING : TCP_FIN_IN;
+	return out ? TCP_FIN_OUT : TCP_ESTABLISHED;
 }
 
 /** The state in which a session's data flows. */

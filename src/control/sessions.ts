@@ -103,6 +103,7 @@ export function selector(c: Context, filter: FlowFilter): (i: number) => boolean
 		tests.push((i) => states[c.table.state(i)]);
 	}
 	return (i) => {
+		c.table.bypass?.sync(i);
 		const state = c.table.state(i);
 		return state !== FREE && (state !== RESTING || filter.state === STATE_NAMES[RESTING]) && tests.every((test) => test(i));
 	};

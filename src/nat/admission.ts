@@ -93,6 +93,7 @@ export class Admission {
 		if ((newcomer ? this.#newcomersAt : this.#fullAt) === c.now) return false;
 		this.expire(EXPIRE_BUDGET);
 		if (c.table.count(FREE) > 0 || this.#reclaim()) return true;
+		if (c.table.bypass !== null && FINISHED.every((state) => c.table.head(state) === 0)) c.table.bypass.syncAll();
 		for (const state of FINISHED) {
 			const i = c.table.head(state);
 			if (i !== 0) return this.#evict(i);

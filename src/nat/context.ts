@@ -222,6 +222,8 @@ export const CONTEXT_START = {
 
 /** The first forward, configured or requested, to which `fits` applies. */
 export function findForward(c: Context, fits: (f: Forward) => boolean): Forward | undefined {
+	// Most often there are none, and this is asked for every new session.
+	if (c.policy.forwards.length === 0 && c.requested.length === 0) return undefined;
 	return c.policy.forwards.find(fits) ?? c.requested.find(fits);
 }
 
@@ -232,9 +234,10 @@ export function makeDrops(): Float64Array {
 
 /** True if an as-loaded address is the first (network) or last (broadcast) of one of the subnets; a /31 and a /32 have neither (RFC 3021). */
 export function isBroadcast(nets: Net[], address: number): boolean {
-	for (const net of nets) {
-		const host = address & ~net.mask;
-		if (((address ^ net.address) & net.mask) === 0 && addressValue(~net.mask) > 1 && (host === 0 || host === ~net.mask)) return true;
+	for (let i = 0; i < nets.length; i++) {
+		const { address: net, mask } = nets[i];
+		const host = address & ~mask;
+		if ((host === 0 || host === ~mask) && ((address ^ net) & mask) === 0 && addressValue(~mask) > 1) return true;
 	}
 	return false;
 }

@@ -2,7 +2,20 @@
  * The decisions about a packet that belongs to no session yet: outbound (static, pool, masquerade; design.md section 4) and inbound (filtering, forwards, static).
  * Everything is checked before state is made (RFC 7857 section 6: a packet that is dropped changes nothing).
  */
-import { EXTERNAL_SHIFT, FORWARDED, HOST_ADF, HOST_EIF, HOST_PLACE, R_HOST, R_IN, R_META, R_OUT, R_PEER } from "../conntrack/record.ts";
+import {
+	EXTERNAL_SHIFT,
+	FORWARDED,
+	HOST_ADF,
+	HOST_EIF,
+	HOST_PLACE,
+	HOST_PORT_SHIFT,
+	HOST_REACHABLE,
+	R_HOST,
+	R_IN,
+	R_META,
+	R_OUT,
+	R_PEER,
+} from "../conntrack/record.ts";
 import { ICMP_QUERY, OTHER, TCP_SYN_IN, TCP_SYN_OUT, UDP_NEW, UDP_OPEN } from "../conntrack/states.ts";
 import {
 	ACK,
@@ -146,7 +159,13 @@ export class Opening {
 	#learn(host: number, port: number, slot: number): void {
 		const { hosts, headers, views, lan } = this.#c;
 		const { home } = lan[port];
-		if (lan[home].ethernet) headers.set(HOST_HEADERS + host, views.B, slot + SLOT_ETHER + 6, lan[port].mac);
+		if (lan[home].ethernet) {
+			// Nearly always it is where it was.
+			const known = HOST_REACHABLE | (home << HOST_PORT_SHIFT);
+			const place = hosts.W[host * 4 + HOST_PLACE] & (HOST_REACHABLE | (0xff << HOST_PORT_SHIFT));
+			if (place === known && headers.leadsTo(HOST_HEADERS + host, views.H, (slot + SLOT_ETHER + 6) >> 1)) return;
+			headers.set(HOST_HEADERS + host, views.B, slot + SLOT_ETHER + 6, lan[port].mac);
+		}
 		hosts.place(host, home);
 	}
 
@@ -200,6 +219,7 @@ export class Opening {
 		const c = this.#c;
 		const fixed = c.externals.ofInside(inside);
 		if (fixed >= 0) return fixed;
+		if (c.policy.pools.length === 0) return 0;
 		for (const pool of c.policy.pools) {
 			if (!inNets(pool.nets, inside)) continue;
 			let free = -1;

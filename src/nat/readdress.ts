@@ -27,6 +27,7 @@ export function readdress(c: Context, admission: Admission, address: number, res
 	const result: Readdressed = { moved: 0, ended: 0 };
 	for (let i = 1; i <= table.layout.sessions; i++) {
 		const e = i << 4;
+		if (table.bypass !== null) table.bypass.sync(i);
 		const meta = T[e + R_META];
 		const state = table.state(i);
 		if (state === FREE) continue;
@@ -34,7 +35,6 @@ export function readdress(c: Context, admission: Admission, address: number, res
 		const hairpin = T[e + R_PEER] === before;
 		if (((meta >> EXTERNAL_SHIFT) & 0xff) !== 0 && !hairpin) continue;
 		if ((meta & 0xff) !== TCP && state !== RESTING && !hairpin) continue;
-		if (table.bypass !== null) table.bypass.sync(i);
 		if ((meta & 0xff) === TCP && state !== TCP_SYN_OUT && state !== TCP_SYN_IN && state !== TCP_CLOSING && state !== TCP_RESET) reset(i);
 		if (state !== RESTING) result.ended++;
 		admission.end(i, "wan-address");

@@ -16,6 +16,7 @@ import {
 	SLOT_BYTES,
 	SLOT_DESTINATION,
 	SLOT_DEVICE,
+	SLOT_FINISHED,
 	SLOT_LAST,
 	SLOT_LINK,
 	SLOT_MTU,
@@ -40,6 +41,9 @@ const CACHED = -1;
 
 const WORDS = SLOT_SIZE >> 2;
 const LITTLE = new Uint8Array(new Uint16Array([1]).buffer)[0] === 1;
+/** The halfword of protocol and finish: shift of the protocol, mask of the finish. */
+const PROTOCOL_SHIFT = LITTLE ? 0 : 8;
+const FINISHED_MASK = LITTLE ? 0xff00 : 0x00ff;
 const BYTES_LOW = (SLOT_BYTES >> 2) + (LITTLE ? 0 : 1);
 const BYTES_HIGH = (SLOT_BYTES >> 2) + (LITTLE ? 1 : 0);
 
@@ -162,12 +166,19 @@ export class FlowCache {
 		w[at + (SLOT_NEXT >> 2)] = w[head];
 		w[at + (SLOT_NEW_ADDRESS >> 2)] = d.newAddress;
 		h[half + (SLOT_NEW_PORT >> 1)] = d.newPort;
-		h[half + (SLOT_PROTOCOL >> 1)] = protocol;
+		h[half + (SLOT_PROTOCOL >> 1)] = protocol << PROTOCOL_SHIFT;
 		w[at + (SLOT_DEVICE >> 2)] = d.device;
 		h[half + (SLOT_MTU >> 1)] = Math.min(d.mtu, 0xffff);
 		if (d.link >= 0) {
 			const from = d.link * 8;
-			for (let n = 0; n < 7; n++) h[half + (SLOT_LINK >> 1) + n] = links[from + n];
+			const to = half + (SLOT_LINK >> 1);
+			h[to] = links[from];
+			h[to + 1] = links[from + 1];
+			h[to + 2] = links[from + 2];
+			h[to + 3] = links[from + 3];
+			h[to + 4] = links[from + 4];
+			h[to + 5] = links[from + 5];
+			h[to + 6] = links[from + 6];
 		}
 		w[at + (SLOT_LAST >> 2)] = now;
 		w[at + (SLOT_PACKETS >> 2)] = 0;
@@ -205,6 +216,11 @@ export class FlowCache {
 	/** Last acknowledgment number of one direction, as loaded; 0 if none was seen. */
 	acknowledged(i: number, inbound: 0 | 1): number {
 		return this.#word(i, inbound, SLOT_ACK);
+	}
+
+	/** True if a FIN has passed in one direction since it was entered. */
+	finished(i: number, inbound: 0 | 1): boolean {
+		return (this.#H[((this.#slots + (i * 2 + inbound) * WORDS) << 1) + (SLOT_FINISHED >> 1)] & FINISHED_MASK) !== 0;
 	}
 
 	/** Packets of one direction since it was entered. */

@@ -3,12 +3,13 @@
  * flow cache, and brings back what the cache has seen.
  *
  * Theory of operation. The session table tells ({@link Bypass}) when a session was used or changed its state. One that is answered and open goes in as soon as the
- * link headers of both its ways are known; one that could not is tried again when it is used in another second. It comes out when its state says that it closes, when it
- * ends, when a link header that it uses changes or is lost, and with all others when a port changes.
+ * link headers of both its ways are known (TCP's with the SYN+ACK); one that could not is tried again when it is used in another second. It comes out when both sides
+ * have closed or one has reset it, when it ends, when a link header that it uses changes or is lost, and with all others when a port changes.
  *
  * While a session is in the cache its record stands still. Its last use is looked up when the record's own time is up, and before that by a sweep, which
  * moves used sessions on in their timeout's list: so they are never at its head when they are in use, and an idle one ends at most {@link SWEEP_PART} of its timeout late.
- * Its counters and acknowledgment numbers are brought home when it leaves or someone asks.
+ * Its counters and acknowledgment numbers, and the state that the segments carried have led to, are brought home by that sweep, when it leaves, or when someone asks:
+ * a SYN or RST, which always goes by user space, the list of sessions, a table that is full.
  *
  * Attaching: tcx links (Linux 6.6), which go with their descriptor however the process ends; before that a clsact queueing discipline with a classic filter, which does
  * not, so those programs watch a sign of life.
@@ -31,6 +32,7 @@ import {
 	R_HIGH_OUT,
 	R_HOST,
 	R_IN,
+	R_LAST,
 	R_META,
 	R_OUT,
 	R_PACKETS_IN,
@@ -38,9 +40,11 @@ import {
 	R_PEER,
 	STATE_MASK,
 	STATE_SHIFT,
+	TENDED,
 } from "../conntrack/record.ts";
-import { ICMP_QUERY, TCP_ESTABLISHED, UDP_OPEN } from "../conntrack/states.ts";
+import { ICMP_QUERY, TCP_CLOSING, TCP_ESTABLISHED, TCP_FIN_IN, TCP_FIN_OUT, TCP_OPENED, UDP_OPEN } from "../conntrack/states.ts";
 import type { Bypass, Table } from "../conntrack/table.ts";
+import { afterBypass } from "../conntrack/tcp.ts";
 import { addressValue, firstOf, ICMP, secondOf, swap32, TCP } from "../packet/layout.ts";
 import { HEADER_SIZE, HOST_HEADERS, type LinkHeaders } from "../packet/link-header.ts";
 import { LITTLE_ENDIAN } from "./asm.ts";
@@ -56,6 +60,11 @@ const TCX_INGRESS = 46;
 const SWEEP_PART = 8;
 /** Longest time between two visits of the sweep, in seconds. */
 const SWEEP_MAX = 16;
+/** States whose timeouts are counted by what the sweep finds. */
+const SWEPT = [UDP_OPEN, ICMP_QUERY, TCP_OPENED, TCP_ESTABLISHED, TCP_CLOSING];
+/** A look at all sessions that moves less than this part of the table is not repeated for so many milliseconds. */
+const SYNC_PART = 64;
+const SYNC_PAUSE = 250;
 /** Sessions that a kernel with small map values can have (before Linux 5.17: 4 MiB in one value). */
 const SESSIONS_LEAST = 1024;
 
@@ -154,6 +163,8 @@ export class Offload implements Bypass {
 	readonly #via: Float64Array;
 	readonly #viaFor: Int32Array;
 	#swept = 0;
+	/** Milliseconds at which {@link syncAll} may look again. */
+	#syncAt = 0;
 	#packetsOut = 0;
 	#packetsIn = 0;
 	readonly #out: Direction = direction();
@@ -281,8 +292,7 @@ export class Offload implements Bypass {
 
 	changed(i: number): void {
 		const { T } = this.#owner.table;
-		const state = (T[(i << 4) + R_META] >> STATE_SHIFT) & STATE_MASK;
-		const wanted = state === TCP_ESTABLISHED || state === UDP_OPEN || (state === ICMP_QUERY && T[(i << 4) + R_PACKETS_IN] !== 0);
+		const wanted = carries(T[(i << 4) + R_META], T[(i << 4) + R_PACKETS_IN] !== 0);
 		if (this.#cache.has(i)) {
 			if (!wanted) this.#leave(i);
 		} else if (wanted && this.#open) this.#enter(i);
@@ -297,12 +307,31 @@ export class Offload implements Bypass {
 		return Math.max(0, (this.#owner.seconds() - this.#last(i)) | 0);
 	}
 
-	sync(i: number): void {
-		if (!this.#cache.has(i)) return;
-		const { T } = this.#owner.table;
-		if ((T[(i << 4) + R_META] & 0xff) !== TCP) return;
+	sync(i: number): boolean {
+		if (!this.#cache.has(i)) return false;
+		const { table } = this.#owner;
+		const { T } = table;
+		if ((T[(i << 4) + R_META] & 0xff) !== TCP) return false;
 		T[(i << 4) + R_ACK_OUT] = later(T[(i << 4) + R_ACK_OUT], this.#cache.acknowledged(i, 0));
 		T[(i << 4) + R_ACK_IN] = later(T[(i << 4) + R_ACK_IN], this.#cache.acknowledged(i, 1));
+		const state = table.state(i);
+		const carried = this.#cache.packets(i, 0) !== 0 || this.#cache.packets(i, 1) !== 0;
+		const next = afterBypass(state, carried, this.#cache.finished(i, 0), this.#cache.finished(i, 1));
+		if (next === state) return false;
+		const now16 = this.#owner.now16();
+		table.T16[(i << 5) + R_LAST] = now16 - Math.min(this.age(i), table.age(i, now16));
+		table.setStateKeepingTime(i, next, now16);
+		return true;
+	}
+
+	syncAll(): void {
+		const now = this.#owner.milliseconds();
+		if (now < this.#syncAt) return;
+		let moved = 0;
+		this.#each((i) => {
+			if (this.sync(i)) moved++;
+		});
+		if (moved < this.#cache.layout.sessions / SYNC_PART) this.#syncAt = now + SYNC_PAUSE;
 	}
 
 	/** Last use that counts: of TCP in either direction, of the others outbound only (RFC 4787 REQ-6). */
@@ -364,7 +393,8 @@ export class Offload implements Bypass {
 	/** Takes a session out and brings home what its slots have seen. */
 	#leave(i: number): void {
 		const { table } = this.#owner;
-		this.sync(i);
+		// If that finds it closing, it leaves.
+		if (this.sync(i) && !this.#cache.has(i)) return;
 		this.#cache.leave(i, this.#owner.milliseconds());
 		const out = this.#cache.packets(i, 0);
 		const back = this.#cache.packets(i, 1);
@@ -454,12 +484,12 @@ export class Offload implements Bypass {
 		const { table } = this.#owner;
 		const now16 = this.#owner.now16();
 		const { timeouts } = table;
-		const least = Math.min(timeouts[TCP_ESTABLISHED], timeouts[UDP_OPEN], timeouts[ICMP_QUERY]);
+		const least = Math.min(...SWEPT.map((state) => timeouts[state]));
 		const rounds = Math.max(1, Math.min(SWEEP_MAX, Math.floor(least / SWEEP_PART)));
 		const last = this.#cache.layout.sessions;
 		const end = Math.min(last, this.#swept + Math.ceil(last / rounds));
 		for (let i = this.#swept + 1; i <= end; i++) {
-			if (this.#cache.has(i) && this.age(i) < table.age(i, now16)) table.touch(i, now16);
+			if (this.#cache.has(i) && !this.sync(i) && this.age(i) < table.age(i, now16)) table.touch(i, now16);
 		}
 		this.#swept = end === last ? 0 : end;
 	}
@@ -487,6 +517,23 @@ export class Offload implements Bypass {
 	#each(visit: (i: number) => void): void {
 		if (this.#cache.count === 0) return;
 		for (let i = 1; i <= this.#cache.layout.sessions; i++) if (this.#cache.has(i)) visit(i);
+	}
+}
+
+/** Whether a session with this word R_META may go by the kernel. TCP from the moment when both SYNs have been seen until both FINs have. */
+function carries(meta: number, answered: boolean): boolean {
+	switch ((meta >> STATE_SHIFT) & STATE_MASK) {
+		case UDP_OPEN:
+			return true;
+		case ICMP_QUERY:
+			return answered;
+		case TCP_OPENED:
+		case TCP_ESTABLISHED:
+		case TCP_FIN_OUT:
+		case TCP_FIN_IN:
+			return (meta & 0xff) === TCP && (meta & TENDED) === 0;
+		default:
+			return false;
 	}
 }
 

@@ -4,7 +4,7 @@
  * Theory of operation. A program looks its packet up in the flow cache (slot.ts). If it is a plain TCP, UDP or ICMP echo packet of a cached session, the program does to it
  * what nat/fast.ts would: hop count, both checksums, address and port, link header, counters; and redirects it to the device in the slot, through that device's
  * queueing discipline. Everything else is passed on untouched and reaches masqd's sockets as if there were no program: fragments, IP options, a last
- * hop, a wrong header checksum, packets larger than the way out, TCP segments with SYN, FIN or RST, or without ACK, frames that are not to us.
+ * hop, a wrong header checksum, packets larger than the way out, TCP segments with SYN or RST, or without ACK, frames that are not to us. A FIN is noted in the slot.
  *
  * Passing on is TC_ACT_UNSPEC, which lets other programs and filters of the device have the packet too. Nothing is written to a packet before
  * it is certain that it will be sent.
@@ -27,6 +27,7 @@ import {
 	SLOT_BYTES,
 	SLOT_DESTINATION,
 	SLOT_DEVICE,
+	SLOT_FINISHED,
 	SLOT_LAST,
 	SLOT_LINK,
 	SLOT_MTU,
@@ -97,7 +98,8 @@ const UDP = 17;
 const ECHO = 0x0800;
 const ECHO_REPLY = 0;
 const ACK = 0x10;
-const FIN_SYN_RST_ACK = 0x17;
+const FIN = 0x01;
+const SYN_RST_ACK = 0x16;
 /** Field offsets in the IPv4 header, and behind it, in bytes. */
 const IP_LENGTH = 2;
 const IP_ID = 4;
@@ -177,7 +179,7 @@ function generate(f: ProgramFacts, outbound: boolean): ArrayBuffer {
 		.alu64("add", R5, base + LONG)
 		.jump("gt", R5, R1, "pass");
 	a.load(1, R1, R7, base + TCP_FLAGS)
-		.alu32("and", R1, FIN_SYN_RST_ACK)
+		.alu32("and", R1, SYN_RST_ACK)
 		.jump("ne", R1, ACK, "pass");
 	a.label("ports").load(4, R4, R7, base + L4);
 	lookup(a, f);
@@ -190,6 +192,7 @@ function generate(f: ProgramFacts, outbound: boolean): ArrayBuffer {
 	count(a, f, base);
 	translate(a, f, base, outbound, half);
 	send(a, f, base);
+	finish(a);
 	pull(a, base);
 	a.label("pass").alu64("mov", R0, TC_ACT_UNSPEC).exit();
 	if (!f.fromEthernet && f.toEthernet) a.label("lose").alu64("mov", R0, TC_ACT_SHOT).exit();
@@ -210,7 +213,7 @@ function lookup(a: Assembler, f: ProgramFacts): void {
 		a.load(4, R1, R8, SLOT_SOURCE).jump("ne", R1, R2, next);
 		a.load(4, R1, R8, SLOT_PORTS).jump("ne", R1, R4, next);
 		a.load(4, R1, R8, SLOT_DESTINATION).jump("ne", R1, R3, next);
-		a.load(2, R1, R8, SLOT_PROTOCOL).jump("eq", R1, R9, "hit");
+		a.load(1, R1, R8, SLOT_PROTOCOL).jump("eq", R1, R9, "hit");
 		a.label(next);
 		if (n < CHAIN_MAX - 1) a.load(4, R0, R8, SLOT_NEXT);
 	}
@@ -265,15 +268,22 @@ function ours(a: Assembler, f: ProgramFacts, word: (v: number) => number): void 
 	a.goto("pass").label("ours");
 }
 
-/** Last use, packets, bytes (R5), and what an off-path reset would have to guess. */
+/** Last use, packets, bytes (R5), what an off-path reset would have to guess, and whether this is the last of its direction. */
 function count(a: Assembler, f: ProgramFacts, base: number): void {
 	a.mapValue(R1, f.map, CACHE_NOW).load(4, R1, R1, 0).store(4, R8, SLOT_LAST, R1);
 	a.load(4, R1, R8, SLOT_PACKETS).alu32("add", R1, 1).store(4, R8, SLOT_PACKETS, R1);
 	a.load(8, R1, R8, SLOT_BYTES).alu64("add", R1, R5).store(8, R8, SLOT_BYTES, R1);
 	a.jump("ne", R9, TCP, "counted")
 		.load(4, R1, R7, base + TCP_ACK)
-		.store(4, R8, SLOT_ACK, R1)
+		.store(4, R8, SLOT_ACK, R1);
+	a.load(1, R1, R7, base + TCP_FLAGS)
+		.jump("set", R1, FIN, "finished")
 		.label("counted");
+}
+
+/** A FIN: the engine learns of it when the session's turn comes. */
+function finish(a: Assembler): void {
+	a.label("finished").alu64("mov", R1, 1).store(1, R8, SLOT_FINISHED, R1).goto("counted");
 }
 
 /** Rewrites headers in the packet; R4 is the new address. Leaves difference and ports on the stack for the helper, the device in R7. */

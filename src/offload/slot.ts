@@ -27,8 +27,10 @@ export const SLOT_NEXT = 16;
 export const SLOT_NEW_ADDRESS = 20;
 /** The port (identifier) to write with it; half a word. */
 export const SLOT_NEW_PORT = 24;
-/** IP protocol; half a word. */
+/** IP protocol; a byte. */
 export const SLOT_PROTOCOL = 26;
+/** TCP: 1 when a FIN has been seen; a byte. */
+export const SLOT_FINISHED = 27;
 /** Device to send from. */
 export const SLOT_DEVICE = 28;
 /** Largest packet of that device, at most 65535; half a word. */

@@ -21,6 +21,7 @@ export function headerTag(n: number): number {
 export class LinkHeaders {
 	readonly buffer: ArrayBuffer;
 	readonly #B: Uint8Array;
+	readonly #H: Uint16Array;
 	/** Called with the number of a header that was given another destination, or whose neighbour was lost. */
 	changed: ((n: number) => void) | null = null;
 
@@ -28,6 +29,7 @@ export class LinkHeaders {
 	constructor(hosts: number) {
 		this.buffer = new ArrayBuffer((HOST_HEADERS + hosts + 1) * HEADER_SIZE);
 		this.#B = new Uint8Array(this.buffer);
+		this.#H = new Uint16Array(this.buffer);
 	}
 
 	/** Writes header `n`: destination is six bytes of `from` at `at`, source is six bytes. */
@@ -43,6 +45,13 @@ export class LinkHeaders {
 		B[h + 12] = 0x08;
 		B[h + 13] = 0x00;
 		if (differs && this.changed !== null) this.changed(n);
+	}
+
+	/** True if header `n` has been set and its destination is the three halfwords of `from` at `at`. */
+	leadsTo(n: number, from: Uint16Array, at: number): boolean {
+		const H = this.#H;
+		const h = n * (HEADER_SIZE >> 1);
+		return H[h] === from[at] && H[h + 1] === from[at + 1] && H[h + 2] === from[at + 2] && H[h + 6] !== 0;
 	}
 
 	/** The neighbour that header `n` leads to can not be reached any more. */

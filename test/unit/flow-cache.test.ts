@@ -1,6 +1,15 @@
 import { describe, expect, it } from "vitest";
 import { type Direction, FlowCache, layoutCache, QUARANTINE } from "../../src/offload/cache.ts";
-import { CACHE_HEADER, CHAIN_MAX, SLOT_LINK, SLOT_MTU, SLOT_NEXT, SLOT_SIZE } from "../../src/offload/slot.ts";
+import {
+	CACHE_HEADER,
+	CHAIN_MAX,
+	SLOT_FINISHED,
+	SLOT_LINK,
+	SLOT_MTU,
+	SLOT_NEXT,
+	SLOT_PROTOCOL,
+	SLOT_SIZE,
+} from "../../src/offload/slot.ts";
 
 const LITTLE = new Uint8Array(new Uint16Array([1]).buffer)[0] === 1;
 const links = new Uint16Array(8 * 300);
@@ -29,8 +38,8 @@ function find(cache: FlowCache, memory: ArrayBuffer, d: Direction, protocol: num
 	let slot = w[CACHE_HEADER / 4 + chain];
 	for (let n = 0; n < CHAIN_MAX && slot !== 0; n++) {
 		const at = (cache.layout.slots + slot * SLOT_SIZE) / 4;
-		const half = new Uint16Array(memory, at * 4, 16);
-		if (w[at] === d.source && w[at + 1] === d.destination && w[at + 2] === d.ports && half[13] === protocol) return slot;
+		const has = new Uint8Array(memory)[at * 4 + SLOT_PROTOCOL];
+		if (w[at] === d.source && w[at + 1] === d.destination && w[at + 2] === d.ports && has === protocol) return slot;
 		slot = w[at + SLOT_NEXT / 4];
 	}
 	return 0;
@@ -59,6 +68,20 @@ describe("flow cache", () => {
 		expect(half[SLOT_MTU / 2]).toBe(1500);
 		expect([...half.subarray(SLOT_LINK / 2, SLOT_LINK / 2 + 7)]).toEqual([...links.subarray(7 * 8, 7 * 8 + 7)]);
 		cache.verify();
+	});
+
+	it("knows of each direction whether a FIN has passed, and forgets it with the next session", () => {
+		const { cache, memory } = cacheOf(256);
+		const [out, back] = pairOf(2);
+		cache.enter(2, 6, out, back, links, 1);
+		expect([cache.finished(2, 0), cache.finished(2, 1)]).toEqual([false, false]);
+		new Uint8Array(memory)[cache.layout.slots + 5 * SLOT_SIZE + SLOT_FINISHED] = 1;
+		expect([cache.finished(2, 0), cache.finished(2, 1)]).toEqual([false, true]);
+		expect(find(cache, memory, back, 6)).toBe(5);
+		cache.leave(2, 1000);
+		expect(cache.finished(2, 1)).toBe(true);
+		cache.enter(2, 6, out, back, links, 1);
+		expect(cache.finished(2, 1)).toBe(false);
 	});
 
 	it("leaves at once, and keeps what a slot has seen and where its chain goes on", () => {
