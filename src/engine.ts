@@ -432,7 +432,7 @@ export class Engine {
 		this.#separatePorts();
 		this.#readLinks();
 		// Before the sessions, whose ports they may be.
-		this.#requestedAnew = !this.#requested.takeOver(this.#boot);
+		this.#requestedAnew = !this.#requested.takeOver(this.#boot, this.plan.pcp);
 		const successor = this.#takeOver();
 		this.#warnOfBridgeFilter();
 		// Before the routes, so that the kernel never tracks or forwards a packet that is masqd's.

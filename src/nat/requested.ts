@@ -71,14 +71,15 @@ export class Requested {
 	}
 
 	/**
-	 * Goes on with what the memory holds, which reserves the ports, or begins anew; `boot` identifies this boot of the machine, four words.
+	 * Goes on with what the memory holds, which reserves the ports, or begins anew; `boot` identifies this boot of the machine, four words. Where requests are
+	 * not `wanted` any more it begins anew too: what they had opened is closed then.
 	 *
 	 * @returns true if there was a list: then hosts need not be told that mappings were lost.
 	 */
-	takeOver(boot: Int32Array): boolean {
+	takeOver(boot: Int32Array, wanted = true): boolean {
 		const W = this.#W;
 		const c = this.#c;
-		const known = W[H_MAGIC] === MAGIC && boot.every((word, n) => W[H_BOOT + n] === word) && W[H_EPOCH] <= c.now;
+		const known = wanted && W[H_MAGIC] === MAGIC && boot.every((word, n) => W[H_BOOT + n] === word) && W[H_EPOCH] <= c.now;
 		if (!known) {
 			W.fill(0);
 			W.set(boot, H_BOOT);

@@ -141,7 +141,7 @@ class RawBed(Bed):
             self._kernel(wanted, main, sections, timeouts or {})
         elif self.daemon is None or not self.daemon.running() or wanted != self.config:
             self.stop()
-            self.state_path.unlink(missing_ok=True)
+            self._forget()
             self._heard = 0
             self.start(main or {}, sections)
         else:
@@ -178,8 +178,13 @@ class RawBed(Bed):
             return
         # More than `masqd flush` forgets: rates of ICMP errors, SYNs that wait, limits of hosts.
         self.stop()
-        self.state_path.unlink(missing_ok=True)
+        self._forget()
         self.recover()
+
+    def _forget(self):
+        """Removes what a daemon leaves to the next: sessions, and forwards that hosts have asked for."""
+        for path in (self.state_path, self.state_path.with_name(f"{self.state_path.name}.pcp")):
+            path.unlink(missing_ok=True)
 
     def ask(self, command, **fields):
         """The rows of an answer of the control socket, as they come."""

@@ -10,6 +10,7 @@ How it is made
     rows_*.py      their tests, one function each; every file of that name is taken
     case.py        `b`, what a function gets: verbs that send, expect and check; helpers for packets
     rawbed.py      the namespaces and the daemon (or the kernel, for the baseline), on test/net's bed
+    marks.py       frames that show when masqd has dealt with all that was sent before them: nothing passes or fails by the clock
     checks.py      what every forwarded frame must keep
     load.py        starred rows again: at 90 % and 100 % table fill and under a flood (`U-1@90`, `U-1@100`, `U-1@flood`)
 
@@ -23,6 +24,7 @@ A row is one function:
 It returns if the row is met and raises AssertionError if not. It may return words, which are shown under the table. The same function is the
 Linux column: ask b.baseline only where the two are configured differently, never to expect less.
 
+A case whose own time is short (a timer of some seconds) and for which the machine was too slow is begun anew with longer times, and says so.
 Cases run side by side, each worker with a bed and a daemon that it uses again and again; most of a case's time is waiting for silence, so
 there are many more workers than cores. ID alone means the row with its loads, ID@0 the row without.
 """

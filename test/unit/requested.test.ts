@@ -54,6 +54,17 @@ describe("requested forwards over a restart", () => {
 		expect(listOf(memory, 1901).rig.context.requested).toEqual([]);
 	});
 
+	it("are gone where hosts may not ask any more", () => {
+		const memory = new ArrayBuffer(REQUESTED_BYTES);
+		listOf(memory, 1000).list.handle(request(40000, { suggested: 45678 }), H1);
+		const rig = new Rig();
+		rig.context.now = 1001;
+		expect(new Requested(rig.context, memory).takeOver(BOOT, false)).toBe(false);
+		expect(rig.context.requested).toEqual([]);
+		expect(rig.context.externals.reservePort(0, UDP, 45678)).toBe(true);
+		expect(listOf(memory, 1002).rig.context.requested).toEqual([]);
+	});
+
 	it("are none of another boot, of a file that is not ours, or of a host or port that is not there any more", () => {
 		const memory = new ArrayBuffer(REQUESTED_BYTES);
 		listOf(memory, 1000).list.handle(request(40000), H1);
