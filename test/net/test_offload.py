@@ -562,11 +562,11 @@ def test_dump(make_bed):
 class Exchange(threading.Thread):
     """Many UDP flows that ask and check what is answered; a lost datagram is asked again, a wrong one is kept."""
 
-    def __init__(self, bed, flows, until):
+    def __init__(self, bed, flows, ended):
         super().__init__(daemon=True)
         self.clients = [bed.h1.udp(H1, 42000 + n) for n in range(flows)]
         self.server = bed.wan.udp(S2, 7007)
-        self.until = until
+        self.ended = ended
         self.wrong = []
         self.good = 0
         self.lost = 0
@@ -575,7 +575,7 @@ class Exchange(threading.Thread):
 
     def run(self):
         number = 0
-        while time.monotonic() < self.until:
+        while not self.ended.is_set():
             client = self.clients[number % len(self.clients)]
             port = client.getsockname()[1]
             number += 1
@@ -603,16 +603,16 @@ class Exchange(threading.Thread):
 class Churn(threading.Thread):
     """Connection after connection, each with data both ways and a proper end."""
 
-    def __init__(self, bed, until):
+    def __init__(self, bed, ended):
         super().__init__(daemon=True)
         self.bed = bed
-        self.until = until
+        self.ended = ended
         self.done = 0
         self.failed = []
         self.listener = bed.wan.listener(S1, 9090)
 
     def run(self):
-        while time.monotonic() < self.until:
+        while not self.ended.is_set():
             text = os.urandom(2000)
             try:
                 client = self.bed.h1.tcp()
@@ -643,23 +643,25 @@ def test_switched_under_load(make_bed):
     iperf_server(bed.wan)
     until = time.monotonic() + SOAK
     stream = bed.h1.start("iperf3", "-J", "-c", S1, "-t", str(int(SOAK)))
-    workers = [Exchange(bed, 60, until), Churn(bed, until)]
+    ended = threading.Event()
+    workers = [Exchange(bed, 60, ended), Churn(bed, ended)]
     for one in workers:
         one.start()
     switches, mtu = 0, 1500
-    while time.monotonic() < until - 0.5:
+    # Under load however slow the machine: while the workers are at it there are three switches at least.
+    while switches < 3 or time.monotonic() < until - 0.5:
         time.sleep(0.5 if SOAK < 10 else 1)
         mtu = 1500 if mtu == 1499 else 1499
         bed.router.ip(f"link set wan0 mtu {mtu}")
         switches += 1
+    ended.set()
     for one in workers:
         one.join(GUARD + SOAK)
     assert stream.wait(GUARD + SOAK) == 0, stream.output
     exchange, churn = workers
     assert not exchange.wrong and exchange.lost == 0 and exchange.good > 50, (exchange.wrong[:3], exchange.lost, exchange.good)
     assert not churn.failed and churn.done > 10, (churn.failed[:3], churn.done)
-    # How many there is time for depends on the machine; the soak makes it a minute.
-    assert switches >= 1 and sum(carried(bed)) > 1000
+    assert sum(carried(bed)) > 1000
 
 
 def test_stands_back_from_filters_of_others(make_bed):
