@@ -68,7 +68,7 @@ import { Placement } from "./port/placement.ts";
 import { BATCH, BATCH_LARGE, type Driver, PacketDriver, TunDriver } from "./port/port.ts";
 import { Settings } from "./port/settings.ts";
 import { removeLeftovers, TunRoutes } from "./port/tun-routes.ts";
-import { bootWords, openState, type State } from "./state.ts";
+import { bootWords, mapOrMemory, openState, type State } from "./state.ts";
 
 const ARPHRD_ETHER = 1;
 const CAP_NET_ADMIN = 12;
@@ -351,7 +351,7 @@ export class Engine {
 		this.#fast = this.#own;
 		this.watch = new Watch(this.context, native.wallClock);
 		this.rates = new Rates(this.context, native.now);
-		this.#requested = new Requested(this.context, native.mapFile(`${paths.state}.pcp`, REQUESTED_BYTES));
+		this.#requested = new Requested(this.context, mapOrMemory(`${paths.state}.pcp`, REQUESTED_BYTES).memory);
 	}
 
 	/**
@@ -728,6 +728,7 @@ export class Engine {
 		this.#setExternal(this.wan.link.address);
 		this.#inStep();
 		this.#openArp();
+		if (!plan.pcp) this.#requested.clear();
 		const ended = ending.length + lost.length;
 		// What goes on in mid-connection has been ended, and is to hear of it.
 		if (ended > 0) context.adopt = false;
@@ -1071,8 +1072,7 @@ export class Engine {
 
 	/** Opens PCP sockets on the LAN devices as they are now. */
 	#openPcp(): void {
-		if (!this.plan.pcp) return;
-		const places = this.lan
+		const places = (this.plan.pcp ? this.lan : [])
 			.filter((p) => p.kind !== "tap")
 			.flatMap((p) => {
 				const link = this.kernel.linkByName(p.name);
@@ -1080,7 +1080,7 @@ export class Engine {
 				const { index, mac } = link;
 				return this.kernel.addresses(index).map(({ address }) => ({ index, mac, address }));
 			});
-		const text = JSON.stringify(places.map((p) => [p.index, p.address, [...p.mac]]));
+		const text = places.length === 0 ? "" : JSON.stringify(places.map((p) => [p.index, p.address, [...p.mac]]));
 		if (text === this.#pcpPlaces) return;
 		for (const p of this.#pcp) p.close();
 		const handle = (q: PortRequest, source: number) => this.#requested.handle(q, swap32(source));

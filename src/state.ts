@@ -20,6 +20,16 @@ export interface State {
 	pending: string;
 }
 
+/** A file's bytes; on a full file system memory that ends with the process, and why. Throws any other native error. */
+export function mapOrMemory(path: string, bytes: number): { memory: ArrayBuffer; homeless: string } {
+	try {
+		return { memory: native.mapFile(path, bytes), homeless: "" };
+	} catch (error) {
+		if ((error as native.NativeError).code !== "ENOSPC") throw error;
+		return { memory: native.mapFile("", bytes), homeless: (error as native.NativeError).message };
+	}
+}
+
 /** This boot of the machine as four words; of a kernel that does not tell, zeros. */
 export function bootWords(): Int32Array {
 	const words = new Int32Array(4);

@@ -230,6 +230,11 @@ export class Requested {
 		if (gone.length > 0) this.#remove(gone);
 	}
 
+	/** Requests are no longer wanted: what they had opened is closed. */
+	clear(): void {
+		this.#remove([...this.#entries]);
+	}
+
 	/** True if there is something that time will end. */
 	get pending(): boolean {
 		return this.#entries.length > 0;

@@ -284,7 +284,7 @@ def changed_ports_are_obfuscated(b):
         b.out(udp(H2, 40000 + n, S1, 3478))
     given = [source(b.out(udp(H1, 40000 + n, S1, 3478)))[1] for n in range(count)]
     assert all(port != 40000 + n for n, port in enumerate(given)), "not changed"
-    assert len(set(given)) == count
+    assert len(set(given)) == count, f"{len(set(given))} different ports of {count}"
     eighths = {(port - first) * 8 // (last - first + 1) for port in given}
     assert len(eighths) >= 7, f"only {len(eighths)} eighths of the range are used"
     steps = [b - a for a, b in zip(given, given[1:], strict=False)]
@@ -293,7 +293,8 @@ def changed_ports_are_obfuscated(b):
     assert 0.3 < rising / len(steps) < 0.7, f"{rising} of {len(steps)} steps rise"
     # A port that need not be changed is not: one that is not among those given by chance.
     free = next(port for port in range(41000, 42000) if port not in given)
-    assert source(b.out(udp(H1, free, S1, 3478)))[1] == free
+    kept = source(b.out(udp(H1, free, S1, 3478)))[1]
+    assert kept == free, f"{free} came out as {kept}"
 
 
 @row("N-10")

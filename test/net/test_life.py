@@ -762,7 +762,12 @@ def test_no_room_for_the_state(make_bed):
         bed.h1.ping(S1, 3)
         assert "sessions will not outlive masqd" in bed.masqd("status").stdout
         bed.stop()
+        (bed.state_folder / "more").write_bytes(bytes(os.statvfs(bed.state_folder).f_bfree * os.statvfs(bed.state_folder).f_bsize))
+        bed.start()
+        bed.h1.ping(S1, 3)
+        bed.stop()
         (bed.state_folder / "junk").unlink()
+        (bed.state_folder / "more").unlink()
         bed.start()
         assert not any("no room" in line for line in bed.daemon.lines)
         bed.h1.ping(S1, 3)

@@ -149,3 +149,21 @@ def test_off(make_bed):
     client.send(b"\0\0")
     with pytest.raises(ConnectionRefusedError):
         client.recv(10)
+
+
+def test_switched_off_and_on(bed):
+    """A reload without the option closes what was opened and refuses from then on; with it again the router answers again."""
+    client = bed.h1.udp(H1, 40000)
+    assert ask(client, MAP, H1, inside=40000, suggested=45678)[3] == 45678
+    bed.configure(main={"pcp": "0"})
+    bed.masqd("reload")
+    bed.wan.udp(S1, 9).sendto(b"hello", (GATEWAY, 45678))
+    bed.await_drops("no-mapping", 1)
+    other = bed.h1.udp(H1, 40001)
+    other.connect(SERVER)
+    other.send(b"\0\0")
+    with pytest.raises(ConnectionRefusedError):
+        other.recv(10)
+    bed.configure(main={"pcp": "1"})
+    bed.masqd("reload")
+    assert ask(client, MAP, H1, inside=40000, suggested=45678)[3] == 45678
