@@ -60,6 +60,11 @@ NATIVE_LINK = -Wl,--gc-sections $(if $(STATIC),-static) $(if $(filter 1,$(SANITI
 NATIVE_SHIM_OBJECTS := $(NATIVE_SOURCES:%.c=$(NATIVE_OBJECTS)/native/%.o)
 NATIVE_ENGINE_OBJECTS := $(ENGINE_SOURCES:%.c=$(NATIVE_OBJECTS)/quickjs/%.o)
 
+# Where nothing is hot.
+ifneq ($(CROSS_COMPILER),)
+$(NATIVE_SHIM_OBJECTS) $(filter-out %/quickjs.o,$(NATIVE_ENGINE_OBJECTS)): OPTIMIZE := -Os
+endif
+
 $(NATIVE_OUT)/masqd: $(NATIVE_SHIM_OBJECTS) $(NATIVE_ENGINE_OBJECTS)
 	@mkdir -p $(@D)
 	$(CC) $(NATIVE_LINK) -o $@ $^ -lm $(if $(NATIVE_FINISH),$(NATIVE_FINISH) $@)
