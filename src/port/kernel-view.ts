@@ -7,9 +7,9 @@
  *
  * Links, addresses and neighbours follow their notifications. Routes and rules are dumped again whenever something about
  * them may have changed, because IPv4 routes vanish without a word when their device goes down or their source address goes.
- * A dump blocks forwarding for its duration, so the next one waits until the last has cost at most a twentieth of the time
- * since; until then {@link KernelView.pendingAt} says when {@link KernelView.drain} wants to be called. After an overrun
- * (ENOBUFS) everything is dumped again.
+ * A dump blocks forwarding for its duration, so dumps take a twentieth of the time at most, with some saved up for bursts. One that
+ * has to wait for that: {@link KernelView.pendingAt} says when {@link KernelView.drain} wants to be called. After an overrun (ENOBUFS)
+ * everything is dumped again.
  */
 
 import type { Fd, NativeError } from "masq:native";
@@ -61,6 +61,8 @@ const DATAGRAM_MAX = 32768;
 const DRAIN_MAX = 64;
 /** A dump may use one part in this many of the time. */
 const DUMP_SHARE = 20;
+/** ... of which it may save up so many milliseconds: what a redial changes, one thing after another, is seen at once. */
+const DUMP_CREDIT = 100;
 /** But no change of a route waits longer than this, in milliseconds. */
 const DUMP_WAIT = 5000;
 
@@ -229,6 +231,9 @@ export class KernelView {
 	#routesStale = false;
 	#rulesStale = false;
 	#dumpNotBefore = 0;
+	/** Milliseconds of dumping that are free, below zero after more, as they were at the end of the last dump. */
+	#credit = DUMP_CREDIT;
+	#creditAt = 0;
 
 	/** @param io - `masq:native`. */
 	constructor(io: KernelIo) {
@@ -520,7 +525,9 @@ export class KernelView {
 			this.#ruleSignature = signature;
 		}
 		const ended = this.#io.now();
-		this.#dumpNotBefore = ended + Math.min(DUMP_WAIT, (ended - started) * DUMP_SHARE);
+		this.#credit = Math.min(DUMP_CREDIT, this.#credit + (started - this.#creditAt) / DUMP_SHARE) - (ended - started);
+		this.#creditAt = ended;
+		this.#dumpNotBefore = ended + Math.min(DUMP_WAIT, Math.max(0, -this.#credit) * DUMP_SHARE);
 	}
 
 	#takeRoutes(messages: readonly RouteMessage[]): void {

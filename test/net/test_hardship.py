@@ -97,10 +97,12 @@ def test_routes_change_again_soon(make_bed):
     routes = "".join(f"route add unreachable 10.{n >> 7}.{2 * n & 255}.0/24\n" for n in range(1500))
     bed.router.run("ip", "-batch", "-", stdin=routes)
     wait_until(lambda: pings(bed.h1, FAR), "a reply with many routes")
+    gone, back = "route del default\n", "route add default via 203.0.113.254 dev wan0\n"
     for _ in range(3):
-        bed.router.ip("route del default")
+        # What it may list in advance is used up first.
+        bed.router.run("ip", "-batch", "-", stdin=(gone + back) * 200 + gone)
         wait_until(lambda: not pings(bed.h1, FAR), "no reply without the default route")
-        bed.router.ip("route add default via 203.0.113.254 dev wan0")
+        bed.router.run("ip", "-batch", "-", stdin=(back + gone) * 200 + back)
         wait_until(lambda: pings(bed.h1, FAR), "a reply after the default route is back")
     assert "unreachable" in bed.h1.run("ping", "-n", "-c", "1", "-W", "1", "10.0.2.1", check=False).stdout.lower()
 
@@ -173,7 +175,7 @@ def hostile_flows(bed, flows, at_a_time=2048):
 
 
 def test_hostile_host_with_65536_flows(make_bed):
-    """All of another host's new flows succeed, all its old ones live, ICMP tells the hostile one why, and memory stays."""
+    """All of another host's new flows succeed, all its old ones live, and ICMP tells the hostile one why."""
     bed = make_bed().start(main={"sessions": "4096"})
     answer = bed.wan.udp(S1, 53000)
     old = [bed.h1.udp(H1, 20000 + n) for n in range(100)]
@@ -188,7 +190,6 @@ def test_hostile_host_with_65536_flows(make_bed):
 
     outside = [asks(client, n) for n, client in enumerate(old)]
     hostile_flows(bed, 65536)
-    resident = bed.resident()
 
     new = [bed.h2.udp(H2, 30000 + n) for n in range(200)]
     for n, client in enumerate(new):
@@ -196,8 +197,6 @@ def test_hostile_host_with_65536_flows(make_bed):
     assert [asks(client, n) for n, client in enumerate(old)] == outside
     told = bed.lan_wire.expect(lambda p: ICMP in p and p[ICMP].type == 3, "destination unreachable")
     assert told.dst == H3 and told[ICMP].code in (1, 13)
-    hostile_flows(bed, 65536)
-    assert bed.resident() - resident <= 256
     assert bed.status()["sessions"]["used"] <= 4096
 
 
@@ -219,6 +218,15 @@ def test_memory_is_bounded(make_bed):
     for turn in range(1, 4):
         flood(bed, H3, 3000, turn * 3000)
     assert bed.resident() - first <= 1024, f"{first} kB, then {bed.resident()} kB"
+
+
+def test_memory_of_a_hostile_host(make_bed):
+    """... and of one that opens 65,536 flows: what they cost the first time, they do not cost again."""
+    bed = make_bed().start(main={"sessions": "4096"})
+    hostile_flows(bed, 65536)
+    resident = bed.resident()
+    hostile_flows(bed, 65536)
+    assert bed.resident() - resident <= 256
 
 
 def test_inbound_flood_makes_no_state(bed):

@@ -324,7 +324,7 @@ describe("KernelView notifications", () => {
 		const view = opened(kernel);
 		const now = kernel.now;
 		kernel.now = () => {
-			kernel.time += 5;
+			kernel.time += 100;
 			return kernel.time;
 		};
 		kernel.tell(route("10.0.0.0", 8, LAN), RTM.NEWROUTE);
@@ -339,6 +339,21 @@ describe("KernelView notifications", () => {
 		kernel.time = view.pendingAt();
 		expect(view.drain().routes).toBe(true);
 		expect(view.pendingAt()).toBe(Number.POSITIVE_INFINITY);
+	});
+});
+
+describe("KernelView bursts", () => {
+	it("are followed at once while they cost little", () => {
+		const kernel = router();
+		const view = opened(kernel);
+		const now = kernel.now;
+		kernel.now = () => ++kernel.time;
+		for (let n = 0; n < 10; n++) {
+			kernel.routes.push(route(`10.${n}.0.0`, 16, LAN));
+			kernel.tell(route(`10.${n}.0.0`, 16, LAN), RTM.NEWROUTE);
+			expect(view.drain().routes).toBe(true);
+		}
+		kernel.now = now;
 	});
 });
 
