@@ -25,6 +25,8 @@ export class Hosts {
 	#free = 0;
 	/** Hosts that have sessions now. */
 	active = 0;
+	/** The host whose record stays although it has no session, 0 if none. */
+	#held = 0;
 	/** The host that had most sessions when {@link largest} last walked all records, and the most that any other may have by now. */
 	#top = 0;
 	#others = 0;
@@ -60,6 +62,7 @@ export class Hosts {
 		this.#free = 1;
 		this.active = 0;
 		this.#top = 0;
+		this.#held = 0;
 	}
 
 	#chain(address: number): number {
@@ -122,11 +125,23 @@ export class Hosts {
 		if (n > this.#others && i !== this.#top) this.#others = n;
 	}
 
+	/** Keeps a host's record whatever becomes of its sessions, until {@link letGo}. Counting one more instead would not do: a host may have all that 16 bits can count. */
+	hold(i: number): void {
+		this.#held = i;
+	}
+
+	/** Ends {@link hold}: the record goes if it has no session. */
+	letGo(): void {
+		const i = this.#held;
+		this.#held = 0;
+		if (this.#halves[i * 8 + HOST_SESSIONS] === 0) this.release(i);
+	}
+
 	/** Counts one session less and frees the record with the last; also frees a record that never got one. */
 	release(i: number): void {
 		const h = this.#halves;
 		if (h[i * 8 + HOST_SESSIONS] > 0) h[i * 8 + HOST_SESSIONS]--;
-		if (h[i * 8 + HOST_SESSIONS] > 0) return;
+		if (h[i * 8 + HOST_SESSIONS] > 0 || i === this.#held) return;
 		const chain = this.#chain(this.W[i * 4]);
 		let before = 0;
 		let j = this.#heads[chain];

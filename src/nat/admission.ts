@@ -59,8 +59,8 @@ export class Admission {
 		const host = c.hosts.obtain(inside, policy?.flags ?? c.policy.filtering);
 		if (host === 0) return -REASON["table-full"] - 1;
 		const has = c.hosts.sessions(host);
-		// Counted before room is made: that may end the host's last other session, and its record would go.
-		c.hosts.retain(host);
+		// Making room may end the host's last other session, and its record would go.
+		c.hosts.hold(host);
 		let refused = -1;
 		if (most > 0 && has >= most) refused = REASON["host-limit"];
 		else if (rate > 0 && !c.hosts.opens(host, c.now, rate)) refused = REASON["host-rate"];
@@ -70,9 +70,13 @@ export class Admission {
 			if (scarce && has >= c.hosts.guaranteed && c.hosts.active > 1) refused = REASON["host-share"];
 			else if (c.table.count(FREE) === 0 && !this.#makeRoom(has < HOST_MINIMUM)) refused = REASON["table-full"];
 		}
-		if (refused < 0) return host;
+		if (refused < 0) {
+			c.hosts.retain(host);
+			c.hosts.letGo();
+			return host;
+		}
 		c.hosts.refused[host]++;
-		c.hosts.release(host);
+		c.hosts.letGo();
 		return -refused - 1;
 	}
 

@@ -47,6 +47,21 @@ describe("C-11, I-8: full of answered sessions", () => {
 		rig.verify();
 	});
 
+	it("one host with as many sessions as can be is refused one more, and all of them can end", () => {
+		const most = 65_535;
+		const rig = new Rig({ sessions: most });
+		for (let n = 0; n < most; n++) {
+			const p = rig.toWan(udp(`${H1}:${1024 + (n % 32_768)}`, `${S1}:${9 + (n >> 15)}`));
+			rig.toLan(udp(`${S1}:${9 + (n >> 15)}`, `${X}:${p.sourcePort}`));
+		}
+		expect(rig.table.count(FREE)).toBe(0);
+		expect(rig.out(udp(`${H1}:60000`, `${S1}:53`)).drops).toEqual(["table-full"]);
+		rig.pass(400);
+		expect(rig.table.count(FREE)).toBe(most);
+		rig.toWan(udp(`${H1}:60000`, `${S1}:53`));
+		rig.verify();
+	});
+
 	it("TCP, ICMP queries and protocols without ports are refused alike", () => {
 		const rig = new Rig({ sessions: SESSIONS });
 		answered(rig, H1, SESSIONS);
