@@ -1196,16 +1196,18 @@ export class Engine {
 
 	/** Runs until SIGTERM, SIGINT or SIGUSR1. */
 	run(): void {
+		const set = this.#pollSet;
 		let empty = 0;
 		let turns = 0;
 		while (!this.#stopping) {
-			if (empty > SPIN || ++turns === POLL_TURNS) {
+			// Under one stream of super-packets masqd wakes for every few of them, so that what a wake-up costs counts like what a packet does.
+			const polled = empty > SPIN || ++turns === POLL_TURNS;
+			if (polled) {
 				this.#poll(empty > SPIN ? this.#timeout() : 0);
 				turns = 0;
-			}
-			this.#readClock();
-			let moved = this.#breatheWan();
-			for (let n = 0; n < this.lan.length; n++) moved += this.#breatheLan(n);
+			} else this.#readClock();
+			let moved = polled && set[2] === 0 ? 0 : this.#breatheWan();
+			for (let n = 0; n < this.lan.length; n++) if (!polled || set[n * 3 + 5] !== 0) moved += this.#breatheLan(n);
 			empty = moved === 0 ? empty + 1 : 0;
 			// What the kernel's news has released.
 			this.#flush();
@@ -1258,37 +1260,35 @@ export class Engine {
 		}
 	}
 
-	/** Waits for something to do for at most `timeout` ms; serves everything but the ports. */
+	/** Waits for something to do for at most `timeout` ms; serves everything but the ports, which are the first entries of the poll set: the WAN's, then those of the LANs. */
 	#poll(timeout: number): void {
 		const set = this.#pollSet;
-		let n = 0;
-		const add = (fd: native.Fd, events: number) => {
-			set[n * 3] = fd;
-			set[n * 3 + 1] = events;
-			set[n * 3 + 2] = 0;
-			n++;
-		};
-		add(this.wan.driver?.fd ?? -1, native.POLLIN);
-		for (let k = 0; k < this.lan.length; k++) add(this.lan[k].driver?.fd ?? -1, native.POLLIN);
-		const fixed = n;
-		add(this.#signals, native.POLLIN);
-		add(this.kernel.fd, native.POLLIN);
-		add(this.#arp?.fd ?? -1, native.POLLIN);
-		add(this.#guardWatch?.fd ?? -1, native.POLLIN);
-		for (const p of this.#pcp) add(p.fd, native.POLLIN);
-		this.#control?.pollEntries(add, native.now());
+		watch(set, 0, this.wan.driver === null ? -1 : this.wan.driver.fd);
+		let fixed = 1;
+		for (let k = 0; k < this.lan.length; k++) {
+			const { driver } = this.lan[k];
+			watch(set, fixed++, driver === null ? -1 : driver.fd);
+		}
+		watch(set, fixed, this.#signals);
+		watch(set, fixed + 1, this.kernel.fd);
+		watch(set, fixed + 2, this.#arp === null ? -1 : this.#arp.fd);
+		watch(set, fixed + 3, this.#guardWatch === null ? -1 : this.#guardWatch.fd);
+		let n = fixed + 4;
+		for (let k = 0; k < this.#pcp.length; k++) watch(set, n++, this.#pcp[k].fd);
+		if (this.#control !== null) n = this.#control.pollEntries(set, n, this.#milliseconds);
 		native.poll(set, n, timeout);
 		this.#readClock();
 		if (set[fixed * 3 + 2] !== 0) this.#signalled();
 		if (set[fixed * 3 + 5] !== 0 || this.#milliseconds >= this.kernel.pendingAt()) this.#kernelNews();
 		if (set[fixed * 3 + 8] !== 0) this.#arp?.serve();
 		if (set[fixed * 3 + 11] !== 0) this.#guardNews();
-		for (const [k, p] of this.#pcp.entries()) if (set[(fixed + 4 + k) * 3 + 2] !== 0) p.serve();
+		for (let k = 0; k < this.#pcp.length; k++) if (set[(fixed + 4 + k) * 3 + 2] !== 0) this.#pcp[k].serve();
 		this.#control?.serve(set, fixed + 4 + this.#pcp.length, this.#framesReceived());
 	}
 
+	/** Milliseconds that the loop may sleep. The clock has been read in this turn. */
 	#timeout(): number {
-		const pending = this.kernel.pendingAt() - native.now();
+		const now = this.#milliseconds;
 		// Nothing to expire, nothing waiting: sleep until the hops want confirming.
 		const idle =
 			this.table.used === 0 &&
@@ -1298,9 +1298,9 @@ export class Engine {
 			!this.#rare.pending &&
 			!this.#requested.pending
 				? 30_000
-				: this.#secondAt - native.now();
-		const control = this.#control?.dueIn(native.now()) ?? idle;
-		return Math.ceil(Math.max(0, Math.min(idle, pending, control, 30_000)));
+				: this.#secondAt - now;
+		const control = this.#control === null ? idle : this.#control.dueIn(now);
+		return Math.ceil(Math.max(0, Math.min(idle, this.kernel.pendingAt() - now, control)));
 	}
 
 	#signalled(): void {
@@ -1439,6 +1439,12 @@ export class Engine {
 		const address = this.externals.A[0] === 0 ? "no address yet" : formatAddress(swap32(this.externals.A[0]) >>> 0);
 		return `wan ${this.wan.name} ${address}, lan ${lan}, ${this.plan.sessions} sessions in ${this.tableBytes} bytes`;
 	}
+}
+
+/** Entry `n` of a poll set: a descriptor that something may be read from, -1 for none. */
+function watch(set: Int32Array, n: number, fd: native.Fd): void {
+	set[n * 3] = fd;
+	set[n * 3 + 1] = native.POLLIN;
 }
 
 /** Policy of a plan in as-loaded terms; `numbers` are those of its external addresses, in the order of {@link wantedExternals}. */

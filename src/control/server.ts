@@ -72,12 +72,19 @@ export class ControlServer {
 		this.#listener = native.unixListen(path, 0o600);
 	}
 
-	/** Adds the listener's and the clients' descriptors to the poll set, unless traffic has the time. */
-	pollEntries(add: (fd: native.Fd, events: number) => void, now: number): void {
+	/** Puts the listener's and the clients' descriptors into the poll set from entry `n` on, unless traffic has the time. The number of the entry behind them. */
+	pollEntries(set: Int32Array, n: number, now: number): number {
 		this.#polled = now < this.#notBefore ? null : this.#clients;
-		if (this.#polled === null) return;
-		add(this.#listener, native.POLLIN);
-		for (const c of this.#polled) add(c.fd, c.sent < c.length ? native.POLLOUT : c.eof || c.job !== null ? 0 : native.POLLIN);
+		if (this.#polled === null) return n;
+		set[n * 3] = this.#listener;
+		set[n * 3 + 1] = native.POLLIN;
+		let next = n + 1;
+		for (const c of this.#polled) {
+			set[next * 3] = c.fd;
+			set[next * 3 + 1] = c.sent < c.length ? native.POLLOUT : c.eof || c.job !== null ? 0 : native.POLLIN;
+			next++;
+		}
+		return next;
 	}
 
 	/** Milliseconds until this server wants a turn without anything happening on its descriptors; Infinity if it does not. */
@@ -95,7 +102,7 @@ export class ControlServer {
 	/** Serves what the poll set says, whose entries of this server begin at entry `from`, and goes on with answers. `frames` is how many the ports have received ever. */
 	serve(set: Int32Array, from: number, frames: number): void {
 		const polled = this.#polled;
-		if (polled === null) return;
+		if (polled === null || (polled.length === 0 && set[from * 3 + 2] === 0)) return;
 		const began = native.nanoseconds();
 		const now = native.now();
 		let worked = false;

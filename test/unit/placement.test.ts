@@ -89,7 +89,7 @@ describe("placement", () => {
 
 	test("takes the idlest of those that it may run on", () => {
 		const m = new Machine([0, 2, 3]).begin();
-		m.look([0, 1, 0.5, 0.6]);
+		m.look([0, 1, 0.6, 0.7]);
 		expect(m.calls).toEqual([[3]]);
 	});
 
@@ -97,8 +97,23 @@ describe("placement", () => {
 		const m = new Machine([0, 1, 2], [1024, 446, 1024]).begin();
 		m.look([0, 0.9, 0.1]);
 		expect(m.calls).toEqual([]);
-		m.look([0, 0.9, 0.5]);
+		m.look([0, 0.9, 0.7]);
 		expect(m.calls).toEqual([[2]]);
+	});
+
+	test("takes a move back after which the processor that was left is idler than the new one had been, and tries it less and less often", () => {
+		const m = new Machine([0, 1]).begin();
+		const moves: number[] = [];
+		for (let looks = 0; looks < 200; looks++) {
+			const before = m.calls.length;
+			m.look(m.on === 0 ? [0, 0.65] : [0.85, 0]);
+			if (m.calls.length > before) moves.push(looks);
+		}
+		expect(m.on).toBe(0);
+		for (let n = 1; n < moves.length; n += 2) expect(moves[n] - moves[n - 1]).toBe(1);
+		const gaps = moves.filter((_, n) => n % 2 === 0).map((at, n, all) => at - (all[n - 1] ?? 0));
+		expect(gaps.slice(1).every((gap, n) => gap >= gaps[n])).toBe(true);
+		expect(moves.length).toBeLessThan(16);
 	});
 
 	test("load that follows it about makes it move less and less often", () => {
