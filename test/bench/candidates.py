@@ -107,6 +107,23 @@ class Forward(Candidate):
         run(["ip", "-n", site.server, "route", "add", "192.168.1.0/24", "via", WAN])
 
 
+class Redirect(Candidate):
+    """Two BPF programs of eight instructions that send what comes in on one port out of the other, unread and unchanged; the hosts know each
+    other's Ethernet addresses. Nothing that is attached where masqd's offload is, and hands packets on as it does, gets further."""
+
+    seen_source = topology.CLIENT
+    required = False
+    has_start = False
+
+    def start(self, site):
+        server, client = _mac(site.server), _mac(site.client)
+        run(["ip", "-n", site.client, "neighbour", "replace", GATEWAY, "lladdr", server, "dev", "eth0", "nud", "permanent"])
+        run(["ip", "-n", site.server, "neighbour", "replace", WAN, "lladdr", client, "dev", "eth0", "nud", "permanent"])
+        run(["ip", "-n", site.server, "route", "add", "192.168.1.0/24", "via", WAN])
+        site.process = Process([tool("inject"), "wire", "lan0", "wan0"], site.router, log=site.log("redirect"))
+        site.process.line(5)
+
+
 class Relay(Candidate):
     """A C program that hands frames on as masqd's packet driver does and translates nothing (relay.c): the limit of that way. It
     does not choose its CPU as masqd does, so it is put on the one that is not the sender's."""
@@ -237,6 +254,7 @@ CANDIDATES = [
     Masqd("tun", "masqd\ntun", driver="tun", offload="off"),
     Masqd("offload", "masqd\noffload", driver="packet", offload="on"),
     Forward("forward", "forward\nno NAT"),
+    Redirect("redirect", "redirect\nno NAT"),
     Relay("relay", "C relay\nno NAT"),
     Slirp("slirp4netns", "slirp4\nnetns"),
     Pasta("pasta", "\npasta"),

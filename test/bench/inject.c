@@ -5,6 +5,7 @@
  *   inject idle ...                 the same, but each packet is only written and dropped: the cost of making it
  *   inject drop DEVICE              drops every IPv4 UDP packet at the device's ingress until stdin ends
  *   inject redirect DEVICE TARGET   sends them all on from another device: the least that a router can do
+ *   inject wire DEVICE DEVICE       sends all IPv4 packets of each device on from the other, unchanged, until stdin ends
  *
  * flood hands 64-byte UDP packets to a device's receive path as if they had come from its wire: BPF_PROG_TEST_RUN of an
  * XDP program on live frames. The program writes each packet anew, so the flows take turns as in blast. Everything up to
@@ -76,15 +77,20 @@ static int device_index(const char *name)
 	return index;
 }
 
-/** serve() - keep a program on a device's ingress for as long as stdin is open. */
-static int serve(int program, const char *device)
+static void attach(int program, const char *device)
 {
 	union bpf_attr attr = { .link_create = { .prog_fd = (uint32_t)program, .target_ifindex = (uint32_t)device_index(device),
 						  .attach_type = TCX_INGRESS } };
-	char line[64];
 
 	if (bpf(BPF_LINK_CREATE, &attr) < 0)
 		die("BPF_LINK_CREATE");
+}
+
+/** serve() - keep the programs attached for as long as stdin is open. */
+static int serve(void)
+{
+	char line[64];
+
 	ready();
 	while (fgets(line, sizeof(line), stdin))
 		;
@@ -101,7 +107,8 @@ static int drop(const char *device)
 {
 	const struct bpf_insn code[] = { ONLY_UDP(2), MOV_K(0, DROP), EXIT, MOV_K(0, PASS_NEXT), EXIT };
 
-	return serve(load(BPF_PROG_TYPE_SCHED_CLS, code, sizeof(code) / sizeof(*code)), device);
+	attach(load(BPF_PROG_TYPE_SCHED_CLS, code, sizeof(code) / sizeof(*code)), device);
+	return serve();
 }
 
 static int redirect(const char *device, const char *target)
@@ -111,7 +118,26 @@ static int redirect(const char *device, const char *target)
 		MOV_K(0, PASS_NEXT), EXIT,
 	};
 
-	return serve(load(BPF_PROG_TYPE_SCHED_CLS, code, sizeof(code) / sizeof(*code)), device);
+	attach(load(BPF_PROG_TYPE_SCHED_CLS, code, sizeof(code) / sizeof(*code)), device);
+	return serve();
+}
+
+static void forward(const char *device, const char *target)
+{
+	const struct bpf_insn code[] = {
+		LOAD(BPF_W, 4, 1, offsetof(struct __sk_buff, protocol)), JUMP_K(BPF_JNE, 4, htons(ETH_P_IP), 4),
+		MOV_K(1, device_index(target)), MOV_K(2, 0), OP(BPF_JMP | BPF_CALL, 0, 0, 0, REDIRECT_HELPER), EXIT,
+		MOV_K(0, PASS_NEXT), EXIT,
+	};
+
+	attach(load(BPF_PROG_TYPE_SCHED_CLS, code, sizeof(code) / sizeof(*code)), device);
+}
+
+static int wire(const char *one, const char *other)
+{
+	forward(one, other);
+	forward(other, one);
+	return serve();
 }
 
 static uint32_t sum(const void *data, size_t length, uint32_t total)
@@ -280,6 +306,8 @@ int main(int argc, char **argv)
 		return drop(argv[2]);
 	if (argc == 4 && !strcmp(argv[1], "redirect"))
 		return redirect(argv[2], argv[3]);
-	usage(0, 1, "flood|drop|redirect DEVICE ...");
+	if (argc == 4 && !strcmp(argv[1], "wire"))
+		return wire(argv[2], argv[3]);
+	usage(0, 1, "flood|drop|redirect|wire DEVICE ...");
 	return 2;
 }
