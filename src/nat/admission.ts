@@ -3,7 +3,6 @@
  * A live, answered session is never evicted for another.
  */
 
-import { HOST_MINIMUM } from "../conntrack/hosts.ts";
 import { EXTERNAL_SHIFT, HOST_EIF, HOST_PLACE, R_HOST, R_IN, R_META, R_OUT } from "../conntrack/record.ts";
 import {
 	FREE,
@@ -40,7 +39,7 @@ export class Admission {
 	readonly #c: Context;
 	/** Second in which a search for room failed: not repeated before the next, so that a flood is refused cheaply. */
 	#fullAt = -1;
-	/** The same for hosts with hardly any sessions. */
+	/** The same for hosts with less than their share. */
 	#newcomersAt = -1;
 
 	constructor(c: Context) {
@@ -68,7 +67,7 @@ export class Admission {
 			const free = c.table.available;
 			const scarce = free < c.table.layout.sessions * BORROW_FREE;
 			if (scarce && has >= c.hosts.guaranteed && c.hosts.active > 1) refused = REASON["host-share"];
-			else if (c.table.count(FREE) === 0 && !this.#makeRoom(has < HOST_MINIMUM)) refused = REASON["table-full"];
+			else if (c.table.count(FREE) === 0 && !this.#makeRoom(has < c.hosts.guaranteed)) refused = REASON["table-full"];
 		}
 		if (refused < 0) {
 			c.hosts.retain(host);
@@ -84,12 +83,12 @@ export class Admission {
 	full(inside: number): boolean {
 		const c = this.#c;
 		if (this.#fullAt !== c.now || c.table.available > 0) return false;
-		return this.#newcomersAt === c.now || c.hosts.sessions(c.hosts.find(inside)) >= HOST_MINIMUM;
+		return this.#newcomersAt === c.now || c.hosts.sessions(c.hosts.find(inside)) >= c.hosts.guaranteed;
 	}
 
 	/**
-	 * Frees a record: ends a session that may be ended, if no port's rest can. For a host with hardly any (`newcomer`) an unanswered one of the host that holds most
-	 * goes whatever its age, so that a flood, which refills the table faster than its sessions age, does not keep others out.
+	 * Frees a record: ends a session that may be ended, if no port's rest can. For a host with less than its guaranteed share (`newcomer`) an unanswered one of the host
+	 * that holds most goes whatever its age, so that a flood, which refills the table faster than its sessions age, does not keep others out.
 	 */
 	#makeRoom(newcomer: boolean): boolean {
 		const c = this.#c;

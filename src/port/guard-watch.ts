@@ -2,8 +2,8 @@
  * Hears of changes to nftables, and tells when somebody has deleted the guard's table: `service firewall stop` and `restart` flush every table of every
  * owner, and without the guard the kernel would forward beside masqd.
  *
- * The kernel tells of a transaction message by message and ends it with a generation (NEWGEN). Our own installations, which delete and make the table in one
- * transaction, are heard too: what counts is how a transaction leaves it.
+ * Our own installations, which delete and make the table in one transaction, are heard too: what counts is the last that was said of the table in all that
+ * had come. Was it cut in between, the guard is put in place once more, which does no harm.
  */
 import type { Fd, NativeError } from "masq:native";
 

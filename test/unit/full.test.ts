@@ -130,20 +130,30 @@ describe("who makes room", () => {
 		expect(gone).toEqual(["dns-done", "closing", "reset"]);
 	});
 
-	it("then an unanswered session of the host that holds most, the oldest first, and not before it is 2 s old", () => {
+	it("then, for a host with less than its share, an unanswered session of the host that holds most, the oldest first", () => {
 		const rig = new Rig({ sessions: SESSIONS });
-		answered(rig, H2, 20);
+		unanswered(rig, H1, 150);
+		answered(rig, H2, 56);
 		unanswered(rig, H2, 4, 10_000);
-		unanswered(rig, H1, 180);
 		fill(rig);
-		expect(rig.out(udp(`${H2}:1`, `${S1}:9`)).drops).toEqual(["table-full"]);
-		rig.pass(2);
-		for (let n = 0; n < 10; n++) {
+		expect(rig.out(udp(`${H2}:1`, `${S1}:9`)).drops).toEqual(["host-share"]);
+		for (let n = 0; n < 42; n++) {
 			rig.toWan(udp(`${H3}:${5000 + n}`, `${S1}:9`));
 			expect(count(rig, `${H1}:${20_000 + n} `)).toBe(0);
 		}
-		expect(count(rig, `udp ${H2}:`)).toBe(24);
-		expect(count(rig, `udp ${H1}:`)).toBe(170);
+		expect(rig.out(udp(`${H3}:1`, `${S1}:9`)).drops).toEqual(["host-share"]);
+		expect(count(rig, `udp ${H2}:`)).toBe(60);
+		expect(count(rig, `udp ${H1}:`)).toBe(108);
+		rig.verify();
+	});
+
+	it("a host that is alone loses its own oldest unanswered session, not before that is 2 s old", () => {
+		const rig = new Rig({ sessions: SESSIONS });
+		unanswered(rig, H1, SESSIONS);
+		expect(rig.out(udp(`${H1}:1`, `${S1}:9`)).drops).toEqual(["table-full"]);
+		rig.pass(2);
+		rig.toWan(udp(`${H1}:1`, `${S1}:9`));
+		expect(count(rig, `${H1}:20000 `)).toBe(0);
 		rig.verify();
 	});
 

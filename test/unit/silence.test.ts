@@ -68,8 +68,9 @@ describe("limits of a host", () => {
 		const rig = new Rig({ sessions: 256 });
 		for (let n = 0; n < 300; n++) rig.out(udp(`${H1}:${40000 + n}`, `${S1}:1`));
 		expect(rig.flows().length).toBe(256);
-		for (let n = 0; n < 16; n++) expect(rig.out(udp(`${H2}:${50000 + n}`, `${S1}:1`)).drops).toEqual([]);
-		expect(rig.flows().filter((f) => f.includes(H2)).length).toBe(16);
+		for (let n = 0; n < 128; n++) expect(rig.out(udp(`${H2}:${50000 + n}`, `${S1}:1`)).drops).toEqual([]);
+		expect(rig.out(udp(`${H2}:60000`, `${S1}:1`)).drops).not.toEqual([]);
+		expect(rig.flows().filter((f) => f.includes(H2)).length).toBe(128);
 		rig.verify();
 	});
 });
