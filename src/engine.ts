@@ -1051,7 +1051,7 @@ export class Engine {
 
 	#refreshGuard(): void {
 		const facts: GuardFacts = {
-			lan: this.lan.flatMap((p) => (p.kind === "tap" ? [] : [{ device: p.name, driver: p.kind }])),
+			lan: this.lan.flatMap((p) => (p.kind === "tap" ? [] : [{ device: p.name, driver: p.kind, tun: p.tun }])),
 			wanDevice: this.wan.name,
 			externals: this.#externalAddresses(),
 			ownedExternals: this.#ownedExternals(),

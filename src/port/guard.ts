@@ -10,10 +10,12 @@
  *    last hop: masqd answers them.
  *  - `claimed`: TCP and UDP from the WAN or a LAN to an external address at a port of masqd's range or of a port forward.
  *  - `owned`: everything to external addresses that are masqd's alone, unless a tun-driver LAN is about to deliver it to masqd.
- *  - what a tun-driver LAN sends to masqd is tracked by the kernel in a conntrack zone of its own, in the direction out. The kernel's
- *    entries of such flows carry no NAT binding; after masqd's end they must not be found again, or the flow would leave untranslated
- *    instead of being masqueraded anew. Replies from the TUN device are of the default zone, so `ct state established` still knows
- *    them. Where the kernel has no zones these packets are not tracked at all.
+ *  - what a tun-driver LAN sends to masqd, and what comes out of the TUN device, is tracked by the kernel in a conntrack zone of its own.
+ *    The kernel's entries of such flows carry no NAT binding; after masqd's end they must not be found again, or the flow would leave
+ *    untranslated instead of being masqueraded anew. Nor must what the kernel has tracked before masqd's start be in the way: with the
+ *    zone set in the direction out only, the two entries of a flow that the kernel had forwarded untranslated have the same reply
+ *    tuple, and the kernel drops every packet of the flow, counted nowhere, until the older entry's time is up. Where the kernel has no
+ *    zones, what is sent to masqd is not tracked at all.
  * Where the kernel forwards:
  *  - `inbound`: from the WAN with a source of a translated LAN or straight to one, exempt peers apart: nothing outside knows these addresses.
  * At output, where errors that come out of the TUN device do not pass:
@@ -37,6 +39,8 @@ import { mergeRanges } from "./filter.ts";
 export interface GuardLan {
 	device: string;
 	driver: "packet" | "tun";
+	/** Its TUN device; unused with the packet driver. */
+	tun: string;
 }
 
 /** Destination ports of one protocol. */
@@ -112,7 +116,8 @@ const MULTICAST = "224.0.0.0";
  */
 export function guardRuleset(g: GuardFacts, addressTest: AddressTest = "fib", separation: Separation = "zone"): string {
 	const packetLans = g.lan.filter((lan) => lan.driver === "packet").map((lan) => lan.device);
-	const tunLans = g.lan.filter((lan) => lan.driver === "tun").map((lan) => lan.device);
+	const tunPorts = g.lan.filter((lan) => lan.driver === "tun");
+	const tunLans = tunPorts.map((lan) => lan.device);
 	const lans = [...packetLans, ...tunLans];
 	const fib = addressTest === "fib";
 
@@ -158,8 +163,9 @@ export function guardRuleset(g: GuardFacts, addressTest: AddressTest = "fib", se
 	const toTun = tunLans.length === 0 ? "" : `iifname != ${names(tunLans)} `;
 	lines.push(`\t\t${toTun}ip daddr @owned_externals counter name owned drop`);
 	if (tunLans.length > 0) {
-		const apart = separation === "zone" ? `ct original zone set ${TUN_ZONE}` : "notrack";
+		const apart = separation === "zone" ? `ct zone set ${TUN_ZONE}` : "notrack";
 		lines.push(`\t\tiifname ${names(tunLans)} ${foreign} ${apart}`);
+		if (separation === "zone") lines.push(`\t\tiifname ${names(tunPorts.map((lan) => lan.tun))} ${apart}`);
 	}
 	lines.push("\t}");
 

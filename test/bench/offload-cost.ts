@@ -24,7 +24,8 @@ const timeouts = stateTimeouts({
 });
 const layout = layoutTable(SESSIONS, 0);
 const memory = new ArrayBuffer(layout.words * 4);
-const table = new Table(memory, layout, Int32Array.from([1, 2, 3]), timeouts);
+// Keys of a table are random; small ones would make long chains.
+const table = new Table(memory, layout, Int32Array.of(0x3c6ef372, 0x2545f491, 0x5bd1e995), timeouts);
 const hosts = new Hosts(memory, layout, 7);
 const headers = new LinkHeaders(layout.hosts);
 const tags = new Int32Array(256).fill(headerTag(1));

@@ -528,7 +528,7 @@ function checkGuard(view: KernelView): void {
 	const fromLan = native.etherOpen(view.linkByName("lan1")?.index as number, 0x0800, null);
 	const fromWan = native.etherOpen(view.linkByName("wan1")?.index as number, 0x0800, null);
 	const facts: GuardFacts = {
-		lan: [{ device: "lan0", driver: "packet" }],
+		lan: [{ device: "lan0", driver: "packet", tun: "" }],
 		wanDevice: "wan0",
 		externals: [address("203.0.113.1")],
 		ownedExternals: [{ first: address("203.0.113.16"), last: address("203.0.113.31") }],
@@ -604,7 +604,7 @@ function checkGuard(view: KernelView): void {
 			"8.8.8.8 > 192.168.1.10 17",
 		);
 
-		installGuard(mode === "fib" ? native : refusing, { ...facts, lan: [{ device: "lan0", driver: "tun" }] });
+		installGuard(mode === "fib" ? native : refusing, { ...facts, lan: [{ device: "lan0", driver: "tun", tun: "masq0" }] });
 		counted(
 			"leak: the kernel forwards a private source to the WAN",
 			"leak",
@@ -636,7 +636,7 @@ function checkGuard(view: KernelView): void {
 		}
 		installGuard(mode === "fib" ? native : refusing, {
 			...facts,
-			lan: [{ device: "lan0", driver: "tun" }],
+			lan: [{ device: "lan0", driver: "tun", tun: "masq0" }],
 			exemptSources: [subnet("192.168.1.8/29")],
 		});
 		counted(

@@ -310,6 +310,30 @@ def test_the_kernels_masquerade_takes_over(make_bed):
     bed.h1.ping(S1, 2)
 
 
+def test_flows_that_the_kernel_forwarded_before(make_bed):
+    """What the kernel tracks of a flow that it had forwarded untranslated, before masqd came, is not in the flow's way."""
+    bed = make_bed()
+    bed.router.run("nft", "-f", "-", stdin="table ip fw { chain forward { type filter hook forward priority filter; ct state invalid drop; }; }")
+    tuples = ["--src", H1, "--dst", S1, "--sport", "40001", "--dport", "7"]
+    bed.router.run("conntrack", "-I", "-p", "udp", *tuples, "--timeout", "300")
+    bed.router.run("conntrack", "-I", "-p", "tcp", *tuples, "--timeout", "300", "--state", "ESTABLISHED")
+    bed.start()
+    client, server = bed.h1.udp(H1, 40001), bed.wan.udp(S1, 7)
+    client.sendto(b"out", (S1, 7))
+    _, outside = server.recvfrom(10)
+    assert outside[0] == GATEWAY
+    server.sendto(b"back", outside)
+    assert client.recv(10) == b"back"
+    listener = bed.wan.tcp(S1, 7)
+    listener.listen()
+    client = bed.h1.tcp(H1, 40001)
+    client.connect((S1, 7))
+    connection, outside = listener.accept()
+    assert outside[0] == GATEWAY
+    connection.sendall(b"back")
+    assert client.recv(10) == b"back"
+
+
 def test_standard_output_may_be_closed(make_bed):
     """Whoever started it has gone: it runs on."""
     bed = make_bed()

@@ -7,8 +7,8 @@ const subnet = (text: string): Subnet => parseSubnet(text) as Subnet;
 
 const FACTS: GuardFacts = {
 	lan: [
-		{ device: "br-lan", driver: "packet" },
-		{ device: "br-guest", driver: "tun" },
+		{ device: "br-lan", driver: "packet", tun: "" },
+		{ device: "br-guest", driver: "tun", tun: "masq0" },
 	],
 	wanDevice: "pppoe-wan",
 	externals: [address("203.0.113.1")],
@@ -96,7 +96,8 @@ table inet masqd {
 		iifname { "br-lan", "br-guest" } ip daddr @externals tcp dport @claimed_tcp counter name claimed_lan drop
 		iifname { "br-lan", "br-guest" } ip daddr @externals udp dport @claimed_udp counter name claimed_lan drop
 		iifname != "br-guest" ip daddr @owned_externals counter name owned drop
-		iifname "br-guest" ip daddr != @elsewhere fib daddr type unicast ct original zone set 19793
+		iifname "br-guest" ip daddr != @elsewhere fib daddr type unicast ct zone set 19793
+		iifname "masq0" ct zone set 19793
 	}
 	chain forward {
 		type filter hook forward priority -10; policy accept;
@@ -151,7 +152,7 @@ describe("guard ruleset", () => {
 	});
 
 	it("lets tun-driver LANs through to the TUN device", () => {
-		const script = guardRuleset({ ...FACTS, lan: [{ device: "br-lan", driver: "tun" }] });
+		const script = guardRuleset({ ...FACTS, lan: [{ device: "br-lan", driver: "tun", tun: "masq0" }] });
 		expect(script.split("\n").filter((line) => line.includes("lan_unicast drop"))).toEqual([
 			'\t\tiifname "br-lan" ip ttl < 2 ip daddr != @elsewhere fib daddr type unicast counter name lan_unicast drop',
 		]);
@@ -159,11 +160,11 @@ describe("guard ruleset", () => {
 	});
 
 	it("keeps the kernel's tracking of what goes to the TUN device apart", () => {
-		const tun: GuardFacts = { ...FACTS, lan: [{ device: "br-lan", driver: "tun" }] };
+		const tun: GuardFacts = { ...FACTS, lan: [{ device: "br-lan", driver: "tun", tun: "masq0" }] };
 		const match = 'iifname "br-lan" ip daddr != @elsewhere fib daddr type unicast ';
-		expect(guardRuleset(tun)).toContain(`${match}ct original zone set 19793\n`);
+		expect(guardRuleset(tun)).toContain(`${match}ct zone set 19793\n\t\tiifname "masq0" ct zone set 19793\n`);
 		expect(guardRuleset(tun, "fib", "notrack")).toContain(`${match}notrack\n`);
-		expect(guardRuleset({ ...FACTS, lan: [{ device: "br-lan", driver: "packet" }] })).not.toMatch(/zone|notrack/);
+		expect(guardRuleset({ ...FACTS, lan: [{ device: "br-lan", driver: "packet", tun: "" }] })).not.toMatch(/zone|notrack/);
 	});
 
 	it("refuses a device name that would mean something to nft", () => {
@@ -200,7 +201,7 @@ describe("guard installation", () => {
 		const io = nft(["zone"]);
 		expect(installGuard(io, FACTS)).toBe("fib");
 		expect(io.calls.at(-1)?.stdin).toBe(guardRuleset(FACTS, "fib", "notrack"));
-		const packet: GuardFacts = { ...FACTS, lan: [{ device: "br-lan", driver: "packet" }] };
+		const packet: GuardFacts = { ...FACTS, lan: [{ device: "br-lan", driver: "packet", tun: "" }] };
 		const none = nft(["fib", "own"]);
 		expect(() => installGuard(none, packet)).toThrow("refused");
 		expect(none.calls.length).toBe(2);
