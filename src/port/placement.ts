@@ -15,7 +15,7 @@ const CROWDED = 0.1;
 const ROOMY = 0.6;
 /** By how much more than expected the processor that was left must be idle for the move to be taken back. */
 const WORSE = 0.1;
-/** Milliseconds in which a move is not undone; doubled up to the second number each time one would have been. */
+/** Milliseconds in which a move is not undone; doubled up to the second number each time one would have been, until there is a pause. */
 const STAY_MS = 300;
 const STAY_MOST_MS = 10_000;
 /** Frames between two looks below which there is nothing to gain. */
@@ -86,7 +86,10 @@ export class Placement {
 		this.dueAt = milliseconds + LOOK_MS;
 		if (carried >= FEW) this.#busyAt = milliseconds;
 		if (elapsed > 3 * LOOK_MS || carried < FEW) {
+			// What comes after a pause is another load.
 			this.#left = -1;
+			this.#stayUntil = 0;
+			this.#stay = STAY_MS;
 			return;
 		}
 		const share = (cpu: number) => (((this.#idle.get(cpu) ?? 0) - (before.get(cpu) ?? 0)) * 10) / elapsed;

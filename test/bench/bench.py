@@ -2,7 +2,8 @@
 """make bench: masqd against the kernel's masquerade, slirp4netns and pasta, in one run on one topology.
 
     make bench                  the full run, under 12 minutes
-    make bench QUICK=1          one shorter round, under 2 minutes
+    make bench QUICK=1          one shorter round, under 2 minutes: not all candidates, and not all measurements of those
+                                that stand in the table for comparison (candidates.py, quick)
     /usr/bin/python3 test/bench/bench.py [--quick] [--rounds N] [--only KEY,...] [--measure NAME,...] [--list]
 
 Needs root, and the tools that test/bench/build.mk builds. Prints one table and the issue's targets, writes
@@ -72,7 +73,8 @@ def main():
         print("measures:  ", " ".join(names))
         return 0
     try:
-        shown = _able(candidates.chosen(arguments.only), arguments.only)
+        some = arguments.quick and not arguments.only and not arguments.measure
+        shown = _able([c for c in candidates.chosen(arguments.only) if not some or c.quick != ()], arguments.only)
         unknown = [name for name in arguments.measure if name not in names]
         if unknown:
             raise Broken(f"no measure {', '.join(unknown)}; there are {', '.join(names)}")
@@ -85,7 +87,7 @@ def main():
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, _interrupt)
     folder = topology.folder()
-    bench = Bench(arguments, shown, folder)
+    bench = Bench(arguments, shown, folder, some)
     try:
         topology.remove_stale()
         bench.measure()
@@ -137,7 +139,9 @@ def _able(shown, asked):
 class Bench:
     """One run: the rounds, what they gave and what failed."""
 
-    def __init__(self, arguments, shown, folder):
+    def __init__(self, arguments, shown, folder, some):
+        self.some = some
+        """Only the measurements that a quick run has time for."""
         self.quick = arguments.quick
         self.settings = measure.QUICK if arguments.quick else measure.Settings()
         self.most_rounds = arguments.rounds or (1 if arguments.quick else ROUNDS)
@@ -211,6 +215,9 @@ class Bench:
         else:
             self.counter = counter
 
+    def _makes(self, candidate, name):
+        return not self.some or candidate.quick is None or name in candidate.quick
+
     def _wanted(self, name):
         return not self.asked or name in self.asked
 
@@ -229,7 +236,7 @@ class Bench:
                 self._progress(f"round {number}: {name}")
                 for candidate in order:
                     site = sites.get(candidate.key)
-                    if site:
+                    if site and self._makes(candidate, name):
                         self._try(candidate, number, name, lambda c=candidate, s=site, f=function: f(
                             s, c, self.settings, context))
                         if site.process and not site.process.alive():
@@ -248,7 +255,7 @@ class Bench:
             return
         for name, keys, function in measure_masqd.MEASURES:
             for candidate in order:
-                if candidate.key in keys and self._wanted(name):
+                if candidate.key in keys[:1 if self.some else None] and self._wanted(name):
                     self._progress(f"round {number}: {name}")
                     self._try(candidate, number, name, lambda c=candidate, f=function: f(c, self.settings, context))
 

@@ -36,6 +36,8 @@ class Candidate:
     """Packets/s of the load under which CPU time is measured."""
     planned = ""
     """Why it cannot be run yet."""
+    quick = None
+    """Measurements that the quick run makes of it, () to leave it out; None: all."""
     place = False
     """Whether its process is put on the CPU that is not the sender's."""
 
@@ -102,6 +104,7 @@ class Forward(Candidate):
 
     seen_source = topology.CLIENT
     has_start = False
+    quick = ("tcp1", "udplatency", "tcplatency", "connections", "path1", "path1024", "path16384", "path64000")
 
     def start(self, site):
         run(["ip", "-n", site.server, "route", "add", "192.168.1.0/24", "via", WAN])
@@ -114,6 +117,7 @@ class Redirect(Candidate):
     seen_source = topology.CLIENT
     required = False
     has_start = False
+    quick = ()
 
     def start(self, site):
         server, client = _mac(site.server), _mac(site.client)
@@ -131,6 +135,7 @@ class Relay(Candidate):
     seen_source = topology.CLIENT
     required = False
     has_start = False
+    quick = ("tcp1", "tcp8", "tcp1r", "tcp8r", "udplatency", "tcplatency", "connections", "udp1", "udp1024")
     place = True
 
     def start(self, site):
@@ -209,6 +214,7 @@ class Slirp(Candidate):
     kind = "tap"
     required = False
     cpu_rate = 20_000
+    quick = ("tcp1", "tcp8", "tcp1r", "tcp8r", "udplatency", "tcplatency", "connections", "udp1", "cpu1", "udp1024")
 
     def missing(self):
         return _program("slirp4netns")
@@ -226,6 +232,7 @@ class Pasta(Candidate):
     kind = "tap"
     required = False
     cpu_rate = 20_000
+    quick = ()
 
     def missing(self):
         return _program("pasta")

@@ -50,7 +50,7 @@ class Settings:
     injections: int = 4
 
 
-QUICK = Settings(saturation=0.4, step=0.3, steps=3, loss_free_flows=(1024,), latency=0.4, connections=0.4, load=0.5)
+QUICK = Settings(saturation=0.4, step=0.3, steps=3, loss_free_flows=(), latency=0.4, connections=0.4, load=0.5)
 
 
 def _flows(n):

@@ -116,6 +116,15 @@ describe("placement", () => {
 		expect(moves.length).toBeLessThan(16);
 	});
 
+	test("after a pause it moves again at once", () => {
+		const m = new Machine([0, 1]).begin();
+		for (let n = 0; n < 20; n++) m.look(m.on === 0 ? [0, 0.9] : [0.9, 0]);
+		m.look([1, 1], 10);
+		const here = m.on;
+		m.look(here === 0 ? [0, 0.9] : [0.9, 0]);
+		expect(m.on).toBe(1 - here);
+	});
+
 	test("load that follows it about makes it move less and less often", () => {
 		const m = new Machine([0, 1]).begin();
 		let looks = 0;
