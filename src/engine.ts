@@ -1286,8 +1286,10 @@ export class Engine {
 		this.#control?.serve(set, fixed + 4 + this.#pcp.length, this.#framesReceived());
 	}
 
-	/** Milliseconds that the loop may sleep. The clock has been read in this turn. */
+	/** Milliseconds that the loop may sleep. */
 	#timeout(): number {
+		// Serving the control socket takes time.
+		this.#readClock();
 		const now = this.#milliseconds;
 		// Nothing to expire, nothing waiting: sleep until the hops want confirming.
 		const idle =

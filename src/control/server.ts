@@ -89,7 +89,7 @@ export class ControlServer {
 
 	/** Milliseconds until this server wants a turn without anything happening on its descriptors; Infinity if it does not. */
 	dueIn(now: number): number {
-		if (this.#clients.length === 0) return Number.POSITIVE_INFINITY;
+		// Who connects meanwhile is not heard.
 		if (now < this.#notBefore) return this.#notBefore - now;
 		let due = Number.POSITIVE_INFINITY;
 		for (const c of this.#clients) {

@@ -3,7 +3,8 @@
  * share one processor, and the scheduler may leave it so while another is idle (measured: TCP at 11 instead of 17 Gbit/s). So: while
  * traffic is carried, look now and then how idle each processor was; on a crowded one with a mostly idle one beside it, move there, and back at
  * once if the one that was left is idler now than the new one was: then masqd sits where the frames come in and is what holds them up (measured:
- * the other processor is idle for 70 to 100 % of the time then, and where masqd sits right for 0 to 50 %). After a while without traffic give the choice back to the scheduler. Whoever starts masqd on chosen processors (taskset) has it stay on those.
+ * the other processor is idle for 70 to 100 % of the time then, and where masqd sits right for 0 to 50 %). After a while without traffic give
+ * the choice back to the scheduler. Whoever starts masqd on chosen processors (taskset) has it stay on those.
  */
 
 type System = Pick<typeof import("masq:native"), "readFile" | "processors" | "processor" | "runOn">;
