@@ -261,7 +261,7 @@ CANDIDATES = [
     Masqd("tun", "masqd\ntun", driver="tun", offload="off"),
     Masqd("offload", "masqd\noffload", driver="packet", offload="on"),
     Forward("forward", "forward\nno NAT"),
-    Redirect("redirect", "redirect\nno NAT"),
+    Redirect("redirect", "bare\nBPF"),
     Relay("relay", "C relay\nno NAT"),
     Slirp("slirp4netns", "slirp4\nnetns"),
     Pasta("pasta", "\npasta"),
