@@ -112,7 +112,8 @@ class Forward(Candidate):
 
 class Redirect(Candidate):
     """Two BPF programs of eight instructions that send what comes in on one port out of the other, unread and unchanged; the hosts know each
-    other's Ethernet addresses. Nothing that is attached where masqd's offload is, and hands packets on as it does, gets further."""
+    other's Ethernet addresses: what is left of masqd's offload without reading, translating and counting. (bpf_redirect_peer skips one queue more, but
+    only between veth devices, which no router has as its ports.)"""
 
     seen_source = topology.CLIENT
     required = False
