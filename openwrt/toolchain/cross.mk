@@ -23,6 +23,7 @@ NATIVE_CFLAGS += -fno-sanitize=undefined -Wno-gnu-variable-sized-type-not-at-end
 # Less inlining than -O2 does by itself: a fifth smaller, on an emulated 24Kc as fast and on x86-64 8 % faster, where less
 # still is slower.
 NATIVE_CFLAGS += -mllvm -inline-threshold=$(if $(filter arm% x86%,$(ARCH)),50,10)
+INTERPRETER_FLAGS := -O2 -mllvm -tail-dup-pred-size=5000
 # Nothing unwinds the stack of a program in C.
 NATIVE_CFLAGS += -fno-unwind-tables -fno-asynchronous-unwind-tables
 # The bundle comes as bytecode, so the engine needs no parser.
