@@ -18,7 +18,7 @@ import {
 	UDP_NEW,
 } from "../conntrack/states.ts";
 import { firstOf, ICMP, secondOf, swap16, TCP, UDP } from "../packet/layout.ts";
-import { type Context, type EndCause, type Forward, findForward } from "./context.ts";
+import { type Context, type EndCause, type Forward, findForward, hasForwards } from "./context.ts";
 import { REASON } from "./reason.ts";
 
 /** While at least this share of the table is free, a host may have more than its fair share. */
@@ -52,30 +52,30 @@ export class Admission {
 	 */
 	admit(inside: number): number {
 		const c = this.#c;
-		const policy = c.policy.hosts.get(inside);
+		const { hosts, table } = c;
+		const policy = c.policy.hosts.size === 0 ? undefined : c.policy.hosts.get(inside);
 		const most = policy?.maxSessions || c.policy.maxSessions;
 		const rate = policy?.maxRate || c.policy.maxRate;
-		const host = c.hosts.obtain(inside, policy?.flags ?? c.policy.filtering);
+		const host = hosts.obtain(inside, policy?.flags ?? c.policy.filtering);
 		if (host === 0) return -REASON["table-full"] - 1;
-		const has = c.hosts.sessions(host);
+		const has = hosts.sessions(host);
 		// Making room may end the host's last other session, and its record would go.
-		c.hosts.hold(host);
+		hosts.hold(host);
 		let refused = -1;
 		if (most > 0 && has >= most) refused = REASON["host-limit"];
-		else if (rate > 0 && !c.hosts.opens(host, c.now, rate)) refused = REASON["host-rate"];
+		else if (rate > 0 && !hosts.opens(host, c.now, rate)) refused = REASON["host-rate"];
 		else {
-			const free = c.table.available;
-			const scarce = free < c.table.layout.sessions * BORROW_FREE;
-			if (scarce && has >= c.hosts.guaranteed && c.hosts.active > 1) refused = REASON["host-share"];
-			else if (c.table.count(FREE) === 0 && !this.#makeRoom(has < c.hosts.guaranteed)) refused = REASON["table-full"];
+			const scarce = table.available < table.layout.sessions * BORROW_FREE;
+			if (scarce && has >= hosts.guaranteed && hosts.active > 1) refused = REASON["host-share"];
+			else if (table.count(FREE) === 0 && !this.#makeRoom(has < hosts.guaranteed)) refused = REASON["table-full"];
 		}
 		if (refused < 0) {
-			c.hosts.retain(host);
-			c.hosts.letGo();
+			hosts.retain(host);
+			hosts.letGo();
 			return host;
 		}
-		c.hosts.refused[host]++;
-		c.hosts.letGo();
+		hosts.refused[host]++;
+		hosts.letGo();
 		return -refused - 1;
 	}
 
@@ -179,7 +179,7 @@ export class Admission {
 
 	/** True for the external port of a forward: it stays reserved while the forward is configured. */
 	#forwarded(n: number, protocol: number, port: number, insidePort: number): boolean {
-		if (n !== 0) return false;
+		if (n !== 0 || !hasForwards(this.#c)) return false;
 		const fits = (f: Forward) =>
 			f.protocol === protocol && port >= f.first && port <= f.last && f.insideFirst + port - f.first === insidePort;
 		return findForward(this.#c, fits) !== undefined;

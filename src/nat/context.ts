@@ -220,10 +220,13 @@ export const CONTEXT_START = {
 	now16: 0,
 } as const;
 
+/** False if there is no forward at all: most often, and it is asked for every new session. */
+export function hasForwards(c: Context): boolean {
+	return c.policy.forwards.length > 0 || c.requested.length > 0;
+}
+
 /** The first forward, configured or requested, to which `fits` applies. */
 export function findForward(c: Context, fits: (f: Forward) => boolean): Forward | undefined {
-	// Most often there are none, and this is asked for every new session.
-	if (c.policy.forwards.length === 0 && c.requested.length === 0) return undefined;
 	return c.policy.forwards.find(fits) ?? c.requested.find(fits);
 }
 

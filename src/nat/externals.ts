@@ -202,8 +202,11 @@ export class Externals {
 
 	/** Gives a port (host order) back; ports outside the ranges are ignored. */
 	releasePort(n: number, protocol: number, port: number): void {
-		if (!this.#ranges.some((r) => port >= r.first && port <= r.last)) return;
-		this.#map(n, protocol, port)?.release(port);
+		for (const r of this.#ranges) {
+			if (port < r.first || port > r.last) continue;
+			this.#map(n, protocol, port)?.release(port);
+			return;
+		}
 	}
 
 	/** [free, total] ports of a protocol at address `n`. */

@@ -39,7 +39,7 @@ import {
 import { HOST_HEADERS } from "../packet/link-header.ts";
 import type { Admission } from "./admission.ts";
 import { FIRST_PORT } from "./alg.ts";
-import { type Context, ELSEWHERE, type Forward, findForward, HAIRPIN, inNets, isBroadcast, NO_ROUTE } from "./context.ts";
+import { type Context, ELSEWHERE, type Forward, findForward, HAIRPIN, hasForwards, inNets, isBroadcast, NO_ROUTE } from "./context.ts";
 import type { Expectation } from "./expectations.ts";
 import type { External } from "./externals.ts";
 import { isHostAddress, isLinkLocal, isPrivate } from "./icmp-error.ts";
@@ -80,8 +80,9 @@ export class Opening {
 		if (!isHostAddress(addressValue(inside))) return REASON["martian-source"];
 		if (!inNets(nets, inside)) return REASON["spoofed-source"];
 		if (isBroadcast(nets, inside) || inside === address) return REASON["martian-source"];
-		if (!isHostAddress(addressValue(peer)) || isLinkLocal(addressValue(peer))) return REASON["martian-destination"];
-		if (c.policy.blockPrivate && isPrivate(addressValue(peer)) && c.externals.find(peer) < 0) return REASON["private-destination"];
+		const value = addressValue(peer);
+		if (!isHostAddress(value) || isLinkLocal(value)) return REASON["martian-destination"];
+		if (c.policy.blockPrivate && isPrivate(value) && c.externals.find(peer) < 0) return REASON["private-destination"];
 		return -1;
 	}
 
@@ -100,32 +101,32 @@ export class Opening {
 		slot: number,
 	): number {
 		const c = this.#c;
+		const { table, externals } = c;
 		const bad = this.#outboundAddresses(inside, peer, port);
 		if (bad >= 0) return refusal(bad);
 		// A pure ACK or data segment is adopted (the table may have been lost); it stays "unanswered" until the peer confirms it.
 		if (protocol === TCP && (flags & SYN ? flags & (ACK | FIN | RST) : !c.adopt || (flags & (ACK | FIN | RST)) !== ACK))
 			return refusal(REASON["tcp-no-session"]);
-		const hop = c.externals.find(peer) >= 0 ? HAIRPIN : c.hops.find(peer);
+		const hop = externals.find(peer) >= 0 ? HAIRPIN : c.hops.find(peer);
 		if (hop === ELSEWHERE) return refusal(REASON["not-through-wan"]);
-		if (hop === NO_ROUTE) return refusal(c.externals.A[0] === 0 ? REASON["no-external-address"] : REASON["no-route"]);
+		if (hop === NO_ROUTE) return refusal(externals.A[0] === 0 ? REASON["no-external-address"] : REASON["no-route"]);
 
 		const ported = hasPorts(protocol) || protocol === ICMP;
-		const leader = ported ? c.table.findMapping(protocol, inside, insidePort) : 0;
-		const external = leader !== 0 ? (c.table.T[(leader << 4) + R_META] >> EXTERNAL_SHIFT) & 0xff : this.#choose(inside);
+		const leader = ported ? table.findMapping(protocol, inside, insidePort) : 0;
+		const external = leader !== 0 ? (table.T[(leader << 4) + R_META] >> EXTERNAL_SHIFT) & 0xff : this.#choose(inside);
 		if (external < 0) return external;
-		const address = c.externals.A[external];
+		const address = externals.A[external];
 		if (address === 0) return refusal(REASON["no-external-address"]);
-		if (!ported && c.table.findIn(protocol, peer, address, external, 0) !== 0) return refusal(REASON["protocol-busy"]);
+		if (!ported && table.findIn(protocol, peer, address, external, 0) !== 0) return refusal(REASON["protocol-busy"]);
 
 		const host = this.#admission.admit(inside);
 		if (host < 0) return host;
-		const x = c.externals.list[external];
-		let externalPort = leader !== 0 ? secondOf(c.table.T[(leader << 4) + R_IN]) : insidePort;
+		const x = externals.list[external];
+		let externalPort = leader !== 0 ? secondOf(table.T[(leader << 4) + R_IN]) : insidePort;
 		// Admission may have ended the mapping itself to make room: its port is taken again then.
-		const mapped = leader !== 0 && c.table.findExternal(protocol, address, external, externalPort) !== 0;
+		let mapped = leader !== 0 ? table.findExternal(protocol, address, external, externalPort) : 0;
 		const forwarded = leader === 0 && external === 0 ? this.#forwardedPort(protocol, inside, insidePort) : -1;
-		if (forwarded >= 0) externalPort = forwarded;
-		else if (!mapped && x.shared && ported) {
+		if (mapped === 0 && forwarded < 0 && x.shared && ported) {
 			externalPort = this.#endRest(protocol, inside, insidePort, external) ?? externalPort;
 			const taken = this.#takePort(external, protocol, swap16(externalPort));
 			if (taken < 0) {
@@ -133,16 +134,33 @@ export class Opening {
 				return refusal(REASON["ports-exhausted"]);
 			}
 			externalPort = swap16(taken);
+		} else if (mapped === 0) {
+			if (forwarded >= 0) externalPort = forwarded;
+			mapped = table.findExternal(protocol, address, external, externalPort);
 		}
 		hold(x, inside);
 		c.hosts.pair(host, x.pool < 0 ? 0 : external);
 		const state = firstState(protocol, TCP_SYN_OUT, UDP_NEW);
-		const i = c.table.create(protocol, inside, insidePort, address, external, externalPort, peer, peerPort, state, host, hop, c.now16);
+		const i = table.create(
+			protocol,
+			inside,
+			insidePort,
+			address,
+			external,
+			externalPort,
+			peer,
+			peerPort,
+			state,
+			host,
+			hop,
+			c.now16,
+			mapped,
+		);
 		// What the forward's endpoint sends goes by the forward as well.
 		const configured = forwarded >= 0 && this.#isConfigured(protocol, swap16(externalPort));
-		if (configured || (leader !== 0 && c.table.T[(leader << 4) + R_META] & FORWARDED)) c.table.T[(i << 4) + R_META] |= FORWARDED;
+		if (configured || (leader !== 0 && table.T[(leader << 4) + R_META] & FORWARDED)) table.T[(i << 4) + R_META] |= FORWARDED;
 		this.#learn(host, port, slot);
-		c.events?.created(i, c.table.sibling(i) === i);
+		c.events?.created(i, table.sibling(i) === i);
 		return i;
 	}
 
@@ -195,6 +213,7 @@ export class Opening {
 
 	/** External port of a forward that leads to an inside endpoint, all as loaded: what the endpoint itself sends comes from there. -1 if there is none. */
 	#forwardedPort(protocol: number, inside: number, insidePort: number): number {
+		if (!hasForwards(this.#c)) return -1;
 		const port = swap16(insidePort);
 		const f = findForward(
 			this.#c,
@@ -306,7 +325,22 @@ export class Opening {
 		}
 		hold(x, inside);
 		const state = firstState(protocol, TCP_SYN_IN, UDP_OPEN);
-		const i = c.table.create(protocol, inside, insidePort, x.address, external, externalPort, peer, peerPort, state, host, hop, c.now16);
+		const mapped = c.table.findExternal(protocol, x.address, external, externalPort);
+		const i = c.table.create(
+			protocol,
+			inside,
+			insidePort,
+			x.address,
+			external,
+			externalPort,
+			peer,
+			peerPort,
+			state,
+			host,
+			hop,
+			c.now16,
+			mapped,
+		);
 		c.table.T[(i << 4) + R_META] |= forwarded;
 		if (!c.lan[port].ethernet) c.hosts.place(host, port);
 		else c.hosts.assign(host, port);

@@ -67,7 +67,7 @@ headers.set(HOST_HEADERS + host, mac, 0, mac);
 hosts.place(host, 0);
 for (let n = 0; n < SESSIONS; n++) {
 	hosts.retain(host);
-	table.create(UDP, inside, swap16(1024 + n), addresses[0], 0, swap16(32768 + n), swap32(0xcb007102), swap16(9000), UDP_NEW, host, 1, 1);
+	table.create(UDP, inside, swap16(1024 + n), addresses[0], 0, swap16(32768 + n), swap32(0xcb007102), swap16(9000), UDP_NEW, host, 1, 1, 0);
 }
 // The state changes with and without the bypass: the difference is the installation.
 const change = (state: number) => {

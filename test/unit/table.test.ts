@@ -83,6 +83,7 @@ describe("Table", () => {
 						1,
 						7,
 						now16,
+						table.findExternal(protocol, addressOf(mapping.external), mapping.external, mapping.port),
 					);
 					mapping.sessions++;
 					mappings.set(name, mapping);
@@ -164,7 +165,7 @@ describe("Table", () => {
 
 	it("uses every record, hands out the longest free one, clears what it hands out", () => {
 		const table = makeTable(256);
-		const make = (n: number) => table.create(17, 1, n, addressOf(0), 0, n, 2, 3, UDP_NEW, 1, 5, 0);
+		const make = (n: number) => table.create(17, 1, n, addressOf(0), 0, n, 2, 3, UDP_NEW, 1, 5, 0, 0);
 		const all = new Set<number>();
 		for (let n = 1; n <= 256; n++) all.add(make(n));
 		expect(all.size).toBe(256);
@@ -225,7 +226,7 @@ describe("Table", () => {
 			},
 		]) {
 			const table = makeTable(256);
-			for (let n = 1; n <= 3; n++) table.create(17, 1, n, addressOf(0), 0, n, 2, 3, UDP_OPEN, 1, 5, 0);
+			for (let n = 1; n <= 3; n++) table.create(17, 1, n, addressOf(0), 0, n, 2, 3, UDP_OPEN, 1, 5, 0, 0);
 			table.verify(addressOf);
 			damage(table);
 			expect(() => table.verify(addressOf)).toThrow();
