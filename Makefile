@@ -52,7 +52,8 @@ DEBIAN_PACKAGES := \
 	tcpdump \
 	traceroute \
 	util-linux \
-	xz-utils
+	xz-utils \
+	zopfli
 
 .PHONY: help
 help: ## this list

@@ -20,8 +20,10 @@ work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 trap 'exit 1' HUP INT TERM
 
+# zopfli makes gzip files that are 4.6 % smaller than gzip -9's.
 pack() {
-	tar -c --format=gnu --sort=name --owner=0 --group=0 --numeric-owner --mtime="@$epoch" -C "$1" . | gzip -9n > "$2"
+	tar -c --format=gnu --sort=name --owner=0 --group=0 --numeric-owner --mtime="@$epoch" -C "$1" . > "$work/tar"
+	zopfli -c "$work/tar" > "$2"
 }
 
 # The files: openwrt/files mirrors the router's file system, the rest is built.

@@ -3,16 +3,13 @@
  * Both receive into, and send from, the shared frame buffer (native.d.ts); `ethernet` tells whether slots carry a link header.
  */
 import * as native from "masq:native";
+import { socketBuffers } from "./buffers.ts";
 
 /** Frames in one turn: best measured (16: -8 %, 256: worse); fewer while they are large, so that one batch stays in the cache and RSS stays small. */
 export const BATCH = 64;
 export const BATCH_LARGE = 8;
 /** Bytes in the first frames of a batch beyond which the next one is short: more than two full frames of 1500 bytes each on average. */
 const LARGE = 24 * 1024;
-/** A 64 KB super-packet occupies 68 KB of socket buffer: eight streams in flight need this (performance.md). */
-const RECEIVE_BUFFER = 32 << 20;
-const SEND_BUFFER = 8 << 20;
-
 /** Receives and sends batches of frames. */
 export interface Driver {
 	readonly fd: native.Fd;
@@ -68,7 +65,8 @@ export class PacketDriver implements Driver {
 	/** Throws a native error (ENODEV, EPERM, ENETDOWN). */
 	constructor(ifindex: number, ethernet: boolean, filter: Int32Array, rx: Int32Array) {
 		this.ethernet = ethernet;
-		this.fd = native.packetOpen(ifindex, ethernet, filter, RECEIVE_BUFFER, SEND_BUFFER);
+		const { receive, send } = socketBuffers(native.readFile("/proc/meminfo"));
+		this.fd = native.packetOpen(ifindex, ethernet, filter, receive, send);
 		this.#batch = new BatchSize(rx);
 	}
 

@@ -110,7 +110,13 @@ def table(results, shown):
     lines.append(f"CPU: {ROUTER_CPU},")
     lines.append("  at 100 kpps, for slirp4netns and pasta at 20 kpps.")
     lines.append("Ranges are of the ratio, of the value where there is none.")
+    lines.append(f"TCP: congestion control {_congestion_control()}, which the hosts of a new namespace have.")
     return lines
+
+
+def _congestion_control():
+    with open("/proc/sys/net/ipv4/tcp_congestion_control") as file:
+        return file.read().strip()
 
 
 # ---- targets -------------------------------------------------------------------------------------------------------
