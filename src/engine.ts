@@ -51,7 +51,7 @@ import { sessionReset } from "./nat/tcp-reset.ts";
 import { dumpPrograms } from "./offload/dump.ts";
 import { CAP_BPF, CAP_PERFMON, Offload, OffloadError, type OffloadStatus, obstacleOf } from "./offload/offload.ts";
 import { type AddressRange, formatAddress, formatSubnet, type Subnet, subnetOf, subnetsOverlap } from "./packet/address.ts";
-import { hasPorts, IP_WORD, SLOT_SIZE, swap16, swap32, TCP, UDP, type Views, viewsOf } from "./packet/layout.ts";
+import { addressValue, hasPorts, IP_WORD, SLOT_SIZE, swap16, swap32, TCP, UDP, type Views, viewsOf } from "./packet/layout.ts";
 import { HOST_HEADERS, headerTag, LinkHeaders } from "./packet/link-header.ts";
 import type { PortRequest } from "./packet/pcp.ts";
 import { ArpResponder } from "./port/arp-responder.ts";
@@ -63,7 +63,7 @@ import { isUsable, KernelView } from "./port/kernel-view.ts";
 import { OwnPorts, separateEphemeral } from "./port/local-ports.ts";
 import { NextHopTable, SPARE_SLOT_SIZE, SPARE_SLOTS } from "./port/neighbours.ts";
 import { resolveDevices } from "./port/netifd.ts";
-import { PcpResponder } from "./port/pcp-responder.ts";
+import { Announcements, PcpResponder } from "./port/pcp-responder.ts";
 import { Placement } from "./port/placement.ts";
 import { BATCH, BATCH_LARGE, type Driver, PacketDriver, TunDriver } from "./port/port.ts";
 import { Settings } from "./port/settings.ts";
@@ -234,6 +234,7 @@ export class Engine {
 	/** PCP sockets, and the places (device and address) that they were opened for. */
 	#pcp: PcpResponder[] = [];
 	#pcpPlaces = "";
+	readonly #announcements = new Announcements();
 	#offload: Offload | null = null;
 	readonly #ingress = new IngressFilters(this.kernel);
 	/** Why there is no offload. */
@@ -932,6 +933,7 @@ export class Engine {
 			this.#hops.giveUp();
 			return;
 		}
+		if (this.plan.pcp && this.#requested.follow(address)) this.#announcements.begin(this.#milliseconds);
 		if (before === address) return;
 		if (before === 0) {
 			this.externals.setAddress(0, address);
@@ -1085,8 +1087,14 @@ export class Engine {
 		for (const p of this.#pcp) p.close();
 		const handle = (q: PortRequest, source: number) => this.#requested.handle(q, swap32(source));
 		this.#pcp = places.map((p) => new PcpResponder(p.index, p.address, p.mac, handle, () => this.#requested.epoch));
-		if (this.#pcpPlaces === "" && this.#requestedAnew) for (const p of this.#pcp) p.announce();
+		if (this.#pcpPlaces === "" && this.#requestedAnew) this.#announcements.begin(this.#milliseconds);
 		this.#pcpPlaces = text;
+	}
+
+	/** Tells the hosts of all LAN devices of lost mappings or another external address. */
+	#announce(): void {
+		for (const p of this.#pcp) p.announce(addressValue(this.externals.A[0]));
+		this.#announcements.told(this.#milliseconds);
 	}
 
 	/** Puts back what others have taken from the TUN devices: one that was deleted is made again. */
@@ -1212,6 +1220,7 @@ export class Engine {
 			// What the kernel's news has released.
 			this.#flush();
 			if (this.#milliseconds >= this.#placement.dueAt) this.#placement.look(this.#milliseconds, this.#framesReceived());
+			if (this.#milliseconds >= this.#announcements.dueAt) this.#announce();
 			if (this.#milliseconds >= this.#secondAt) this.#everySecond();
 		}
 	}
@@ -1302,7 +1311,7 @@ export class Engine {
 				? 30_000
 				: this.#secondAt - now;
 		const control = this.#control === null ? idle : this.#control.dueIn(now);
-		return Math.ceil(Math.max(0, Math.min(idle, this.kernel.pendingAt() - now, control)));
+		return Math.ceil(Math.max(0, Math.min(idle, this.kernel.pendingAt() - now, control, this.#announcements.dueAt - now)));
 	}
 
 	#signalled(): void {

@@ -92,8 +92,8 @@ def pytest(folder, *more):
     return [PYTHON, "-m", "pytest", folder, "--junit-xml={report}", "--tb=short", *more]
 
 
-def conformance(driver):
-    return [PYTHON, "test/conformance/run.py", "--driver", driver]
+def conformance(driver, *more):
+    return [PYTHON, "test/conformance/run.py", "--driver", driver, *more]
 
 
 SHELL_SCRIPTS = sorted(
@@ -112,6 +112,7 @@ SUITES = [
     Suite("router-mipsel", pytest("test/router", "-p", "no:cacheprovider"), junit, environment={"ROUTER_ARCH": "mipsel", "MASQD_TEST_GUARD": "120"}),
     Suite("conformance", conformance("packet"), summary, cores=2),
     Suite("conformance-tun", conformance("tun"), summary, cores=2),
+    Suite("conformance-offload", conformance("packet", "--offload", "on"), summary, cores=2),
     Suite("fuzz", ["test/fuzz/run.sh"]),
     Suite("unit", ["node_modules/.bin/vitest", "run", "--testTimeout=600000", "--reporter=default", "--reporter=json", "--outputFile={report}"], vitest),
     Suite("engine-unit", ["test/engine/run-unit.sh"], summary),

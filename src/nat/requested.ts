@@ -42,6 +42,8 @@ const MAGIC = 0x50435031;
 const H_MAGIC = 0;
 const H_BOOT = 1;
 const H_EPOCH = 5;
+/** The external address that hosts have been told, as loaded. */
+const H_ADDRESS = 6;
 const HEADER = 8;
 /** Protocol | PEER << 8 | nonce there << 9; 0: free. */
 const E_KIND = 0;
@@ -117,7 +119,18 @@ export class Requested {
 		return true;
 	}
 
-	/** Seconds since the list began: PCP's epoch. */
+	/**
+	 * The external address is `address` (as loaded, not 0). If hosts were told another, or none, the epoch begins anew (RFC 6887 section 8.5) and they are
+	 * to be told: true then.
+	 */
+	follow(address: number): boolean {
+		if (this.#W[H_ADDRESS] === address) return false;
+		if (this.#W[H_ADDRESS] !== 0) this.#W[H_EPOCH] = this.#c.now;
+		this.#W[H_ADDRESS] = address;
+		return true;
+	}
+
+	/** Seconds since the list began, or the external address changed: PCP's epoch. */
 	get epoch(): number {
 		return this.#c.now - this.#W[H_EPOCH];
 	}

@@ -17,6 +17,30 @@ const BUDGET = 16;
 const ALL_HOSTS = [224, 0, 0, 1];
 const ALL_HOSTS_MAC = [1, 0, 0x5e, 0, 0, 1];
 const CLIENT_PORT = 5350;
+/** How often such an answer is sent, and milliseconds until the second time; each pause is twice the one before (RFC 6886 section 3.2.1, RFC 6887 section 14.1.3). */
+const TIMES = 10;
+const FIRST_PAUSE_MS = 250;
+
+/** When answers without a request are due. Times are milliseconds of one clock. */
+export class Announcements {
+	/** Infinity while there is nothing to tell. */
+	dueAt = Number.POSITIVE_INFINITY;
+	#left = 0;
+	#pause = 0;
+
+	/** There is news, which is told at once and again. */
+	begin(now: number): void {
+		this.dueAt = now;
+		this.#left = TIMES;
+		this.#pause = FIRST_PAUSE_MS;
+	}
+
+	/** It has been told once more. */
+	told(now: number): void {
+		this.dueAt = --this.#left > 0 ? now + this.#pause : Number.POSITIVE_INFINITY;
+		this.#pause *= 2;
+	}
+}
 
 /** One socket for a LAN device. */
 export class PcpResponder {
@@ -74,17 +98,22 @@ export class PcpResponder {
 		}
 	}
 
-	/** Tells all hosts that mappings were lost (RFC 6887 section 14.1.1). */
-	announce(): void {
+	/**
+	 * Tells all hosts that mappings may be lost (RFC 6887 section 14.1.3), and the external address (RFC 6886 section 3.2.1; a dotted value, 0 while there is
+	 * none): each protocol's clients know by the epoch whether they have to ask again.
+	 */
+	announce(external: number): void {
 		const B = this.#B;
-		B.fill(0, 0, DATA + 24);
-		B.set(ALL_HOSTS_MAC);
-		B.set(ALL_HOSTS, IP + 16);
-		B.set([CLIENT_PORT >> 8, CLIENT_PORT & 255], IP + 22);
-		B[DATA] = 2;
-		B[DATA + 1] = ANNOUNCE;
-		const answer = { result: SUCCESS, external: 0, port: 0, lifetime: 0 };
-		this.#send(writeAnswer(B, DATA, 24, SUCCESS, answer, this.#epoch()));
+		const answer = { result: SUCCESS, external, port: 0, lifetime: 0 };
+		for (const version of external === 0 ? [2] : [2, 0]) {
+			B.fill(0, 0, DATA + 24);
+			B.set(ALL_HOSTS_MAC);
+			B.set(ALL_HOSTS, IP + 16);
+			B.set([CLIENT_PORT >> 8, CLIENT_PORT & 255], IP + 22);
+			B[DATA] = version;
+			B[DATA + 1] = ANNOUNCE;
+			this.#send(writeAnswer(B, DATA, 24, SUCCESS, answer, this.#epoch()));
+		}
 	}
 
 	#send(bytes: number): void {

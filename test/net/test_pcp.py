@@ -141,6 +141,42 @@ def test_restart(bed):
     assert caller.recv(10) == b"still"
 
 
+def announcements(listener):
+    """What the router tells all hosts: epoch and external address of each answer without a request, PCP's without address."""
+    while True:
+        answer, source = listener.recvfrom(1200)
+        assert source == SERVER
+        if answer[0] == 2:
+            _, code, result, _, epoch = struct.unpack("!BBxBII", answer[:12])
+            assert (code, result, len(answer)) == (0x80, 0, 24)
+            yield epoch, ""
+        else:
+            version, code, result, epoch = struct.unpack("!BBHI", answer[:8])
+            assert (version, code, result, len(answer)) == (0, 0x80, 0, 12)
+            yield epoch, ".".join(map(str, answer[8:]))
+
+
+def test_announced(bed):
+    """
+    Start and a new WAN address are told to all hosts, more than once, with an epoch that begins anew: RFC 6886 section 3.2.1, RFC 6887 sections 8.5 and 14.1.3.
+    A loss of the address that comes back is no news.
+    """
+    heard = announcements(bed.h1.udp("", 5350))
+    before = next(epoch for epoch, address in heard if address == GATEWAY and epoch >= 2)
+    route = "route replace default via 203.0.113.254"
+    bed.router.ip("addr del 203.0.113.1/24 dev wan0", "addr add 203.0.113.5/24 dev wan0", route)
+    first = next(epoch for epoch, address in heard if address == "203.0.113.5")
+    assert first < before
+    assert next(epoch for epoch, address in heard if address == "") >= first
+    again = next(epoch for epoch, address in heard if address == "203.0.113.5" and epoch >= 2)
+    assert ask(bed.h1.udp(H1, 40000), ANNOUNCE, H1)[2] >= again
+    bed.router.ip("addr del 203.0.113.5/24 dev wan0")
+    bed.daemon.expect("wan wan0 has lost its address 203.0.113.5")
+    bed.router.ip("addr add 203.0.113.5/24 dev wan0", route)
+    bed.daemon.expect("wan wan0 has address 203.0.113.5")
+    assert ask(bed.h1.udp(H1, 40001), ANNOUNCE, H1)[2] >= again
+
+
 def test_off(make_bed):
     """Without the option the router refuses as ever."""
     bed = make_bed().start()
