@@ -301,10 +301,10 @@ class Case:
         self.send_lan(packet)
         self.none_wan(seconds)
 
-    def drop_in(self, packet, seconds=SILENCE):
-        """Sends from the WAN; nothing may come on the LAN."""
+    def drop_in(self, packet, seconds=SILENCE, but=None):
+        """Sends from the WAN; nothing may come on the LAN, or only what `but(packet)` says."""
         self.send_wan(packet)
-        self.none_lan(seconds)
+        self.none_lan(seconds, but)
 
     def forget(self):
         """Throws away what has arrived so far and was not looked at (after checking it)."""

@@ -250,10 +250,15 @@ def ask_pcp(b, host, inside, protocol=17, lifetime=600, suggested=0, peer=None, 
     return result, life, ".".join(map(str, data[56:60])), struct.unpack("!H", data[42:44])[0]
 
 
+def is_announcement(packet):
+    """True for what a router that begins tells all hosts, up to ten times in some minutes (RFC 6886 section 3.2.1, RFC 6887 section 14.1.3)."""
+    return UDP in packet and (source(packet), target(packet)) == ((G, PCP_PORT), ("224.0.0.1", 5350))
+
+
 def ask_router(b, host, message, sport=5350):
     """Sends a message to the router's PCP port; the answer's data."""
     b.send_lan(udp(host, sport, G, PCP_PORT, message))
-    got = b.see_lan(lambda p: UDP in p and p[UDP].sport == PCP_PORT, "PCP answer")
+    got = b.see_lan(lambda p: UDP in p and p[UDP].sport == PCP_PORT and not is_announcement(p), "PCP answer")
     assert (source(got), target(got)) == ((G, PCP_PORT), (host, sport))
     return bytes(got[Raw].load)
 
