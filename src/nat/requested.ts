@@ -120,8 +120,8 @@ export class Requested {
 	}
 
 	/**
-	 * The external address is `address` (as loaded, not 0). If hosts were told another, or none, the epoch begins anew (RFC 6887 section 8.5) and they are
-	 * to be told: true then.
+	 * The external address is `address` (as loaded, not 0): true if hosts are to be told, because they were told another or none. If another, the epoch
+	 * begins anew (RFC 6887 section 8.5); if none, nobody has relied on one.
 	 */
 	follow(address: number): boolean {
 		if (this.#W[H_ADDRESS] === address) return false;

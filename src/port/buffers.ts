@@ -6,7 +6,7 @@
 
 const MOST = 32 << 20;
 const LEAST = 1 << 20;
-/** Part of the memory that is asked for, so one half of this number is what a port can take. */
+/** One part in so many of the memory is asked for; as the kernel doubles it, a port can take one in half as many. */
 const PART = 64;
 /** Received packets wait for masqd, sent ones only for the device. */
 const SEND_PART = 4;
