@@ -66,8 +66,8 @@ import { resolveDevices } from "./port/netifd.ts";
 import { Announcements, PcpResponder } from "./port/pcp-responder.ts";
 import { Placement } from "./port/placement.ts";
 import { BATCH, BATCH_LARGE, type Driver, PacketDriver, TunDriver } from "./port/port.ts";
-import { Settings } from "./port/settings.ts";
-import { removeLeftovers, TunRoutes } from "./port/tun-routes.ts";
+import { GRO_LIST, Settings } from "./port/settings.ts";
+import { removeLeftovers, TUN_NAME, TunRoutes } from "./port/tun-routes.ts";
 import { bootWords, mapOrMemory, openState, type State } from "./state.ts";
 
 const ARPHRD_ETHER = 1;
@@ -77,8 +77,6 @@ const SIGHUP = 1;
 const SIGINT = 2;
 const SIGUSR1 = 10;
 const SIGTERM = 15;
-/** Names of TUN devices begin with it; the number of the LAN among those with the tun driver follows. */
-const TUN_NAME = "masq";
 const TUN_QUEUE = 2000;
 /** More destinations of the kernel's own than a socket filter holds are told apart here, and counted as "not-through-wan". */
 const FILTER_ROUTES = 500;
@@ -102,7 +100,6 @@ const LOCK_PATIENCE = 500;
 const LOCK_STEP = 20;
 /** Why there is no offload although the configuration has it by now: without it the daemon gave up what bpf(2) asks for. */
 const OFFLOAD_WAITS = "it was switched on while masqd ran; restart it";
-const GRO_LIST = "rx-gro-list";
 
 /** An error that ends the start with one line. */
 export class StartError extends Error {}

@@ -9,6 +9,7 @@ import { COMMANDS, type Command, flushOutput, type Line, parseLine, SOCKET, Usag
 import { helpOn, helpText } from "./control/help.ts";
 import { LEVELS, type Level, Log } from "./control/log.ts";
 import { selftest } from "./control/selftest.ts";
+import { cleanup } from "./daemon/cleanup.ts";
 import { dumpOffload, Engine, planTable, StartError } from "./engine.ts";
 import { loadPlan } from "./load.ts";
 import { largestGap } from "./port/local-ports.ts";
@@ -109,12 +110,18 @@ function offload({ options }: Line): number {
 	return 0;
 }
 
+function cleanUp({ options }: Line): number {
+	const paths = { socket: options.get("--socket") ?? SOCKET, state: options.get("--state") ?? STATE };
+	return cleanup(paths, { done: (line) => out(`${line}\n`), failed: (line) => err(`masqd: ${line}\n`) }) ? 0 : 1;
+}
+
 const ALL: Record<string, Command> = {
 	...COMMANDS,
 	run: { run, options: { "-c": true, "--socket": true, "--state": true, "--syslog": false, "--log": true, "--wait": false } },
 	check: { run: check, options: { "-c": true, "-j": false } },
 	offload: { run: offload, options: { "--dump": false, "-c": true } },
 	selftest: { run: ({ options }) => selftest(out, options.has("-j")), options: { "-j": false } },
+	cleanup: { run: cleanUp, options: { "--socket": true, "--state": true } },
 	help: { run: help, options: {}, words: 1 },
 };
 

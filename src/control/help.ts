@@ -91,6 +91,14 @@ Packets that are offloaded to the kernel are not seen.`,
 		text: `Only what the change concerns is touched; a file with an error changes
 nothing. As SIGHUP, but it tells what is wrong or waits for a restart.`,
 	},
+	cleanup: {
+		usage: "[--socket PATH] [--state PATH]",
+		summary: "remove what a masqd that died has left",
+		text: `Guard, policy rules, routes, the kernel's own port range and other settings,
+and the control socket. A masqd that crashes leaves them: nothing of the LAN
+leaves untranslated then. The sessions stay for the next start. Beside a
+masqd that runs it touches nothing.`,
+	},
 	help: { usage: "[COMMAND]", summary: "this text, or more about a command" },
 };
 

@@ -89,7 +89,8 @@ export type GuardCounter = (typeof GUARD_COUNTERS)[number];
 /** The one system call that the guard needs: `masq:native`, or a test's stand-in. */
 export type GuardIo = Pick<typeof import("masq:native"), "run">;
 
-const TABLE = "inet masqd";
+/** Family and name of the guard, as nft writes them. */
+export const GUARD_TABLE = "inet masqd";
 /** Before defragmentation (-400), so that nothing is collected that will be dropped. */
 const PREROUTING_PRIORITY = -450;
 /** Before the firewall's rules (0). */
@@ -121,7 +122,7 @@ export function guardRuleset(g: GuardFacts, addressTest: AddressTest = "fib", se
 	const lans = [...packetLans, ...tunLans];
 	const fib = addressTest === "fib";
 
-	const lines: string[] = [`add table ${TABLE}`, `delete table ${TABLE}`, `table ${TABLE} {`];
+	const lines: string[] = [`add table ${GUARD_TABLE}`, `delete table ${GUARD_TABLE}`, `table ${GUARD_TABLE} {`];
 	for (const name of GUARD_COUNTERS) lines.push(`\tcounter ${name} {`, "\t}");
 	set(lines, "elsewhere", "ipv4_addr", addressElements(g.elsewhere.map(subnetRange)));
 	set(lines, "externals", "ipv4_addr", addressElements(g.externals.map(single)));
@@ -205,10 +206,11 @@ export function installGuard(io: GuardIo, g: GuardFacts): AddressTest {
 	throw new Error(`install the guard table: nft: ${refusal}`);
 }
 
-/** Removes the guard; no error if there is none. */
-export function removeGuard(io: GuardIo): void {
-	const result = nft(io, ["nft", "-f", "-"], `add table ${TABLE}\ndelete table ${TABLE}\n`);
-	if (result.status !== 0) throw new Error(`remove the guard table: nft: ${firstLine(result.output)}`);
+/** Removes the guard; false if there was none. Throws Error with nft's own words if it refuses. */
+export function removeGuard(io: GuardIo): boolean {
+	const { status, output } = nft(io, ["nft", "-f", "-"], `delete table ${GUARD_TABLE}\n`);
+	if (status !== 0 && !output.includes("No such file or directory")) throw new Error(`remove the guard table: nft: ${firstLine(output)}`);
+	return status === 0;
 }
 
 function nft(io: GuardIo, argv: string[], script: string): { status: number; output: string } {

@@ -79,6 +79,18 @@ export class IngressFilters {
 		);
 	}
 
+	/** Removes the filter that a daemon which died has left on a device; false if there is none. Throws RtnetlinkError. */
+	detachLeft(ifindex: number): boolean {
+		try {
+			if (this.#filters(ifindex, INGRESS, (message) => message.kind === "traffic" && message.priority === PRIORITY) === 0) return false;
+		} catch {
+			// A kernel without filters.
+			return false;
+		}
+		this.detach(ifindex);
+		return true;
+	}
+
 	/**
 	 * Whether packets that come in by a device have to pass filters that others have put there, such as the ingress shaper of SQM: a tcx program that sends
 	 * packets on takes them past those. False on kernels without filters.

@@ -4,12 +4,15 @@
  */
 
 type FileIo = Pick<typeof import("masq:native"), "readFile" | "writeFile" | "rename" | "unlink">;
+type SettingsIo = FileIo & Pick<typeof import("masq:native"), "setFeature">;
 
 const SYSCTL = "/proc/sys/";
+/** A device's feature that masqd switches off; it is remembered as this, a space and the device. */
+export const GRO_LIST = "rx-gro-list";
 
 /** Reads and writes files as `masq:native` does, with a memory for settings under /proc/sys. */
 export class Settings {
-	readonly #io: FileIo;
+	readonly #io: SettingsIo;
 	readonly #path: string;
 	readonly #passing: string;
 	readonly #originals: Map<string, string>;
@@ -18,7 +21,7 @@ export class Settings {
 	 * @param path the file that remembers
 	 * @param passing settings with this in their path go with their device and are not remembered
 	 */
-	constructor(io: FileIo, path: string, passing: string) {
+	constructor(io: SettingsIo, path: string, passing: string) {
 		this.#io = io;
 		this.#path = path;
 		this.#passing = passing;
@@ -55,17 +58,24 @@ export class Settings {
 		if (this.#originals.delete(name)) this.#save();
 	}
 
-	/** Puts everything back that nobody has put back yet: what only a predecessor had changed. Values that can not be written are dropped. */
-	restore(): void {
+	/**
+	 * Puts everything back that nobody has put back yet: what only a predecessor had changed. Values that cannot be written are dropped: the device has gone.
+	 * Returns what was put back, or why not (`problem`, else "").
+	 */
+	restore(): { name: string; value: string; problem: string }[] {
+		const restored: { name: string; value: string; problem: string }[] = [];
 		for (const [name, value] of [...this.#originals]) {
-			if (!name.startsWith(SYSCTL)) continue;
+			let problem = "";
 			try {
-				this.#io.writeFile(name, `${value}\n`, 0o644);
-			} catch {
-				// Its device has gone.
+				if (name.startsWith(SYSCTL)) this.#io.writeFile(name, `${value}\n`, 0o644);
+				else if (name.startsWith(`${GRO_LIST} `)) this.#io.setFeature(name.slice(GRO_LIST.length + 1), GRO_LIST, true);
+			} catch (error) {
+				problem = (error as Error).message;
 			}
 			this.forget(name);
+			restored.push({ name, value, problem });
 		}
+		return restored;
 	}
 
 	#save(): void {

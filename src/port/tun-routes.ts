@@ -35,6 +35,8 @@ export interface TunRoutesFacts {
 	tun: { name: string; ifindex: number; mtu: number; queueLength: number };
 }
 
+/** Names of TUN devices begin with it; the number of the LAN among those with the tun driver follows. */
+export const TUN_NAME = "masq";
 const FIRST_TABLE = 7777;
 const FIRST_PRIORITY = 100;
 /** The rule of the main table; ours have to come before it. */
@@ -163,25 +165,29 @@ export class TunRoutes {
 	}
 }
 
-/** Removes every policy rule and every route that carries masqd's protocol number: what a predecessor left. */
-export function removeLeftovers(view: KernelView): void {
-	removeOurs(view, 0);
+/** Removes every policy rule and every route that carries masqd's protocol number: what a predecessor left. Returns how many there were. */
+export function removeLeftovers(view: KernelView): { rules: number; routes: number } {
+	return removeOurs(view, 0);
 }
 
 /** The same for one table, 0: all. */
-function removeOurs(view: KernelView, only: number): void {
+function removeOurs(view: KernelView, only: number): { rules: number; routes: number } {
+	const removed = { rules: 0, routes: 0 };
 	for (const { protocol, priority, iif, table, suppressPrefix } of view.listRules()) {
 		if (protocol !== MASQD_PROTOCOL || (only !== 0 && table !== only)) continue;
 		const rule: PolicyRule = { priority, iif, table };
 		if (suppressPrefix >= 0) rule.suppressPrefix = suppressPrefix;
 		gone(() => view.delRule(rule));
+		removed.rules++;
 	}
 	for (const { protocol, table, destination, prefix, ifindex, metric, routeType } of view.listRoutes()) {
 		if (protocol !== MASQD_PROTOCOL || (only !== 0 && table !== only)) continue;
 		const route: PolicyRoute = { table, destination, prefix, metric, type: routeType };
 		if (ifindex !== 0 && routeType === RTN.UNICAST) route.ifindex = ifindex;
 		gone(() => view.delRoute(route));
+		removed.routes++;
 	}
+	return removed;
 }
 
 function freeTable(view: KernelView): number {

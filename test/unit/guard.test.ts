@@ -212,7 +212,9 @@ describe("guard installation", () => {
 	});
 	it("removes what may not be there", () => {
 		const io = nft([]);
-		removeGuard(io);
-		expect(io.calls[0].stdin).toBe("add table inet masqd\ndelete table inet masqd\n");
+		expect(removeGuard(io)).toBe(true);
+		expect(io.calls[0].stdin).toBe("delete table inet masqd\n");
+		const none = { run: () => ({ status: 1, output: "/dev/stdin:1:14-17: Error: Could not process rule: No such file or directory\n" }) };
+		expect(removeGuard(none)).toBe(false);
 	});
 });
