@@ -8,7 +8,8 @@
  *  - `lan_unicast`: from a LAN of the packet driver, unicast that is neither for the router nor for a network that the kernel
  *    routes elsewhere than by the WAN. With the tun driver the kernel forwards these packets to masqd and must not lose them, but for those with their
  *    last hop: masqd answers them.
- *  - `claimed`: TCP and UDP from the WAN or a LAN to an external address at a port of masqd's range or of a port forward.
+ *  - `claimed`: TCP and UDP from the WAN or a LAN to an external address at a port of masqd's range or of a port forward. Later fragments pass:
+ *    without the first one, which is dropped, the kernel neither delivers them nor answers.
  *  - `owned`: everything to external addresses that are masqd's alone, unless a tun-driver LAN is about to deliver it to masqd.
  *  - what a tun-driver LAN sends to masqd, and what comes out of the TUN device, is tracked by the kernel in a conntrack zone of its own.
  *    The kernel's entries of such flows carry no NAT binding; after masqd's end they must not be found again, or the flow would leave
@@ -154,8 +155,10 @@ export function guardRuleset(g: GuardFacts, addressTest: AddressTest = "fib", se
 		[lans, "claimed_lan"],
 	] as const) {
 		if (from.length === 0) continue;
-		lines.push(`\t\tiifname ${names(from)} ip daddr @externals tcp dport @claimed_tcp counter name ${counter} drop`);
-		lines.push(`\t\tiifname ${names(from)} ip daddr @externals udp dport @claimed_udp counter name ${counter} drop`);
+		// Before defragmentation: what stands where a port would is data in a later fragment, and the kernel compares it all the same.
+		const whole = `iifname ${names(from)} ip daddr @externals ip frag-off & 0x1fff == 0`;
+		lines.push(`\t\t${whole} tcp dport @claimed_tcp counter name ${counter} drop`);
+		lines.push(`\t\t${whole} udp dport @claimed_udp counter name ${counter} drop`);
 	}
 	if (g.pcp) {
 		const local = fib ? "fib daddr type local" : "ip daddr @own";

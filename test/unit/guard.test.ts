@@ -91,10 +91,10 @@ table inet masqd {
 		iifname "br-lan" ip daddr != @elsewhere fib daddr type unicast counter name lan_unicast drop
 		iifname "br-guest" ip ttl < 2 ip daddr != @elsewhere fib daddr type unicast counter name lan_unicast drop
 		iifname "pppoe-wan" ip daddr @externals meta l4proto { tcp, udp } ip frag-off & 0x1fff != 0 limit rate over 64/second burst 256 packets drop
-		iifname "pppoe-wan" ip daddr @externals tcp dport @claimed_tcp counter name claimed_wan drop
-		iifname "pppoe-wan" ip daddr @externals udp dport @claimed_udp counter name claimed_wan drop
-		iifname { "br-lan", "br-guest" } ip daddr @externals tcp dport @claimed_tcp counter name claimed_lan drop
-		iifname { "br-lan", "br-guest" } ip daddr @externals udp dport @claimed_udp counter name claimed_lan drop
+		iifname "pppoe-wan" ip daddr @externals ip frag-off & 0x1fff == 0 tcp dport @claimed_tcp counter name claimed_wan drop
+		iifname "pppoe-wan" ip daddr @externals ip frag-off & 0x1fff == 0 udp dport @claimed_udp counter name claimed_wan drop
+		iifname { "br-lan", "br-guest" } ip daddr @externals ip frag-off & 0x1fff == 0 tcp dport @claimed_tcp counter name claimed_lan drop
+		iifname { "br-lan", "br-guest" } ip daddr @externals ip frag-off & 0x1fff == 0 udp dport @claimed_udp counter name claimed_lan drop
 		iifname != "br-guest" ip daddr @owned_externals counter name owned drop
 		iifname "br-guest" ip daddr != @elsewhere fib daddr type unicast ct zone set 19793
 		iifname "masq0" ct zone set 19793
