@@ -9,7 +9,7 @@
 
 import type { Hosts } from "../conntrack/hosts.ts";
 import { HOST_ADDRESS, HOST_PLACE, HOST_PORT_SHIFT } from "../conntrack/record.ts";
-import { ELSEWHERE, HAIRPIN, type LanLink, type Link, type NextHops, NO_ROUTE } from "../nat/context.ts";
+import { ELSEWHERE, HAIRPIN, inNets, type LanLink, type Link, type NextHops, NO_ROUTE } from "../nat/context.ts";
 import { REASON } from "../nat/reason.ts";
 import { addressValue, SLOT_ETHER, SLOT_IP, SLOT_SIZE, swap32, type Views } from "../packet/layout.ts";
 import { HOST_HEADERS, headerTag, type LinkHeaders } from "../packet/link-header.ts";
@@ -207,13 +207,23 @@ export class NextHopTable implements NextHops {
 				if (n !== undefined) this.#learn(n, neighbour);
 			}
 			if (!isUsable(neighbour)) continue;
-			for (let port = 0; port < o.lan.length; port++) {
-				if (neighbour.ifindex !== o.lanIndex(port) || !o.lan[port].ethernet) continue;
-				const host = o.hosts.find(swap32(neighbour.address));
-				if (host !== 0) this.#place(host, port, neighbour);
-			}
+			const inside = swap32(neighbour.address);
+			const port = this.#homeOf(inside);
+			if (port < 0 || neighbour.ifindex !== o.lanIndex(port) || !o.lan[port].ethernet) continue;
+			const host = o.hosts.find(inside);
+			if (host !== 0) this.#place(host, port, neighbour);
 		}
 		if (this.#waiting.length > 0) this.flush();
+	}
+
+	/**
+	 * Number of the LAN port that an address belongs to, -1 for none. Never that of a tap, which shares its device with a tun port: a host behind the TUN device is the
+	 * kernel's to deliver to, and what another LAN's machine says it is does not move it there.
+	 */
+	#homeOf(inside: number): number {
+		const { lan } = this.#owner;
+		for (let port = 0; port < lan.length; port++) if (lan[port].home === port && inNets(lan[port].nets, inside)) return port;
+		return -1;
 	}
 
 	/** Sends frames whose neighbour has answered, gives up those that waited too long. */
