@@ -53,17 +53,16 @@ import { CAP_BPF, CAP_PERFMON, Offload, OffloadError, type OffloadStatus, obstac
 import { type AddressRange, formatAddress, formatSubnet, type Subnet, subnetOf, subnetsOverlap } from "./packet/address.ts";
 import { addressValue, hasPorts, IP_WORD, SLOT_SIZE, swap16, swap32, TCP, UDP, type Views, viewsOf } from "./packet/layout.ts";
 import { HOST_HEADERS, headerTag, LinkHeaders } from "./packet/link-header.ts";
-import type { PortRequest } from "./packet/pcp.ts";
 import { ArpResponder } from "./port/arp-responder.ts";
 import { type ClaimedPorts, lanFilter, wanFilter } from "./port/filter.ts";
 import { type GuardFacts, installGuard, removeGuard } from "./port/guard.ts";
 import { GuardWatch } from "./port/guard-watch.ts";
 import { IngressFilters } from "./port/ingress-filter.ts";
-import { isUsable, KernelView } from "./port/kernel-view.ts";
+import { isConfirmed, isUsable, KernelView } from "./port/kernel-view.ts";
 import { OwnPorts, separateEphemeral } from "./port/local-ports.ts";
 import { NextHopTable, SPARE_SLOT_SIZE, SPARE_SLOTS } from "./port/neighbours.ts";
 import { resolveDevices } from "./port/netifd.ts";
-import { Announcements, PcpResponder } from "./port/pcp-responder.ts";
+import { Announcements, PcpServer } from "./port/pcp-responder.ts";
 import { Placement } from "./port/placement.ts";
 import { BATCH, BATCH_LARGE, type Driver, PacketDriver, TunDriver } from "./port/port.ts";
 import { GRO_LIST, Settings } from "./port/settings.ts";
@@ -228,9 +227,17 @@ export class Engine {
 	#control: ControlServer | null = null;
 	#arp: ArpResponder | null = null;
 	#arpText = "";
-	/** PCP sockets, and the places (device and address) that they were opened for. */
-	#pcp: PcpResponder[] = [];
-	#pcpPlaces = "";
+	readonly #pcp = new PcpServer(native, {
+		handle: (q, source, port) => this.#requested.handle(q, swap32(source), port),
+		epoch: () => this.#requested.epoch,
+		neighbour: (ifindex, host) => this.#leaderTo(ifindex, host),
+		ask: (ifindex, host) => this.#askFor(ifindex, host),
+		isOwn: (address) => this.kernel.ownAddresses().includes(address),
+		spoofed: () => {
+			this.context.drops[REASON["spoofed-source"]]++;
+		},
+		milliseconds: () => this.#milliseconds,
+	});
 	readonly #announcements = new Announcements();
 	#offload: Offload | null = null;
 	readonly #ingress = new IngressFilters(this.kernel);
@@ -430,7 +437,7 @@ export class Engine {
 		this.#separatePorts();
 		this.#readLinks();
 		// Before the sessions, whose ports they may be.
-		this.#requestedAnew = !this.#requested.takeOver(this.#boot, this.plan.pcp);
+		this.#requestedAnew = !this.#requested.takeOver(this.#boot);
 		const successor = this.#takeOver();
 		this.#warnOfBridgeFilter();
 		// Before the routes, so that the kernel never tracks or forwards a packet that is masqd's.
@@ -557,10 +564,15 @@ export class Engine {
 
 	/** Who on device `ifindex` leads to a host of the LAN (dotted value), as the kernel knows it. */
 	#neighbourOf(ifindex: number, host: number): { address: number; mac: Uint8Array } | null {
-		const route = this.kernel.lookup(host);
-		const address = route !== null && route.ifindex === ifindex && route.gateway !== 0 ? route.gateway : host;
+		const address = this.#leaderAddress(ifindex, host);
 		const known = this.kernel.neighbour(ifindex, address);
 		return known !== undefined && isUsable(known) ? { address, mac: known.mac as Uint8Array } : null;
+	}
+
+	/** Whom a device's neighbours know as the way to a host (dotted value): the host itself, or the router that it is behind. */
+	#leaderAddress(ifindex: number, host: number): number {
+		const route = this.kernel.lookup(host);
+		return route !== null && route.ifindex === ifindex && route.gateway !== 0 ? route.gateway : host;
 	}
 
 	/** Tells the offload about the ports as they are. With `auto` it stands back while others filter what comes in (SQM). */
@@ -627,7 +639,7 @@ export class Engine {
 		for (const p of this.lan) attempt(() => p.routes?.remove());
 		for (const p of [this.wan, ...this.lan]) attempt(() => this.#closePort(p));
 		attempt(() => this.#arp?.close());
-		for (const p of this.#pcp) attempt(() => p.close());
+		attempt(() => this.#pcp.close());
 		this.#guardWatch?.close();
 		if (!this.#relieved) {
 			if (this.#guard) attempt(() => removeGuard(native));
@@ -726,7 +738,7 @@ export class Engine {
 		this.#setExternal(this.wan.link.address);
 		this.#inStep();
 		this.#openArp();
-		if (!plan.pcp) this.#requested.clear();
+		this.#requested.withdraw();
 		const ended = ending.length + lost.length;
 		// What goes on in mid-connection has been ended, and is to hear of it.
 		if (ended > 0) context.adopt = false;
@@ -930,7 +942,7 @@ export class Engine {
 			this.#hops.giveUp();
 			return;
 		}
-		if (this.plan.pcp && this.#requested.follow(address)) this.#announcements.begin(this.#milliseconds);
+		if (this.plan.lan.some((l) => l.pcp) && this.#requested.follow(address)) this.#announcements.begin(this.#milliseconds);
 		if (before === address) return;
 		if (before === 0) {
 			this.externals.setAddress(0, address);
@@ -1059,7 +1071,7 @@ export class Engine {
 			elsewhere: this.#elsewhere(),
 			inside: this.lan.flatMap((p) => p.link.nets.map(subnetOfNet)),
 			ownAddresses: this.kernel.ownAddresses(),
-			pcp: this.plan.pcp,
+			pcp: this.plan.lan.filter((l) => l.pcp).map((l) => l.device),
 			exemptDestinations: this.plan.exempts.map((e) => e.destination),
 		};
 		const text = JSON.stringify(facts);
@@ -1069,28 +1081,34 @@ export class Engine {
 		this.#guardText = text;
 	}
 
-	/** Opens PCP sockets on the LAN devices as they are now. */
+	/** Answers PCP on the LAN devices as they are now. */
 	#openPcp(): void {
-		const places = (this.plan.pcp ? this.lan : [])
-			.filter((p) => p.kind !== "tap")
-			.flatMap((p) => {
-				const link = this.kernel.linkByName(p.name);
-				if (link === undefined || link.type !== ARPHRD_ETHER || link.mac === null) return [];
-				const { index, mac } = link;
-				return this.kernel.addresses(index).map(({ address }) => ({ index, mac, address }));
-			});
-		const text = places.length === 0 ? "" : JSON.stringify(places.map((p) => [p.index, p.address, [...p.mac]]));
-		if (text === this.#pcpPlaces) return;
-		for (const p of this.#pcp) p.close();
-		const handle = (q: PortRequest, source: number) => this.#requested.handle(q, swap32(source));
-		this.#pcp = places.map((p) => new PcpResponder(p.index, p.address, p.mac, handle, () => this.#requested.epoch));
-		if (this.#pcpPlaces === "" && this.#requestedAnew) this.#announcements.begin(this.#milliseconds);
-		this.#pcpPlaces = text;
+		const places = this.lan.flatMap((p, port) => {
+			const link = p.kind === "tap" || !p.link.pcp ? undefined : this.kernel.linkByName(p.name);
+			if (link === undefined || link.type !== ARPHRD_ETHER || link.mac === null) return [];
+			const addresses = this.kernel.addresses(link.index).map(({ address }) => address);
+			return addresses.length === 0 ? [] : [{ port, ifindex: link.index, mac: link.mac, addresses }];
+		});
+		if (this.#pcp.follow(places) && this.#requestedAnew) this.#announcements.begin(this.#milliseconds);
+	}
+
+	/** Who leads to a host on a device, for {@link PcpServer}. */
+	#leaderTo(ifindex: number, host: number): { mac: Uint8Array; sure: boolean } | null {
+		const known = this.kernel.neighbour(ifindex, this.#leaderAddress(ifindex, host));
+		return known !== undefined && isUsable(known) ? { mac: known.mac as Uint8Array, sure: isConfirmed(known) } : null;
+	}
+
+	#askFor(ifindex: number, host: number): void {
+		try {
+			this.kernel.resolve(ifindex, this.#leaderAddress(ifindex, host));
+		} catch {
+			// The device is going away; the host asks again.
+		}
 	}
 
 	/** Tells the hosts of all LAN devices of lost mappings or another external address. */
 	#announce(): void {
-		for (const p of this.#pcp) p.announce(addressValue(this.externals.A[0]));
+		this.#pcp.announce(addressValue(this.externals.A[0]));
 		this.#announcements.told(this.#milliseconds);
 	}
 
@@ -1127,6 +1145,7 @@ export class Engine {
 			this.#inStep();
 		} else if (changes.filters && this.#offload !== null) this.#renewOffloadQuietly();
 		this.#hops.update(changes.neighbours);
+		for (const { ifindex } of changes.neighbours) this.#pcp.neighbourChanged(ifindex);
 		if (this.#offload !== null) {
 			for (const n of changes.neighbours) this.#offload.neighbourChanged(n.ifindex, n.address, isUsable(n) ? n.mac : null);
 		}
@@ -1280,7 +1299,8 @@ export class Engine {
 		watch(set, fixed + 2, this.#arp === null ? -1 : this.#arp.fd);
 		watch(set, fixed + 3, this.#guardWatch === null ? -1 : this.#guardWatch.fd);
 		let n = fixed + 4;
-		for (let k = 0; k < this.#pcp.length; k++) watch(set, n++, this.#pcp[k].fd);
+		const { responders } = this.#pcp;
+		for (let k = 0; k < responders.length; k++) watch(set, n++, responders[k].fd);
 		if (this.#control !== null) n = this.#control.pollEntries(set, n, this.#milliseconds);
 		native.poll(set, n, timeout);
 		this.#readClock();
@@ -1288,8 +1308,8 @@ export class Engine {
 		if (set[fixed * 3 + 5] !== 0 || this.#milliseconds >= this.kernel.pendingAt()) this.#kernelNews();
 		if (set[fixed * 3 + 8] !== 0) this.#arp?.serve();
 		if (set[fixed * 3 + 11] !== 0) this.#guardNews();
-		for (let k = 0; k < this.#pcp.length; k++) if (set[(fixed + 4 + k) * 3 + 2] !== 0) this.#pcp[k].serve();
-		this.#control?.serve(set, fixed + 4 + this.#pcp.length, this.#framesReceived());
+		for (let k = 0; k < responders.length; k++) if (set[(fixed + 4 + k) * 3 + 2] !== 0) responders[k].serve();
+		this.#control?.serve(set, fixed + 4 + responders.length, this.#framesReceived());
 	}
 
 	/** Milliseconds that the loop may sleep. */
@@ -1548,8 +1568,9 @@ function lansOf(plan: Plan, old: readonly LanPort[]): LanPort[] {
 	const port = (l: Plan["lan"][number], kind: LanPort["kind"], home: number): LanPort => {
 		const tun = kind === "tun" ? `${TUN_NAME}${tuns++}` : "";
 		const same = old.find((p) => p.name === l.device && p.kind === kind && p.tun === tun);
-		const link = same?.link ?? { ...emptyLink(), nets: [], kernelForwards: kind === "tun", home };
+		const link = same?.link ?? { ...emptyLink(), nets: [], kernelForwards: kind === "tun", home, pcp: l.pcp };
 		link.home = home;
+		link.pcp = l.pcp;
 		return Object.assign(same ?? { ...makePort(l.device, link), link, kind, tun, routes: null, subnets: [] }, { subnets: l.subnets });
 	};
 	const ports = plan.lan.map((l, home) => port(l, l.driver, home));

@@ -77,7 +77,8 @@ function describeAttachment(port: { device: string; interface: string }): string
 
 function describeLan(lan: LanPlan): string {
 	const subnets = lan.subnets.length === 0 ? "the interface's own subnets" : joinSubnets(lan.subnets);
-	return `${describeAttachment(lan)}, driver ${lan.driver}, ${subnets}`;
+	const asked = lan.pcp ? "; PCP and NAT-PMP answered" : "";
+	return `${describeAttachment(lan)}, driver ${lan.driver}, ${subnets}${asked}`;
 }
 
 function joinSubnets(subnets: readonly Subnet[]): string {
@@ -89,8 +90,7 @@ function describeLimits(plan: Plan): string {
 	const rate = plan.maxRate === 0 ? "" : `, ${plan.maxRate} new a second`;
 	const syn = plan.unsolicitedSyn === "reject" ? "rejected after 6 s" : "dropped";
 	const inside = plan.blockPrivate ? "; private destinations blocked" : "";
-	const asked = plan.pcp ? "; PCP and NAT-PMP answered" : "";
-	return `a host ${most}${rate}, else ${plan.refusal}; unsolicited SYN ${syn}; ${plan.icmpRate} ICMP errors a second and source${inside}${asked}`;
+	return `a host ${most}${rate}, else ${plan.refusal}; unsolicited SYN ${syn}; ${plan.icmpRate} ICMP errors a second and source${inside}`;
 }
 
 function countPorts(plan: Plan): number {

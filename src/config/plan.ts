@@ -53,6 +53,8 @@ export interface LanPlan {
 	driver: "packet" | "tun";
 	/** Empty means the interface's own. */
 	subnets: Subnet[];
+	/** Its hosts may ask for forwards (RFC 6887, RFC 6886). */
+	pcp: boolean;
 }
 
 export interface StaticPlan {
@@ -111,8 +113,6 @@ export interface Plan {
 	refusal: "host-unreachable" | "prohibited";
 	unsolicitedSyn: "reject" | "drop";
 	blockPrivate: boolean;
-	/** Hosts may ask for forwards (RFC 6887, RFC 6886). */
-	pcp: boolean;
 	/** ICMP errors a second for one source. */
 	icmpRate: number;
 	offload: "auto" | "on" | "off";
@@ -233,7 +233,6 @@ class Planner {
 			refusal: main.values.refusal.value!,
 			unsolicitedSyn: main.values.unsolicited_syn.value!,
 			blockPrivate: main.values.block_private.value!,
-			pcp: main.values.pcp.value!,
 			icmpRate: main.values.icmp_rate.value!,
 			offload: main.values.offload.value!,
 			algs: { ftp: main.values.alg_ftp.value!, tftp: main.values.alg_tftp.value! },
@@ -243,6 +242,7 @@ class Planner {
 				interface: values.interface.value ?? "",
 				driver: values.driver.value!,
 				subnets: valuesOf(values.subnet),
+				pcp: values.pcp.value ?? main.values.pcp.value!,
 			})),
 			statics: statics.map(({ values, where }) => ({ internal: values.internal.value!, external: values.external.value!, where })),
 			pools: pools.map(({ values, where }) => ({

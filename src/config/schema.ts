@@ -312,6 +312,7 @@ export const SECTIONS = {
 				help: "how packets reach masqd: by a route to a TUN device, or by packet sockets",
 			}),
 			subnet: list(HOST_SUBNET, [], { help: "subnets of the hosts behind it; default are the interface's own" }),
+			pcp: option(BOOL, null, { help: "whether its hosts may ask for port forwards; default is the daemon's" }),
 		},
 	},
 	static: {

@@ -89,6 +89,7 @@ export class Bench {
 			nets: [{ address: loaded("192.168.1.0"), mask: swap32(0xffffff00) }],
 			kernelForwards: false,
 			home: 0,
+			pcp: false,
 		};
 		this.context = {
 			...CONTEXT_START,

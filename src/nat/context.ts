@@ -58,6 +58,8 @@ export interface LanLink extends Link {
 	kernelForwards: boolean;
 	/** Number of the port that its hosts are reached by: its own, but for the tap beside a tun port, which only hears what hosts send to our own address. */
 	home: number;
+	/** Its hosts may ask for forwards themselves (RFC 6887, RFC 6886). */
+	pcp: boolean;
 }
 
 /** The WAN's next hops (implemented by the port layer). Hop 0 is "ask again". */

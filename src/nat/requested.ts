@@ -2,6 +2,7 @@
  * Port forwards that inside hosts ask for themselves (RFC 6887, RFC 6886; RFC 6888 REQ-9): kept like configured ones for as long as was asked, in a list of fixed size.
  * The list stands in memory that may be a file's, so that it outlives the process with the sessions that it has let in.
  * A host gets ports for itself only, above 1023, of masqd's own range, and the port that its mapping already has if there is one.
+ * When the list is full, who has least takes the place that ends first of who has most, so that nobody keeps the others out.
  */
 import { R_IN } from "../conntrack/record.ts";
 import { addressValue, secondOf, swap16, swap32, TCP, UDP } from "../packet/layout.ts";
@@ -17,7 +18,7 @@ import {
 	SUCCESS,
 	USER_EX_QUOTA,
 } from "../packet/pcp.ts";
-import { type Context, type Forward, inNets } from "./context.ts";
+import { type Context, type Forward, inNets, isBroadcast, type LanLink } from "./context.ts";
 
 /** Most of all hosts, and of one. */
 const MOST = 256;
@@ -73,14 +74,15 @@ export class Requested {
 	}
 
 	/**
-	 * Goes on with what the memory holds, which reserves the ports, or begins anew; `boot` identifies this boot of the machine, four words. Where requests are
-	 * not `wanted` any more it begins anew too: what they had opened is closed then.
+	 * Goes on with what the memory holds, which reserves the ports, or begins anew; `boot` identifies this boot of the machine, four
+	 * words. Where no host may ask any more it begins anew too: what they had opened is closed then.
 	 *
 	 * @returns true if there was a list: then hosts need not be told that mappings were lost.
 	 */
-	takeOver(boot: Int32Array, wanted = true): boolean {
+	takeOver(boot: Int32Array): boolean {
 		const W = this.#W;
 		const c = this.#c;
+		const wanted = c.lan.some((lan) => lan.pcp);
 		const known = wanted && W[H_MAGIC] === MAGIC && boot.every((word, n) => W[H_BOOT + n] === word) && W[H_EPOCH] <= c.now;
 		if (!known) {
 			W.fill(0);
@@ -103,11 +105,9 @@ export class Requested {
 				source: kind & IS_PEER ? { address: W[e + E_SOURCE], mask: -1 } : null,
 			};
 			const until = W[e + E_UNTIL];
-			const nets = c.lan.flatMap((lan) => lan.nets);
-			const ours = nets.length === 0 || inNets(nets, forward.inside);
 			const shared = this.#entries.some((o) => o.forward.first === first && o.forward.protocol === forward.protocol);
 			const ported = forward.protocol === TCP || forward.protocol === UDP;
-			const fits = ours && ported && until > c.now && until <= c.now + LIFETIME_MOST;
+			const fits = this.#mayAsk(forward.inside) && ported && until > c.now && until <= c.now + LIFETIME_MOST;
 			if (!fits || !(shared || c.externals.reservePort(0, forward.protocol, first))) {
 				W[e + E_KIND] = 0;
 				continue;
@@ -152,12 +152,21 @@ export class Requested {
 		return place;
 	}
 
-	/** Grants or ends what host `inside` (as loaded) asks for. */
-	handle(q: PortRequest, inside: number): PortAnswer {
+	/** Whether requests of a host (as loaded) are answered at all. That of a device without addresses may be its host still. */
+	#mayAsk(inside: number): boolean {
+		const { lan } = this.#c;
+		const port = lanPortOf(lan, inside);
+		return port >= 0 ? lan[port].pcp : lan.some((l) => l.pcp && l.nets.length === 0);
+	}
+
+	/** Grants or ends what host `inside` (as loaded) asks for, whose request came by LAN port number `port`. */
+	handle(q: PortRequest, inside: number, port: number): PortAnswer {
 		const c = this.#c;
 		const answer: PortAnswer = { result: SUCCESS, external: addressValue(c.externals.A[0]), port: 0, lifetime: 0 };
 		const refuse = (result: number) => ({ ...answer, result });
-		if (!c.lan.some((lan) => inNets(lan.nets, inside))) return refuse(NOT_AUTHORIZED);
+		const lan = c.lan[port];
+		const behind = lanPortOf(c.lan, inside);
+		if (!lan.pcp || behind < 0 || c.lan[behind].home !== lan.home || isBroadcast(lan.nets, inside)) return refuse(NOT_AUTHORIZED);
 		const fixed = c.externals.list.find((x) => x.inside === inside);
 		if (fixed !== undefined) {
 			// Static NAT: every port is its own already.
@@ -176,17 +185,29 @@ export class Requested {
 			return { ...answer, port: known.forward.first, lifetime };
 		}
 		if (q.insidePort < 1024) return refuse(NOT_AUTHORIZED);
-		if (this.#entries.filter((e) => e.forward.inside === inside).length >= MOST_PER_HOST) return refuse(USER_EX_QUOTA);
-		if (this.#entries.length >= MOST) return refuse(NO_RESOURCES);
-		const port = this.#port(q, inside);
-		if (port < 0) return refuse(q.preferFailure ? CANNOT_PROVIDE_EXTERNAL : NO_RESOURCES);
+		const has = this.#entries.filter((e) => e.forward.inside === inside).length;
+		if (has >= MOST_PER_HOST) return refuse(USER_EX_QUOTA);
+		if (this.#entries.length >= MOST && !this.#makeRoom(has)) return refuse(NO_RESOURCES);
+		const external = this.#port(q, inside);
+		if (external < 0) return refuse(q.preferFailure ? CANNOT_PROVIDE_EXTERNAL : NO_RESOURCES);
 		const source = q.opcode === PEER ? { address: swap32(q.peer), mask: -1 } : null;
-		const forward = { protocol: q.protocol, first: port, last: port, inside, insideFirst: q.insidePort, source };
+		const forward = { protocol: q.protocol, first: external, last: external, inside, insideFirst: q.insidePort, source };
 		const place = this.#freePlace();
 		this.#entries.push({ place, forward, nonce: q.nonce, until: c.now + lifetime });
 		this.#store(place, forward, q.nonce, c.now + lifetime);
 		c.requested.push(forward);
-		return { ...answer, port, lifetime };
+		return { ...answer, port: external, lifetime };
+	}
+
+	/** Ends the request that ends first of the host that has most, for one that `has` fewer; false if none has more than that would have. */
+	#makeRoom(has: number): boolean {
+		const counts = new Map<number, number>();
+		for (const { forward } of this.#entries) counts.set(forward.inside, (counts.get(forward.inside) ?? 0) + 1);
+		const most = [...counts].reduce((a, b) => (b[1] > a[1] ? b : a));
+		if (most[1] <= has + 1) return false;
+		const theirs = this.#entries.filter((e) => e.forward.inside === most[0]);
+		this.#remove([theirs.reduce((a, b) => (b.until < a.until ? b : a))]);
+		return true;
 	}
 
 	#is(e: Entry, q: PortRequest, inside: number): boolean {
@@ -243,13 +264,28 @@ export class Requested {
 		if (gone.length > 0) this.#remove(gone);
 	}
 
-	/** Requests are no longer wanted: what they had opened is closed. */
-	clear(): void {
-		this.#remove([...this.#entries]);
+	/** Ends what belongs to hosts that may not ask any more. */
+	withdraw(): void {
+		this.#remove(this.#entries.filter((e) => !this.#mayAsk(e.forward.inside)));
 	}
 
 	/** True if there is something that time will end. */
 	get pending(): boolean {
 		return this.#entries.length > 0;
 	}
+}
+
+/** Number of the LAN port whose subnet is the closest around an address (as loaded), -1 if none is. */
+function lanPortOf(lan: readonly LanLink[], address: number): number {
+	let found = -1;
+	let closest = -1;
+	for (const [n, { nets }] of lan.entries()) {
+		for (const net of nets) {
+			const size = addressValue(net.mask);
+			if (size <= closest || !inNets([net], address)) continue;
+			closest = size;
+			found = n;
+		}
+	}
+	return found;
 }

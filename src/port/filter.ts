@@ -285,14 +285,20 @@ export function arpFilter(ranges: readonly AddressRange[]): Int32Array {
 	return finish(f);
 }
 
+/** Addresses that {@link pcpFilter} compares; of a device with more everything to the port is taken, and judged by its reader. */
+const PCP_ADDRESSES = 64;
+
 /** The filter of a PCP socket (Ethernet header first): plain UDP to port 5351 of one of the router's addresses. */
-export function pcpFilter(address: number): Int32Array {
+export function pcpFilter(addresses: readonly number[]): Int32Array {
 	const f = new FilterAssembler();
 	const ip = ETHERNET_HEADER;
+	const port = f.label();
 	f.op(LD_B_ABS, ip).jump(JEQ, IP_PLAIN, null, "drop");
 	f.op(LD_B_ABS, ip + IP_PROTOCOL).jump(JEQ, UDP, null, "drop");
 	f.op(LD_H_ABS, ip + IP_FRAGMENT).jump(JSET, 0x3fff, "drop", null);
-	f.op(LD_W_ABS, ip + IP_DESTINATION).jump(JEQ, address, null, "drop");
+	f.op(LD_W_ABS, ip + IP_DESTINATION);
+	if (addresses.length <= PCP_ADDRESSES) f.inRanges(mergeRanges(addresses.map(single)), port, "drop");
+	f.at(port);
 	f.op(LD_H_ABS, ip + IP_HEADER_MIN + PORT_DESTINATION).jump(JEQ, PCP_PORT, "accept", "drop");
 	return finish(f);
 }

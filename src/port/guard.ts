@@ -71,8 +71,8 @@ export interface GuardFacts {
 	exemptSources?: readonly Subnet[];
 	/** Destinations that are not translated: packets to them may leave with any source. */
 	exemptDestinations?: readonly Subnet[];
-	/** Whether PCP requests from the LANs are answered. */
-	pcp?: boolean;
+	/** LAN devices on which PCP requests are answered. */
+	pcp?: readonly string[];
 	/** Every address of the router; used only where the kernel has no `fib` expressions. */
 	ownAddresses: readonly number[];
 }
@@ -160,9 +160,9 @@ export function guardRuleset(g: GuardFacts, addressTest: AddressTest = "fib", se
 		lines.push(`\t\t${whole} tcp dport @claimed_tcp counter name ${counter} drop`);
 		lines.push(`\t\t${whole} udp dport @claimed_udp counter name ${counter} drop`);
 	}
-	if (g.pcp) {
+	if (g.pcp !== undefined && g.pcp.length > 0) {
 		const local = fib ? "fib daddr type local" : "ip daddr @own";
-		lines.push(`\t\tiifname ${names(lans)} udp dport ${PCP_PORT} ${local} drop`);
+		lines.push(`\t\tiifname ${names(g.pcp)} udp dport ${PCP_PORT} ${local} drop`);
 	}
 	const toTun = tunLans.length === 0 ? "" : `iifname != ${names(tunLans)} `;
 	lines.push(`\t\t${toTun}ip daddr @owned_externals counter name owned drop`);

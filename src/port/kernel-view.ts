@@ -173,6 +173,11 @@ export function isUsable(neighbour: Neighbour): boolean {
 	return neighbour.mac !== null && (neighbour.state & USABLE) !== 0;
 }
 
+/** Whether a neighbour has answered of late, or is configured: what another station says of its address is not believed then. */
+export function isConfirmed(neighbour: Neighbour): boolean {
+	return isUsable(neighbour) && (neighbour.state & (NUD.REACHABLE | NUD.PERMANENT | NUD.NOARP)) !== 0;
+}
+
 /** Longest-prefix match over one table: a map from network to route for each prefix length in use, longest first. */
 class RouteTable {
 	readonly #byPrefix = new Map<number, Map<number, Route>>();

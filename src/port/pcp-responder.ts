@@ -1,8 +1,12 @@
 /**
- * The router's side of PCP and NAT-PMP on a LAN device: requests to its own address at UDP port 5351 are read from, and answered by, a packet socket; the guard
- * keeps the kernel from refusing them.
+ * The router's side of PCP and NAT-PMP: on each LAN device requests to one of its addresses at UDP port 5351 are read from, and
+ * answered by, a packet socket; the guard keeps the kernel from refusing them.
+ *
+ * A mapping is made for the source of a request, so the source must be who it says: an address behind this very device, not one
+ * of the router's own, and sent by the station that the kernel's neighbour table has for it (RFC 6887 section 18.1.2: the simple
+ * threat model asks that no host can speak for another). A request whose sender the kernel does not know yet, or only by hearsay,
+ * waits until the kernel has asked.
  */
-import * as native from "masq:native";
 import { fold, sumOf } from "../packet/checksum.ts";
 import { swap16, UDP } from "../packet/layout.ts";
 import { ANNOUNCE, PCP_MAX, PCP_PORT, type PortAnswer, type PortRequest, readRequest, SUCCESS, writeAnswer } from "../packet/pcp.ts";
@@ -11,8 +15,11 @@ import { pcpFilter } from "./filter.ts";
 const ETH_P_IP = 0x0800;
 const IP = 14;
 const DATA = IP + 28;
-/** Requests answered per call, so that a storm can not hold up forwarding. */
+/** Requests answered per call, so that a storm cannot hold up forwarding. */
 const BUDGET = 16;
+/** Requests that wait on a device until the kernel knows their senders, and for how many milliseconds; of more the oldest goes, and is sent again. */
+const WAITING = 16;
+const PATIENCE_MS = 3000;
 /** Where answers without a request go (RFC 6887 section 14.1). */
 const ALL_HOSTS = [224, 0, 0, 1];
 const ALL_HOSTS_MAC = [1, 0, 0x5e, 0, 0, 1];
@@ -42,101 +49,227 @@ export class Announcements {
 	}
 }
 
-/** One socket for a LAN device. */
+/** What the server asks of the daemon. */
+export interface PcpOwner {
+	/** Decides about a request; `source` is a dotted value, `port` the number of the LAN port that it came by. */
+	handle(q: PortRequest, source: number, port: number): PortAnswer;
+	/** Seconds since the mappings began. */
+	epoch(): number;
+	/** Who leads to a host behind a device, null if the kernel does not know; `sure` if it has been confirmed of late. */
+	neighbour(ifindex: number, host: number): { mac: Uint8Array; sure: boolean } | null;
+	/** Has the kernel ask who leads to a host; what it learns comes by {@link PcpServer.neighbourChanged}. */
+	ask(ifindex: number, host: number): void;
+	/** Whether an address is one of the router's own. */
+	isOwn(address: number): boolean;
+	/** A request was dropped because its sender is not who it says. */
+	spoofed(): void;
+	/** Milliseconds, for how long a request has waited. */
+	milliseconds(): number;
+}
+
+/** A LAN device on which hosts may ask. */
+export interface PcpPlace {
+	/** Number of the LAN port. */
+	port: number;
+	ifindex: number;
+	mac: Uint8Array;
+	/** The router's addresses on it, dotted values. */
+	addresses: readonly number[];
+}
+
+/** The system calls that a responder makes. */
+export type PcpIo = Pick<typeof import("masq:native"), "etherOpen" | "read" | "write" | "close">;
+
+/** A request that waits for its sender to be known. */
+interface Waiting {
+	frame: Uint8Array;
+	/** When it came, in milliseconds. */
+	since: number;
+}
+
+/** The socket of one LAN device. */
 export class PcpResponder {
-	readonly fd: native.Fd;
-	readonly #handle: (q: PortRequest, source: number) => PortAnswer;
-	readonly #epoch: () => number;
+	/** -1 while the device is down. */
+	fd = -1;
+	readonly place: PcpPlace;
+	readonly #io: PcpIo;
+	readonly #owner: PcpOwner;
 	readonly #buffer = new ArrayBuffer(DATA + PCP_MAX + 64);
 	readonly #B = new Uint8Array(this.#buffer);
 	readonly #H = new Uint16Array(this.#buffer);
-	readonly #mac: Uint8Array;
-	readonly #address: Uint8Array;
+	#waiting: Waiting[] = [];
 
-	/**
-	 * @param address the router's address on the device, a dotted value
-	 * @param mac the device's
-	 * @param handle decides; takes the source address as a dotted value
-	 * @param epoch seconds since the mappings began
-	 */
-	constructor(
-		ifindex: number,
-		address: number,
-		mac: Uint8Array,
-		handle: (q: PortRequest, source: number) => PortAnswer,
-		epoch: () => number,
-	) {
-		this.#mac = mac.slice(0, 6);
-		this.#address = Uint8Array.of(address >>> 24, (address >>> 16) & 255, (address >>> 8) & 255, address & 255);
-		this.#handle = handle;
-		this.#epoch = epoch;
-		this.fd = native.etherOpen(ifindex, ETH_P_IP, pcpFilter(address));
+	constructor(io: PcpIo, owner: PcpOwner, place: PcpPlace) {
+		this.#io = io;
+		this.#owner = owner;
+		this.place = place;
+	}
+
+	/** Opens the socket if it is not open; a device that is down or has gone is left for later. */
+	open(): void {
+		if (this.fd >= 0) return;
+		try {
+			this.fd = this.#io.etherOpen(this.place.ifindex, ETH_P_IP, pcpFilter(this.place.addresses));
+		} catch {
+			// The kernel tells when it is up, or that it has gone.
+		}
 	}
 
 	/** Answers what has come. */
 	serve(): void {
-		const B = this.#B;
-		for (let n = 0; n < BUDGET; n++) {
+		for (let n = 0; n < BUDGET && this.fd >= 0; n++) {
 			let length: number;
 			try {
-				length = native.read(this.fd, this.#buffer, 0, DATA + PCP_MAX);
+				length = this.#io.read(this.fd, this.#buffer, 0, DATA + PCP_MAX);
 			} catch {
 				return;
 			}
 			if (length <= 0) return;
-			const stated = ((B[IP + 24] << 8) | B[IP + 25]) - 8;
-			if (length < DATA || stated < 2 || DATA + stated > length) continue;
-			const source = ((B[IP + 12] << 24) | (B[IP + 13] << 16) | (B[IP + 14] << 8) | B[IP + 15]) >>> 0;
-			const q = readRequest(B, DATA, stated, source);
-			if (q === -1) continue;
-			const answer = typeof q === "number" ? { result: q, external: 0, port: 0, lifetime: 0 } : this.#handle(q, source);
-			const bytes = writeAnswer(B, DATA, stated, q, answer, this.#epoch());
-			B.copyWithin(0, 6, 12);
-			B.copyWithin(IP + 16, IP + 12, IP + 16);
-			B.copyWithin(IP + 22, IP + 20, IP + 22);
-			this.#send(bytes);
+			this.#judge(length, this.#owner.milliseconds());
 		}
 	}
 
+	/** The kernel has learned something of a host, or of who leads to some: what waits is judged again. */
+	neighbourChanged(): void {
+		const now = this.#owner.milliseconds();
+		const waiting = this.#waiting;
+		this.#waiting = [];
+		for (const { frame, since } of waiting) {
+			if (now - since > PATIENCE_MS) continue;
+			this.#B.set(frame);
+			this.#judge(frame.length, since);
+		}
+	}
+
+	/** The frame of `length` bytes in the buffer, which came at `since`: answered, kept for later, or dropped. */
+	#judge(length: number, since: number): void {
+		const B = this.#B;
+		const owner = this.#owner;
+		const { ifindex, port, addresses } = this.place;
+		const stated = ((B[IP + 24] << 8) | B[IP + 25]) - 8;
+		if (length < DATA || stated < 2 || DATA + stated > length) return;
+		const source = addressAt(B, IP + 12);
+		if (!addresses.includes(addressAt(B, IP + 16))) return;
+		const q = readRequest(B, DATA, stated, source);
+		if (q === -1) return;
+		const known = owner.isOwn(source) ? null : owner.neighbour(ifindex, source);
+		const same = known?.mac.every((byte, n) => byte === B[6 + n]);
+		if (owner.isOwn(source) || (known?.sure && !same)) {
+			owner.spoofed();
+			return;
+		}
+		if (!same) {
+			this.#wait(source, length, since);
+			return;
+		}
+		const answer = typeof q === "number" ? { result: q, external: 0, port: 0, lifetime: 0 } : owner.handle(q, source, port);
+		const bytes = writeAnswer(B, DATA, stated, q, answer, owner.epoch());
+		B.copyWithin(0, 6, 12);
+		const router = B.slice(IP + 16, IP + 20);
+		B.copyWithin(IP + 16, IP + 12, IP + 16);
+		B.copyWithin(IP + 22, IP + 20, IP + 22);
+		this.#send(bytes, router);
+	}
+
+	/** Keeps the frame in the buffer until the kernel has found out who its sender is. */
+	#wait(source: number, length: number, since: number): void {
+		if (this.#waiting.length >= WAITING) this.#waiting.shift();
+		this.#waiting.push({ frame: this.#B.slice(0, length), since });
+		this.#owner.ask(this.place.ifindex, source);
+	}
+
 	/**
-	 * Tells all hosts that mappings may be lost (RFC 6887 section 14.1.3), and the external address (RFC 6886 section 3.2.1; a dotted value, 0 while there is
-	 * none): each protocol's clients know by the epoch whether they have to ask again.
+	 * Tells all hosts that mappings may be lost (RFC 6887 section 14.1.3), and the external address (RFC 6886 section 3.2.1; a
+	 * dotted value, 0 while there is none): each protocol's clients know by the epoch whether they have to ask again.
 	 */
 	announce(external: number): void {
 		const B = this.#B;
 		const answer = { result: SUCCESS, external, port: 0, lifetime: 0 };
-		for (const version of external === 0 ? [2] : [2, 0]) {
-			B.fill(0, 0, DATA + 24);
-			B.set(ALL_HOSTS_MAC);
-			B.set(ALL_HOSTS, IP + 16);
-			B.set([CLIENT_PORT >> 8, CLIENT_PORT & 255], IP + 22);
-			B[DATA] = version;
-			B[DATA + 1] = ANNOUNCE;
-			this.#send(writeAnswer(B, DATA, 24, SUCCESS, answer, this.#epoch()));
+		for (const address of this.place.addresses) {
+			for (const version of external === 0 ? [2] : [2, 0]) {
+				B.fill(0, 0, DATA + 24);
+				B.set(ALL_HOSTS_MAC);
+				B.set(ALL_HOSTS, IP + 16);
+				B.set([CLIENT_PORT >> 8, CLIENT_PORT & 255], IP + 22);
+				B[DATA] = version;
+				B[DATA + 1] = ANNOUNCE;
+				const bytes = writeAnswer(B, DATA, 24, SUCCESS, answer, this.#owner.epoch());
+				this.#send(bytes, [address >>> 24, (address >>> 16) & 255, (address >>> 8) & 255, address & 255]);
+			}
 		}
 	}
 
-	#send(bytes: number): void {
+	#send(bytes: number, router: ArrayLike<number>): void {
 		const B = this.#B;
 		const H = this.#H;
 		const total = 28 + bytes;
-		B.set(this.#mac, 6);
+		B.set(this.place.mac.subarray(0, 6), 6);
 		B.set([8, 0], 12);
 		B.set([0x45, 0, total >> 8, total & 255, 0, 0, 0x40, 0, 64, UDP, 0, 0], IP);
-		B.set(this.#address, IP + 12);
+		B.set(router, IP + 12);
 		H[(IP >> 1) + 5] = sumOf(H, B, IP, 20) ^ 0xffff;
 		B.set([PCP_PORT >> 8, PCP_PORT & 255], IP + 20);
 		B.set([(8 + bytes) >> 8, (8 + bytes) & 255, 0, 0], IP + 24);
 		const pseudo = sumOf(H, B, IP + 12, 8) + swap16(UDP) + swap16(8 + bytes);
 		H[(IP >> 1) + 13] = fold(sumOf(H, B, IP + 20, 8 + bytes) + fold(pseudo)) ^ 0xffff || 0xffff;
+		if (this.fd < 0) return;
 		try {
-			native.write(this.fd, this.#buffer, 0, IP + total);
+			this.#io.write(this.fd, this.#buffer, 0, IP + total);
 		} catch {
 			// The device is going away; its notification will say so.
 		}
 	}
 
 	close(): void {
-		native.close(this.fd);
+		const { fd } = this;
+		this.fd = -1;
+		if (fd >= 0) this.#io.close(fd);
 	}
+}
+
+/** The responders of all LAN devices on which hosts may ask. */
+export class PcpServer {
+	responders: readonly PcpResponder[] = [];
+	readonly #io: PcpIo;
+	readonly #owner: PcpOwner;
+
+	constructor(io: PcpIo, owner: PcpOwner) {
+		this.#io = io;
+		this.#owner = owner;
+	}
+
+	/**
+	 * Is to answer at these places from now on; the sockets of those that are as before stay, those of devices that were down are
+	 * tried again.
+	 *
+	 * @returns true if there was none before and there is now.
+	 */
+	follow(places: readonly PcpPlace[]): boolean {
+		const before = this.responders;
+		const textOf = (p: PcpPlace) => JSON.stringify([p.port, p.ifindex, p.addresses, [...p.mac]]);
+		const known = new Map(before.map((responder) => [textOf(responder.place), responder]));
+		this.responders = places.map((place) => known.get(textOf(place)) ?? new PcpResponder(this.#io, this.#owner, place));
+		for (const responder of before) if (!this.responders.includes(responder)) responder.close();
+		for (const responder of this.responders) responder.open();
+		return before.length === 0 && places.length > 0;
+	}
+
+	/** A neighbour of a device has changed. */
+	neighbourChanged(ifindex: number): void {
+		for (const responder of this.responders) if (responder.place.ifindex === ifindex) responder.neighbourChanged();
+	}
+
+	/** As {@link PcpResponder.announce}, everywhere. */
+	announce(external: number): void {
+		for (const responder of this.responders) responder.announce(external);
+	}
+
+	close(): void {
+		for (const responder of this.responders) responder.close();
+		this.responders = [];
+	}
+}
+
+function addressAt(B: Uint8Array, at: number): number {
+	return ((B[at] << 24) | (B[at + 1] << 16) | (B[at + 2] << 8) | B[at + 3]) >>> 0;
 }

@@ -4,7 +4,8 @@ import struct
 
 import pytest
 
-from bed import GATEWAY, H1, H2, LAN_GATEWAY, S1
+from bed import GATEWAY, H1, H2, LAN_GATEWAY, S1, Bed, lan_mac
+from wire import Wire
 
 pytestmark = pytest.mark.masqd
 
@@ -203,3 +204,107 @@ def test_switched_off_and_on(bed):
     bed.configure(main={"pcp": "1"})
     bed.masqd("reload")
     assert ask(client, MAP, H1, inside=40000, suggested=45678)[3] == 45678
+
+
+GUEST, GUEST_GATEWAY, GUEST_GATEWAY_MAC = "192.168.2.10", "192.168.2.1", "02:00:00:00:00:02"
+
+
+class GuestBed(Bed):
+    """A router with a second LAN, of guests."""
+
+    def build_lan(self):
+        super().build_lan()
+        self.guest = self.add_namespace("guest")
+        self.router.ip(f"link add lan1 address {GUEST_GATEWAY_MAC} type veth peer name eth0 netns {self.guest.name}")
+        self.guest.ip("link set eth0 up", f"addr add {GUEST}/24 dev eth0", f"route add default via {GUEST_GATEWAY}")
+        self.router.ip("link set lan1 up", f"addr add {GUEST_GATEWAY}/24 dev lan1")
+        self.guest_wire = Wire(self.guest, "eth0", GUEST_GATEWAY_MAC, lan_mac)
+        self._closing.callback(self.guest_wire.close)
+
+    def guests(self, **options):
+        return ("lan", None, {"device": "lan1", "driver": self.driver, **options})
+
+
+@pytest.fixture
+def guest_bed(driver):
+    with GuestBed(driver) as bed:
+        yield bed
+
+
+def natpmp(source, destination, mac, inside, suggested, lifetime=3600):
+    """A NAT-PMP request for a TCP port, as a frame."""
+    from scapy.layers.inet import IP, UDP
+    from scapy.layers.l2 import Ether
+
+    data = struct.pack("!BBHHHI", 0, 2, 0, inside, suggested, lifetime)
+    router = GUEST_GATEWAY_MAC if destination == GUEST_GATEWAY else "02:00:00:00:00:01"
+    return Ether(src=mac, dst=router) / IP(src=source, dst=destination) / UDP(sport=5350, dport=5351) / data
+
+
+def test_only_for_oneself(guest_bed):
+    """A guest cannot open, or end, a port of a host of the main LAN, nor of the router; another station of the LAN cannot either; the host itself can."""
+    bed = guest_bed
+    bed.start(main={"pcp": "1"}, extra=[bed.guests()])
+    client = bed.h1.udp(H1, 40000)
+    assert ask(client, MAP, H1, protocol=TCP, inside=8080, suggested=48080)[3] == 48080
+    for n, (source, destination, mac, wire) in enumerate(
+        (
+            (H1, GUEST_GATEWAY, "02:00:00:00:04:0a", bed.guest_wire),
+            (H1, LAN_GATEWAY, lan_mac(H2), bed.lan_wire),
+            (LAN_GATEWAY, LAN_GATEWAY, lan_mac(H2), bed.lan_wire),
+            (GUEST_GATEWAY, GUEST_GATEWAY, "02:00:00:00:04:0a", bed.guest_wire),
+            ("192.168.2.255", GUEST_GATEWAY, "02:00:00:00:04:0a", bed.guest_wire),
+        )
+    ):
+        wire.send(natpmp(source, destination, mac, 0, 0, 0))
+        wire.send(natpmp(source, destination, mac, 3389, 50000 + n))
+    # What was sent before has been judged when this is answered.
+    guest = bed.guest.udp(GUEST, 40000)
+    guest.sendto(b"\0\0", (GUEST_GATEWAY, 5351))
+    assert guest.recv(100)[:2] == b"\0\x80"
+    assert ask(client, MAP, H1, protocol=TCP, inside=8080)[3] == 48080
+    outside = bed.wan.udp(S1, 9)
+    for n in range(5):
+        outside.sendto(b"x", (GATEWAY, 50000 + n))
+    bed.await_drops("no-mapping", 5)
+    assert bed.drops("spoofed-source") >= 2
+
+
+def test_not_for_guests(guest_bed):
+    """`option pcp '0'` of a LAN refuses its hosts; the other LAN is answered."""
+    bed = guest_bed
+    bed.start(main={"pcp": "1"}, extra=[bed.guests(pcp="0")])
+    guest = bed.guest.udp(GUEST, 40000)
+    guest.connect((GUEST_GATEWAY, 5351))
+    guest.send(b"\0\0")
+    with pytest.raises(ConnectionRefusedError):
+        guest.recv(10)
+    assert ask(bed.h1.udp(H1, 40000), MAP, H1, inside=40000)[0] == 0
+
+
+def test_device_down(guest_bed):
+    """A LAN device that is down, at start or later, takes nothing from the other LAN, and is answered on when it is up again, with another MAC."""
+    bed = guest_bed
+    bed.router.ip("link set lan1 down")
+    bed.start(main={"pcp": "1"}, extra=[bed.guests()])
+    client = bed.h1.udp(H1, 40000)
+    for n in range(2):
+        assert ask(client, MAP, H1, inside=40000 + n)[0] == 0
+        bed.router.ip(f"link set lan1 address 02:00:00:00:00:7{n} up")
+        bed.guest.ip("neigh flush all")
+        natpmp_external(bed.guest.udp(GUEST, 40000 + n))
+        bed.router.ip("link set lan1 down", f"link set lan1 address 02:00:00:00:00:8{n}")
+    assert ask(client, MAP, H1, inside=40000)[0] == 0
+
+
+def natpmp_external(client):
+    """Asks for the external address until it is told, as RFC 6886 section 3.1 has it."""
+    client.settimeout(0.25)
+    for _ in range(40):
+        client.sendto(b"\0\0", (GUEST_GATEWAY, 5351))
+        try:
+            assert client.recv(100)[8:12] == bytes(map(int, GATEWAY.split(".")))
+            return
+        except TimeoutError:
+            client.settimeout(min(client.gettimeout() * 2, 4))
+    raise AssertionError("no answer")

@@ -73,12 +73,11 @@ describe("the plan", () => {
 			refusal: "host-unreachable",
 			unsolicitedSyn: "reject",
 			blockPrivate: false,
-			pcp: false,
 			icmpRate: 20,
 			offload: "auto",
 			algs: { ftp: true, tftp: false },
 			wan: { device: "wan0", interface: "" },
-			lan: [{ device: "lan0", interface: "", driver: "tun", subnets: [] }],
+			lan: [{ device: "lan0", interface: "", driver: "tun", subnets: [], pcp: false }],
 			statics: [],
 			pools: [],
 			redirects: [],
@@ -196,17 +195,30 @@ describe("LAN and WAN ports", () => {
 			interface: "guest",
 			driver: "tun",
 			subnets: [],
+			pcp: false,
 		});
 	});
 
 	it("may be named by netifd's name alone; the device is found out later", () => {
-		expect(planOf("config lan\noption interface guest").lan[1]).toEqual({ device: "", interface: "guest", driver: "tun", subnets: [] });
+		expect(planOf("config lan\noption interface guest").lan[1]).toEqual({
+			device: "",
+			interface: "guest",
+			driver: "tun",
+			subnets: [],
+			pcp: false,
+		});
 		expect(findingsOf("config lan\noption driver tun")).toEqual([
 			"1 @lan[1] interface: missing, expected option 'interface' with netifd's name, or option 'device'",
 		]);
 		expect(findingsOf("config lan\noption interface guest\nconfig lan\noption interface guest")).toEqual([
 			"4 @lan[2] interface: interface 'guest' is used by section '@lan[1]' in line 6 too, expected another one",
 		]);
+	});
+
+	it("have the daemon's pcp unless they say otherwise", () => {
+		const asked = (text: string) => planOf(text).lan.map((l) => l.pcp);
+		expect(asked("config masqd\noption pcp 1\nconfig lan\noption device lan1\noption pcp 0")).toEqual([true, false]);
+		expect(asked("config lan\noption device lan1\noption pcp 1")).toEqual([false, true]);
 	});
 
 	it("have different devices", () => {
@@ -244,7 +256,7 @@ describe("names and forms", () => {
 		]);
 		expect(findingsOf("config zone")[0]).toContain("unknown section type 'zone', expected one of masqd, wan, lan, static,");
 		expect(findingsOf("option drivr packet")).toEqual(["1 home drivr: unknown option, did you mean 'driver'?"]);
-		expect(findingsOf("option mtu 1500")).toEqual(["1 home mtu: unknown option, expected one of interface, device, driver, subnet"]);
+		expect(findingsOf("option mtu 1500")).toEqual(["1 home mtu: unknown option, expected one of interface, device, driver, subnet, pcp"]);
 		expect(findingsOf("option constructor 1\nconfig toString")).toHaveLength(2);
 	});
 

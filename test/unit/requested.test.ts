@@ -2,7 +2,7 @@
 import { describe, expect, it } from "vitest";
 import { REQUESTED_BYTES, Requested } from "../../src/nat/requested.ts";
 import { TCP, UDP } from "../../src/packet/layout.ts";
-import { MAP, PEER, type PortRequest, SUCCESS } from "../../src/packet/pcp.ts";
+import { MAP, NO_RESOURCES, NOT_AUTHORIZED, PEER, type PortRequest, SUCCESS, USER_EX_QUOTA } from "../../src/packet/pcp.ts";
 import { loaded, Rig } from "./rig.ts";
 
 const H1 = loaded("192.168.1.10");
@@ -28,11 +28,11 @@ describe("requested forwards over a restart", () => {
 		const memory = new ArrayBuffer(REQUESTED_BYTES);
 		const first = listOf(memory, 1000);
 		expect(first.found).toBe(false);
-		expect(first.list.handle(request(40000, { suggested: 45678 }), H1)).toMatchObject({ result: SUCCESS, port: 45678 });
-		expect(first.list.handle(request(8080, { protocol: TCP, nonce: "", version: 0 }), H2)).toMatchObject({ result: SUCCESS });
-		expect(first.list.handle(request(40000, { opcode: PEER, peer: 0xcb00710a }), H1)).toMatchObject({ result: SUCCESS, port: 45678 });
-		first.list.handle(request(7000), H2);
-		expect(first.list.handle(request(7000, { lifetime: 0 }), H2).result).toBe(SUCCESS);
+		expect(first.list.handle(request(40000, { suggested: 45678 }), H1, 0)).toMatchObject({ result: SUCCESS, port: 45678 });
+		expect(first.list.handle(request(8080, { protocol: TCP, nonce: "", version: 0 }), H2, 0)).toMatchObject({ result: SUCCESS });
+		expect(first.list.handle(request(40000, { opcode: PEER, peer: 0xcb00710a }), H1, 0)).toMatchObject({ result: SUCCESS, port: 45678 });
+		first.list.handle(request(7000), H2, 0);
+		expect(first.list.handle(request(7000, { lifetime: 0 }), H2, 0).result).toBe(SUCCESS);
 
 		const next = listOf(memory, 1300);
 		expect(next.found).toBe(true);
@@ -41,8 +41,8 @@ describe("requested forwards over a restart", () => {
 		expect(next.rig.context.requested.length).toBe(3);
 		// Nobody else gets the port, nor the mapping; its owner still has it.
 		expect(next.rig.context.externals.reservePort(0, UDP, 45678)).toBe(false);
-		expect(next.list.handle(request(40000, { nonce: "1".repeat(24) }), H1).result).not.toBe(SUCCESS);
-		expect(next.list.handle(request(40000), H1)).toMatchObject({ result: SUCCESS, port: 45678, lifetime: 600 });
+		expect(next.list.handle(request(40000, { nonce: "1".repeat(24) }), H1, 0).result).not.toBe(SUCCESS);
+		expect(next.list.handle(request(40000), H1, 0)).toMatchObject({ result: SUCCESS, port: 45678, lifetime: 600 });
 
 		// The two that were not renewed have ended by then.
 		const last = listOf(memory, 1700);
@@ -56,10 +56,10 @@ describe("requested forwards over a restart", () => {
 
 	it("are gone where hosts may not ask any more", () => {
 		const memory = new ArrayBuffer(REQUESTED_BYTES);
-		listOf(memory, 1000).list.handle(request(40000, { suggested: 45678 }), H1);
-		const rig = new Rig();
+		listOf(memory, 1000).list.handle(request(40000, { suggested: 45678 }), H1, 0);
+		const rig = new Rig({ lan: [{ pcp: false }] });
 		rig.context.now = 1001;
-		expect(new Requested(rig.context, memory).takeOver(BOOT, false)).toBe(false);
+		expect(new Requested(rig.context, memory).takeOver(BOOT)).toBe(false);
 		expect(rig.context.requested).toEqual([]);
 		expect(rig.context.externals.reservePort(0, UDP, 45678)).toBe(true);
 		expect(listOf(memory, 1002).rig.context.requested).toEqual([]);
@@ -67,7 +67,7 @@ describe("requested forwards over a restart", () => {
 
 	it("are none of another boot, of a file that is not ours, or of a host or port that is not there any more", () => {
 		const memory = new ArrayBuffer(REQUESTED_BYTES);
-		listOf(memory, 1000).list.handle(request(40000), H1);
+		listOf(memory, 1000).list.handle(request(40000), H1, 0);
 		const words = new Int32Array(memory);
 		const damage: ((w: Int32Array) => void)[] = [
 			(w) => w.fill(0x20202020),
@@ -89,5 +89,52 @@ describe("requested forwards over a restart", () => {
 		expect(listOf(words.slice().buffer, 1001, Int32Array.of(9, 9, 9, 9)).found).toBe(false);
 		// The clock of the same boot does not go back.
 		expect(listOf(words.slice().buffer, 999).found).toBe(false);
+	});
+});
+
+describe("who may ask", () => {
+	const twoLans = () => {
+		const rig = new Rig({ lan: [{ nets: ["192.168.0.0/16"] }, { nets: ["192.168.9.0/24"] }, { nets: ["192.168.7.0/24"], pcp: false }] });
+		rig.context.now = 1000;
+		const list = new Requested(rig.context, new ArrayBuffer(REQUESTED_BYTES));
+		list.takeOver(BOOT);
+		return { rig, list };
+	};
+	const GUEST = loaded("192.168.9.10");
+
+	it("is a host of the LAN port that the request came by, and of the closest subnet around it", () => {
+		const { rig, list } = twoLans();
+		expect(list.handle(request(40000), H1, 1).result).toBe(NOT_AUTHORIZED);
+		expect(list.handle(request(40000), GUEST, 0).result).toBe(NOT_AUTHORIZED);
+		expect(list.handle(request(40000), loaded("192.168.7.5"), 2).result).toBe(NOT_AUTHORIZED);
+		expect(list.handle(request(40000), loaded("192.168.9.255"), 1).result).toBe(NOT_AUTHORIZED);
+		expect(list.handle(request(40000), loaded("192.168.9.0"), 1).result).toBe(NOT_AUTHORIZED);
+		expect(rig.context.requested).toEqual([]);
+		expect(list.handle(request(40000), GUEST, 1).result).toBe(SUCCESS);
+		expect(list.handle(request(40000), H1, 0).result).toBe(SUCCESS);
+	});
+
+	it("ends with the permission of its LAN", () => {
+		const { rig, list } = twoLans();
+		list.handle(request(40000), GUEST, 1);
+		list.handle(request(40000), H1, 0);
+		rig.context.lan[1].pcp = false;
+		list.withdraw();
+		expect(rig.context.requested.map((f) => f.inside)).toEqual([H1]);
+	});
+
+	it("gets a place in a full list, as long as another host has more", () => {
+		const { rig, list } = listOf(new ArrayBuffer(REQUESTED_BYTES), 1000);
+		const host = (n: number) => loaded(`192.168.1.${n + 1}`);
+		for (let n = 1; n <= 8; n++) {
+			for (let port = 0; port < 32; port++) expect(list.handle(request(40000 + port), host(n), 0).result).toBe(SUCCESS);
+		}
+		expect(rig.context.requested.length).toBe(256);
+		expect(list.handle(request(50000), host(1), 0).result).toBe(USER_EX_QUOTA);
+		for (let port = 0; port < 28; port++) expect(list.handle(request(50000 + port), host(100), 0).result).toBe(SUCCESS);
+		expect(list.handle(request(51000), host(100), 0).result).toBe(NO_RESOURCES);
+		expect(rig.context.requested.length).toBe(256);
+		const counts = [1, 2, 3, 4, 5, 6, 7, 8].map((n) => rig.context.requested.filter((f) => f.inside === host(n)).length);
+		expect(Math.min(...counts)).toBeGreaterThanOrEqual(28);
 	});
 });

@@ -91,6 +91,8 @@ export interface LanOptions {
 	/** Router's address here; default .1 of 192.168.(1 + port number).0/24. */
 	address?: string;
 	nets?: string[];
+	/** Its hosts may ask for forwards; default true. */
+	pcp?: boolean;
 }
 
 export interface RigOptions {
@@ -292,7 +294,7 @@ export class Rig {
 		});
 		const lan = (o.lan ?? [{}]).map((l, n): LanLink => {
 			const base = link(lanMac(n), (l.ethernet ?? true) && !l.tun, l.mtu ?? 1500, loaded(l.address ?? `192.168.${n + 1}.1`));
-			return { ...base, nets: (l.nets ?? [`192.168.${n + 1}.0/24`]).map(net), kernelForwards: l.tun ?? false, home: n };
+			return { ...base, nets: (l.nets ?? [`192.168.${n + 1}.0/24`]).map(net), kernelForwards: l.tun ?? false, home: n, pcp: l.pcp ?? true };
 		});
 		this.hops = new FakeHops(() => this);
 		const headers = new LinkHeaders(layout.hosts);
