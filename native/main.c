@@ -264,6 +264,9 @@ static int run_bundle(JSContext *ctx, const char *path, JSValue module)
 	return 1;
 }
 
+/* Where programs are looked for if nobody says so. */
+#define PATH_DEFAULT "/usr/sbin:/usr/bin:/sbin:/bin"
+
 /**
  * main() - run the bundle
  *
@@ -285,6 +288,9 @@ int main(int argc, char **argv)
 	signal(SIGPIPE, SIG_IGN);
 	signal(SIGCHLD, SIG_DFL);
 	process_arguments(argc, argv);
+	/* OpenWrt's jail starts programs with an empty environment, and libc's own list has no sbin. */
+	if (!getenv("PATH") || !*getenv("PATH"))
+		setenv("PATH", PATH_DEFAULT, 1);
 
 	path = bundle_path(beside);
 	file = read_bundle(path, &length);

@@ -155,6 +155,11 @@ if (native.args()[0] === "capabilities") {
 	print("capabilities kept");
 	native.exit(7);
 }
+if (native.args()[0] === "path") {
+	// A program that is in sbin only.
+	native.print(1, `${native.getenv("PATH")} ${native.run(["ip", "-V"], "", 10000).status}\n`);
+	native.exit(0);
+}
 if (native.args()[0] === "throw") throw new RangeError("on purpose");
 if (native.args()[0] === "wait") await new Promise(() => {});
 
@@ -218,6 +223,15 @@ test("args, getenv, getpid, geteuid", () => {
 	equal(native.geteuid(), 0);
 	const child = native.run(["env", `MASQD_JS=${native.getenv("MASQD_JS")}`, ...program, "throw", "ü"], "", 10000);
 	equal(child.status, 1);
+});
+
+test("host: programs are found without a PATH, as in OpenWrt's jail, and by the one that is given", () => {
+	const bundle = `MASQD_JS=${native.getenv("MASQD_JS")}`;
+	// The emulator and the program by where they are: env looks for them by the PATH it has just emptied.
+	const whole = EMULATOR === "" ? program : [`/usr/bin/${EMULATOR}`, ...program.slice(1)];
+	for (const path of [[], ["PATH="]])
+		equal(native.run(["env", "-i", ...path, bundle, ...whole, "path"], "", 10000).output, "/usr/sbin:/usr/bin:/sbin:/bin 0\n");
+	equal(native.run(["env", "-i", "PATH=/usr/sbin:/sbin", bundle, ...whole, "path"], "", 10000).output, "/usr/sbin:/sbin 0\n");
 });
 
 test("host: status and words for an exception, a missing bundle, a promise that never settles", () => {

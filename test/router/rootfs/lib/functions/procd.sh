@@ -22,12 +22,14 @@ procd_set_param() {
 	case $type in
 		file) for file in "$@"; do md5sum "$file"; done > "$_new/file" ;;
 		netdev) for file in "$@"; do echo "$file $(cat "/sys/class/net/$file/ifindex" 2> /dev/null)"; done > "$_new/netdev" ;;
-		command) for file in "$@"; do echo "$file"; done > "$_new/command" ;;
+		command | env) for file in "$@"; do echo "$file"; done > "$_new/$type" ;;
+		# As there: a number, or nothing at all where `kill -l` answers with a name.
+		reload_signal) case $(kill -l "$1" 2> /dev/null) in '' | *[!0-9]*) ;; *) kill -l "$1" > "$_new/$type" ;; esac ;;
 		*) echo "$*" > "$_new/$type" ;;
 	esac
 }
 
-procd_add_jail() { return 0; }
+procd_add_jail() { echo "$*" > "$_new/jail"; }
 
 # Service data: one line KEY=VALUE a string, a blank line behind every object.
 procd_open_data() { : > "$_new/data"; }
@@ -61,7 +63,7 @@ procd_close_service() {
 	elif [ ! -d "$old" ]; then
 		mv "$_new" "$old"
 		start-stop-daemon -S -b -x /sbin/procd-instance -- "$old"
-	elif _procd_differs command file netdev limits respawn reload_signal; then
+	elif _procd_differs command env jail file netdev limits respawn reload_signal; then
 		cp "$_new"/* "$old"
 		rm -rf "$_new"
 		if [ -e "$old/reload_signal" ]; then
