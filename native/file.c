@@ -144,7 +144,7 @@ NATIVE(native_write_file)
 		JS_FreeCString(ctx, path);
 		return JS_EXCEPTION;
 	}
-	fd = open(path, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, (mode_t)mode);
+	fd = open(path, O_WRONLY | O_CREAT | O_TRUNC | O_NOFOLLOW | O_CLOEXEC, (mode_t)mode);
 	if (fd < 0) {
 		js_free(ctx, text);
 		return throw_path(ctx, "open", path);
@@ -161,6 +161,43 @@ NATIVE(native_write_file)
 		return throw_path(ctx, "close", path);
 	JS_FreeCString(ctx, path);
 	return JS_UNDEFINED;
+}
+
+/**
+ * native_create_file() - an empty file of one's own, open for writing
+ *
+ * Nothing of another's is emptied or written to: no link is followed, and a file that is there already must be a plain one of the
+ * caller's with no other name.
+ */
+NATIVE(native_create_file)
+{
+	const char *path;
+	struct stat status;
+	int32_t mode;
+	int fd;
+
+	if (argument_int(ctx, argv[1], "mode", 0, MODE_MAX, &mode) < 0)
+		return JS_EXCEPTION;
+	path = argument_string(ctx, argv[0], "path");
+	if (!path)
+		return JS_EXCEPTION;
+	fd = open(path, O_WRONLY | O_CREAT | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC, (mode_t)mode);
+	if (fd < 0)
+		return throw_path(ctx, "open", path);
+	if (fstat(fd, &status) == 0) {
+		errno = EPERM;
+		if (S_ISREG(status.st_mode) && status.st_uid == geteuid() && status.st_nlink == 1 && fchmod(fd, (mode_t)mode) == 0 &&
+		    ftruncate(fd, 0) == 0) {
+			JS_FreeCString(ctx, path);
+			return JS_NewInt32(ctx, fd);
+		}
+	}
+	{
+		JSValue error = throw_path(ctx, "create", path);
+
+		close(fd);
+		return error;
+	}
 }
 
 /**

@@ -33,6 +33,7 @@ static const JSCFunctionListEntry exports[] = {
 
 	JS_CFUNC_DEF("readFile", 1, native_read_file),
 	JS_CFUNC_DEF("writeFile", 3, native_write_file),
+	JS_CFUNC_DEF("createFile", 2, native_create_file),
 	JS_CFUNC_DEF("rename", 2, native_rename),
 	JS_CFUNC_DEF("unlink", 1, native_unlink),
 	JS_CFUNC_DEF("mkdir", 2, native_mkdir),

@@ -150,6 +150,7 @@ NATIVE(native_random);
 /* file.c */
 NATIVE(native_read_file);
 NATIVE(native_write_file);
+NATIVE(native_create_file);
 NATIVE(native_rename);
 NATIVE(native_unlink);
 NATIVE(native_mkdir);

@@ -83,8 +83,13 @@ declare module "masq:native" {
 
 	/** Whole file as text: UTF-8, bytes that are not become U+FFFD. Works on /proc and /sys (size 0). At most 16 MiB (EFBIG). */
 	export function readFile(path: string): string;
-	/** Creates or truncates the file with `mode` and writes the text as UTF-8. */
+	/** Creates or truncates the file with `mode` and writes the text as UTF-8. Throws ELOOP for a symbolic link. */
 	export function writeFile(path: string, text: string, mode: number): void;
+	/**
+	 * An empty file with `mode`, open for writing. One that is there already is emptied if it is a plain file of the caller's with no
+	 * other name, else EPERM; a symbolic link is ELOOP.
+	 */
+	export function createFile(path: string, mode: number): Fd;
 	/** rename(2). */
 	export function rename(from: string, to: string): void;
 	/** unlink(2). */

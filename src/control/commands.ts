@@ -315,8 +315,7 @@ function pcapngTo(path: string | undefined): (p: CapturedPacket) => void {
 	let fd: native.Fd = 1;
 	if (path !== undefined) {
 		try {
-			native.writeFile(path, "", 0o600);
-			fd = native.lockFile(path);
+			fd = native.createFile(path, 0o600);
 		} catch (error) {
 			throw new ControlError((error as Error).message);
 		}

@@ -1,13 +1,19 @@
 /**
  * pcapng files (draft-ietf-opsawg-pcapng): a section header, an interface per device, packets with comments. Packets begin with the IP header.
+ *
+ * libpcap refuses a file without any interface, and one of whose interfaces the link type differs from the first one's; what it
+ * compares are its own numbers for them, and for LINKTYPE_RAW those differ even when the file's are the same. Hence LINKTYPE_IPV4,
+ * and an interface that stands there before the first packet.
  */
 
 const SECTION_HEADER = 0x0a0d0d0a;
 const BYTE_ORDER_MAGIC = 0x1a2b3c4d;
 const INTERFACE = 1;
 const ENHANCED_PACKET = 6;
-/** LINKTYPE_RAW: IP without link header. */
-const LINKTYPE_RAW = 101;
+/** IPv4 without link header. */
+const LINKTYPE_IPV4 = 228;
+/** Name of the interface that no packet is seen at. */
+const NOWHERE = "masqd";
 const OPT_COMMENT = 1;
 const IF_NAME = 2;
 
@@ -28,6 +34,7 @@ export class PcapngWriter {
 		v.setUint32(8, 0xffffffff, true);
 		v.setUint32(12, 0xffffffff, true);
 		this.#block(SECTION_HEADER, [body]);
+		this.#interface(NOWHERE);
 	}
 
 	#block(type: number, parts: Uint8Array[]): void {
@@ -51,7 +58,7 @@ export class PcapngWriter {
 		if (known !== undefined) return known;
 		const body = new Uint8Array(8);
 		const v = new DataView(body.buffer);
-		v.setUint16(0, LINKTYPE_RAW, true);
+		v.setUint16(0, LINKTYPE_IPV4, true);
 		v.setUint32(4, this.#snap, true);
 		this.#block(INTERFACE, [body, ...option(IF_NAME, name)]);
 		this.#interfaces.set(name, this.#interfaces.size);

@@ -398,6 +398,30 @@ test("files: write, read, rename, unlink, size", () => {
 	equal(native.readFile("/dev/null"), "");
 });
 
+test("createFile: only what is one's own", () => {
+	const path = `${SCRATCH}/created`;
+	native.writeFile(path, "old", 0o644);
+	const fd = native.createFile(path, 0o600);
+	equal(native.fileSize(path), 0);
+	equal(sh("stat", "-c", "%a", path).trim(), "600");
+	native.print(fd, "new");
+	native.close(fd);
+	equal(native.readFile(path), "new");
+	sh("ln", "-s", path, `${path}-link`);
+	sh("ln", path, `${path}-name`);
+	sh("mkfifo", `${path}-pipe`);
+	refuses("ELOOP", () => native.createFile(`${path}-link`, 0o600));
+	refuses("ELOOP", () => native.writeFile(`${path}-link`, "", 0o600));
+	refuses("EPERM", () => native.createFile(`${path}-name`, 0o600));
+	refuses("EPERM", () => native.createFile(path, 0o600));
+	refuses("ENXIO", () => native.createFile(`${path}-pipe`, 0o600));
+	refuses("ENOENT", () => native.createFile(`${SCRATCH}/none/file`, 0o600));
+	equal(native.readFile(path), "new");
+	for (const end of ["", "-link", "-name", "-pipe"]) native.unlink(path + end);
+	native.close(native.createFile(path, 0o600));
+	native.unlink(path);
+});
+
 test("files: a large one", () => {
 	const text = "0123456789abcdef".repeat(65536);
 	native.writeFile(`${SCRATCH}/large`, text, 0o600);

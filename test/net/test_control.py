@@ -1,6 +1,7 @@
 """The control socket and the commands behind it, under traffic."""
 
 import json
+import os
 import re
 import socket
 
@@ -274,7 +275,7 @@ def test_limits_are_told_and_logged_once(make_bed):
 
 
 def test_capture(bed):
-    """tshark reads it: both sides of the translation, with the verdict."""
+    """tshark and tcpdump read it: both sides of the translation, with the verdict; also a capture without a packet."""
     file = bed.folder / "some.pcapng"
     server, client = bed.wan.udp(S1, 7), bed.h1.udp(H1, 40001)
     client.sendto(b"first", (S1, 7))
@@ -296,6 +297,10 @@ def test_capture(bed):
     lan = bed.lan_device
     assert f"{lan}\t{H1}\t{S1}\tmasqd forwarded; translated: udp {GATEWAY}:40001 > {S1}:7" in rows
     assert f"wan0\t{GATEWAY}\t{S1}\tmasqd forwarded; was: udp {H1}:40001 > {S1}:7" in rows
+    assert packets(file) == len(rows)
+    bed.masqd("capture", "last", "-w", file, "--host", "192.0.2.99")
+    assert packets(file) == 0
+    assert run("tshark", "-r", file).stdout == ""
     bed.masqd("capture", "last", "-w", file, "--dropped", "-n", "1")
     rows = run("tshark", "-r", file, "-T", "fields", *fields).stdout.splitlines()
     assert len(rows) == 1 and rows[0].startswith(f"wan0\t203.0.113.30\t{GATEWAY}\tmasqd dropped: no-mapping: "), rows
@@ -304,6 +309,36 @@ def test_capture(bed):
     bed.masqd("capture", "off")
     assert bed.masqd("capture", "last", "-w", file, check=False).returncode == 1
     bed.h1.ping(S1, 1)
+
+
+def packets(file):
+    """How many packets tcpdump reads."""
+    return len(run("tcpdump", "-nr", file).stdout.splitlines())
+
+
+def test_capture_takes_nobodys_file(bed):
+    """`capture -w` empties and writes no file through a link, and none of another owner; its own it makes anew, for its owner only."""
+    bed.masqd("capture", "on")
+    folder = bed.folder / "shared"
+    folder.mkdir()
+    precious, anothers, own = folder / "precious", folder / "anothers", folder / "own"
+    for file in (precious, anothers, own):
+        file.write_text("precious data")
+        file.chmod(0o666)
+    os.chown(anothers, 65534, 65534)
+    (folder / "symbolic").symlink_to(precious)
+    (folder / "dangling").symlink_to(folder / "new")
+    (folder / "hard").hardlink_to(precious)
+    os.mkfifo(folder / "pipe")
+    for name in ("symbolic", "dangling", "hard", "pipe", "anothers"):
+        refused = bed.masqd("capture", "last", "-w", folder / name, check=False)
+        assert refused.returncode == 1 and name in refused.stderr, refused
+    assert precious.read_text() == anothers.read_text() == "precious data"
+    assert not (folder / "new").exists()
+    for file in (own, folder / "fresh"):
+        bed.masqd("capture", "last", "-w", file)
+        assert packets(file) == 0
+        assert file.stat().st_mode & 0o777 == 0o600
 
 
 @only_packet
