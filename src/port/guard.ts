@@ -8,8 +8,9 @@
  *  - `lan_unicast`: from a LAN of the packet driver, unicast that is neither for the router nor for a network that the kernel
  *    routes elsewhere than by the WAN. With the tun driver the kernel forwards these packets to masqd and must not lose them, but for those with their
  *    last hop: masqd answers them.
- *  - `claimed`: TCP and UDP from the WAN or a LAN to an external address at a port of masqd's range or of a port forward. Later fragments pass:
- *    without the first one, which is dropped, the kernel neither delivers them nor answers.
+ *  - `claimed`: TCP and UDP from the WAN or a LAN to an external address at a port of masqd's range or of a port forward, unless it is
+ *    the answer in a flow of the router's own or of a network that the kernel masquerades (`own_flows`, which the kernel learns at postrouting from
+ *    what it sends). Of a datagram whose first fragment was dropped the later ones are too (`cut`); other later fragments pass.
  *  - `owned`: everything to external addresses that are masqd's alone, unless a tun-driver LAN is about to deliver it to masqd.
  *  - what a tun-driver LAN sends to masqd, and what comes out of the TUN device, is tracked by the kernel in a conntrack zone of its own.
  *    The kernel's entries of such flows carry no NAT binding; after masqd's end they must not be found again, or the flow would leave
@@ -25,9 +26,11 @@
  * After source NAT, at postrouting:
  *  - `leak`: what would leave by the WAN with a source that is not the WAN device's. It must stay 0: masqd's own packets do
  *    not pass here, and the kernel has nothing to send under another address.
+ *  - what leaves from a port that masqd claims is a flow of the kernel's: its answers are let in. Not one of a translated LAN, which the kernel
+ *    has masqueraded while masqd was away. `own_full` counts packets of flows that found no room.
  *
- * The script deletes the table and makes it anew in one transaction, so there is never a moment without a guard and what a
- * killed predecessor left is replaced. Addresses are told apart by `fib` expressions, which follow the kernel's addresses by
+ * The script makes the table anew in one transaction, so there is never a moment without a guard and what a killed predecessor left is
+ * replaced; but for the flows that were learned, which are kept where the kernel allows it. Addresses are told apart by `fib` expressions, which follow the kernel's addresses by
  * themselves; where the kernel has none (no kmod-nft-fib) sets of addresses stand in, and the guard has to be installed again
  * when an address changes.
  */
@@ -83,8 +86,11 @@ export type AddressTest = "fib" | "sets";
 /** How the kernel's tracking of what goes to the TUN device is kept apart from that of what it forwards itself. */
 export type Separation = "zone" | "notrack";
 
+/** What is done with the flows that an earlier guard has learned: they are kept, or begun anew, or (a kernel without what that needs) nothing is learned. */
+export type Learning = "keep" | "anew" | "none";
+
 /** Names of the guard's counters. */
-export const GUARD_COUNTERS = ["lan_unicast", "claimed_lan", "claimed_wan", "owned", "inbound", "refused", "leak"] as const;
+export const GUARD_COUNTERS = ["lan_unicast", "claimed_lan", "claimed_wan", "owned", "inbound", "refused", "leak", "own_full"] as const;
 export type GuardCounter = (typeof GUARD_COUNTERS)[number];
 
 /** The one system call that the guard needs: `masq:native`, or a test's stand-in. */
@@ -101,10 +107,24 @@ const POSTROUTING_PRIORITY = 300;
 /** "MQ". */
 const TUN_ZONE = 0x4d51;
 /**
- * Later fragments to our own address that the kernel may have besides masqd: its share of reassembly memory (4 MB for 30 s) is needed for the datagrams of tun-driver
- * LANs, which pass its defragmentation, and a flood of stray fragments would fill it.
+ * Later fragments to our own address that the kernel may have of senders whose datagrams it has not been getting: its reassembly memory (4 MB for 30 s) is
+ * needed for the datagrams of tun-driver LANs, which pass its defragmentation, and a flood of stray fragments would fill it.
  */
 const STRAYS = "64/second burst 256 packets";
+/**
+ * Sets that the kernel fills from packets: name, type, elements at most, how long one lives, and how often the dead are collected. A flow is peer, protocol, port here
+ * and port there; it lives somewhat longer than the kernel's conntrack has UDP (180 s).
+ */
+const LEARNED = [
+	["own_flows", "type ipv4_addr . inet_proto . inet_service . inet_service", 8192, "200s", ""],
+	// What the last fragment has deleted makes room at the next collection only.
+	["cut", "typeof ip saddr . ip protocol . ip id", 4096, "2s", "100ms"],
+	["fragment_peers", "type ipv4_addr", 256, "60s", ""],
+] as const;
+/** The kernel's clock of an established connection is above this, of one that opens or closes below. */
+const ESTABLISHED = "300s";
+/** An established connection may be silent for as long as masqd's own (RFC 5382 REQ-5). */
+const CONNECTION = "7440s";
 const NFT_TIMEOUT_MS = 10_000;
 const TCP = 6;
 const UDP = 17;
@@ -115,15 +135,21 @@ const MULTICAST = "224.0.0.0";
  *
  * @param addressTest - "sets" for kernels without `fib` expressions.
  * @param separation - "notrack" for kernels without conntrack zones.
+ * @param learning - "keep" to leave the flows that were learned in place; refused if another version's sets are there.
  */
-export function guardRuleset(g: GuardFacts, addressTest: AddressTest = "fib", separation: Separation = "zone"): string {
+export function guardRuleset(
+	g: GuardFacts,
+	addressTest: AddressTest = "fib",
+	separation: Separation = "zone",
+	learning: Learning = "anew",
+): string {
 	const packetLans = g.lan.filter((lan) => lan.driver === "packet").map((lan) => lan.device);
 	const tunPorts = g.lan.filter((lan) => lan.driver === "tun");
 	const tunLans = tunPorts.map((lan) => lan.device);
 	const lans = [...packetLans, ...tunLans];
 	const fib = addressTest === "fib";
 
-	const lines: string[] = [`add table ${GUARD_TABLE}`, `delete table ${GUARD_TABLE}`, `table ${GUARD_TABLE} {`];
+	const lines: string[] = [];
 	for (const name of GUARD_COUNTERS) lines.push(`\tcounter ${name} {`, "\t}");
 	set(lines, "elsewhere", "ipv4_addr", addressElements(g.elsewhere.map(subnetRange)));
 	set(lines, "externals", "ipv4_addr", addressElements(g.externals.map(single)));
@@ -139,26 +165,55 @@ export function guardRuleset(g: GuardFacts, addressTest: AddressTest = "fib", se
 	set(lines, "exempt_destinations", "ipv4_addr", addressElements((g.exemptDestinations ?? []).map(subnetRange)));
 	set(lines, "inside", "ipv4_addr", addressElements(g.inside.map(subnetRange)));
 	if (!fib) set(lines, "own", "ipv4_addr", addressElements(g.ownAddresses.map(single)));
+	const learns = learning !== "none";
+	if (learns) {
+		for (const [name, type, size, timeout, collection] of LEARNED) {
+			lines.push(`\tset ${name} {`, `\t\t${type}`, `\t\tsize ${size}`, "\t\tflags dynamic,timeout", `\t\ttimeout ${timeout}`);
+			lines.push(...(collection === "" ? [] : [`\t\tgc-interval ${collection}`]), "\t}");
+		}
+	}
+	const cut = "ip saddr . ip protocol . ip id";
+	const unlearned = learns ? " ip saddr . meta l4proto . th dport . th sport != @own_flows" : "";
+	if (learns) {
+		lines.push("\tchain first_fragment {");
+		for (const proto of ["tcp", "udp"]) lines.push(`\t\t${proto} dport @claimed_${proto}${unlearned} goto cut_first`);
+		if (tunLans.length > 0) lines.push("\t\tupdate @fragment_peers { ip saddr }");
+		lines.push("\t}", "\tchain cut_first {", `\t\tupdate @cut { ${cut} }`, "\t\tcounter name claimed_wan drop", "\t}");
+		lines.push("\tchain cut_later {", `\t\tip frag-off & 0x2000 == 0 delete @cut { ${cut} }`, "\t\tdrop", "\t}");
+		const flow = "ip daddr . meta l4proto . th sport . th dport";
+		lines.push("\tchain learn {", "\t\tct original ip saddr @inside return");
+		lines.push(`\t\tmeta l4proto tcp ct expiration > ${ESTABLISHED} update @own_flows { ${flow} timeout ${CONNECTION} } return`);
+		lines.push(`\t\tupdate @own_flows { ${flow} } return`, "\t\tcounter name own_full", "\t}");
+	}
 
 	lines.push("\tchain prerouting {", `\t\ttype filter hook prerouting priority ${PREROUTING_PRIORITY}; policy accept;`);
 	const foreign = `ip daddr != @elsewhere ${fib ? "fib daddr type unicast" : `ip daddr != @own ip daddr < ${MULTICAST}`}`;
 	if (packetLans.length > 0) lines.push(`\t\tiifname ${names(packetLans)} ${foreign} counter name lan_unicast drop`);
+	const fromWan = `iifname ${quoted(g.wanDevice)}`;
 	if (tunLans.length > 0) {
 		const foreign = fib ? "fib daddr type unicast" : `ip daddr != @own ip daddr < ${MULTICAST}`;
 		lines.push(`\t\tiifname ${names(tunLans)} ip ttl < 2 ip daddr != @elsewhere ${foreign} counter name lan_unicast drop`);
-		lines.push(
-			`\t\tiifname ${quoted(g.wanDevice)} ip daddr @externals meta l4proto { tcp, udp } ip frag-off & 0x1fff != 0 limit rate over ${STRAYS} drop`,
-		);
 	}
-	for (const [from, counter] of [
-		[[g.wanDevice], "claimed_wan"],
-		[lans, "claimed_lan"],
+	for (const [from, counter, unless] of [
+		[[g.wanDevice], "claimed_wan", unlearned],
+		[lans, "claimed_lan", ""],
 	] as const) {
 		if (from.length === 0) continue;
 		// Before defragmentation: what stands where a port would is data in a later fragment, and the kernel compares it all the same.
-		const whole = `iifname ${names(from)} ip daddr @externals ip frag-off & 0x1fff == 0`;
-		lines.push(`\t\t${whole} tcp dport @claimed_tcp counter name ${counter} drop`);
-		lines.push(`\t\t${whole} udp dport @claimed_udp counter name ${counter} drop`);
+		const first = learns && counter === "claimed_wan" ? "ip frag-off & 0x3fff == 0" : "ip frag-off & 0x1fff == 0";
+		for (const proto of ["tcp", "udp"])
+			lines.push(
+				`\t\tiifname ${names(from)} ${proto} dport @claimed_${proto} ip daddr @externals ${first}${unless} counter name ${counter} drop`,
+			);
+	}
+	const later = `\t\t${fromWan} ip frag-off & 0x1fff != 0`;
+	if (learns) {
+		lines.push(`\t\t${fromWan} ip frag-off & 0x3fff == 0x2000 ip daddr @externals jump first_fragment`);
+		lines.push(`${later} ip daddr @externals ${cut} @cut goto cut_later`);
+	}
+	if (tunLans.length > 0) {
+		const unknown = learns ? " ip saddr != @fragment_peers" : "";
+		lines.push(`${later} ip daddr @externals${unknown} meta l4proto { tcp, udp } limit rate over ${STRAYS} drop`);
 	}
 	if (g.pcp !== undefined && g.pcp.length > 0) {
 		const local = fib ? "fib daddr type local" : "ip daddr @own";
@@ -174,9 +229,8 @@ export function guardRuleset(g: GuardFacts, addressTest: AddressTest = "fib", se
 	lines.push("\t}");
 
 	lines.push("\tchain forward {", `\t\ttype filter hook forward priority ${FORWARD_PRIORITY}; policy accept;`);
-	const fromWan = `\t\tiifname ${quoted(g.wanDevice)}`;
-	lines.push(`${fromWan} ip saddr @inside counter name inbound drop`);
-	lines.push(`${fromWan} ip daddr @inside ip saddr != @exempt_destinations counter name inbound drop`);
+	lines.push(`\t\t${fromWan} ip saddr @inside counter name inbound drop`);
+	lines.push(`\t\t${fromWan} ip daddr @inside ip saddr != @exempt_destinations counter name inbound drop`);
 	lines.push("\t}");
 
 	lines.push("\tchain output {", `\t\ttype filter hook output priority ${POSTROUTING_PRIORITY}; policy accept;`);
@@ -186,24 +240,45 @@ export function guardRuleset(g: GuardFacts, addressTest: AddressTest = "fib", se
 	lines.push("\t}", "\tchain postrouting {", `\t\ttype filter hook postrouting priority ${POSTROUTING_PRIORITY}; policy accept;`);
 	const strange = fib ? " fib saddr . oif type != local" : "";
 	lines.push(`\t\toifname ${quoted(g.wanDevice)} ip saddr != @may_leave ip daddr != @exempt_destinations${strange} counter name leak drop`);
+	if (learns) {
+		const ours = `\t\toifname ${quoted(g.wanDevice)} ip saddr @externals`;
+		lines.push(`${ours} tcp sport @claimed_tcp jump learn`, `${ours} udp sport @claimed_udp jump learn`);
+	}
 	lines.push("\t}", "}", "");
-	return lines.join("\n");
+	const before = learning === "keep" ? emptied(lines) : [`delete table ${GUARD_TABLE}`];
+	return [`add table ${GUARD_TABLE}`, ...before, `table ${GUARD_TABLE} {`, ...lines].join("\n");
+}
+
+/** What takes everything out of a table that may be there but the flows it has learned, so that `lines` can be added to it. */
+function emptied(lines: readonly string[]): string[] {
+	const before = [`flush table ${GUARD_TABLE}`];
+	for (const [n, line] of lines.entries()) {
+		const [, kind, name] = line.match(/^\t(set|counter) (\S+) \{$/) ?? [];
+		if (name === undefined || LEARNED.some(([learned]) => learned === name)) continue;
+		const of = lines.slice(n + 1, lines.indexOf("\t}", n)).filter((part) => /^\t\t(type|flags)/.test(part));
+		const definition = kind === "set" ? ` { ${of.map((part) => part.trim()).join("; ")}; }` : "";
+		// One that is not there can not be deleted.
+		before.push(`add ${kind} ${GUARD_TABLE} ${name}${definition}`, `delete ${kind} ${GUARD_TABLE} ${name}`);
+	}
+	return before;
 }
 
 /**
- * Installs the guard, in place of one that is there. Tries `fib` expressions and conntrack zones first.
+ * Installs the guard, in place of one that is there. Tries to keep what that has learned, and `fib` expressions and conntrack zones, first.
  *
- * @returns which address test the kernel took; after "sets" the guard must be installed again when an address changes.
+ * @returns which address test the kernel took (after "sets" the guard must be installed again when an address changes), and whether it learns.
  * @throws Error with nft's own words if the kernel takes neither, or the native error if there is no nft.
  */
-export function installGuard(io: GuardIo, g: GuardFacts): AddressTest {
+export function installGuard(io: GuardIo, g: GuardFacts): { addressTest: AddressTest; learning: Learning } {
 	const separations: Separation[] = g.lan.some((lan) => lan.driver === "tun") ? ["zone", "notrack"] : ["zone"];
 	let refusal = "";
-	for (const addressTest of ["fib", "sets"] as const) {
-		for (const separation of separations) {
-			const result = nft(io, ["nft", "-f", "-"], guardRuleset(g, addressTest, separation));
-			if (result.status === 0) return addressTest;
-			refusal ||= firstLine(result.output);
+	for (const learning of ["keep", "anew", "none"] as const) {
+		for (const addressTest of ["fib", "sets"] as const) {
+			for (const separation of separations) {
+				const result = nft(io, ["nft", "-f", "-"], guardRuleset(g, addressTest, separation, learning));
+				if (result.status === 0) return { addressTest, learning };
+				refusal ||= firstLine(result.output);
+			}
 		}
 	}
 	throw new Error(`install the guard table: nft: ${refusal}`);
@@ -228,8 +303,8 @@ function single(address: number): AddressRange {
 	return { first: address, last: address };
 }
 
-function set(lines: string[], name: string, type: string, elements: readonly string[]): void {
-	lines.push(`\tset ${name} {`, `\t\ttype ${type}`, "\t\tflags interval");
+function set(lines: string[], name: string, type: string, elements: readonly string[], interval = true): void {
+	lines.push(`\tset ${name} {`, `\t\ttype ${type}`, ...(interval ? ["\t\tflags interval"] : []));
 	if (elements.length > 0) lines.push(`\t\telements = { ${elements.join(", ")} }`);
 	lines.push("\t}");
 }

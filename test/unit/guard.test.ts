@@ -46,6 +46,8 @@ table inet masqd {
 	}
 	counter leak {
 	}
+	counter own_full {
+	}
 	set elsewhere {
 		type ipv4_addr
 		flags interval
@@ -86,15 +88,55 @@ table inet masqd {
 		flags interval
 		elements = { 192.168.1.0-192.168.2.255 }
 	}
+	set own_flows {
+		type ipv4_addr . inet_proto . inet_service . inet_service
+		size 8192
+		flags dynamic,timeout
+		timeout 200s
+	}
+	set cut {
+		typeof ip saddr . ip protocol . ip id
+		size 4096
+		flags dynamic,timeout
+		timeout 2s
+		gc-interval 100ms
+	}
+	set fragment_peers {
+		type ipv4_addr
+		size 256
+		flags dynamic,timeout
+		timeout 60s
+	}
+	chain first_fragment {
+		tcp dport @claimed_tcp ip saddr . meta l4proto . th dport . th sport != @own_flows goto cut_first
+		udp dport @claimed_udp ip saddr . meta l4proto . th dport . th sport != @own_flows goto cut_first
+		update @fragment_peers { ip saddr }
+	}
+	chain cut_first {
+		update @cut { ip saddr . ip protocol . ip id }
+		counter name claimed_wan drop
+	}
+	chain cut_later {
+		ip frag-off & 0x2000 == 0 delete @cut { ip saddr . ip protocol . ip id }
+		drop
+	}
+	chain learn {
+		ct original ip saddr @inside return
+		meta l4proto tcp ct expiration > 300s update @own_flows { ip daddr . meta l4proto . th sport . th dport timeout 7440s } return
+		update @own_flows { ip daddr . meta l4proto . th sport . th dport } return
+		counter name own_full
+	}
 	chain prerouting {
 		type filter hook prerouting priority -450; policy accept;
 		iifname "br-lan" ip daddr != @elsewhere fib daddr type unicast counter name lan_unicast drop
 		iifname "br-guest" ip ttl < 2 ip daddr != @elsewhere fib daddr type unicast counter name lan_unicast drop
-		iifname "pppoe-wan" ip daddr @externals meta l4proto { tcp, udp } ip frag-off & 0x1fff != 0 limit rate over 64/second burst 256 packets drop
-		iifname "pppoe-wan" ip daddr @externals ip frag-off & 0x1fff == 0 tcp dport @claimed_tcp counter name claimed_wan drop
-		iifname "pppoe-wan" ip daddr @externals ip frag-off & 0x1fff == 0 udp dport @claimed_udp counter name claimed_wan drop
-		iifname { "br-lan", "br-guest" } ip daddr @externals ip frag-off & 0x1fff == 0 tcp dport @claimed_tcp counter name claimed_lan drop
-		iifname { "br-lan", "br-guest" } ip daddr @externals ip frag-off & 0x1fff == 0 udp dport @claimed_udp counter name claimed_lan drop
+		iifname "pppoe-wan" tcp dport @claimed_tcp ip daddr @externals ip frag-off & 0x3fff == 0 ip saddr . meta l4proto . th dport . th sport != @own_flows counter name claimed_wan drop
+		iifname "pppoe-wan" udp dport @claimed_udp ip daddr @externals ip frag-off & 0x3fff == 0 ip saddr . meta l4proto . th dport . th sport != @own_flows counter name claimed_wan drop
+		iifname { "br-lan", "br-guest" } tcp dport @claimed_tcp ip daddr @externals ip frag-off & 0x1fff == 0 counter name claimed_lan drop
+		iifname { "br-lan", "br-guest" } udp dport @claimed_udp ip daddr @externals ip frag-off & 0x1fff == 0 counter name claimed_lan drop
+		iifname "pppoe-wan" ip frag-off & 0x3fff == 0x2000 ip daddr @externals jump first_fragment
+		iifname "pppoe-wan" ip frag-off & 0x1fff != 0 ip daddr @externals ip saddr . ip protocol . ip id @cut goto cut_later
+		iifname "pppoe-wan" ip frag-off & 0x1fff != 0 ip daddr @externals ip saddr != @fragment_peers meta l4proto { tcp, udp } limit rate over 64/second burst 256 packets drop
 		iifname != "br-guest" ip daddr @owned_externals counter name owned drop
 		iifname "br-guest" ip daddr != @elsewhere fib daddr type unicast ct zone set 19793
 		iifname "masq0" ct zone set 19793
@@ -112,6 +154,8 @@ table inet masqd {
 	chain postrouting {
 		type filter hook postrouting priority 300; policy accept;
 		oifname "pppoe-wan" ip saddr != @may_leave ip daddr != @exempt_destinations fib saddr . oif type != local counter name leak drop
+		oifname "pppoe-wan" ip saddr @externals tcp sport @claimed_tcp jump learn
+		oifname "pppoe-wan" ip saddr @externals udp sport @claimed_udp jump learn
 	}
 }
 `;
@@ -187,24 +231,34 @@ function nft(refused: string[], output = "") {
 describe("guard installation", () => {
 	it("prefers fib", () => {
 		const io = nft([]);
-		expect(installGuard(io, FACTS)).toBe("fib");
+		expect(installGuard(io, FACTS)).toEqual({ addressTest: "fib", learning: "keep" });
 		expect(io.calls.length).toBe(1);
 		expect(io.calls[0].argv).toEqual(["nft", "-f", "-"]);
-		expect(io.calls[0].stdin).toBe(GOLDEN);
+		// Not deleted: what the kernel has learned stays.
+		expect(io.calls[0].stdin).toBe(guardRuleset(FACTS, "fib", "zone", "keep"));
+		expect(io.calls[0].stdin).not.toContain("delete table");
 	});
 	it("falls back to sets", () => {
 		const io = nft(["fib"]);
-		expect(installGuard(io, FACTS)).toBe("sets");
-		expect(io.calls.at(-1)?.stdin).toBe(guardRuleset(FACTS, "sets"));
+		expect(installGuard(io, FACTS)).toEqual({ addressTest: "sets", learning: "keep" });
+		expect(io.calls.at(-1)?.stdin).toBe(guardRuleset(FACTS, "sets", "zone", "keep"));
 	});
 	it("falls back to no tracking, only where there is a TUN device", () => {
 		const io = nft(["zone"]);
-		expect(installGuard(io, FACTS)).toBe("fib");
-		expect(io.calls.at(-1)?.stdin).toBe(guardRuleset(FACTS, "fib", "notrack"));
+		expect(installGuard(io, FACTS)).toEqual({ addressTest: "fib", learning: "keep" });
+		expect(io.calls.at(-1)?.stdin).toBe(guardRuleset(FACTS, "fib", "notrack", "keep"));
 		const packet: GuardFacts = { ...FACTS, lan: [{ device: "br-lan", driver: "packet", tun: "" }] };
 		const none = nft(["fib", "own"]);
 		expect(() => installGuard(none, packet)).toThrow("refused");
-		expect(none.calls.length).toBe(2);
+		expect(none.calls.length).toBe(6);
+	});
+	it("begins anew beside another version's sets, and learns nothing where the kernel can not", () => {
+		const other = nft(["flush table"]);
+		expect(installGuard(other, FACTS).learning).toBe("anew");
+		expect(other.calls.at(-1)?.stdin).toBe(GOLDEN);
+		const poor = nft(["dynamic"]);
+		expect(installGuard(poor, FACTS)).toEqual({ addressTest: "fib", learning: "none" });
+		expect(poor.calls.at(-1)?.stdin).not.toMatch(/own_flows|@cut|fragment_peers|ct original|_fragment/);
 	});
 	it("fails with nft's first line", () => {
 		expect(() => installGuard(nft(["table"]), FACTS)).toThrow("install the guard table: nft: Error: refused");
