@@ -26,12 +26,14 @@ import {
 	CONTEXT_START,
 	type Context,
 	type Forward,
+	findSoleNets,
 	HAIRPIN,
-	inNets,
 	type LanLink,
 	type Link,
+	lanOf,
 	makeDrops,
 	type Net,
+	NO_NET,
 	NO_ROUTE,
 	POLICY_DEFAULTS,
 	type Policy,
@@ -809,7 +811,9 @@ export class Engine {
 			W[w] = (W[w] & ~(HOST_EIF | HOST_ADF)) | flags;
 			if ((this.externals.list[hosts.paired(host)]?.pool ?? -1) < 0) hosts.pair(host, 0);
 			const port = places.indexOf((W[w] >>> HOST_PORT_SHIFT) & 0xff);
-			if (port >= 0 && inNets(context.lan[port].nets, W[host * 4])) hosts.assign(host, port);
+			const now = lanOf(context.lan, W[host * 4], port);
+			// One whose device has lost its addresses is where it was.
+			if (port >= 0 && (now < 0 || now === context.lan[port].home)) hosts.assign(host, context.lan[port].home);
 			else keeper.placeHost(host);
 		}
 	}
@@ -834,7 +838,13 @@ export class Engine {
 			}
 			this.#renewSource(p);
 		}
+		findSoleNets(this.context.lan);
 		this.#judgeConflict();
+	}
+
+	/** The LANs' subnets as a text that is another one when they are. */
+	#lanNets(): string {
+		return JSON.stringify(this.context.lan.map((lan) => lan.nets));
 	}
 
 	/** A WAN whose subnet overlaps a LAN's counts as one without address: whom a packet is for could not be told (RFC 4787 REQ-7). */
@@ -1136,7 +1146,9 @@ export class Engine {
 		if (changes.links || changes.addresses || changes.routes) {
 			const { index } = this.wan;
 			const { mtu } = this.wan.link;
+			const nets = this.#lanNets();
 			this.#readLinks();
+			if (this.#lanNets() !== nets) this.#replaceHosts(this.lan.map((_, port) => port));
 			if (this.wan.index !== index) this.#hops.reset();
 			this.#hops.routesChanged();
 			this.#openQuietly();
@@ -1510,6 +1522,7 @@ function policyOf(plan: Plan, numbers: readonly number[]): Policy {
 		maxSessions: plan.maxSessions,
 		maxRate: plan.maxRate,
 		refusal: plan.refusal === "prohibited" ? PROHIBITED : HOST_UNREACHABLE,
+		hairpin: plan.hairpin,
 		blockPrivate: plan.blockPrivate,
 		rejectSyn: plan.unsolicitedSyn === "reject",
 		icmpRate: plan.icmpRate,
@@ -1568,7 +1581,7 @@ function lansOf(plan: Plan, old: readonly LanPort[]): LanPort[] {
 	const port = (l: Plan["lan"][number], kind: LanPort["kind"], home: number): LanPort => {
 		const tun = kind === "tun" ? `${TUN_NAME}${tuns++}` : "";
 		const same = old.find((p) => p.name === l.device && p.kind === kind && p.tun === tun);
-		const link = same?.link ?? { ...emptyLink(), nets: [], kernelForwards: kind === "tun", home, pcp: l.pcp };
+		const link = same?.link ?? { ...emptyLink(), nets: [], kernelForwards: kind === "tun", home, sole: NO_NET, pcp: l.pcp };
 		link.home = home;
 		link.pcp = l.pcp;
 		return Object.assign(same ?? { ...makePort(l.device, link), link, kind, tun, routes: null, subnets: [] }, { subnets: l.subnets });

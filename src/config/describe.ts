@@ -90,7 +90,8 @@ function describeLimits(plan: Plan): string {
 	const rate = plan.maxRate === 0 ? "" : `, ${plan.maxRate} new a second`;
 	const syn = plan.unsolicitedSyn === "reject" ? "rejected after 6 s" : "dropped";
 	const inside = plan.blockPrivate ? "; private destinations blocked" : "";
-	return `a host ${most}${rate}, else ${plan.refusal}; unsolicited SYN ${syn}; ${plan.icmpRate} ICMP errors a second and source${inside}`;
+	const turned = plan.hairpin === "same-lan" ? "" : `; hairpin ${plan.hairpin}`;
+	return `a host ${most}${rate}, else ${plan.refusal}; unsolicited SYN ${syn}; ${plan.icmpRate} ICMP errors a second and source${inside}${turned}`;
 }
 
 function countPorts(plan: Plan): number {

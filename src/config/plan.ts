@@ -112,6 +112,7 @@ export interface Plan {
 	maxRate: number;
 	refusal: "host-unreachable" | "prohibited";
 	unsolicitedSyn: "reject" | "drop";
+	hairpin: "same-lan" | "all" | "off";
 	blockPrivate: boolean;
 	/** ICMP errors a second for one source. */
 	icmpRate: number;
@@ -232,6 +233,7 @@ class Planner {
 			maxRate: main.values.max_rate.value!,
 			refusal: main.values.refusal.value!,
 			unsolicitedSyn: main.values.unsolicited_syn.value!,
+			hairpin: main.values.hairpin.value!,
 			blockPrivate: main.values.block_private.value!,
 			icmpRate: main.values.icmp_rate.value!,
 			offload: main.values.offload.value!,

@@ -286,6 +286,9 @@ export const SECTIONS = {
 			unsolicited_syn: option(oneOf(["reject", "drop"]), "reject", {
 				help: "an unwanted TCP SYN from outside: an ICMP error after six seconds, or nothing (RFC 5382 REQ-4)",
 			}),
+			hairpin: option(oneOf(["same-lan", "all", "off"]), "same-lan", {
+				help: "which inside hosts reach each other over an external address, filtering apart (RFC 4787 REQ-9)",
+			}),
 			block_private: option(BOOL, "0", { help: "whether packets to private addresses stay inside (RFC 1918, RFC 6598)" }),
 			pcp: option(BOOL, "0", { help: "whether hosts may ask for port forwards themselves, by PCP or NAT-PMP" }),
 			icmp_rate: option(integer(0, 1000), "20", { unit: "/s", help: "ICMP errors that one source may cause a second" }),

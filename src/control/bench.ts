@@ -13,6 +13,7 @@ import {
 	type LanLink,
 	type Link,
 	makeDrops,
+	NO_NET,
 	POLICY_DEFAULTS,
 	type Policy,
 	Queue,
@@ -90,6 +91,7 @@ export class Bench {
 			kernelForwards: false,
 			home: 0,
 			pcp: false,
+			sole: NO_NET,
 		};
 		this.context = {
 			...CONTEXT_START,

@@ -27,6 +27,8 @@ export function remedySection(w: WhyReply): RemedySection | null {
 			return { type: "host", options: { ip: facts.inside ?? source, max_sessions: String(Math.max(facts.maxSessions * 2, 64)) } };
 		case "host-rate":
 			return { type: "host", options: { ip: facts.inside ?? source, max_rate: String(facts.maxRate * 2) } };
+		case "hairpin-filtered":
+			return { type: "masqd", options: { hairpin: "all" } };
 		case "private-destination":
 			return { type: "masqd", options: { block_private: "0" } };
 		case "ports-exhausted": {

@@ -54,6 +54,8 @@ export interface Link {
 /** A LAN port. */
 export interface LanLink extends Link {
 	nets: Net[];
+	/** One of them in which nobody of another LAN port is, or {@link NO_NET}: {@link findSoleNets} finds it. */
+	sole: Net;
 	/** The kernel forwards between this port and the hosts (tun driver) and has counted, or will count, the hop. */
 	kernelForwards: boolean;
 	/** Number of the port that its hosts are reached by: its own, but for the tap beside a tun port, which only hears what hosts send to our own address. */
@@ -61,6 +63,9 @@ export interface LanLink extends Link {
 	/** Its hosts may ask for forwards themselves (RFC 6887, RFC 6886). */
 	pcp: boolean;
 }
+
+/** A subnet without hosts. */
+export const NO_NET: Net = { address: 0, mask: -1 };
 
 /** The WAN's next hops (implemented by the port layer). Hop 0 is "ask again". */
 export interface NextHops {
@@ -77,6 +82,9 @@ export const NO_ROUTE = -1;
 export const ELSEWHERE = -2;
 /** Hop number of sessions between two inside hosts over an external address (RFC 4787 REQ-9). Its tag is always 0. */
 export const HAIRPIN = 255;
+
+/** Who reaches whom over an external address: hosts of one LAN port each other, those of all, or nobody. */
+export type HairpinMode = "same-lan" | "all" | "off";
 
 /** A port forward: external ports to an inside host. Addresses as loaded, ports host order. */
 export interface Forward {
@@ -119,6 +127,8 @@ export interface Policy {
 	rejectSyn: boolean;
 	/** ICMP errors that one source may cause a second (RFC 1812 section 4.3.2.8). */
 	icmpRate: number;
+	/** Between hosts of two LAN ports `same-lan` lets in only what would be let in from outside. */
+	hairpin: HairpinMode;
 	/** FTP control connections are read (alg.ts). */
 	algFtp: boolean;
 	/** A TFTP server may answer from another port than it was asked at (opening.ts). */
@@ -134,6 +144,7 @@ export const POLICY_DEFAULTS = {
 	blockPrivate: false,
 	rejectSyn: true,
 	icmpRate: 20,
+	hairpin: "same-lan",
 	algFtp: true,
 	algTftp: false,
 } as const;
@@ -245,6 +256,37 @@ export function isBroadcast(nets: Net[], address: number): boolean {
 		if ((host === 0 || host === ~mask) && ((address ^ net) & mask) === 0 && addressValue(~mask) > 1) return true;
 	}
 	return false;
+}
+
+/**
+ * Number of the LAN port that an as-loaded address belongs to, -1 if to none: that with the closest subnet around it, as the kernel's routes have it. Of
+ * ports with the same subnet it is `known` where that is one of them, else the first.
+ */
+export function lanOf(lan: readonly LanLink[], address: number, known = -1): number {
+	let found = -1;
+	let closest = -1;
+	for (let port = 0; port < lan.length; port++) {
+		if (lan[port].home !== port) continue;
+		const { nets } = lan[port];
+		for (let n = 0; n < nets.length; n++) {
+			if (((address ^ nets[n].address) & nets[n].mask) !== 0) continue;
+			const size = addressValue(nets[n].mask);
+			if (size < closest || (size === closest && port !== known)) continue;
+			found = port;
+			closest = size;
+		}
+	}
+	return found;
+}
+
+/** Finds the subnet of each LAN port that tells its hosts from those of the others: to be called when subnets have changed. */
+export function findSoleNets(lan: readonly LanLink[]): void {
+	for (const { home, nets } of lan) {
+		const others = lan.filter((l) => l.home !== home).flatMap((l) => l.nets);
+		const apart = (a: Net, b: Net) => ((a.address ^ b.address) & a.mask & b.mask) !== 0;
+		const sole = nets.find((net) => others.every((other) => apart(net, other))) ?? NO_NET;
+		for (const l of lan) if (l.home === home) l.sole = sole;
+	}
 }
 
 /** True if an as-loaded address is in one of the subnets. */

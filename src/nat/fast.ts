@@ -8,6 +8,10 @@
  * address, port, hop count, counters, link header. The two loops are mirror images; the differences are which address and port words change and
  * that only outbound packets refresh a UDP mapping (RFC 4787 REQ-6).
  *
+ * A known five-tuple is not believed by itself. An outbound packet has to come by the LAN port that its session's host is on: its source tells where that
+ * is, if it is in the subnet that this port alone has, else the host's record. An inbound packet is never of a session between two inside hosts, whose peer is
+ * one of our own addresses.
+ *
  * Checksums: the delta of the address pair is `delta & 0xffff`, with the ports `delta >>> 16`; inbound is the ones-complement of both. A partial checksum
  * (virtio flag) holds the pseudo-header sum only, not complemented, so it takes the address delta and no ports.
  */
@@ -59,7 +63,7 @@ import {
 	VNET_PARTIAL,
 } from "../packet/layout.ts";
 import { HEADER_SHIFT, HOST_TAG } from "../packet/link-header.ts";
-import type { Context } from "./context.ts";
+import { type Context, HAIRPIN } from "./context.ts";
 import type { Rare } from "./rare.ts";
 
 /** The two batch functions. */
@@ -102,6 +106,10 @@ export function makeFast(c: Context, rare: Rare): Fast {
 		var externals = c.externals.A;
 		var tags = c.hops.tags;
 		var mtu = wan.mtu;
+		var hw = hostWords;
+		var home = lan.home;
+		var sole = lan.sole.address;
+		var soleMask = lan.sole.mask;
 		var cross = (wan.ethernet ? 14 : 0) - (lan.ethernet ? 14 : 0);
 		var ttlOne = lan.kernelForwards ? 0 : TTL_ONE;
 		var ttlSum = lan.kernelForwards ? 0 : TTL_ONE_SUM;
@@ -194,6 +202,14 @@ export function makeFast(c: Context, rare: Rare): Fast {
 				}
 				e = i << 4;
 				meta = t[e + R_META];
+			}
+			if (
+				((inside ^ sole) & soleMask) !== 0 &&
+				((hw[(t16[(i << 5) + R_HOST] << 2) + HOST_PLACE] >>> HOST_PORT_SHIFT) & 0xff) !== home &&
+				!rare.comesFrom(i, s, port)
+			) {
+				skipped++;
+				continue;
 			}
 			f = (meta >> STATE_SHIFT) & STATE_MASK;
 			if (protocol === TCP) {
@@ -373,6 +389,12 @@ export function makeFast(c: Context, rare: Rare): Fast {
 				}
 				e = i << 4;
 				meta = t[e + R_META];
+			}
+			// Hop numbers from 128 on make it negative, HAIRPIN among them.
+			if (meta < 0 && meta >>> HOP_SHIFT === HAIRPIN) {
+				rare.notFromOutside(s);
+				skipped++;
+				continue;
 			}
 			f = (meta >> STATE_SHIFT) & STATE_MASK;
 			if (protocol === TCP) {

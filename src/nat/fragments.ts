@@ -22,7 +22,7 @@ const PAYLOAD_MAX = 65515;
 const D_WORDS = 9;
 const D_SOURCE = 0;
 const D_DESTINATION = 1;
-/** Protocol | (came from the LAN) << 8 | 1 << 9 | identification << 16; 0: free. */
+/** Protocol | (LAN port number + 2, 1: the WAN) << 8 | identification << 16; 0: free. */
 const D_KEY = 2;
 const D_SINCE = 3;
 /** First piece + 1 in order of offsets, 0: none. */
@@ -72,10 +72,11 @@ export class Fragments {
 	}
 
 	/**
-	 * Takes the fragment in slot `s` (`length` bytes of IPv4, header checked) from a LAN port (`inside`) or the WAN. Returns how many pieces the datagram has if
-	 * it is complete now, which are then in {@link slots}; 0 if it waits or the fragment was dropped.
+	 * Takes the fragment in slot `s` (`length` bytes of IPv4, header checked) from LAN port `port`, -1: the WAN. All pieces of a datagram come by one port. Returns
+	 * how many pieces it has if it is complete now, which are then in {@link slots}; 0 if it waits or the fragment was dropped.
 	 */
-	add(s: number, length: number, inside: boolean): number {
+	add(s: number, length: number, port: number): number {
+		const inside = port >= 0;
 		const { P, B } = this.#c.views;
 		const w = (s >> 2) + IP_WORD;
 		const ip = s + SLOT_IP;
@@ -91,7 +92,7 @@ export class Fragments {
 			return this.#drop(REASON["fragment-invalid"], 1, s, inside);
 		if ((word & IP_OFFSET) === 0 && (payload < least || (protocol === TCP && (B[ip + header + 12] >> 4) * 4 > payload)))
 			return this.#drop(REASON["fragment-invalid"], 1, s, inside);
-		const key = protocol | 512 | (inside ? 256 : 0) | ((B[ip + 4] << 24) | (B[ip + 5] << 16));
+		const key = protocol | ((port + 2) << 8) | ((B[ip + 4] << 24) | (B[ip + 5] << 16));
 		const d = this.#obtain(P[w + 3], P[w + 4], key);
 		const D = this.#datagrams;
 		if (D[d + D_TOTAL] < 0) return this.#drop(REASON["fragment-overlap"], 1, s, inside);

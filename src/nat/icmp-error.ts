@@ -3,7 +3,7 @@
  */
 import { fold, sumOf } from "../packet/checksum.ts";
 import { addressValue, ICMP, IP_OFFSET, IP_WORD, SLOT_ETHER, SLOT_IP } from "../packet/layout.ts";
-import { type Context, inNets, isBroadcast } from "./context.ts";
+import { type Context, isBroadcast, lanOf } from "./context.ts";
 
 /** Type and code as one number: type * 256 + code. */
 export const NET_UNREACHABLE = 0x300;
@@ -89,8 +89,8 @@ export class IcmpSender {
 		if (!this.#hasToken(source)) return;
 		const target = P[w + 4];
 		if (port >= 0) {
-			const { nets } = c.lan[port];
-			if (!inNets(nets, source) || isBroadcast(nets, source) || isBroadcast(nets, target)) return;
+			const { nets, home } = c.lan[port];
+			if (lanOf(c.lan, source, home) !== home || isBroadcast(nets, source) || isBroadcast(nets, target)) return;
 		}
 		if (!isHostAddress(addressValue(target))) return;
 		if (link.address === 0 || !isHostAddress(addressValue(source)) || (P[w + 1] & IP_OFFSET) !== 0) return;

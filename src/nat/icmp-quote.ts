@@ -16,9 +16,17 @@ import { REASON } from "./reason.ts";
 
 /**
  * Rewrites the quote of the ICMP error that begins at byte `at` of the frame buffer and has `room` bytes. `fromInside` tells the direction; for errors from
- * outside `external` is the external address number they were sent to. Returns the session the quote belongs to, or a refusal, with nothing changed.
+ * outside `external` is the external address number they were sent to, which must be the quote's source. `judge` says whether the error may be about a session: -1,
+ * or a reason number. Returns the session the quote belongs to, or a refusal, with nothing changed.
  */
-export function translateError(c: Context, at: number, room: number, fromInside: boolean, external: number): number {
+export function translateError(
+	c: Context,
+	at: number,
+	room: number,
+	fromInside: boolean,
+	external: number,
+	judge: (i: number) => number,
+): number {
 	const { P, H, B } = c.views;
 	if (room < 8 + 20 + 8) return refusal(REASON["icmp-bad-quote"]);
 	if (sumOf(H, B, at, room) !== 0xffff) return refusal(REASON["icmp-bad-checksum"]);
@@ -44,6 +52,8 @@ export function translateError(c: Context, at: number, room: number, fromInside:
 		i = table.findIn(protocol, P[w + 4], P[w + 3], external, ports);
 	}
 	if (i === 0) return refusal(REASON["icmp-no-session"]);
+	const bad = judge(i);
+	if (bad >= 0) return refusal(bad);
 
 	const e = i << 4;
 	const t = table.T;

@@ -5,6 +5,7 @@
 import {
 	EXTERNAL_SHIFT,
 	FORWARDED,
+	HOP_SHIFT,
 	HOST_PLACE,
 	HOST_PORT_SHIFT,
 	HOST_REACHABLE,
@@ -17,7 +18,8 @@ import {
 } from "../conntrack/record.ts";
 import { FREE, RESTING } from "../conntrack/states.ts";
 import { firstOf, hasPorts, ICMP, secondOf, swap16, TCP, UDP } from "../packet/layout.ts";
-import { type Context, inNets, type Net, type Policy } from "./context.ts";
+import { HOST_HEADERS } from "../packet/link-header.ts";
+import { type Context, HAIRPIN, inNets, lanOf, type Net, type Policy } from "./context.ts";
 import type { External } from "./externals.ts";
 import { hold } from "./opening.ts";
 
@@ -37,10 +39,12 @@ export class Keeper {
 	readonly #c: Context;
 	readonly #t: Terms;
 	readonly #fixed = new Map<number, number>();
+	readonly #own: Set<number>;
 
 	constructor(c: Context, terms: Terms) {
 		this.#c = c;
 		this.#t = terms;
+		this.#own = new Set(terms.externals.map((x) => x?.address ?? 0));
 		for (const [n, x] of terms.externals.entries()) if (x.inside !== 0) this.#fixed.set(x.inside, n);
 	}
 
@@ -58,6 +62,9 @@ export class Keeper {
 		// The number is another address's now: the deltas are not for it.
 		if (x === undefined || x.address === 0 || x.address !== this.#c.table.addresses[n]) return false;
 		if (nets.length > 0 && !inNets(nets, inside)) return false;
+		// Only inside hosts meet at our own addresses, and as the policy in force lets them.
+		const hairpin = meta >>> HOP_SHIFT === HAIRPIN;
+		if (hairpin !== this.#own.has(peer) || (hairpin && policy.hairpin !== this.#c.policy.hairpin)) return false;
 		for (let k = 0; k < exempts.length; k++) if (((peer ^ exempts[k].address) & exempts[k].mask) === 0) return false;
 		const port = swap16(secondOf(T[e + R_IN]));
 		if (meta & FORWARDED || (n === 0 && policy.forwards.length > 0)) {
@@ -136,13 +143,10 @@ export class Keeper {
 
 	/** Says on which LAN port a host is, by its address; where its frames go is then asked of the kernel. */
 	placeHost(host: number): void {
-		const { hosts, lan } = this.#c;
-		const inside = hosts.W[host * 4];
-		const port = Math.max(
-			0,
-			lan.findIndex((l) => inNets(l.nets, inside)),
-		);
+		const { hosts, headers, lan } = this.#c;
+		const port = Math.max(0, lanOf(lan, hosts.W[host * 4]));
 		hosts.W[host * 4 + HOST_PLACE] &= ~(HOST_REACHABLE | (0xff << HOST_PORT_SHIFT));
+		headers.changed?.(HOST_HEADERS + host);
 		if (lan[port].ethernet) hosts.assign(host, port);
 		else hosts.place(host, port);
 	}

@@ -39,7 +39,18 @@ import {
 import { HOST_HEADERS } from "../packet/link-header.ts";
 import type { Admission } from "./admission.ts";
 import { FIRST_PORT } from "./alg.ts";
-import { type Context, ELSEWHERE, type Forward, findForward, HAIRPIN, hasForwards, inNets, isBroadcast, NO_ROUTE } from "./context.ts";
+import {
+	type Context,
+	ELSEWHERE,
+	type Forward,
+	findForward,
+	HAIRPIN,
+	hasForwards,
+	inNets,
+	isBroadcast,
+	lanOf,
+	NO_ROUTE,
+} from "./context.ts";
 import type { Expectation } from "./expectations.ts";
 import type { External } from "./externals.ts";
 import { isHostAddress, isLinkLocal, isPrivate } from "./icmp-error.ts";
@@ -75,10 +86,10 @@ export class Opening {
 	 */
 	#outboundAddresses(inside: number, peer: number, port: number): number {
 		const c = this.#c;
-		const { nets, address } = c.lan[port];
+		const { nets, address, home } = c.lan[port];
 		if (inside === peer) return REASON.land;
 		if (!isHostAddress(addressValue(inside))) return REASON["martian-source"];
-		if (!inNets(nets, inside)) return REASON["spoofed-source"];
+		if (lanOf(c.lan, inside, home) !== home) return REASON["spoofed-source"];
 		if (isBroadcast(nets, inside) || inside === address) return REASON["martian-source"];
 		const value = addressValue(peer);
 		if (!isHostAddress(value) || isLinkLocal(value)) return REASON["martian-destination"];
@@ -173,6 +184,18 @@ export class Opening {
 		return secondOf(table.T[(i << 4) + R_IN]);
 	}
 
+	/**
+	 * True if a host has moved from LAN port number `before` to that which the frame in slot `slot` came by: its address has, by a change of the subnets. It is
+	 * there from now on.
+	 */
+	moves(host: number, before: number, port: number, slot: number): boolean {
+		const { hosts, headers, lan } = this.#c;
+		if (lanOf(lan, hosts.W[host * 4], before) !== lan[port].home) return false;
+		this.#learn(host, port, slot);
+		headers.changed?.(HOST_HEADERS + host);
+		return true;
+	}
+
 	/** Remembers where a host is from the link header of its frame. */
 	#learn(host: number, port: number, slot: number): void {
 		const { hosts, headers, views, lan } = this.#c;
@@ -264,20 +287,15 @@ export class Opening {
 	}
 
 	/**
-	 * Makes the session of an inbound packet to external address number `external`, if a mapping, a forward or static NAT lets it in. With `hairpin` an inside
-	 * host has sent it, translated already, to one of our addresses: every mapping accepts it (RFC 4787 REQ-9).
+	 * Makes the session of an inbound packet to external address number `external`, if a mapping, a forward or static NAT lets it in. `from` is -1 for one from
+	 * outside. Else an inside host on that LAN port has sent it, translated already, to one of our addresses: every mapping of the same LAN accepts it (RFC 4787 REQ-9),
+	 * those of other LANs as policy has it. A port of a configured forward is the forward's: nobody gets in there whom its source keeps out.
 	 */
-	inbound(
-		protocol: number,
-		peer: number,
-		peerPort: number,
-		external: number,
-		externalPort: number,
-		flags: number,
-		hairpin = false,
-	): number {
+	inbound(protocol: number, peer: number, peerPort: number, external: number, externalPort: number, flags: number, from = -1): number {
 		const c = this.#c;
 		const x = c.externals.list[external];
+		const hairpin = from >= 0;
+		if (hairpin && c.policy.hairpin === "off") return refusal(REASON["hairpin-filtered"]);
 		if (!hairpin && this.isMartian(peer)) return refusal(REASON["martian-source"]);
 		const opens = protocol !== TCP || (flags & (SYN | ACK | RST | FIN)) === SYN;
 		const ported = hasPorts(protocol);
@@ -287,11 +305,12 @@ export class Opening {
 		let forwarded = 0;
 		let known = REASON["no-mapping"];
 		const leader = ported ? c.table.findExternal(protocol, x.address, external, externalPort) : 0;
-		if (inside === 0 && leader !== 0 && (hairpin || this.#accepts(leader, peer))) {
+		const configured = ported && external === 0 && this.#isConfigured(protocol, swap16(externalPort));
+		if (inside === 0 && leader !== 0 && !configured && (this.#turns(leader, from) || this.#accepts(leader, peer))) {
 			inside = c.table.T[leader << 4];
 			insidePort = firstOf(c.table.T[(leader << 4) + R_OUT]);
 			forwarded = c.table.T[(leader << 4) + R_META] & FORWARDED;
-		} else if (leader !== 0) known = REASON.filtered;
+		} else if (leader !== 0) known = REASON[hairpin && !configured ? "hairpin-filtered" : "filtered"];
 		const expected = inside === 0 && ported ? this.#expected(protocol, peer, external, externalPort, leader) : undefined;
 		if (expected !== undefined) {
 			inside = expected.inside;
@@ -299,7 +318,7 @@ export class Opening {
 		}
 		if (inside === 0 && external === 0 && ported) {
 			const port = swap16(externalPort);
-			const forward = this.#forward(protocol, port, peer);
+			const forward = this.#forward(protocol, port, peer, configured);
 			if (forward !== undefined) {
 				inside = forward.inside;
 				if (c.policy.forwards.includes(forward)) forwarded = FORWARDED;
@@ -309,8 +328,8 @@ export class Opening {
 		}
 		if (inside === 0) return refusal(known);
 		if (!opens) return refusal(REASON["tcp-no-session"]);
-		if (c.table.findOut(protocol, inside, peer, pair(insidePort, peerPort)) !== 0) return refusal(REASON.filtered);
-		const port = c.lan.findIndex((l) => inNets(l.nets, inside));
+		if (c.table.findOut(protocol, inside, peer, pair(insidePort, peerPort)) !== 0) return refusal(REASON["endpoint-busy"]);
+		const port = lanOf(c.lan, inside);
 		const hop = hairpin ? HAIRPIN : c.hops.find(peer);
 		if (port < 0 || hop < 0) return refusal(REASON["no-route"]);
 		const host = this.#admission.admit(inside);
@@ -359,6 +378,12 @@ export class Opening {
 		return e;
 	}
 
+	/** True if the host of a mapping is on LAN port `from`, whose hosts reach each other over an external address, or on any where all do. */
+	#turns(leader: number, from: number): boolean {
+		const { policy, lan, table } = this.#c;
+		return from >= 0 && (policy.hairpin === "all" || lanOf(lan, table.T[leader << 4], from) === from);
+	}
+
 	/** Filtering of an existing mapping towards a new peer endpoint (RFC 4787 section 5, REQ-8). */
 	#accepts(leader: number, peer: number): boolean {
 		const c = this.#c;
@@ -387,15 +412,14 @@ export class Opening {
 		return this.#c.policy.forwards.some((f) => f.protocol === protocol && port >= f.first && port <= f.last);
 	}
 
-	#forward(protocol: number, port: number, peer: number): Forward | undefined {
-		return findForward(
-			this.#c,
-			(f) =>
-				f.protocol === protocol &&
-				port >= f.first &&
-				port <= f.last &&
-				(f.source === null || ((peer ^ f.source.address) & f.source.mask) === 0),
-		);
+	/** The forward that lets a peer in; at a port that is `configured` no host's request does. */
+	#forward(protocol: number, port: number, peer: number, configured: boolean): Forward | undefined {
+		const fits = (f: Forward) =>
+			f.protocol === protocol &&
+			port >= f.first &&
+			port <= f.last &&
+			(f.source === null || ((peer ^ f.source.address) & f.source.mask) === 0);
+		return configured ? this.#c.policy.forwards.find(fits) : findForward(this.#c, fits);
 	}
 }
 

@@ -22,6 +22,7 @@ import {
 	R_OUT,
 	R_PACKETS_IN,
 	R_PACKETS_OUT,
+	R_PEER,
 	TENDED,
 } from "../conntrack/record.ts";
 import { FREE, TCP_CLOSING, TCP_ESTABLISHED, TCP_SYN_IN, TCP_SYN_OUT, UDP_DNS, UDP_NEW, UDP_OPEN } from "../conntrack/states.ts";
@@ -64,7 +65,7 @@ import {
 import { HEADER_SIZE, HOST_HEADERS, headerTag } from "../packet/link-header.ts";
 import type { Admission } from "./admission.ts";
 import { FtpAlg, GROWTH } from "./alg.ts";
-import { type Context, HAIRPIN, type LanLink, type Link, NO_ROUTE } from "./context.ts";
+import { type Context, HAIRPIN, type LanLink, type Link, lanOf, NO_ROUTE } from "./context.ts";
 import { Fragments } from "./fragments.ts";
 import {
 	FRAGMENTATION_NEEDED,
@@ -140,6 +141,46 @@ export class Rare {
 	#drop(reason: number, pieces = 1): 0 {
 		this.#c.dropLog.add(reason, this.#slot, this.#port, this.#c.now, pieces);
 		return 0;
+	}
+
+	// ---- where packets come from --------------------------------------------------------------------------------------
+
+	/**
+	 * True if the packet in slot `s` from LAN port `port` may be of session `i`: its host is there, or has moved there. Else the packet is dropped: another LAN's
+	 * host has forged it.
+	 */
+	comesFrom(i: number, s: number, port: number): boolean {
+		if (this.#isAt(i, s, port)) return true;
+		this.#slot = s;
+		this.#port = port;
+		this.#drop(REASON["spoofed-source"]);
+		return false;
+	}
+
+	#isAt(i: number, s: number, port: number): boolean {
+		const c = this.#c;
+		const host = c.table.T16[(i << 5) + R_HOST];
+		const place = (c.hosts.W[host * 4 + HOST_PLACE] >>> HOST_PORT_SHIFT) & 0xff;
+		return place === c.lan[port].home || this.#opening.moves(host, place, port, s);
+	}
+
+	/** A packet from the WAN with the addresses and ports of a session between two inside hosts. */
+	notFromOutside(s: number): void {
+		this.#slot = s;
+		this.#port = -1;
+		this.#drop(REASON["martian-source"]);
+	}
+
+	/** The session whose translated packet is in slot `s`, 0 if there is none. */
+	#sessionOf(s: number): number {
+		const { views, table, externals } = this.#c;
+		const { P, H, B } = views;
+		const ip = s + SLOT_IP;
+		const w = ip >> 2;
+		const l4 = (ip + (B[ip] & 15) * 4) >> 1;
+		const protocol = B[ip + 9];
+		const ports = hasPorts(protocol) ? pair(H[l4 + 1], H[l4]) : protocol === ICMP ? pair(0, H[l4 + 2]) : 0;
+		return table.findIn(protocol, P[w + 4], P[w + 3], externals.find(P[w + 3]), ports);
 	}
 
 	// ---- called for packets of the common form ----------------------------------------------------------------------
@@ -231,7 +272,7 @@ export class Rare {
 		const ported = hasPorts(protocol);
 		const external = c.externals.find(outside);
 		if (external < 0) return this.#drop(REASON["not-ours"], pieces);
-		const i = this.#opening.inbound(protocol, peer, ported ? H[l4] : 0, external, ported ? H[l4 + 1] : 0, flags, hairpin);
+		const i = this.#opening.inbound(protocol, peer, ported ? H[l4] : 0, external, ported ? H[l4 + 1] : 0, flags, this.#sender(s, hairpin));
 		if (i > 0) return i;
 		if (i === LEFT_TO_KERNEL && !hairpin) c.left += pieces;
 		else {
@@ -241,6 +282,11 @@ export class Rare {
 			this.#drop(reason, pieces);
 		}
 		return 0;
+	}
+
+	/** LAN port of the inside host that has sent the hairpinned packet in slot `s`; -1 for one from outside. */
+	#sender(s: number, hairpin: boolean): number {
+		return hairpin ? this.#c.lan.indexOf(this.#lanOf(this.#sessionOf(s))) : -1;
 	}
 
 	/** An outbound TCP segment that is not plain data of an established session. Returns its length, which an ALG may change; 0 if it was dealt with. */
@@ -395,7 +441,7 @@ export class Rare {
 			this.#outward(s, length, port, length - header, 1);
 			return;
 		}
-		const pieces = this.fragments.add(s, length, true);
+		const pieces = this.fragments.add(s, length, lan.home);
 		if (pieces > 0) this.#outward(this.fragments.slots[0], this.#lengthOf(this.fragments.slots[0]), port, this.fragments.total, pieces);
 	}
 
@@ -434,13 +480,14 @@ export class Rare {
 				if (!asks) return;
 				i = this.#opening.outbound(ICMP, inside, H[l4 + 2], peer, 0, 0, port, s);
 				if (i <= 0) return void this.#refuse(s, length, port, refused(i), pieces);
-			}
+			} else if (!this.#isAt(i, s, port)) return void this.#drop(REASON["spoofed-source"], pieces);
 			c.table.touch(i, c.now16);
 		} else {
 			const fault = transportFault(H, protocol, l4, room);
 			if (fault >= 0) return void this.#drop(fault, pieces);
 			i = c.table.findOut(protocol, inside, peer, hasPorts(protocol) ? P[(ip + header) >> 2] : 0);
 			if (i === 0) i = this.#openOutbound(s, length, port, protocol, inside, peer, l4, room, pieces);
+			else if (!this.#isAt(i, s, port)) return void this.#drop(REASON["spoofed-source"], pieces);
 			if (i === 0) return;
 			if (protocol === TCP) {
 				if (pieces > 1 && (c.table.T[(i << 4) + R_META] & TENDED) !== 0) return void this.#drop(REASON["alg-fragment"], pieces);
@@ -488,7 +535,7 @@ export class Rare {
 		const { P, H, B } = c.views;
 		if (B[s + SLOT_IP] === 0x45 && B[s + SLOT_IP + 9] === TCP && length >= 40 && (swap16(H[(w << 1) + 16]) & ACK) !== 0) {
 			const i = c.table.findOut(TCP, P[w + 3], P[w + 4], P[w + 5]);
-			if (i !== 0) c.table.T[(i << 4) + R_ACK_OUT] = P[w + 7];
+			if (i !== 0 && this.#isAt(i, s, port)) c.table.T[(i << 4) + R_ACK_OUT] = P[w + 7];
 		}
 		this.#refuse(s, length, port, reason);
 	}
@@ -504,12 +551,13 @@ export class Rare {
 		const ip = s + SLOT_IP;
 		const external = c.externals.find(P[(ip >> 2) + 4]);
 		if (external < 0) return void this.#drop(REASON["not-ours"]);
+		if (this.#opening.isMartian(P[(ip >> 2) + 3])) return void this.#drop(REASON["martian-source"]);
 		if ((P[(ip >> 2) + 1] & IP_FRAGMENT) === 0) {
 			this.fragments.recycle();
 			this.#inward(s, length, external, length - (B[ip] & 15) * 4, 1, false);
 			return;
 		}
-		const pieces = this.fragments.add(s, length, false);
+		const pieces = this.fragments.add(s, length, -1);
 		if (pieces === 0) return;
 		const first = this.fragments.slots[0];
 		this.#inward(first, this.#lengthOf(first), external, this.fragments.total, pieces, false);
@@ -546,7 +594,7 @@ export class Rare {
 			i = c.table.findIn(ICMP, peer, outside, external, pair(0, H[l4 + 2]));
 			if (i === 0 && asks) {
 				fresh = true;
-				i = this.#opening.inbound(ICMP, peer, 0, external, H[l4 + 2], 0, hairpin);
+				i = this.#opening.inbound(ICMP, peer, 0, external, H[l4 + 2], 0, this.#sender(s, hairpin));
 				if (i < 0) return this.#drop(refused(i), pieces) !== 0;
 			}
 			if (i === 0) return this.#leave(external, pieces);
@@ -709,9 +757,7 @@ export class Rare {
 		const room = (P[w + 1] & IP_MORE) === 0 ? length - header : this.#hairpinRoom;
 		if (this.#inward(s, length, external, room, 1, true)) return;
 		// What is dropped leaves no state (RFC 7857 section 6): the session that was opened for it goes again.
-		const l4 = (ip + header) >> 1;
-		const ports = hasPorts(B[ip + 9]) ? pair(H[l4 + 1], H[l4]) : B[ip + 9] === ICMP ? pair(0, H[l4 + 2]) : 0;
-		const i = c.table.findIn(B[ip + 9], P[w + 4], P[w + 3], c.externals.find(P[w + 3]), ports);
+		const i = this.#sessionOf(s);
 		if (i !== 0 && c.table.T[(i << 4) + R_PACKETS_OUT] <= 1 && c.table.T[(i << 4) + R_PACKETS_IN] === 0) this.#admission.end(i, "refused");
 	}
 
@@ -721,15 +767,13 @@ export class Rare {
 	 */
 	undeliverable(s: number, length: number, kind = HOST_UNREACHABLE): void {
 		const c = this.#c;
-		const { P, H, B } = c.views;
+		const { P, B } = c.views;
 		const ip = s + SLOT_IP;
 		const w = ip >> 2;
 		if ((P[w + 1] & IP_OFFSET) !== 0) return;
 		const header = (B[ip] & 15) * 4;
-		const l4 = (ip + header) >> 1;
 		const protocol = B[ip + 9];
-		const ports = hasPorts(protocol) ? pair(H[l4 + 1], H[l4]) : protocol === ICMP ? pair(0, H[l4 + 2]) : 0;
-		const i = c.table.findIn(protocol, P[w + 4], P[w + 3], c.externals.find(P[w + 3]), ports);
+		const i = this.#sessionOf(s);
 		if (i === 0) return;
 		const t = c.table.T;
 		const host = c.table.T16[(i << 5) + R_HOST];
@@ -847,9 +891,13 @@ export class Rare {
 		const c = this.#c;
 		const at = s + SLOT_IP + header;
 		const lan = c.lan[port];
-		const found = translateError(c, at, length - header, true, 0);
 		const { P, H } = c.views;
 		const w = (s >> 2) + IP_WORD;
+		if (!this.#mayReport(P[w + 3], lan)) return void this.#drop(REASON["spoofed-source"]);
+		const found = translateError(c, at, length - header, true, 0, (i) => {
+			if (!this.#isAt(i, s, port)) return REASON["spoofed-source"];
+			return P[w + 4] === c.table.T[(i << 4) + R_PEER] ? -1 : REASON["icmp-untied"];
+		});
 		if (found < 0) {
 			const reason = refused(found);
 			// An error about the router's own packet, sent under its outside address, is the kernel's.
@@ -871,6 +919,13 @@ export class Rare {
 		this.#toWan(s, length, hop);
 	}
 
+	/** True if an error with this source can come by a LAN port: of its hosts, or, where the kernel forwards, of the router itself. */
+	#mayReport(source: number, lan: LanLink): boolean {
+		const c = this.#c;
+		if (lanOf(c.lan, source, lan.home) === lan.home) return true;
+		return lan.kernelForwards && (c.externals.find(source) >= 0 || c.lan.some((l) => l.address === source));
+	}
+
 	/**
 	 * An error from outside about a packet that went out through a session (RFC 5508 REQ-4, RFC 4787 REQ-12: it changes no state), or from inside about a
 	 * hairpinned packet (RFC 5508 REQ-7). False if it was dropped.
@@ -878,8 +933,9 @@ export class Rare {
 	#errorInbound(s: number, length: number, header: number, external: number, hairpin: boolean): boolean {
 		const c = this.#c;
 		const at = s + SLOT_IP + header;
-		if (!hairpin && this.#opening.isMartian(c.views.P[((s + SLOT_IP) >> 2) + 3])) return this.#drop(REASON["martian-source"]) !== 0;
-		const found = translateError(c, at, length - header, false, external);
+		// What inside hosts send each other over an external address nobody outside has seen.
+		const hidden = (i: number) => !hairpin && c.table.T[(i << 4) + R_META] >>> HOP_SHIFT === HAIRPIN;
+		const found = translateError(c, at, length - header, false, external, (i) => (hidden(i) ? REASON["icmp-no-session"] : -1));
 		if (found < 0) {
 			const reason = refused(found);
 			// An error about the router's own packet is the kernel's.

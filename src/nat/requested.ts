@@ -18,7 +18,7 @@ import {
 	SUCCESS,
 	USER_EX_QUOTA,
 } from "../packet/pcp.ts";
-import { type Context, type Forward, inNets, isBroadcast, type LanLink } from "./context.ts";
+import { type Context, type Forward, isBroadcast, lanOf } from "./context.ts";
 
 /** Most of all hosts, and of one. */
 const MOST = 256;
@@ -155,7 +155,7 @@ export class Requested {
 	/** Whether requests of a host (as loaded) are answered at all. That of a device without addresses may be its host still. */
 	#mayAsk(inside: number): boolean {
 		const { lan } = this.#c;
-		const port = lanPortOf(lan, inside);
+		const port = lanOf(lan, inside);
 		return port >= 0 ? lan[port].pcp : lan.some((l) => l.pcp && l.nets.length === 0);
 	}
 
@@ -165,8 +165,7 @@ export class Requested {
 		const answer: PortAnswer = { result: SUCCESS, external: addressValue(c.externals.A[0]), port: 0, lifetime: 0 };
 		const refuse = (result: number) => ({ ...answer, result });
 		const lan = c.lan[port];
-		const behind = lanPortOf(c.lan, inside);
-		if (!lan.pcp || behind < 0 || c.lan[behind].home !== lan.home || isBroadcast(lan.nets, inside)) return refuse(NOT_AUTHORIZED);
+		if (!lan.pcp || lanOf(c.lan, inside, lan.home) !== lan.home || isBroadcast(lan.nets, inside)) return refuse(NOT_AUTHORIZED);
 		const fixed = c.externals.list.find((x) => x.inside === inside);
 		if (fixed !== undefined) {
 			// Static NAT: every port is its own already.
@@ -273,19 +272,4 @@ export class Requested {
 	get pending(): boolean {
 		return this.#entries.length > 0;
 	}
-}
-
-/** Number of the LAN port whose subnet is the closest around an address (as loaded), -1 if none is. */
-function lanPortOf(lan: readonly LanLink[], address: number): number {
-	let found = -1;
-	let closest = -1;
-	for (const [n, { nets }] of lan.entries()) {
-		for (const net of nets) {
-			const size = addressValue(net.mask);
-			if (size <= closest || !inNets([net], address)) continue;
-			closest = size;
-			found = n;
-		}
-	}
-	return found;
 }

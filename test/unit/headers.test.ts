@@ -209,6 +209,9 @@ const ELSEWHERE = [
 	"alg-gap",
 	"alg-fragment",
 	"queue-full",
+	"icmp-untied",
+	"hairpin-filtered",
+	"endpoint-busy",
 ];
 const OF_THE_PORTS = ["address-conflict", "no-next-hop", "host-unreachable", "send-refused", "leak"];
 

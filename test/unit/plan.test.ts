@@ -72,6 +72,7 @@ describe("the plan", () => {
 			maxRate: 0,
 			refusal: "host-unreachable",
 			unsolicitedSyn: "reject",
+			hairpin: "same-lan",
 			blockPrivate: false,
 			icmpRate: 20,
 			offload: "auto",

@@ -33,11 +33,13 @@ import {
 	CONTEXT_START,
 	type Context,
 	ELSEWHERE,
+	findSoleNets,
 	type LanLink,
 	type Link,
 	makeDrops,
 	type Net,
 	type NextHops,
+	NO_NET,
 	NO_ROUTE,
 	POLICY_DEFAULTS,
 	type Policy,
@@ -294,8 +296,16 @@ export class Rig {
 		});
 		const lan = (o.lan ?? [{}]).map((l, n): LanLink => {
 			const base = link(lanMac(n), (l.ethernet ?? true) && !l.tun, l.mtu ?? 1500, loaded(l.address ?? `192.168.${n + 1}.1`));
-			return { ...base, nets: (l.nets ?? [`192.168.${n + 1}.0/24`]).map(net), kernelForwards: l.tun ?? false, home: n, pcp: l.pcp ?? true };
+			return {
+				...base,
+				nets: (l.nets ?? [`192.168.${n + 1}.0/24`]).map(net),
+				kernelForwards: l.tun ?? false,
+				home: n,
+				sole: NO_NET,
+				pcp: l.pcp ?? true,
+			};
 		});
+		findSoleNets(lan);
 		this.hops = new FakeHops(() => this);
 		const headers = new LinkHeaders(layout.hosts);
 		headers.set(GATEWAY_HOP, macBytes(GATEWAY_MAC), 0, macBytes(WAN_MAC));

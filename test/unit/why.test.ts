@@ -240,6 +240,7 @@ const CASES: Record<ReasonName, Case> = {
 		to: X,
 	},
 	"icmp-no-session": { out: icmpError(H1, S1, 3, 3, udp(`${S1}:9`, `${H1}:5`).ip), from: H1, to: S1 },
+	"icmp-untied": { before: open, out: icmpError(H1, S2, 3, 3, udp(`${S1}:9`, `${H1}:40000`).ip), from: H1, to: S2 },
 	"icmp-unsupported": { out: icmp(H1, S1, 17, 0, [0, 0, 0, 0], new Uint8Array(4)), from: H1, to: S1 },
 	"tcp-bad-checksum": {
 		before: control,
@@ -268,6 +269,29 @@ const CASES: Record<ReasonName, Case> = {
 		to: `${S1}:21`,
 	},
 	"no-mapping": { in: udp(`${S1}:9`, `${X}:40000`), from: `${S1}:9`, to: `${X}:40000`, dry: true, remedy: true },
+	"hairpin-filtered": {
+		options: { lan: [{}, {}] },
+		before: (rig) => void rig.toWan(udp("192.168.2.10:40000", `${S1}:9`), 1),
+		out: udp(`${H1}:40001`, `${X}:40000`),
+		from: `${X}:40001`,
+		to: `${X}:40000`,
+	},
+	"endpoint-busy": {
+		options: {
+			forwards: [
+				{ protocol: 6, first: 5202, inside: H1, insideFirst: 5201 },
+				{ protocol: 6, first: 5203, inside: H1, insideFirst: 5201 },
+			],
+		},
+		before: (rig) => {
+			rig.hops.answersInside = true;
+			rig.toLan(tcp(`${S1}:10000`, `${X}:5202`, { flags: "S" }));
+		},
+		in: tcp(`${S1}:10000`, `${X}:5203`, { flags: "S" }),
+		from: `${S1}:10000`,
+		to: `${X}:5203`,
+		dry: true,
+	},
 	filtered: { before: open, in: udp(`${S2}:9`, `${X}:40000`), from: `${S2}:9`, to: `${X}:40000`, dry: true, remedy: true },
 	"not-ours": { in: udp(`${S1}:9`, "203.0.113.99:5"), from: `${S1}:9`, to: "203.0.113.99:5" },
 	"queue-full": { run: byHand("queue-full", udp(`${X}:5`, `${S1}:9`), 0), from: `${X}:5`, to: `${S1}:9` },
