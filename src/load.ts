@@ -16,12 +16,16 @@ export interface Loaded {
 /** Reads and checks the file. Never throws. */
 export function loadPlan(path: string): Loaded {
 	let text: string;
-	let memory: string;
+	let memory = "";
 	try {
 		text = native.readFile(path);
-		memory = native.readFile("/proc/meminfo");
 	} catch (error) {
 		return { plan: null, errors: [`masqd: can not read ${path}: ${(error as Error).message}`], warnings: [] };
+	}
+	try {
+		memory = native.readFile("/proc/meminfo");
+	} catch {
+		// In a bare chroot: the least is assumed.
 	}
 	const memTotalKb = Number(/^MemTotal:\s+(\d+)/m.exec(memory)?.[1] ?? 0);
 	const { plan, errors, warnings } = makePlan(text, path, { memTotalKb });

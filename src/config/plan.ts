@@ -30,7 +30,7 @@ import {
 	type SectionType,
 	type Timeouts,
 } from "./schema.ts";
-import { type Findings, problemAt, readSection, type Several, type Single, type Values, type Where } from "./section.ts";
+import { type Findings, isSwitchedOff, problemAt, readSection, type Several, type Single, type Values, type Where } from "./section.ts";
 import { suggestOneOf } from "./suggest.ts";
 import { type ConfigError, parseUci, quoteValue, type UciFile, type UciSection } from "./uci.ts";
 
@@ -299,7 +299,9 @@ class Planner {
 	/** The sections of a type, read, with the check of how many there may be. */
 	#read<S extends SectionType>(type: S): Read<S>[] {
 		const spec = SECTIONS[type];
-		const sections = this.#uci.sections.filter((section) => section.type === type);
+		const sections = this.#uci.sections.filter(
+			(section) => section.type === type && !isSwitchedOff(section, spec, this.#whereOf(section), this.#findings),
+		);
 		if (sections.length === 0 && (spec.occurs === "once" || spec.occurs === "at least once")) {
 			this.#error(this.#endOfFile(), "", `no section of type '${type}', expected ${EXPECTED_COUNT[spec.occurs]}`);
 		}

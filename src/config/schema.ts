@@ -111,8 +111,8 @@ export const BOOL: ValueType<boolean> = {
 	name: "bool",
 	expected: "1, on, true, yes or 0, off, false, no",
 	parse(text) {
-		if (/^(?:1|on|true|yes)$/.test(text)) return true;
-		if (/^(?:0|off|false|no)$/.test(text)) return false;
+		if (/^(?:1|on|true|yes|enabled)$/.test(text)) return true;
+		if (/^(?:0|off|false|no|disabled)$/.test(text)) return false;
 		return refuse(text, "a truth value");
 	},
 };
@@ -266,6 +266,19 @@ const TRANSITORY: Floor = { value: 240, reference: "RFC 5382 REQ-5" };
 const INTERFACE_HELP = "netifd's name of the interface; ubus is asked for its device";
 const DEVICE_HELP = "name of the network device; needed where there is no netifd, and used instead of interface";
 
+/** `auto`, or what firewall4 takes for a truth value. */
+const AUTO_ON_OFF: ValueType<"auto" | "on" | "off"> = {
+	name: "auto|on|off",
+	expected: "auto, on or off",
+	parse(text) {
+		const value = BOOL.parse(text);
+		return typeof value === "boolean" ? (value ? "on" : "off") : text === "auto" ? text : refuse(text, "known here");
+	},
+};
+
+/** What switches a section off. */
+export const SWITCH: SingleOption<boolean> = option(BOOL, "1", { help: "whether the section counts" });
+
 /** Every section type of the file. */
 export const SECTIONS = {
 	masqd: {
@@ -292,7 +305,7 @@ export const SECTIONS = {
 			block_private: option(BOOL, "0", { help: "whether packets to private addresses stay inside (RFC 1918, RFC 6598)" }),
 			pcp: option(BOOL, "0", { help: "whether hosts may ask for port forwards themselves, by PCP or NAT-PMP" }),
 			icmp_rate: option(integer(0, 1000), "20", { unit: "/s", help: "ICMP errors that one source may cause a second" }),
-			offload: option(oneOf(["auto", "on", "off"]), "auto", { help: "whether established sessions go by BPF in the kernel" }),
+			offload: option(AUTO_ON_OFF, "auto", { help: "whether established sessions go by BPF in the kernel" }),
 			alg_ftp: option(BOOL, "1", { help: "whether FTP control connections (port 21) are read and their addresses rewritten" }),
 			alg_tftp: option(BOOL, "0", { help: "whether a TFTP server (port 69) may answer from a port of its choice" }),
 		},
@@ -350,7 +363,6 @@ export const SECTIONS = {
 			src: "a redirect is always from the WAN port, leave it out",
 			dest: "the host is found by dest_ip, leave it out",
 			target: "a redirect is always DNAT, leave it out",
-			enabled: "comment the section out instead",
 			family: "masqd translates IPv4 only, leave it out",
 			reflection: "hairpinning is always on, leave it out",
 			src_dip: "use a static section for other external addresses",

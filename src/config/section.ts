@@ -2,11 +2,12 @@
  * A section's statements read by its option table: from words to typed values, each with its line.
  *
  * Lists follow firewall4: a list may be written as one option with spaces (`option proto 'tcp udp'`), an option may
- * not be written as a list. An empty value unsets an option, as in libuci.
+ * not be written as a list. Of repeated options the last one counts, after which a list goes on, and an empty value
+ * unsets an option, all as in libuci.
  */
 
 import type { ListOption, OptionTable, SectionSpec, SingleOption } from "./schema.ts";
-import { Refusal } from "./schema.ts";
+import { Refusal, SWITCH } from "./schema.ts";
 import { nearestWord, suggestOneOf } from "./suggest.ts";
 import { type ConfigError, quoteValue, type UciSection, type UciStatement } from "./uci.ts";
 
@@ -50,6 +51,16 @@ export type Values<O extends OptionTable> = {
 	[K in keyof O]: O[K] extends SingleOption<infer T> ? Single<T> : O[K] extends ListOption<infer T> ? Several<T> : never;
 };
 
+/** The option that every section may have besides those of its table, as firewall4's do: LuCI writes it. */
+const ENABLED = "enabled";
+
+/** Whether a section is switched off by its own `option enabled`. A word that is no truth value is an error, and leaves it on. */
+export function isSwitchedOff(section: UciSection, spec: SectionSpec, where: Where, findings: Findings): boolean {
+	if (Object.hasOwn(spec.options, ENABLED)) return false;
+	const written = section.statements.filter((statement) => statement.name === ENABLED);
+	return readSingle(ENABLED, SWITCH, written, where, findings).value === false;
+}
+
 /**
  * Reads a section.
  *
@@ -64,7 +75,9 @@ export function readSection<O extends OptionTable>(
 	findings: Findings,
 ): Values<O> {
 	const statements = new Map<string, UciStatement[]>();
-	for (const statement of section?.statements ?? []) {
+	for (const written of section?.statements ?? []) {
+		// No value of ours has lines: where one does, they were a matter of the form that it was typed into.
+		const statement = written.value.includes("\n") ? { ...written, value: written.value.replace(/\s+/g, " ").trim() } : written;
 		const same = statements.get(statement.name);
 		if (same === undefined) statements.set(statement.name, [statement]);
 		else same.push(statement);
@@ -72,7 +85,7 @@ export function readSection<O extends OptionTable>(
 	const known = Object.keys(spec.options);
 	const misspelt = new Set<string | null>();
 	for (const [name, [first]] of statements) {
-		if (Object.hasOwn(spec.options, name)) continue;
+		if (Object.hasOwn(spec.options, name) || name === ENABLED) continue;
 		misspelt.add(nearestWord(name, known));
 		const foreign = spec.foreign;
 		const advice = foreign !== undefined && Object.hasOwn(foreign, name) ? foreign[name]! : suggestOneOf(name, known);
@@ -101,7 +114,7 @@ function readSingle(
 ): Single<unknown> {
 	const fallback = option.default === null ? null : option.type.parse(option.default);
 	let result: Single<unknown> = { value: fallback, given: false, where };
-	let first: UciStatement | null = null;
+	const last = written.findLast((statement) => statement.kind === "option");
 	for (const statement of written) {
 		const here = { ...where, line: statement.line };
 		if (statement.kind === "list") {
@@ -109,11 +122,7 @@ function readSingle(
 			result = { ...result, given: true };
 			continue;
 		}
-		if (first !== null) {
-			findings.errors.push(problemAt(here, name, `option is repeated, expected once (it is in line ${first.line} too)`));
-			continue;
-		}
-		first = statement;
+		if (statement !== last) continue;
 		if (statement.value === "") continue;
 		const value = option.type.parse(statement.value);
 		if (value instanceof Refusal) {
@@ -140,18 +149,10 @@ function readSeveral(
 ): Several<unknown> {
 	const entries: { value: unknown; where: Where }[] = [];
 	let given = false;
-	let first: UciStatement | null = null;
-	for (const statement of written) {
+	const last = written.findLastIndex((statement) => statement.kind === "option");
+	for (const [n, statement] of written.entries()) {
 		const here = { ...where, line: statement.line };
-		if (first !== null && (first.kind === "option" || statement.kind === "option")) {
-			const message =
-				first.kind === statement.kind
-					? `option is repeated, expected a list (it is in line ${first.line} too)`
-					: `is both an option and a list, expected a list (see line ${first.line})`;
-			findings.errors.push(problemAt(here, name, message));
-			continue;
-		}
-		first ??= statement;
+		if (n < last) continue;
 		const words = statement.value.split(/[ \t]+/).filter((word) => word !== "");
 		if (words.length === 0) {
 			if (statement.kind === "list") {

@@ -11,9 +11,11 @@
  * them are one word. `#` outside quotes starts a comment even inside a word. A backslash at the end of a line, bare
  * or in double quotes, goes on with the next one. Naming a section again adds to the section of that name.
  *
- * Stricter than libuci in three things that no value of ours needs: a quote must close on its line, so that one
- * forgotten quote is one error and not the whole file; control characters are refused; and an option must have a
- * value (an empty one, `''`, unsets the option as in libuci).
+ * A quoted part may go on over lines, as LuCI writes what was typed into a field of several.
+ *
+ * Stricter than libuci in three things that no value of ours needs: a quote must close before a line that begins like
+ * a command, so that one forgotten quote is one error and not the whole file; control characters are refused; and an
+ * option must have a value (an empty one, `''`, unsets the option as in libuci).
  *
  * Nothing here throws on bad input: each mistake becomes a {@link ConfigError} and reading goes on with the next line.
  * What the options mean is plan.ts.
@@ -89,6 +91,8 @@ const PACKAGE_NAME = /^[A-Za-z0-9_-]+$/;
 const SECTION_TYPE = /^[\x21-\x7e]+$/;
 // biome-ignore lint/suspicious/noControlCharactersInRegex: finding them is the purpose
 const CONTROL = /[\x00-\x08\x0a-\x1f\x7f]/;
+/** How a line begins that is no more of a quoted value. */
+const NEXT_COMMAND = /^[ \t]*(?:package|config|option|list)(?:[ \t]|$)/;
 const BYTE_ORDER_MARK = /^(?:\ufeff|\u00ef\u00bb\u00bf)/;
 
 /** A value as error messages show it: quoted, printable ASCII, cut at 40 characters. */
@@ -129,6 +133,8 @@ class Parser {
 	/** Index of the current line and the position in it. */
 	#row = 0;
 	#column = 0;
+	/** Index of the line in which the current command starts. */
+	#start = 0;
 	#section: UciSection | null = null;
 	/** After a `config` that could not be read: its options belong to no section. */
 	#discarding = false;
@@ -152,6 +158,7 @@ class Parser {
 		}
 		while (this.#row < lines.length && this.#result.errors.length < UCI_LIMITS.errors) {
 			const start = this.#row;
+			this.#start = start;
 			this.#column = 0;
 			this.#option = "";
 			try {
@@ -244,13 +251,10 @@ class Parser {
 				case "#":
 					this.#column = line.length;
 					return word;
-				case "'": {
-					const end = line.indexOf("'", this.#column + 1);
-					if (end < 0) throw new Syntax("a quote is not closed, expected ' before the end of the line");
-					word = (word ?? "") + line.slice(this.#column + 1, end);
-					this.#column = end + 1;
+				case "'":
+					this.#column++;
+					word = (word ?? "") + this.#readSingleQuoted();
 					break;
-				}
 				case '"':
 					this.#column++;
 					word = (word ?? "") + this.#readDoubleQuoted();
@@ -265,13 +269,43 @@ class Parser {
 		}
 	}
 
+	#readSingleQuoted(): string {
+		let part = "";
+		for (;;) {
+			const line = this.#lines[this.#row]!;
+			const end = line.indexOf("'", this.#column);
+			if (end >= 0) {
+				part += line.slice(this.#column, end);
+				this.#column = end + 1;
+				return part;
+			}
+			part += `${line.slice(this.#column)}\n`;
+			this.#nextQuotedLine("'");
+		}
+	}
+
+	/** Goes on with a quoted value in the next line. */
+	#nextQuotedLine(quote: string): void {
+		const next = this.#lines[this.#row + 1];
+		if (next === undefined || NEXT_COMMAND.test(next)) {
+			// What follows is read as if the quote had not been.
+			this.#row = this.#start;
+			throw new Syntax(`a quote is not closed, expected ${quote} before the end of the line`);
+		}
+		this.#row++;
+		this.#column = 0;
+		this.#checkLine();
+	}
+
 	#readDoubleQuoted(): string {
 		let part = "";
 		for (;;) {
 			const character = this.#lines[this.#row]![this.#column];
 			switch (character) {
 				case undefined:
-					throw new Syntax('a quote is not closed, expected " before the end of the line');
+					part += "\n";
+					this.#nextQuotedLine('"');
+					break;
 				case '"':
 					this.#column++;
 					return part;

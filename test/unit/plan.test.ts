@@ -272,17 +272,67 @@ describe("names and forms", () => {
 		]);
 	});
 
-	it("may be given once", () => {
-		expect(findingsOf("option driver tun\noption driver packet")).toEqual([
-			"2 home driver: option is repeated, expected once (it is in line 5 too)",
+	it("may be given twice, as in libuci: the last option counts, and a list goes on after it", () => {
+		const twice = planOf("option driver packet\noption driver tun\noption driver packet");
+		expect(twice.lan[0]!.driver).toBe("packet");
+		// The one that counts is judged.
+		expect(findingsOf("option driver bridge\noption driver packet")).toEqual([]);
+		expect(findingsOf("option driver tun\noption driver bridge")).toEqual([
+			"2 home driver: 'bridge' is not known here, expected tun or packet",
 		]);
-		expect(findingsOf("option subnet 10.0.0.0/8\noption subnet 11.0.0.0/8")).toEqual([
-			"2 home subnet: option is repeated, expected a list (it is in line 5 too)",
-		]);
-		expect(findingsOf("option subnet 10.0.0.0/8\nlist subnet 11.0.0.0/8")).toEqual([
-			"2 home subnet: is both an option and a list, expected a list (see line 5)",
-		]);
+		const subnets = (text: string) => planOf(text).lan[0]!.subnets.map((s) => s.address >>> 24);
+		expect(subnets("option subnet 10.0.0.0/8\noption subnet 11.0.0.0/8")).toEqual([11]);
+		expect(subnets("option subnet 10.0.0.0/8\nlist subnet 11.0.0.0/8")).toEqual([10, 11]);
+		expect(subnets("list subnet 10.0.0.0/8\noption subnet 11.0.0.0/8\nlist subnet 12.0.0.0/8")).toEqual([11, 12]);
+	});
+
+	it("of sections may be there once", () => {
 		expect(findingsOf("config masqd\nconfig masqd 'b'\nconfig timeouts\nconfig timeouts")).toHaveLength(2);
+	});
+
+	it("of values may have lines, which mean as little as blanks", () => {
+		expect(planOf("list subnet '10.0.0.0/8\n  11.0.0.0/8'\noption driver \"packet\n\"").lan[0]).toMatchObject({
+			driver: "packet",
+			subnets: [{ prefix: 8 }, { prefix: 8 }],
+		});
+		expect(planOf(section("redirect", { name: "a\nb", src_dport: "1", dest_ip: "192.168.1.2" })).redirects[0]!.name).toBe("a b");
+	});
+
+	it("of truth values are those that OpenWrt's scripts know", () => {
+		for (const [text, offload] of [
+			["0", "off"],
+			["no", "off"],
+			["disabled", "off"],
+			["1", "on"],
+			["on", "on"],
+			["true", "on"],
+			["auto", "auto"],
+		])
+			expect(planOf(`config masqd\noption offload '${text}'`).offload).toBe(offload);
+		expect(findingsOf("config masqd\noption offload maybe")).toEqual([
+			"2 @masqd[0] offload: 'maybe' is not known here, expected auto, on or off",
+		]);
+		expect(planOf("config masqd\noption enabled 'enabled'").enabled).toBe(true);
+	});
+
+	it.each([
+		["redirect", { src_dport: "8080", dest_ip: "192.168.1.2" }, "redirects"],
+		["static", { internal: "192.168.1.2", external: "203.0.113.2" }, "statics"],
+		["pool", { external: "203.0.113.2" }, "pools"],
+		["host", { ip: "192.168.1.2", max_rate: "5" }, "hosts"],
+		["exempt", { dest: "198.51.100.0/24" }, "exempts"],
+	] as const)("option enabled in a %s, as LuCI writes it", (type, options, list) => {
+		const written = (enabled: string) => section(type, { ...options, enabled } as unknown as Record<string, string>);
+		expect(planOf(written("1"))[list]).toHaveLength(1);
+		// One that is switched off may be written again, or be half done.
+		expect(planOf(written("0") + written("1") + written("no"))[list]).toHaveLength(1);
+		expect(planOf(`config ${type}\noption enabled no`)[list]).toHaveLength(0);
+		expect(findingsOf(written("perhaps"))).toHaveLength(1);
+	});
+
+	it("option enabled in a lan leaves the others", () => {
+		expect(planOf("config lan guest\noption device home0\noption enabled 0").lan).toHaveLength(1);
+		expect(findingsOf("option enabled 0")).toEqual(["1  : no section of type 'lan', expected at least one"]);
 	});
 
 	it("take a list as an option with spaces, and no option as a list", () => {

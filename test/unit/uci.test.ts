@@ -100,6 +100,34 @@ describe("UCI lines", () => {
 	});
 });
 
+describe("UCI values over lines", () => {
+	const values = (text: string) => parse(text).sections[0]!.statements.map((s) => [s.name, s.value, s.line]);
+
+	it("go on to the quote's end, as in libuci", () => {
+		expect(values("config a\noption x 'one\ntwo  # three'\noption y \"four\n\n'five\"'\n'\nlist z 'a'\\\n'b'")).toEqual([
+			["x", "one\ntwo  # three", 2],
+			["y", "four\n\n'five\n", 4],
+			["z", "ab", 8],
+		]);
+		expect(parse("config a 'n'\noption x 'one\r\ntwo'").sections[0]!.statements[0]!.value).toBe("one\ntwo");
+	});
+
+	it("do not swallow the next command", () => {
+		for (const quote of ["'", '"'])
+			for (const next of ["option y 1", "\tlist y 1", "config b", "option", "package p"])
+				expect(messages(`config a\noption x ${quote}open\nmore\n${next}`)[0]).toContain("a quote is not closed");
+		const file = parse("config a\noption x 'open\n\toption y 1");
+		expect(file.errors).toHaveLength(1);
+		expect(file.sections[0]!.statements.map((s) => s.name)).toEqual(["y"]);
+		expect(messages("config a\noption x 'open\nmore")[0]).toContain("a quote is not closed");
+	});
+
+	it("are as bounded as lines", () => {
+		expect(messages(`config a\noption x 'one\n${"x".repeat(UCI_LIMITS.line + 1)}'`)[0]).toContain("too long");
+		expect(messages("config a\noption x 'one\n\u0001'")[0]).toContain("3 [@a[0]]");
+	});
+});
+
 describe("UCI sections", () => {
 	it("are numbered by type when anonymous, named ones counted", () => {
 		const file = parse("config a\nconfig b\nconfig a 'n'\nconfig a\nconfig b ''\n");
