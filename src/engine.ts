@@ -433,7 +433,11 @@ export class Engine {
 		if (this.#options.wait && this.kernel.linkByName(this.wan.name) === undefined)
 			this.log.say("warning", `wan device '${this.wan.name}' does not exist yet; waiting for it`);
 		else this.#needDevice("wan", this.wan);
-		for (const p of this.lan) this.#needDevice("lan", p);
+		// One LAN that is away keeps no other off; nobody who has misspelt the only one is to wait for it.
+		if (!this.lan.some((p) => this.kernel.linkByName(p.name) !== undefined)) for (const p of this.lan) this.#needDevice("lan", p);
+		for (const p of this.lan)
+			if (this.kernel.linkByName(p.name) === undefined)
+				this.log.say("warning", `lan device '${p.name}' does not exist yet; waiting for it`);
 		const problem = tunProblem(this.plan);
 		if (problem !== "") throw new StartError(problem);
 		this.#separatePorts();
@@ -673,8 +677,9 @@ export class Engine {
 		const { plan, errors, warnings } = loadPlan(this.paths.config);
 		const refuse = (lines: string[]): ReloadReply => ({ errors: lines, notes: [] });
 		if (plan === null) return refuse(errors);
-		const unresolved = resolveDevices(native, [plan.wan, ...plan.lan]);
-		if (unresolved !== null) return refuse([`masqd: ${unresolved}`]);
+		const { problem, leftOut } = resolveDevices(native, plan, [this.plan.wan, ...this.plan.lan]);
+		if (problem !== null) return refuse([`masqd: ${problem}`]);
+		for (const why of leftOut) warnings.push(`warning: ${why}`);
 		const problems = this.#unusable(plan);
 		if (problems.length > 0) return refuse(problems);
 		for (const warning of warnings) this.#say(warning);

@@ -51,11 +51,12 @@ function run(line: Line): number {
 		log.say("error", `${paths.config} says option enabled '0': nothing to do`);
 		return 1;
 	}
-	const unresolved = resolveDevices(native, [plan.wan, ...plan.lan]);
-	if (unresolved !== null) {
-		err(`masqd: ${unresolved}\n`);
+	const { problem, leftOut } = resolveDevices(native, plan);
+	if (problem !== null) {
+		err(`masqd: ${problem}\n`);
 		return 1;
 	}
+	for (const why of leftOut) log.say("warning", `${why}; the other networks do not wait for it`);
 	let engine: Engine;
 	try {
 		engine = new Engine(plan, paths, log, { wait: line.options.has("--wait") });
@@ -80,8 +81,9 @@ function check({ options }: Line): number {
 	const { plan, errors, warnings } = loadPlan(options.get("-c") ?? CONFIG);
 	let text = "";
 	if (plan !== null) {
-		const unresolved = resolveDevices(native, [plan.wan, ...plan.lan]);
-		if (unresolved !== null) warnings.push(`warning: ${unresolved}`);
+		// The plan is shown whole.
+		const { problem, leftOut } = resolveDevices(native, { wan: plan.wan, lan: plan.lan });
+		for (const why of new Set([...leftOut, ...(problem === null ? [] : [problem])])) warnings.push(`warning: ${why}`);
 		text = describePlan(plan, planTable(plan).bytes);
 		// The service script reads this line to keep dnsmasq's ports out of masqd's.
 		const own = largestGap(plan.ports);

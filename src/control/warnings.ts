@@ -47,9 +47,15 @@ export function* warnings(engine: Engine, nft: NftView): Generator<undefined, st
 	yield;
 	if (nft.guard === null)
 		found.push("the nft table inet masqd is missing: nothing keeps the kernel from forwarding untranslated packets; restart masqd");
-	if (nft.masquerades.length > 0)
+	// firewall4's is as it should be.
+	const masquerades = nft.masquerades.find((place) => !place.startsWith("fw4 "));
+	if (masquerades !== undefined)
 		found.push(
-			`the kernel masquerades too (nft ${nft.masquerades[0]}): it takes over when masqd ends, and translates what passes by masqd until then; option masq '0' in the firewall's wan zone ends that`,
+			`the kernel masquerades too (nft ${masquerades}): it takes over when masqd ends, and translates what passes by masqd until then`,
+		);
+	if (nft.firewall4 && !nft.firewallKnowsUs && engine.lan.some((p) => p.kind === "tun"))
+		found.push(
+			"firewall4 does not know masqd's TUN devices and refuses what the LAN sends: service masqd reload tells it; the WAN must be in a zone of /etc/config/firewall",
 		);
 	if (nft.flowOffload !== "none")
 		found.push(

@@ -6,9 +6,10 @@
  * by this. Beside a living daemon nothing is touched: the lock of the state file is held meanwhile.
  */
 import * as native from "masq:native";
-import { GUARD_TABLE, removeGuard } from "../port/guard.ts";
+import { GUARD_TABLE } from "../port/guard.ts";
 import { IngressFilters } from "../port/ingress-filter.ts";
 import { KernelView } from "../port/kernel-view.ts";
+import { deleteInetTable } from "../port/nft-delete.ts";
 import { Settings } from "../port/settings.ts";
 import { removeLeftovers, TUN_NAME } from "../port/tun-routes.ts";
 
@@ -84,7 +85,8 @@ function cleanUnderLock(socket: string, state: string, tell: Teller): boolean {
 	});
 	attempt(() => kernel.close());
 	attempt(() => {
-		if (removeGuard(native)) done(`removed the nft table ${GUARD_TABLE}`);
+		// Without nft, whose lack may be what masqd died of.
+		if (deleteInetTable(native, GUARD_TABLE.replace("inet ", ""))) done(`removed the nft table ${GUARD_TABLE}`);
 	});
 	attempt(() => {
 		for (const { name, value, problem } of new Settings(native, `${state}.settings`, `/${TUN_NAME}`).restore())

@@ -19,24 +19,47 @@ export interface Attachment {
 	readonly interface: string;
 }
 
+/** The ports of a plan. */
+export interface Attachments {
+	wan: Attachment;
+	lan: Attachment[];
+}
+
+/** What came of looking for the devices. */
+export interface Resolution {
+	/** What is in the way of all, in one sentence; null when the plan can be used. */
+	problem: string | null;
+	/** For each LAN that was left out of the plan, why. */
+	leftOut: string[];
+}
+
 /**
- * Fills in the devices of ports that are given by netifd's name only.
+ * Fills in the devices of ports that are given by netifd's name only. A LAN that has none, because its interface is down or not known, is taken out of the
+ * plan: the others are served, and the reload that follows the interface's coming up brings it in.
  *
- * @returns what is in the way, in one sentence; null when every port has a device.
+ * @param known ports whose devices are known already: an interface that is away for a moment keeps its device.
  */
-export function resolveDevices(io: NetifdIo, ports: readonly Attachment[]): string | null {
-	for (const port of ports) {
+export function resolveDevices(io: NetifdIo, plan: Attachments, known: readonly Attachment[] = []): Resolution {
+	const leftOut: string[] = [];
+	for (const port of [plan.wan, ...plan.lan]) {
 		if (port.device !== "") continue;
-		const { device, problem } = deviceOf(io, port.interface);
-		if (problem !== null) return problem;
-		const other = ports.find((p) => p !== port && p.device === device);
+		let { device, problem } = deviceOf(io, port.interface);
+		if (problem !== null) device = known.find((k) => k.interface === port.interface)?.device ?? "";
+		if (device === "" && port === plan.wan) return { problem, leftOut };
+		if (device === "") {
+			leftOut.push(problem as string);
+			plan.lan = plan.lan.filter((p) => p !== port);
+			continue;
+		}
+		const other = [plan.wan, ...plan.lan].find((p) => p !== port && p.device === device);
 		if (other !== undefined) {
 			const name = other.interface === "" ? `device '${device}'` : `interface '${other.interface}'`;
-			return `interface '${port.interface}' is the device ${device}, which ${name} of another section is too`;
+			problem = `interface '${port.interface}' is the device ${device}, which ${name} of another section is too`;
+			return { problem, leftOut };
 		}
 		port.device = device;
 	}
-	return null;
+	return { problem: plan.lan.length > 0 ? null : leftOut[0], leftOut };
 }
 
 /** The layer 3 device of an interface that is up, or why there is none. */

@@ -29,7 +29,9 @@ const HEADER = 20;
 /** Attribute numbers (linux/netfilter/nf_tables.h). */
 const OBJ = { TABLE: 1, NAME: 2, TYPE: 3, DATA: 4 } as const;
 const COUNTER_PACKETS = 2;
-const RULE = { TABLE: 1, CHAIN: 2, EXPRESSIONS: 4 } as const;
+const RULE = { TABLE: 1, CHAIN: 2, EXPRESSIONS: 4, USERDATA: 7 } as const;
+/** How the comment of a rule begins that sends what the LAN sends on to masqd. */
+const TO_TUN = "masqd: to ";
 const EXPR_NAME = 1;
 const EXPR_DATA = 2;
 const TARGET_NAME = 1;
@@ -43,6 +45,10 @@ export class NftView {
 	guard: Record<GuardCounter, number> | null = null;
 	/** "table chain" of the kernel's own masquerading rules. */
 	readonly masquerades: string[] = [];
+	/** Whether firewall4's table is there, with any rule. */
+	firewall4 = false;
+	/** Whether a rule of it is about what goes to masqd's TUN devices: /etc/init.d/masqd writes those, with a comment. */
+	firewallKnowsUs = false;
 	/** Flow offload of the kernel's own forwarding. */
 	flowOffload: "none" | "software" | "hardware" = "none";
 
@@ -140,6 +146,13 @@ export class NftView {
 	#rule(at: number, end: number): void {
 		if ((this.#view.getUint16(at + 4, this.#little) & 0xff) !== NFT_MSG_NEWRULE) return;
 		const a = this.#attributes(at + HEADER, end);
+		const table = this.#text(a.get(RULE.TABLE));
+		const comment = a.get(RULE.USERDATA);
+		if (table === "fw4") {
+			this.firewall4 = true;
+			if (comment !== undefined && this.#io.decode(this.#buffer, comment[0], comment[1] - comment[0]).includes(TO_TUN))
+				this.firewallKnowsUs = true;
+		}
 		const expressions = a.get(RULE.EXPRESSIONS);
 		if (expressions === undefined) return;
 		let masquerades = false;
@@ -152,7 +165,7 @@ export class NftView {
 			else if (name === "target" && data !== undefined)
 				masquerades ||= this.#text(this.#attributes(data[0], data[1]).get(TARGET_NAME)) === "MASQUERADE";
 		});
-		if (masquerades) this.masquerades.push(`${this.#text(a.get(RULE.TABLE))} ${this.#text(a.get(RULE.CHAIN))}`);
+		if (masquerades) this.masquerades.push(`${table} ${this.#text(a.get(RULE.CHAIN))}`);
 	}
 
 	#flowTable(at: number, end: number): void {

@@ -15,6 +15,7 @@ import { ARP_FRAME, arpAnnouncement, arpReply } from "../../src/port/arp.ts";
 import { arpFilter, lanFilter, wanFilter } from "../../src/port/filter.ts";
 import { type GuardCounter, type GuardFacts, guardRuleset, installGuard, removeGuard } from "../../src/port/guard.ts";
 import { type Changes, isUsable, KernelView } from "../../src/port/kernel-view.ts";
+import { deleteInetTable } from "../../src/port/nft-delete.ts";
 import { NftView } from "../../src/port/nft-view.ts";
 import { NUD, RTN } from "../../src/port/rtnetlink.ts";
 import { removeLeftovers, TunRoutes } from "../../src/port/tun-routes.ts";
@@ -658,6 +659,15 @@ function checkGuard(view: KernelView): void {
 	const beside = readNft();
 	check("a masquerading rule is seen", beside.masquerades.join() === "fw post" && beside.flowOffload === "none", beside.masquerades.join());
 	shell("nft flush ruleset");
+	const firewall4 = (rule: string) =>
+		native.run(["nft", "-f", "-"], `table inet fw4 { chain accept_to_wan { oifname "masq*" counter accept${rule}; }; }`, 10_000);
+	firewall4("");
+	const strange = readNft();
+	check("firewall4 without a rule for masqd's devices is seen", strange.firewall4 && !strange.firewallKnowsUs);
+	firewall4(' comment "masqd: to wan"');
+	check("and with one", readNft().firewallKnowsUs);
+	check("a table that is not there is not deleted", !deleteInetTable(native, "masqd"));
+	check("a table is deleted by netlink, with all that is in it", deleteInetTable(native, "fw4") && shell("nft list tables") === "");
 	installGuard(native, facts);
 	removeGuard(native);
 	removeGuard(native);

@@ -54,6 +54,19 @@ def test_after_a_crash(make_bed, offload, monkeypatch):
     talk.close()
 
 
+def test_where_nft_is_missing(make_bed):
+    """The guard goes without it: its lack may be what masqd died of, and would keep the next one from starting too."""
+    bed = make_bed()
+    before = bed.snapshot()
+    bed.start()
+    bed.daemon.kill()
+    done = bed.router.run("env", "PATH=/nowhere", MASQD, "cleanup", "--socket", bed.socket_path, "--state", bed.state_path, check=False)
+    assert done.returncode == 0 and done.stderr == "", done
+    assert "removed the nft table inet masqd" in done.stdout.splitlines()
+    assert bed.snapshot() == before
+    bed.daemon = None
+
+
 def test_beside_a_living_one(bed):
     """It touches nothing and says so: by the lock, and by the socket of one whose state is elsewhere."""
     before = still(bed)

@@ -17,13 +17,18 @@ function ubus(known: Record<string, string>) {
 	return { run, asked };
 }
 
+/** The WAN first, then the LANs; what is in the way. */
+function resolve(io: Parameters<typeof resolveDevices>[0], [wan, ...lan]: Attachment[]): string | null {
+	return resolveDevices(io, { wan, lan: lan.length > 0 ? lan : [port("", "eth9")] }).problem;
+}
+
 const port = (name: string, device = ""): Attachment => ({ interface: name, device });
 
 describe("netifd's names", () => {
 	it("become the layer 3 device", () => {
 		const ports = [port("wan"), port("lan")];
 		const io = ubus({ wan: UP, lan: STATIC });
-		expect(resolveDevices(io, ports)).toBeNull();
+		expect(resolve(io, ports)).toBeNull();
 		expect(ports.map((p) => p.device)).toEqual(["pppoe-wan", "br-lan"]);
 		expect(io.asked).toEqual(["ubus -S call network.interface.wan status", "ubus -S call network.interface.lan status"]);
 	});
@@ -31,7 +36,7 @@ describe("netifd's names", () => {
 	it("are not asked for where a device is written", () => {
 		const io = ubus({});
 		const ports = [port("wan", "eth1"), port("", "br-lan")];
-		expect(resolveDevices(io, ports)).toBeNull();
+		expect(resolve(io, ports)).toBeNull();
 		expect(io.asked).toEqual([]);
 	});
 
@@ -43,7 +48,7 @@ describe("netifd's names", () => {
 		["no string", { wan: '{"l3_device":7}' }, "interface 'wan': netifd named a device that can not be one"],
 	])("%s: says so", (_, known, problem) => {
 		const ports = [port("wan")];
-		expect(resolveDevices(ubus(known as Record<string, string>), ports)).toBe(problem);
+		expect(resolve(ubus(known as Record<string, string>), ports)).toBe(problem);
 		expect(ports[0].device).toBe("");
 	});
 
@@ -53,16 +58,47 @@ describe("netifd's names", () => {
 				throw new Error("ENOENT");
 			},
 		};
-		expect(resolveDevices(none, [port("wan")])).toBe("interface 'wan': there is no ubus to ask for its device; use option 'device'");
-		expect(resolveDevices({ run: () => ({ status: 7, output: "" }) }, [port("wan")])).toBe("interface 'wan': ubus failed with status 7");
+		expect(resolve(none, [port("wan")])).toBe("interface 'wan': there is no ubus to ask for its device; use option 'device'");
+		expect(resolve({ run: () => ({ status: 7, output: "" }) }, [port("wan")])).toBe("interface 'wan': ubus failed with status 7");
 	});
 
 	it("must not be one device twice", () => {
-		expect(resolveDevices(ubus({ wan: STATIC, lan: STATIC }), [port("wan"), port("lan")])).toBe(
+		expect(resolve(ubus({ wan: STATIC, lan: STATIC }), [port("wan"), port("lan")])).toBe(
 			"interface 'lan' is the device br-lan, which interface 'wan' of another section is too",
 		);
-		expect(resolveDevices(ubus({ lan: STATIC }), [port("", "br-lan"), port("lan")])).toBe(
+		expect(resolve(ubus({ lan: STATIC }), [port("", "br-lan"), port("lan")])).toBe(
 			"interface 'lan' is the device br-lan, which device 'br-lan' of another section is too",
 		);
+	});
+
+	it("leave out a LAN that is down or that nobody knows, and say why; the others stay", () => {
+		const plan = { wan: port("wan"), lan: [port("guest"), port("lan"), port("misspelt")] };
+		expect(resolveDevices(ubus({ wan: UP, lan: STATIC, guest: DOWN }), plan)).toEqual({
+			problem: null,
+			leftOut: [
+				"interface 'guest': it is not up yet and has no device",
+				"interface 'misspelt': netifd knows no such interface; see /etc/config/network",
+			],
+		});
+		expect(plan.lan).toEqual([port("lan", "br-lan")]);
+	});
+
+	it("are in the way when no LAN is left", () => {
+		const plan = { wan: port("wan"), lan: [port("guest"), port("misspelt")] };
+		expect(resolveDevices(ubus({ wan: UP, guest: DOWN }), plan).problem).toBe("interface 'guest': it is not up yet and has no device");
+	});
+
+	it("keep the device they have while it is away: a reload in between ends nothing", () => {
+		const known = [port("wan", "pppoe-wan"), port("lan", "br-lan")];
+		const plan = { wan: port("wan"), lan: [port("lan"), port("guest")] };
+		expect(resolveDevices(ubus({ wan: DOWN, lan: DOWN, guest: DOWN }), plan, known)).toEqual({
+			problem: null,
+			leftOut: ["interface 'guest': it is not up yet and has no device"],
+		});
+		expect([plan.wan, ...plan.lan]).toEqual(known);
+		// What netifd says goes first.
+		const moved = { wan: port("wan"), lan: [port("lan")] };
+		expect(resolveDevices(ubus({ wan: UP, lan: STATIC }), moved, [port("wan", "eth1")]).problem).toBeNull();
+		expect(moved.wan.device).toBe("pppoe-wan");
 	});
 });
