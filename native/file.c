@@ -9,6 +9,7 @@
 #include <poll.h>
 #include <sys/file.h>
 #include <sys/mman.h>
+#include <sys/socket.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -322,7 +323,8 @@ NATIVE(native_close)
 
 	if (argument_fd(ctx, argv[0], &fd) < 0)
 		return JS_EXCEPTION;
-	if (fd >= 0 && close(fd) < 0 && errno != EINTR)
+	/* Another error is one of what was written before. */
+	if (fd >= 0 && close(fd) < 0 && errno == EBADF)
 		return throw_errno(ctx, errno, "close", "%d", fd);
 	return JS_UNDEFINED;
 }
@@ -488,6 +490,23 @@ NATIVE(native_read)
 }
 
 /**
+ * native_open_writer() - a pipe or terminal, once more and non-blocking
+ */
+NATIVE(native_open_writer)
+{
+	const char *path = argument_string(ctx, argv[0], "path");
+	int fd;
+
+	if (!path)
+		return JS_EXCEPTION;
+	fd = open(path, O_WRONLY | O_NONBLOCK | O_NOCTTY | O_CLOEXEC);
+	if (fd < 0)
+		return throw_path(ctx, "open", path);
+	JS_FreeCString(ctx, path);
+	return JS_NewInt32(ctx, fd);
+}
+
+/**
  * native_write() - write from a buffer
  */
 NATIVE(native_write)
@@ -500,9 +519,11 @@ NATIVE(native_write)
 	if (argument_fd(ctx, argv[0], &fd) < 0 ||
 	    argument_bytes(ctx, argv[1], argv[2], argv[3], &bytes, &count) < 0)
 		return JS_EXCEPTION;
-	do
-		put = write(fd, bytes, count);
-	while (put < 0 && errno == EINTR);
+	do {
+		put = send(fd, bytes, count, MSG_DONTWAIT | MSG_NOSIGNAL);
+		if (put < 0 && errno == ENOTSOCK)
+			put = write(fd, bytes, count);
+	} while (put < 0 && errno == EINTR);
 	if (put < 0 && errno != EAGAIN)
 		return throw_errno(ctx, errno, "write", "%d", fd);
 	return JS_NewInt32(ctx, (int32_t)put);

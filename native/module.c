@@ -45,6 +45,7 @@ static const JSCFunctionListEntry exports[] = {
 	JS_CFUNC_DEF("fileSize", 1, native_file_size),
 	JS_CFUNC_DEF("releasePages", 3, native_release_pages),
 	JS_CFUNC_DEF("read", 4, native_read),
+	JS_CFUNC_DEF("openWriter", 1, native_open_writer),
 	JS_CFUNC_DEF("write", 4, native_write),
 	JS_CFUNC_DEF("print", 2, native_print),
 	JS_CFUNC_DEF("encode", 3, native_encode),

@@ -9,16 +9,20 @@
 #include <poll.h>
 #include <sched.h>
 #include <signal.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <sys/prctl.h>
 #include <sys/signalfd.h>
+#include <sys/socket.h>
 #include <sys/syscall.h>
+#include <sys/un.h>
 #include <sys/wait.h>
 #include <syslog.h>
 #include <time.h>
 #include <unistd.h>
 
 #define OUTPUT_MAX 65536
+#define LOG_LINE_MAX 1024
 #define SIGNAL_MAX 64
 #define CAPABILITY_BITS 64
 /* While a child runs, how often to ask whether it has ended although something else holds its output open. */
@@ -525,24 +529,63 @@ NATIVE(native_syslog_open)
 		return JS_EXCEPTION;
 	strncpy(log_ident, ident, sizeof log_ident - 1);
 	JS_FreeCString(ctx, ident);
-	openlog(log_ident, LOG_PID, LOG_DAEMON);
 	return JS_UNDEFINED;
 }
 
 /**
+ * log_send() - hand a datagram to the system's log, whose socket is opened when there is none
+ *
+ * Return: 0, or -1 with errno set.
+ */
+static int log_send(const char *line, size_t length)
+{
+	static const struct sockaddr_un address = { .sun_family = AF_UNIX, .sun_path = "/dev/log" };
+	static int fd = -1;
+
+	/* Once more on a fresh socket, because the one that read may have been replaced. */
+	for (int tries = 0; tries < 2; tries++) {
+		if (fd < 0) {
+			fd = socket(AF_UNIX, SOCK_DGRAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
+			if (fd < 0)
+				return -1;
+			if (connect(fd, (const struct sockaddr *)&address, sizeof address) < 0) {
+				close_pipe(&fd);
+				return -1;
+			}
+		}
+		if (send(fd, line, length, MSG_NOSIGNAL) >= 0)
+			return 0;
+		if (errno == EAGAIN || errno == ENOBUFS)
+			return -1;
+		close_pipe(&fd);
+	}
+	return -1;
+}
+
+/**
  * native_syslog_write() - one line to the system's log
+ *
+ * As syslog(3) does, which waits while whoever reads the log does not.
  */
 NATIVE(native_syslog_write)
 {
+	char line[LOG_LINE_MAX], when[32];
 	const char *text;
 	int32_t priority;
+	struct tm parts;
+	time_t now;
+	int length;
 
 	if (argument_int(ctx, argv[0], "priority", LOG_EMERG, LOG_DEBUG, &priority) < 0)
 		return JS_EXCEPTION;
 	text = argument_string(ctx, argv[1], "text");
 	if (!text)
 		return JS_EXCEPTION;
-	syslog(priority, "%s", text);
+	now = time(NULL);
+	strftime(when, sizeof when, "%b %e %T", localtime_r(&now, &parts));
+	length = snprintf(line, sizeof line, "<%d>%s %s[%d]: %s", LOG_DAEMON | priority, when, log_ident, getpid(), text);
 	JS_FreeCString(ctx, text);
-	return JS_UNDEFINED;
+	if (length >= (int)sizeof line)
+		length = sizeof line - 1;
+	return JS_NewBool(ctx, log_send(line, (size_t)length) == 0);
 }

@@ -162,6 +162,7 @@ NATIVE(native_map_file);
 NATIVE(native_file_size);
 NATIVE(native_release_pages);
 NATIVE(native_read);
+NATIVE(native_open_writer);
 NATIVE(native_write);
 NATIVE(native_print);
 NATIVE(native_encode);

@@ -61,10 +61,10 @@ declare module "masq:native" {
 	export function keepCapabilities(mask: number): void;
 	/** True if capability number `n` is in the effective set. */
 	export function hasCapability(n: number): boolean;
-	/** openlog(3) with LOG_PID, LOG_DAEMON. The string is copied. */
+	/** The name that {@link syslogWrite} logs under. The string is copied. */
 	export function syslogOpen(ident: string): void;
-	/** syslog(3) with "%s". `priority` is 0 (emergency) to 7 (debug). */
-	export function syslogWrite(priority: number, text: string): void;
+	/** A line to the system's log (/dev/log, RFC 3164), without waiting; false if it does not take it now. `priority` is 0 (emergency) to 7 (debug). */
+	export function syslogWrite(priority: number, text: string): boolean;
 
 	// ---- time and randomness (native/clock.c) ---------------------------------------------------------------
 
@@ -100,7 +100,7 @@ declare module "masq:native" {
 	export function readDir(path: string): string[];
 	/** Target of a symbolic link. */
 	export function readLink(path: string): string;
-	/** close(2). Closing -1 does nothing. */
+	/** close(2). Closing -1 does nothing. The descriptor is gone in any case; throws EBADF only, if there was none. */
 	export function close(fd: Fd): void;
 	/**
 	 * Opens (creating with mode 0600, O_NOFOLLOW) and takes an exclusive lock (flock LOCK_NB). Throws EWOULDBLOCK (code "EAGAIN")
@@ -119,7 +119,9 @@ declare module "masq:native" {
 	export function releasePages(buffer: ArrayBuffer, offset: number, length: number): void;
 	/** Non-blocking read into the buffer. Bytes read, 0 at end of file, -1 if it would block. */
 	export function read(fd: Fd, buffer: ArrayBuffer, offset: number, length: number): number;
-	/** Non-blocking write from the buffer. Bytes written (may be fewer), -1 if it would block. Throws EPIPE without a signal. */
+	/** Opens an existing pipe or terminal for writing, non-blocking (O_NONBLOCK, O_NOCTTY, O_CLOEXEC). */
+	export function openWriter(path: string): Fd;
+	/** Non-blocking write from the buffer, to a blocking socket too. Bytes written (may be fewer), -1 if it would block. Throws EPIPE without a signal. */
 	export function write(fd: Fd, buffer: ArrayBuffer, offset: number, length: number): number;
 	/** Writes the whole text to a descriptor, blocking; for stdout (1) and stderr (2). */
 	export function print(fd: Fd, text: string): void;

@@ -1,6 +1,6 @@
 /**
  * The daemon's log: one line an event, to stderr or syslog. What repeats is said once and then counted: a minute later one line says how many more there were.
- * Nothing is logged a packet.
+ * Nothing is logged a packet. A line that whoever reads the log does not take at once is lost and counted.
  */
 
 /** Levels with syslog's numbers. */
@@ -20,12 +20,16 @@ interface Repeated {
 
 /** Writes lines of at least one level. */
 export class Log {
-	readonly #write: (priority: number, line: string) => void;
+	/** Lines that were lost, ever. */
+	lost = 0;
+	/** How many of them nobody has been told of. */
+	#untold = 0;
+	readonly #write: (priority: number, line: string) => unknown;
 	readonly #least: number;
 	readonly #repeated = new Map<string, Repeated>();
 
-	/** `write` gets a syslog priority and a line without end; lines below `least` are left out. */
-	constructor(write: (priority: number, line: string) => void, least: Level = "info") {
+	/** `write` gets a syslog priority and a line without end, and returns false if it is lost; lines below `least` are left out. */
+	constructor(write: (priority: number, line: string) => unknown, least: Level = "info") {
 		this.#write = write;
 		this.#least = LEVELS[least];
 	}
@@ -33,7 +37,11 @@ export class Log {
 	/** Writes a line. */
 	say(level: Level, text: string): void {
 		if (LEVELS[level] > this.#least) return;
-		this.#write(LEVELS[level], level === "warning" || level === "error" ? `${level}: ${text}` : text);
+		if (this.#untold > 0 && this.#write(LEVELS.warning, `warning: ${this.#untold} lines of the log were lost: nobody read them`) !== false)
+			this.#untold = 0;
+		if (this.#write(LEVELS[level], level === "warning" || level === "error" ? `${level}: ${text}` : text) !== false) return;
+		this.lost++;
+		this.#untold++;
 	}
 
 	/** Writes a line of a `kind` that may come often; `now` in milliseconds, `times` is how many events it stands for. */

@@ -332,7 +332,7 @@ test("exit takes 0 to 255", () => {
 
 test("syslog", () => {
 	native.syslogOpen("masqd-test");
-	native.syslogWrite(7, "100% sure\n");
+	equal(typeof native.syslogWrite(7, "100% sure\n"), "boolean");
 	outOfRange(() => native.syslogWrite(8, "x"));
 });
 
@@ -541,6 +541,36 @@ test("print writes everything, also to a full descriptor", () => {
 	const buffer = new ArrayBuffer(16);
 	equal(native.decode(buffer, 0, native.read(server, buffer, 0, 16)), "hä\n");
 	for (const fd of [listener, client, server]) native.close(fd);
+});
+
+test("openWriter opens what may block once more, without blocking", () => {
+	refuses("ENOENT", () => native.openWriter(`${SCRATCH}/none`));
+	const path = `${SCRATCH}/fifo`;
+	sh("mkfifo", path);
+	refuses("ENXIO", () => native.openWriter(path));
+	// Both ends, as Linux has it.
+	const both = native.lockFile(path);
+	const writer = native.openWriter(path);
+	const page = new ArrayBuffer(4096);
+	let pages = 0;
+	while (native.write(writer, page, 0, 4096) === 4096) pages++;
+	truth(pages > 0, "a full pipe is no error and no wait");
+	equal(native.write(writer, page, 0, 1), -1);
+	native.close(both);
+	refuses("EPIPE", () => native.write(writer, page, 0, 1));
+	native.close(writer);
+});
+
+test("write does not wait on a blocking socket", () => {
+	const listener = native.unixListen(`${SCRATCH}/stuck`, 0o600);
+	const client = native.unixConnect(`${SCRATCH}/stuck`);
+	const server = native.accept(listener);
+	const page = new ArrayBuffer(4096);
+	while (native.write(client, page, 0, 4096) > 0);
+	equal(native.write(client, page, 0, 1), -1);
+	native.close(server);
+	refuses("EPIPE", () => native.write(client, page, 0, 1));
+	for (const fd of [listener, client]) native.close(fd);
 });
 
 // ---- poll and unix sockets --------------------------------------------------------------------------------------------------
