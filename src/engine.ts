@@ -18,10 +18,12 @@ import type { ReloadReply } from "./control/protocol.ts";
 import { Rates } from "./control/rates.ts";
 import { ControlServer } from "./control/server.ts";
 import { Watch } from "./control/watch.ts";
+import { Barrier } from "./daemon/barrier.ts";
 import { loadPlan } from "./load.ts";
 import { Admission, EXPIRE_BUDGET } from "./nat/admission.ts";
 import { makeAlgCounts } from "./nat/alg.ts";
 import {
+	BATCH,
 	BLOCK,
 	CONTEXT_START,
 	type Context,
@@ -57,16 +59,16 @@ import { addressValue, hasPorts, IP_WORD, SLOT_SIZE, swap16, swap32, TCP, UDP, t
 import { HOST_HEADERS, headerTag, LinkHeaders } from "./packet/link-header.ts";
 import { ArpResponder } from "./port/arp-responder.ts";
 import { type ClaimedPorts, lanFilter, wanFilter } from "./port/filter.ts";
-import { type GuardFacts, installGuard, removeGuard } from "./port/guard.ts";
+import { type GuardFacts, guardPresent, installGuard, removeGuard } from "./port/guard.ts";
 import { GuardWatch } from "./port/guard-watch.ts";
 import { IngressFilters } from "./port/ingress-filter.ts";
-import { isConfirmed, isUsable, KernelView } from "./port/kernel-view.ts";
+import { type Changes, isConfirmed, isUsable, KernelView, type Neighbour } from "./port/kernel-view.ts";
 import { OwnPorts, separateEphemeral } from "./port/local-ports.ts";
 import { NextHopTable, SPARE_SLOT_SIZE, SPARE_SLOTS } from "./port/neighbours.ts";
 import { resolveDevices } from "./port/netifd.ts";
 import { Announcements, PcpServer } from "./port/pcp-responder.ts";
 import { Placement } from "./port/placement.ts";
-import { BATCH, BATCH_LARGE, type Driver, PacketDriver, TunDriver } from "./port/port.ts";
+import { BATCH_LARGE, type Driver, PacketDriver, TunDriver } from "./port/port.ts";
 import { GRO_LIST, Settings } from "./port/settings.ts";
 import { removeLeftovers, TUN_NAME, TunRoutes } from "./port/tun-routes.ts";
 import { bootWords, mapOrMemory, openState, type State } from "./state.ts";
@@ -83,8 +85,6 @@ const TUN_QUEUE = 2000;
 const FILTER_ROUTES = 500;
 /** Seconds between two looks at the router's own sockets. */
 const YIELD_SECONDS = 10;
-/** Room for a whole batch and the errors it may cause. */
-const QUEUE_FRAMES = BATCH * 4;
 /** Quiet seconds after which the pages of the frame buffer go back to the kernel. */
 const IDLE_RELEASE_SECONDS = 2;
 /** Turns without a frame before the loop sleeps: a wake-up costs more than looking once more. */
@@ -96,6 +96,8 @@ const RECEIVE_BYTES = BATCH * SLOT_SIZE + SPARE_SLOTS * SPARE_SLOT_SIZE;
 /** Blocks of 2 KB for fragments: memory that is touched only when fragments come. */
 const BLOCKS_MIN = 64;
 const BLOCKS_MAX = 256;
+/** Frames that a port's queue has room for besides a batch: all fragments there are, and three more batches of errors and of frames that had waited. */
+const QUEUE_FRAMES = BLOCKS_MAX + BATCH * 3;
 /** Milliseconds to wait for a lock in all, and between two attempts. */
 const LOCK_PATIENCE = 500;
 const LOCK_STEP = 20;
@@ -204,6 +206,7 @@ export class Engine {
 	readonly log: Log;
 	readonly watch: Watch;
 	readonly rates: Rates;
+	readonly barrier: Barrier;
 	/** The capture that runs, null if none does. */
 	capture: Capture | null = null;
 
@@ -254,6 +257,8 @@ export class Engine {
 	/** The WAN's subnet overlaps a LAN's, in words; "" if not. */
 	conflict = "";
 	#guard = false;
+	/** A dead predecessor's guard was there at the start. */
+	#guardBefore = false;
 	/** Facts of the installed guard; "" if it must be installed again. */
 	#guardText = "";
 	#guardWatch: GuardWatch | null = null;
@@ -265,6 +270,15 @@ export class Engine {
 		release: (protocol, port) => this.externals.releasePort(0, protocol, port),
 	});
 	#milliseconds = 0;
+	/** Some of the kernel's news could not be followed: it is tried again every second. */
+	#behind = false;
+	/** News of neighbours that has not been taken. */
+	#neighbourNews: Neighbour[] = [];
+	/** Frames of the batch in hand that have not been translated: what an exception costs besides what is queued. */
+	#untranslated = 0;
+	/** Number of the entry of the poll set after the ports', and of the control server's first. */
+	#fixed = 1;
+	#controlAt = 1;
 	#secondAt = 0;
 	#busyAt = 0;
 	#stopping = false;
@@ -276,6 +290,7 @@ export class Engine {
 	/** Builds tables in memory; touches nothing of the system but the state file. Throws {@link StartError} if another daemon has it. */
 	constructor(plan: Plan, paths: Paths, log: Log, options: Options = {}) {
 		this.log = log;
+		this.barrier = new Barrier(log, () => this.#milliseconds);
 		this.plan = plan;
 		this.paths = paths;
 		this.#options = options;
@@ -416,9 +431,18 @@ export class Engine {
 		try {
 			this.#start();
 		} catch (error) {
-			this.stop();
+			// What a predecessor's death has left keeps the LAN from leaving untranslated.
+			if (this.#guardBefore) this.abandon();
+			else this.stop();
+			if (this.#guardBefore && error instanceof Error) error.message += `; the guard stays, masqd cleanup removes it`;
 			throw error;
 		}
+	}
+
+	/** Ends as {@link stop} does, but leaves guard and settings: nothing of the LAN leaves until a successor is there. Never throws. */
+	abandon(): void {
+		this.#relieved = true;
+		this.stop();
 	}
 
 	#start(): void {
@@ -447,6 +471,7 @@ export class Engine {
 		const successor = this.#takeOver();
 		this.#warnOfBridgeFilter();
 		// Before the routes, so that the kernel never tracks or forwards a packet that is masqd's.
+		this.#guardBefore = guardPresent(native);
 		this.#refreshGuard();
 		removeLeftovers(this.kernel);
 		this.#openTuns();
@@ -487,7 +512,7 @@ export class Engine {
 		if (taken.length + given.length === 0) return;
 		if (taken.length > 0) this.#say(`the router itself uses port ${taken.join(", ")} now`);
 		this.context.policy.ranges = this.#ownPorts.ranges;
-		for (const p of [this.wan, ...this.lan]) p.driver?.filter(this.#filterOf(p));
+		this.#renewFilters();
 		this.#keepGuard();
 	}
 
@@ -646,7 +671,7 @@ export class Engine {
 		for (const p of [this.wan, ...this.lan]) attempt(() => this.#closePort(p));
 		attempt(() => this.#arp?.close());
 		attempt(() => this.#pcp.close());
-		this.#guardWatch?.close();
+		attempt(() => this.#guardWatch?.close());
 		if (!this.#relieved) {
 			if (this.#guard) attempt(() => removeGuard(native));
 			attempt(() => this.#restoreEphemeral?.());
@@ -661,9 +686,14 @@ export class Engine {
 	#closePort(p: Port): void {
 		p.driver?.close();
 		p.driver = null;
-		if (p.restoreGro && this.kernel.linkByName(p.name) !== undefined) native.setFeature(p.name, GRO_LIST, true);
-		if (p.restoreGro) this.#settings.forget(`${GRO_LIST} ${p.name}`);
+		if (!p.restoreGro) return;
 		p.restoreGro = false;
+		try {
+			if (this.kernel.linkByName(p.name) !== undefined) native.setFeature(p.name, GRO_LIST, true);
+		} catch {
+			// The device has just gone, though the kernel has not said so yet.
+		}
+		this.#settings.forget(`${GRO_LIST} ${p.name}`);
 	}
 
 	// ---- another configuration --------------------------------------------------------------------------------------------
@@ -686,6 +716,7 @@ export class Engine {
 		try {
 			return { errors: [], notes: [...warnings, ...this.#apply(plan)] };
 		} catch (error) {
+			this.#behind = true;
 			return refuse([`masqd: the configuration is in force but for this: ${(error as Error).message}`]);
 		}
 	}
@@ -731,7 +762,7 @@ export class Engine {
 		this.plan = plan;
 		table.timeouts = stateTimeouts(plan.timeouts);
 		if (JSON.stringify(plan.ports) !== JSON.stringify(before.ports)) {
-			this.#restoreEphemeral?.();
+			this.barrier.attempt("ephemeral ports", () => this.#restoreEphemeral?.());
 			this.#restoreEphemeral = separateEphemeral(this.#settings, plan.ports, this.warnings);
 		}
 		this.#applyPolicy(plan, externals.A[0], table.addresses);
@@ -986,7 +1017,10 @@ export class Engine {
 		const host = this.table.T16[(i << 5) + R_HOST];
 		const place = hosts.W[host * 4 + HOST_PLACE];
 		if ((place & HOST_REACHABLE) === 0) this.#hops.holdInside(host, slot, length);
-		else this.lan[(place >>> HOST_PORT_SHIFT) & 0xff].link.queue.push(slot, length, headerTag(HOST_HEADERS + host));
+		else if (!this.lan[(place >>> HOST_PORT_SHIFT) & 0xff].link.queue.push(slot, length, headerTag(HOST_HEADERS + host))) {
+			context.dropLog.add(REASON["queue-full"], slot, -1, context.now);
+			return;
+		}
 		context.resetsSent++;
 	}
 
@@ -1001,22 +1035,28 @@ export class Engine {
 
 	/** Opens the packet sockets of devices that are there, and up, and have none. */
 	#openDrivers(): void {
+		let problem: unknown = null;
 		for (const p of [this.wan, ...this.lan]) {
 			if (p.driver !== null || p.index === 0) continue;
-			const setting = `${GRO_LIST} ${p.name}`;
-			const tap = isLan(p) && p.kind === "tap";
-			if (!tap && native.getFeature(p.name, GRO_LIST) === true) {
-				this.#settings.remember(setting, "on");
-				native.setFeature(p.name, GRO_LIST, false);
-			}
-			p.restoreGro = this.#settings.original(setting) !== undefined;
 			try {
-				p.driver = new PacketDriver(p.index, p.link.ethernet, this.#filterOf(p), this.#rx);
+				this.#openDriver(p);
 			} catch (error) {
 				// Down: the kernel tells when it is up.
-				if ((error as native.NativeError).code !== "ENETDOWN") throw error;
+				if ((error as native.NativeError).code !== "ENETDOWN") problem ??= error;
 			}
 		}
+		if (problem !== null) throw problem;
+	}
+
+	#openDriver(p: Port): void {
+		const setting = `${GRO_LIST} ${p.name}`;
+		const tap = isLan(p) && p.kind === "tap";
+		if (!tap && native.getFeature(p.name, GRO_LIST) === true) {
+			this.#settings.remember(setting, "on");
+			native.setFeature(p.name, GRO_LIST, false);
+		}
+		p.restoreGro = this.#settings.original(setting) !== undefined;
+		p.driver = new PacketDriver(p.index, p.link.ethernet, this.#filterOf(p), this.#rx);
 	}
 
 	#claimed(): ClaimedPorts[] {
@@ -1046,8 +1086,13 @@ export class Engine {
 		this.#arp = null;
 		this.#arpText = "";
 		if (!wanted) return;
-		this.#arp = new ArpResponder(this.wan.index, ranges, this.wan.link.mac);
-		this.#arpText = text;
+		try {
+			this.#arp = new ArpResponder(this.wan.index, ranges, this.wan.link.mac);
+			this.#arpText = text;
+		} catch (error) {
+			// Down: the kernel tells when it is up.
+			if ((error as native.NativeError).code !== "ENETDOWN") throw error;
+		}
 	}
 
 	#arpRanges(): AddressRange[] {
@@ -1104,7 +1149,10 @@ export class Engine {
 			const addresses = this.kernel.addresses(link.index).map(({ address }) => address);
 			return addresses.length === 0 ? [] : [{ port, ifindex: link.index, mac: link.mac, addresses }];
 		});
-		if (this.#pcp.follow(places) && this.#requestedAnew) this.#announcements.begin(this.#milliseconds);
+		const follows = this.#pcp.follow(places);
+		const deaf = this.#pcp.responders.some(({ fd, place }) => fd < 0 && this.kernel.links.get(place.ifindex)?.up);
+		if (deaf) this.#behind = true;
+		if (follows && this.#requestedAnew) this.#announcements.begin(this.#milliseconds);
 	}
 
 	/** Who leads to a host on a device, for {@link PcpServer}. */
@@ -1140,13 +1188,27 @@ export class Engine {
 			}
 			this.#openTuns();
 		} catch (error) {
+			this.#behind = true;
 			this.log.often("warning", "tun", (error as Error).message, this.#milliseconds);
 		}
 	}
 
 	/** Takes the kernel's news. */
 	#kernelNews(): void {
+		const again = this.#behind;
+		this.#behind = true;
 		const changes = this.kernel.drain();
+		this.#neighbourNews.push(...changes.neighbours);
+		this.#behind = false;
+		try {
+			this.#follow(again ? { ...changes, links: true, addresses: true, routes: true, rules: true } : changes);
+		} catch (error) {
+			this.#behind = true;
+			throw error;
+		}
+	}
+
+	#follow(changes: Changes): void {
 		if (changes.links || changes.rules) this.#keepTuns();
 		if (changes.links || changes.addresses || changes.routes) {
 			const { index } = this.wan;
@@ -1161,27 +1223,43 @@ export class Engine {
 			if (this.wan.link.mtu !== mtu) this.#resizeTuns();
 			this.#inStep();
 		} else if (changes.filters && this.#offload !== null) this.#renewOffloadQuietly();
-		this.#hops.update(changes.neighbours);
-		for (const { ifindex } of changes.neighbours) this.#pcp.neighbourChanged(ifindex);
+		const neighbours = this.#neighbourNews;
+		this.#hops.update(neighbours);
+		for (const { ifindex } of neighbours) this.#pcp.neighbourChanged(ifindex);
 		if (this.#offload !== null) {
-			for (const n of changes.neighbours) this.#offload.neighbourChanged(n.ifindex, n.address, isUsable(n) ? n.mac : null);
+			for (const n of neighbours) this.#offload.neighbourChanged(n.ifindex, n.address, isUsable(n) ? n.mac : null);
 		}
+		this.#neighbourNews = [];
 	}
 
 	/** Tells filters, routes and guard what is to be masqd's, and the sessions where to go. */
 	#inStep(): void {
-		for (const p of [this.wan, ...this.lan]) p.driver?.filter(this.#filterOf(p));
-		for (const p of this.lan) p.routes?.update(this.#elsewhere());
+		this.#renewFilters();
+		for (const p of this.lan) this.#step(`routes of ${p.name}`, () => p.routes?.update(this.#elsewhere()));
 		this.#keepGuard();
-		this.#openPcp();
+		this.#step("pcp sockets", () => this.#openPcp());
 		this.#renewHops();
 		this.#renewOffloadQuietly();
 		this.#offload?.routesChanged();
 	}
 
+	#renewFilters(): void {
+		for (const p of [this.wan, ...this.lan]) this.#step(`filter of ${p.name}`, () => p.driver?.filter(this.#filterOf(p)));
+	}
+
+	/** Does a part of what the kernel's news asks for; one that fails does not keep the others, and is tried again. */
+	#step(name: string, action: () => void): void {
+		if (!this.barrier.attempt(name, action)) this.#behind = true;
+	}
+
 	/** Somebody has changed nftables. A guard that has gone with that is put back at once. */
 	#guardNews(): void {
-		if (!this.#guardWatch?.drain("masqd")) return;
+		try {
+			if (!this.#guardWatch?.drain("masqd")) return;
+		} catch (error) {
+			this.#guardText = "";
+			throw error;
+		}
 		this.#guardText = "";
 		if (this.#keepGuard())
 			this.log.often("warning", "guard", "the nft table inet masqd was deleted; it is there again", this.#milliseconds);
@@ -1204,16 +1282,23 @@ export class Engine {
 		if (this.wan.index === 0) return;
 		for (const { tun, routes } of this.lan) {
 			const link = routes === null ? undefined : this.kernel.linkByName(tun);
-			if (link !== undefined) this.kernel.setLinkUp(link.index, this.wan.link.mtu, TUN_QUEUE);
+			if (link === undefined) continue;
+			try {
+				this.kernel.setLinkUp(link.index, this.wan.link.mtu, TUN_QUEUE);
+			} catch (error) {
+				this.#behind = true;
+				this.log.often("warning", "tun mtu", `${tun}: ${(error as Error).message}`, this.#milliseconds);
+			}
 		}
 	}
 
 	#openQuietly(): void {
 		try {
 			this.#openDrivers();
-			this.#openArp();
+			this.#step("arp socket", () => this.#openArp());
 		} catch (error) {
-			this.log.say("warning", `${(error as Error).message}; waiting for the device`);
+			this.#behind = true;
+			this.log.often("warning", "open", `${(error as Error).message}; waiting for the device`, this.#milliseconds);
 		}
 	}
 
@@ -1250,10 +1335,9 @@ export class Engine {
 			let moved = polled && set[2] === 0 ? 0 : this.#breatheWan();
 			for (let n = 0; n < this.lan.length; n++) if (!polled || set[n * 3 + 5] !== 0) moved += this.#breatheLan(n);
 			empty = moved === 0 ? empty + 1 : 0;
-			// What the kernel's news has released.
-			this.#flush();
-			if (this.#milliseconds >= this.#placement.dueAt) this.#placement.look(this.#milliseconds, this.#framesReceived());
-			if (this.#milliseconds >= this.#announcements.dueAt) this.#announce();
+			this.#flushRest();
+			if (this.#milliseconds >= this.#placement.dueAt) this.barrier.attempt("placement", this.#steps.placement);
+			if (this.#milliseconds >= this.#announcements.dueAt) this.barrier.attempt("announcements", this.#steps.announcements);
 			if (this.#milliseconds >= this.#secondAt) this.#everySecond();
 		}
 	}
@@ -1271,26 +1355,56 @@ export class Engine {
 		this.context.now16 = now & 0xffff;
 	}
 
+	/** What runs behind the barrier besides the batches: steps of a turn, and those of a second in their order. */
+	readonly #steps = {
+		placement: () => this.#placement.look(this.#milliseconds, this.#framesReceived()),
+		announcements: () => this.#announce(),
+		signals: () => this.#signalled(),
+		kernelNews: () => this.#kernelNews(),
+		arp: () => this.#arp?.serve(),
+		guard: () => this.#guardNews(),
+		pcp: () => {
+			const { responders } = this.#pcp;
+			for (let k = 0; k < responders.length; k++) if (this.#pollSet[(this.#fixed + 4 + k) * 3 + 2] !== 0) responders[k].serve();
+		},
+		control: () => this.#control?.serve(this.#pollSet, this.#controlAt, this.#framesReceived()),
+	};
+	readonly #everySecondSteps: readonly (readonly [string, () => void])[] = [
+		["placement", () => this.#placement.rest(this.#milliseconds)],
+		["offload timer", () => this.#offload?.everySecond()],
+		["expiry", () => this.admission.expire(EXPIRE_BUDGET)],
+		["slow path timer", () => this.#rare.everySecond()],
+		["requested ports timer", () => this.#requested.expire()],
+		["kernel news", () => this.#behind && this.#kernelNews()],
+		["guard timer", () => this.#guardText === "" && this.#keepGuard()],
+		["own ports timer", () => this.#lookForOwnPorts()],
+		["next hops timer", () => this.#hops.waiting > 0 && this.#hops.flush()],
+		["next hops confirmation", () => this.#hops.confirm()],
+		["rates", () => this.rates.tick()],
+		["limits", () => this.#tellLimits()],
+		["log timer", () => this.log.tick(this.#milliseconds)],
+		["control timer", () => this.#control?.tick(this.#milliseconds)],
+		["memory timer", () => this.#releaseMemory()],
+	];
+
 	#everySecond(): void {
 		this.#secondAt = (this.context.now + 1) * 1000;
-		this.#placement.rest(this.#milliseconds);
 		this.table.header[H_CLOCK] = this.context.now;
-		this.#offload?.everySecond();
-		this.admission.expire(EXPIRE_BUDGET);
-		this.#rare.everySecond();
-		this.#requested.expire();
-		if (this.#guardText === "") this.#keepGuard();
-		if (this.context.now >= this.#yieldAt) {
-			this.#yieldAt = this.context.now + YIELD_SECONDS;
-			this.#yieldPorts();
-		}
-		if (this.#hops.waiting > 0) this.#hops.flush();
-		this.#flush();
-		this.#hops.confirm();
-		this.rates.tick();
+		for (const [step, action] of this.#everySecondSteps) this.barrier.attempt(step, action);
+		this.#flushRest();
+	}
+
+	#lookForOwnPorts(): void {
+		if (this.context.now < this.#yieldAt) return;
+		this.#yieldAt = this.context.now + YIELD_SECONDS;
+		this.#yieldPorts();
+	}
+
+	#tellLimits(): void {
 		for (const { reason, text, count } of this.watch.limits()) this.log.often("warning", reason, text, this.#milliseconds, count);
-		this.log.tick(this.#milliseconds);
-		this.#control?.tick(this.#milliseconds);
+	}
+
+	#releaseMemory(): void {
 		// One batch of 64 super-packets would else keep 4 MB for as long as there is traffic.
 		let stretched = this.wan.driver?.stretched() ?? false;
 		for (const p of this.lan) if (p.driver?.stretched()) stretched = true;
@@ -1318,15 +1432,27 @@ export class Engine {
 		let n = fixed + 4;
 		const { responders } = this.#pcp;
 		for (let k = 0; k < responders.length; k++) watch(set, n++, responders[k].fd);
+		this.#fixed = fixed;
+		this.#controlAt = n;
 		if (this.#control !== null) n = this.#control.pollEntries(set, n, this.#milliseconds);
-		native.poll(set, n, timeout);
+		const { barrier } = this;
+		const steps = this.#steps;
+		try {
+			native.poll(set, n, timeout);
+			if (barrier.ailing) barrier.passed("poll");
+		} catch (error) {
+			// Whatever is there is found by looking.
+			for (let k = 0; k < n; k++) set[k * 3 + 2] = native.POLLIN;
+			this.#readClock();
+			barrier.failed("poll", error);
+		}
 		this.#readClock();
-		if (set[fixed * 3 + 2] !== 0) this.#signalled();
-		if (set[fixed * 3 + 5] !== 0 || this.#milliseconds >= this.kernel.pendingAt()) this.#kernelNews();
-		if (set[fixed * 3 + 8] !== 0) this.#arp?.serve();
-		if (set[fixed * 3 + 11] !== 0) this.#guardNews();
-		for (let k = 0; k < responders.length; k++) if (set[(fixed + 4 + k) * 3 + 2] !== 0) responders[k].serve();
-		this.#control?.serve(set, fixed + 4 + responders.length, this.#framesReceived());
+		if (set[fixed * 3 + 2] !== 0) barrier.attempt("signals", steps.signals);
+		if (set[fixed * 3 + 5] !== 0 || this.#milliseconds >= this.kernel.pendingAt()) barrier.attempt("kernel news", steps.kernelNews);
+		if (set[fixed * 3 + 8] !== 0) barrier.attempt("arp", steps.arp);
+		if (set[fixed * 3 + 11] !== 0) barrier.attempt("guard watch", steps.guard);
+		if (responders.length > 0) barrier.attempt("pcp", steps.pcp);
+		if (this.#control !== null) barrier.attempt("control", steps.control);
 	}
 
 	/** Milliseconds that the loop may sleep. */
@@ -1341,6 +1467,7 @@ export class Engine {
 			this.#busyAt === 0 &&
 			this.#guardText !== "" &&
 			!this.#rare.pending &&
+			!this.#behind &&
 			!this.#requested.pending
 				? 30_000
 				: this.#secondAt - now;
@@ -1364,15 +1491,42 @@ export class Engine {
 		const p = this.lan[n];
 		const meter = this.meter;
 		const t0 = meter === null ? 0 : native.nanoseconds();
-		const count = this.#receive(p);
-		if (count === 0) return 0;
-		const t1 = meter === null ? 0 : native.nanoseconds();
-		if (this.#impaired) this.#outboundImpaired(count, n);
-		else this.#fast.outbound(this.#rx, count, n);
-		if (meter !== null) this.#measure(meter, count, t0, t1);
-		// Everything, before the slots are received into again: errors and hairpinned packets go back to a LAN.
-		this.#flush();
+		let count = 0;
+		try {
+			count = this.#receive(p);
+			if (count === 0) return 0;
+			this.#untranslated = count;
+			const t1 = meter === null ? 0 : native.nanoseconds();
+			if (this.#impaired) this.#outboundImpaired(count, n);
+			else this.#fast.outbound(this.#rx, count, n);
+			this.#untranslated = 0;
+			if (meter !== null) this.#measure(meter, count, t0, t1);
+			// Everything, before the slots are received into again: errors and hairpinned packets go back to a LAN.
+			this.#flush();
+			if (this.barrier.ailing) this.barrier.passed(p.name);
+		} catch (error) {
+			this.#lose(n);
+			this.barrier.failed(p.name, error);
+		}
 		return count;
+	}
+
+	/** A batch has thrown, which came from LAN port `came` or the WAN (-1): its frames, and what is queued anywhere, are lost. */
+	#lose(came: number): void {
+		const { dropLog, now } = this.context;
+		const reason = REASON["internal-error"];
+		const ofBatch = this.#untranslated;
+		this.#untranslated = 0;
+		for (let n = 0; n < ofBatch; n++) dropLog.add(reason, this.#rx[n * 2], came, now);
+		for (const p of [this.wan, ...this.lan]) {
+			const { queue } = p.link;
+			for (let n = 0; n < queue.count; n++) {
+				const slot = queue.pairs[n * 2];
+				// Those of the batch have been counted.
+				if (ofBatch === 0 || slot >= BATCH * SLOT_SIZE) dropLog.add(reason, slot, isLan(p) ? -1 : 0, now);
+			}
+			queue.count = 0;
+		}
 	}
 
 	#outboundImpaired(count: number, port: number): void {
@@ -1384,12 +1538,21 @@ export class Engine {
 	#breatheWan(): number {
 		const meter = this.meter;
 		const t0 = meter === null ? 0 : native.nanoseconds();
-		const count = this.#receive(this.wan);
-		if (count === 0) return 0;
-		const t1 = meter === null ? 0 : native.nanoseconds();
-		this.#fast.inbound(this.#rx, count);
-		if (meter !== null) this.#measure(meter, count, t0, t1);
-		this.#flush();
+		let count = 0;
+		try {
+			count = this.#receive(this.wan);
+			if (count === 0) return 0;
+			this.#untranslated = count;
+			const t1 = meter === null ? 0 : native.nanoseconds();
+			this.#fast.inbound(this.#rx, count);
+			this.#untranslated = 0;
+			if (meter !== null) this.#measure(meter, count, t0, t1);
+			this.#flush();
+			if (this.barrier.ailing) this.barrier.passed(this.wan.name);
+		} catch (error) {
+			this.#lose(-1);
+			this.barrier.failed(this.wan.name, error);
+		}
 		return count;
 	}
 
@@ -1429,6 +1592,17 @@ export class Engine {
 		for (let n = 0; n < this.lan.length; n++) if (this.lan[n].link.queue.count > 0) this.#send(this.lan[n]);
 	}
 
+	/** Sends what is queued besides a batch: what the kernel's news or a second's work has released. */
+	#flushRest(): void {
+		try {
+			this.#flush();
+			if (this.barrier.ailing) this.barrier.passed("send");
+		} catch (error) {
+			this.#lose(-1);
+			this.barrier.failed("send", error);
+		}
+	}
+
 	/** The WAN's last gate: no frame leaves whose source is not one of our addresses. */
 	#sendWan(): void {
 		if (!sourcesAreOurs(this.context)) this.#dropLeaks();
@@ -1454,9 +1628,9 @@ export class Engine {
 	#send(p: Port): void {
 		const { queue } = p.link;
 		const total = queue.count;
-		queue.count = 0;
 		if (p.driver === null) {
 			this.#unsent(p, REASON["send-refused"], 0, total);
+			queue.count = 0;
 			return;
 		}
 		const meter = this.meter;
@@ -1468,6 +1642,7 @@ export class Engine {
 			if (sent < count)
 				this.#unsent(p, native.sendErrno() === 0 ? REASON["queue-full"] : REASON["send-refused"], from + sent, count - sent);
 		}
+		queue.count = 0;
 		if (meter !== null) meter.ioNs += native.nanoseconds() - t0;
 	}
 

@@ -7,6 +7,7 @@ import type { Plan } from "./config/plan.ts";
 import { ControlError } from "./control/client.ts";
 import { COMMANDS, type Command, flushOutput, type Line, parseLine, SOCKET, UsageError } from "./control/commands.ts";
 import { helpOn, helpText } from "./control/help.ts";
+import { Lines } from "./control/lines.ts";
 import { LEVELS, type Level, Log } from "./control/log.ts";
 import { selftest } from "./control/selftest.ts";
 import { cleanup } from "./daemon/cleanup.ts";
@@ -33,7 +34,10 @@ function readPlan(path: string): Plan | null {
 function openLog({ options }: Line): Log {
 	const level = options.get("--log") ?? "info";
 	if (!Object.hasOwn(LEVELS, level)) throw new UsageError(`'${level}' is not a level of the log`);
-	if (!options.has("--syslog")) return new Log((_, text) => err(`masqd: ${text}\n`), level as Level);
+	if (!options.has("--syslog")) {
+		const lines = new Lines(2);
+		return new Log((_, text) => lines.write(`masqd: ${text}`), level as Level);
+	}
 	native.syslogOpen("masqd");
 	return new Log(native.syslogWrite, level as Level);
 }
@@ -68,12 +72,16 @@ function run(line: Line): number {
 		return 1;
 	}
 	for (const w of engine.warnings) log.say("warning", w);
-	out(`masqd: ready: ${engine.describe()}\n`);
+	new Lines(1).write(`masqd: ready: ${engine.describe()}`);
 	try {
 		engine.run();
-	} finally {
-		engine.stop();
+	} catch (error) {
+		// A fault of ours opens nothing: what keeps the LAN in stays for the successor.
+		engine.abandon();
+		log.say("error", `masqd ends, guard and settings stay: ${(error as Error).message}`);
+		return 1;
 	}
+	engine.stop();
 	return 0;
 }
 

@@ -143,6 +143,10 @@ export interface StatusReply {
 	/** Packets that the nft guard dropped, by rule; `leak` must be 0. Null if the guard can not be read. */
 	guard: Record<string, number> | null;
 	warnings: string[];
+	/** Steps of the daemon's loop that have thrown, how often, and the last message; `internal`: not only for the system's refusal. */
+	internalErrors: { step: string; count: number; last: string; internal: boolean }[];
+	/** Lines of the log that were lost because nobody took them. */
+	logLost: number;
 	/** Resident memory in kB. */
 	rssKb: number;
 	/** Only with MASQD_METER=1. */

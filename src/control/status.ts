@@ -89,6 +89,8 @@ export function* status(engine: Engine): Generator<undefined, StatusReply> {
 		}),
 		guard: nft.guard,
 		warnings: said,
+		internalErrors: engine.barrier.failures(),
+		logLost: engine.log.lost,
 		rssKb: residentKb(),
 		meter: engine.meter,
 	};

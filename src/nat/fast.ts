@@ -12,6 +12,8 @@
  * is, if it is in the subnet that this port alone has, else the host's record. An inbound packet is never of a session between two inside hosts, whose peer is
  * one of our own addresses.
  *
+ * Room in a queue is asked for once a batch ({@link Queue.takes}): what the rare code pushes leaves a batch's room free.
+ *
  * Checksums: the delta of the address pair is `delta & 0xffff`, with the ports `delta >>> 16`; inbound is the ones-complement of both. A partial checksum
  * (virtio flag) holds the pseudo-header sum only, not complemented, so it takes the address delta and no ports.
  */
@@ -65,6 +67,7 @@ import {
 import { HEADER_SHIFT, HOST_TAG } from "../packet/link-header.ts";
 import { type Context, HAIRPIN } from "./context.ts";
 import type { Rare } from "./rare.ts";
+import { REASON } from "./reason.ts";
 
 /** The two batch functions. */
 export interface Fast {
@@ -88,7 +91,14 @@ export function makeFast(c: Context, rare: Rare): Fast {
 	var chainShift = table.shift;
 	var hostWords = c.hosts.W;
 
-	function outbound(rx: Int32Array, count: number, port: number): void {
+	/** Drops the frames of a batch from number `from` on: their port's queue has no room, because what was there before has not been sent. */
+	function refuse(rx: Int32Array, from: number, count: number, port: number): void {
+		for (let n = from; n < count; n++) c.dropLog.add(REASON["queue-full"], rx[n * 2], port, c.now);
+	}
+
+	function outbound(rx: Int32Array, frames: number, port: number): void {
+		var count = c.wan.queue.takes(frames);
+		if (count < frames) refuse(rx, count, frames, port);
 		var P = c.views.P;
 		var H = c.views.H;
 		var t = T0;
@@ -286,7 +296,10 @@ export function makeFast(c: Context, rare: Rare): Fast {
 		c.forwardedOut += count - skipped;
 	}
 
-	function inbound(rx: Int32Array, count: number): void {
+	function inbound(rx: Int32Array, frames: number): void {
+		var count = frames;
+		for (let n = 0; n < c.lan.length; n++) count = c.lan[n].queue.takes(count);
+		if (count < frames) refuse(rx, count, frames, -1);
 		var P = c.views.P;
 		var H = c.views.H;
 		var t = T0;

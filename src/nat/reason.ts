@@ -82,6 +82,11 @@ export const REASONS = [
 	["not-ours", "The destination is not one of our external addresses.", "None needed."],
 	["queue-full", "The send buffer of the port was full.", "None needed: the link is slower than its senders."],
 	["send-refused", "The kernel refused to send the frame.", "Look at the port's state in masqd status."],
+	[
+		"internal-error",
+		"An exception inside masqd cost the frame's batch.",
+		"Please report this with the lines of the log: it is a bug in masqd.",
+	],
 	["leak", "A frame without one of our addresses reached the WAN port.", "Please report this: it is a bug in masqd."],
 ] as const satisfies readonly (readonly [string, string, string])[];
 

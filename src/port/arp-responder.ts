@@ -37,7 +37,12 @@ export class ArpResponder {
 				return;
 			}
 			if (length <= 0) return;
-			if (arpReply(frame, length, owned, this.#mac)) native.write(this.fd, this.#buffer, 0, length);
+			if (!arpReply(frame, length, owned, this.#mac)) continue;
+			try {
+				native.write(this.fd, this.#buffer, 0, length);
+			} catch {
+				// The device has just gone down, or takes no more: whoever asks asks again.
+			}
 		}
 	}
 

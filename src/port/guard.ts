@@ -284,6 +284,11 @@ export function installGuard(io: GuardIo, g: GuardFacts): { addressTest: Address
 	throw new Error(`install the guard table: nft: ${refusal}`);
 }
 
+/** Whether there is a guard, a dead predecessor's. Throws the native error if there is no nft. */
+export function guardPresent(io: GuardIo): boolean {
+	return `\n${nft(io, ["nft", "list", "tables", "inet"], "").output}\n`.includes(`\ntable ${GUARD_TABLE}\n`);
+}
+
 /** Removes the guard; false if there was none. Throws Error with nft's own words if it refuses. */
 export function removeGuard(io: GuardIo): boolean {
 	const { status, output } = nft(io, ["nft", "-f", "-"], `delete table ${GUARD_TABLE}\n`);

@@ -53,6 +53,8 @@ export const MASQD_PROTOCOL = 109;
 
 /** How long a request may go unanswered, in milliseconds. */
 const ANSWER_MS = 2000;
+/** Milliseconds until what could not be listed is tried again. */
+const RETRY_MS = 500;
 /** Attempts at a dump that the kernel marks as interrupted by a change; the last one is taken as it is. */
 const DUMP_ATTEMPTS = 4;
 /** The kernel fills datagrams of at most 32 KiB, one page less its own header. */
@@ -233,6 +235,10 @@ export class KernelView {
 	#routeSignature = "";
 	#ruleSignature = "";
 
+	/** What has changed since the last {@link drain} that went well. */
+	#changes = noChanges();
+	/** Notifications were lost: everything has to be listed again. */
+	#allStale = false;
 	#routesStale = false;
 	#rulesStale = false;
 	#dumpNotBefore = 0;
@@ -348,39 +354,51 @@ export class KernelView {
 
 	/**
 	 * Reads the notifications that have come and brings the mirror up to date. Only what really differs is reported: a DHCP
-	 * renewal of the same address is no change. Call it when {@link fd} is readable and at {@link pendingAt}.
+	 * renewal of the same address is no change. Call it when {@link fd} is readable and at {@link pendingAt}. Throws the native error or {@link RtnetlinkError};
+	 * what has changed is reported by the next call then, which {@link pendingAt} asks for.
 	 */
 	drain(): Changes {
-		const changes = noChanges();
-		let overrun = false;
-		for (let datagrams = 0; datagrams < DRAIN_MAX || overrun; datagrams++) {
+		const changes = this.#changes;
+		try {
+			this.#receive(changes);
+			if (this.#allStale) {
+				changes.filters = true;
+				this.#dumpAll(changes);
+				this.#allStale = false;
+			} else this.#dumpStale(changes);
+		} catch (error) {
+			this.#allStale = true;
+			this.#dumpNotBefore = this.#io.now() + RETRY_MS;
+			throw error;
+		}
+		this.#changes = noChanges();
+		return changes;
+	}
+
+	#receive(changes: Changes): void {
+		for (let datagrams = 0; datagrams < DRAIN_MAX || this.#allStale; datagrams++) {
 			let length: number;
 			try {
 				length = this.#io.netlinkReceive(this.#notifications, this.#buffer);
 			} catch (error) {
 				const { code } = error as NativeError;
 				if (code !== "ENOBUFS" && code !== "EMSGSIZE") throw error;
-				overrun = true;
+				this.#allStale = true;
 				continue;
 			}
-			if (length === 0) break;
+			if (length === 0) return;
 			// What is left in the queue after an overrun is older than the dump to come and must not be applied over it.
-			if (overrun) continue;
+			if (this.#allStale) continue;
 			for (const message of parseMessages(this.#buffer, length)) {
-				if (message.kind === "malformed") overrun = true;
+				if (message.kind === "malformed") this.#allStale = true;
 				else this.#apply(message, changes);
 			}
 		}
-		if (overrun) {
-			changes.filters = true;
-			this.#dumpAll(changes);
-		} else this.#dumpStale(changes);
-		return changes;
 	}
 
 	/** Time of `now()` in milliseconds at which {@link drain} wants to be called though {@link fd} is silent; Infinity if it does not. */
 	pendingAt(): number {
-		return this.#routesStale || this.#rulesStale ? this.#dumpNotBefore : Number.POSITIVE_INFINITY;
+		return this.#routesStale || this.#rulesStale || this.#allStale ? this.#dumpNotBefore : Number.POSITIVE_INFINITY;
 	}
 
 	#apply(message: Message, changes: Changes): void {
@@ -498,8 +516,9 @@ export class KernelView {
 
 	#dumpNeighbours(changes: Changes): void {
 		const before = this.#neighbours;
+		const messages = this.#dump("list neighbours", RTM.GETNEIGH, AF_INET);
 		this.#neighbours = new Map();
-		for (const message of this.#dump("list neighbours", RTM.GETNEIGH, AF_INET)) {
+		for (const message of messages) {
 			if (message.kind !== "neighbour") continue;
 			const present = before.get(message.ifindex)?.get(message.address);
 			const unchanged = present !== undefined && present.state === message.state && sameBytes(present.mac, message.mac);
@@ -517,14 +536,14 @@ export class KernelView {
 		const started = this.#io.now();
 		if (started < this.#dumpNotBefore) return;
 		if (this.#routesStale) {
-			this.#routesStale = false;
 			const before = this.#routeSignature;
 			this.#takeRoutes(this.listRoutes());
+			this.#routesStale = false;
 			if (before !== this.#routeSignature) changes.routes = true;
 		}
 		if (this.#rulesStale) {
-			this.#rulesStale = false;
 			this.rules = this.listRules();
+			this.#rulesStale = false;
 			const signature = JSON.stringify(this.rules.map((rule) => ({ ...rule, flags: 0, sequence: 0 })));
 			if (signature !== this.#ruleSignature) changes.rules = true;
 			this.#ruleSignature = signature;
@@ -683,6 +702,7 @@ export class KernelView {
 		const request = encode(sequence);
 		let complete = false;
 		try {
+			if (this.#requests < 0) this.#reopenRequests();
 			this.#io.netlinkSend(this.#requests, request, request.byteLength);
 			const deadline = this.#io.now() + ANSWER_MS;
 			while (!complete) {

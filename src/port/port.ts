@@ -3,10 +3,10 @@
  * Both receive into, and send from, the shared frame buffer (native.d.ts); `ethernet` tells whether slots carry a link header.
  */
 import * as native from "masq:native";
+import { BATCH } from "../nat/context.ts";
 import { socketBuffers } from "./buffers.ts";
 
-/** Frames in one turn: best measured (16: -8 %, 256: worse); fewer while they are large, so that one batch stays in the cache and RSS stays small. */
-export const BATCH = 64;
+/** Frames in one turn while they are large, so that one batch stays in the cache and RSS stays small. */
 export const BATCH_LARGE = 8;
 /** Bytes in the first frames of a batch beyond which the next one is short: more than two full frames of 1500 bytes each on average. */
 const LARGE = 24 * 1024;

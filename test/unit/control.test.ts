@@ -167,6 +167,8 @@ describe("rows", () => {
 				alg: [],
 				guard: { lan_unicast: 2 ** 53, claimed_lan: 2 ** 53, claimed_wan: 2 ** 53, leak: 0 },
 				warnings: [`the wan device ${device} does not exist: masqd waits for it`],
+				internalErrors: [],
+				logLost: 0,
 				rssKb: 2 ** 32,
 				meter: null,
 			}),

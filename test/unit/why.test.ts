@@ -296,6 +296,7 @@ const CASES: Record<ReasonName, Case> = {
 	"not-ours": { in: udp(`${S1}:9`, "203.0.113.99:5"), from: `${S1}:9`, to: "203.0.113.99:5" },
 	"queue-full": { run: byHand("queue-full", udp(`${X}:5`, `${S1}:9`), 0), from: `${X}:5`, to: `${S1}:9` },
 	"send-refused": { run: byHand("send-refused", udp(`${X}:5`, `${S1}:9`), 0), from: `${X}:5`, to: `${S1}:9` },
+	"internal-error": { run: byHand("internal-error", udp(`${H1}:5`, `${S1}:9`), 0), from: `${H1}:5`, to: `${S1}:9` },
 	leak: { run: byHand("leak", udp(`${H1}:5`, `${S1}:9`), 0), from: `${H1}:5`, to: `${S1}:9` },
 };
 
