@@ -21,7 +21,7 @@ import { Watch } from "./control/watch.ts";
 import { Barrier } from "./daemon/barrier.ts";
 import { loadPlan } from "./load.ts";
 import { Admission, EXPIRE_BUDGET } from "./nat/admission.ts";
-import { makeAlgCounts } from "./nat/alg.ts";
+import { ALG_BYTES, makeAlgCounts } from "./nat/alg.ts";
 import {
 	BATCH,
 	BLOCK,
@@ -368,7 +368,7 @@ export class Engine {
 		this.context.policy = this.#policy(plan, image === null ? 0 : image.addresses[0], image?.addresses ?? new Int32Array(0));
 		this.admission = new Admission(this.context);
 		this.#errors = new IcmpSender(this.context);
-		this.#rare = new Rare(this.context, this.admission, this.#errors);
+		this.#rare = new Rare(this.context, this.admission, this.#errors, mapOrMemory(`${paths.state}.ftp`, ALG_BYTES).memory);
 		this.#own = makeFast(this.context, this.#rare);
 		this.#fast = this.#own;
 		this.watch = new Watch(this.context, native.wallClock);
@@ -918,6 +918,7 @@ export class Engine {
 	/** Goes on with the sessions that a predecessor left, or begins with none. Returns true if there was one. */
 	#takeOver(): boolean {
 		const { table, context } = this;
+		this.#rare.takeOver(this.#boot);
 		const state = this.#state as State;
 		this.#state = null;
 		let { refused } = state;

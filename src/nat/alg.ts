@@ -10,7 +10,9 @@
  *
  * Rewritten lines have other lengths: edited-stream.ts keeps both sides' numbers apart. TLS (AUTH, RFC 4217) and what is no FTP is not read, and when nothing had
  * been rewritten before, the session becomes an ordinary one. The memory is a fixed number of connections, taken with their first line; when all are in use
- * a new connection is left alone. It does not outlive the process: a session restored without MOVED is read on from its next segment, one with it can not go on.
+ * a new connection is left alone. The memory may be a file's, and then a successor goes on with what it holds. What a segment changes is kept in a second
+ * place while it is worked through, so that one that a kill has cut short, which has not been sent, has changed nothing. A session with MOVED whose numbers
+ * are lost all the same cannot go on: its host hears a reset.
  */
 import {
 	EXTERNAL_SHIFT,
@@ -44,8 +46,9 @@ import {
 import { HOST_HEADERS, headerTag } from "../packet/link-header.ts";
 import { LINE_MAX, mayBeFtp, mayMatter, readCommand, readReply } from "./alg-ftp.ts";
 import type { Context } from "./context.ts";
-import { EditedStream } from "./edited-stream.ts";
+import { EditedStream, STREAM_BYTES } from "./edited-stream.ts";
 import { REASON, type ReasonName } from "./reason.ts";
+import { sessionReset } from "./tcp-reset.ts";
 
 /** Most control connections that are read at a time. */
 const CONNECTIONS = 64;
@@ -84,44 +87,108 @@ export function makeAlgCounts(): Float64Array {
 	return new Float64Array(ALG_NOTES.length);
 }
 
+/** Words of the memory: header, a connection each with its stream, and one as it was before the segment in hand. */
+const MAGIC = 0x46545031;
+const H_MAGIC = 0;
+const H_BOOT = 1;
+/** Number of the connection, plus one, that a segment is being worked through for; 0: none. */
+const H_BUSY = 5;
+const HEADER_BYTES = 32;
+/** A connection: the record's first words to know it by, flags, and what a segment is compared with. */
+const K_INSIDE = 0;
+const K_PEER = 1;
+const K_OUT = 2;
+const K_IN = 3;
+const K_FLAGS = 4;
+/** Original number after an AUTH that was sent and not answered. */
+const K_ASKED_END = 5;
+/** The last segment beyond a gap, and how often it has come. */
+const K_GAP = 6;
+const K_GAPS = 7;
+/** The peer's last window, as loaded. */
+const K_WINDOW = 8;
+const CONNECTION_BYTES = 48;
+const ENTRY_BYTES = CONNECTION_BYTES + STREAM_BYTES;
+
+/** Flags: the entry is somebody's. */
+const TAKEN = 1;
+const FROM_CLIENT = 4;
+/** Lines are read. */
+const READING = 8;
+/** The first line has been seen. */
+const BEGUN = 16;
+/** The next byte is not the first of a line. */
+const MID_LINE = 32;
+/** AUTH has been sent and not answered: whether the rest is plain is not known. */
+const ASKED = 64;
+
+/** Bytes of memory that {@link FtpAlg} needs. */
+export const ALG_BYTES = HEADER_BYTES + (CONNECTIONS + 1) * ENTRY_BYTES;
+
 /** A control connection being read. */
 class Connection {
-	readonly stream = new EditedStream();
-	/** Whose it is: record number, and the record's first words to know it by. */
-	record = 0;
-	inside = 0;
-	peer = 0;
-	out = 0;
-	in = 0;
-	fromClient = false;
-	/** Lines are read. */
-	reading = false;
-	/** The first line has been seen. */
-	begun = false;
-	/** The next byte is not the first of a line. */
-	midLine = false;
-	/** AUTH has been sent and not answered: whether the rest is plain is not known. */
-	asked = false;
-	/** Original number after that AUTH. */
-	askedEnd = 0;
-	/** The last segment beyond a gap, and how often it has come. */
-	gap = 0;
-	gaps = 0;
-	/** The peer's last window, as loaded. */
-	window = WINDOW;
+	readonly stream: EditedStream;
+	/** Its words. */
+	readonly W: Int32Array;
+
+	constructor(memory: ArrayBuffer, at: number) {
+		this.W = new Int32Array(memory, at, CONNECTION_BYTES >> 2);
+		this.stream = new EditedStream(memory, at + CONNECTION_BYTES);
+	}
+
+	is(flag: number): boolean {
+		return (this.W[K_FLAGS] & flag) !== 0;
+	}
+
+	mark(flag: number, on: boolean): void {
+		if (on) this.W[K_FLAGS] |= flag;
+		else this.W[K_FLAGS] &= ~flag;
+	}
 }
 
 /** The gateway. `s` is a slot's byte offset, `header` the bytes of the IP header, `length` those of the packet. */
 export class FtpAlg {
 	readonly #c: Context;
-	readonly #connections: Connection[] = [];
+	readonly #header: Int32Array;
+	readonly #B: Uint8Array;
+	readonly #connections: readonly Connection[];
 	/** End of the payload being edited, and whether its bytes have changed. */
 	#end = 0;
 	#changed = false;
 	readonly #line = new Uint8Array(LINE_MAX + 32);
 
-	constructor(c: Context) {
+	/** `memory` is a file's if connections are to outlive the process; {@link takeOver} is to be called before anything else then. */
+	constructor(c: Context, memory: ArrayBuffer = new ArrayBuffer(ALG_BYTES)) {
 		this.#c = c;
+		this.#header = new Int32Array(memory, 0, HEADER_BYTES >> 2);
+		this.#B = new Uint8Array(memory, 0, ALG_BYTES);
+		this.#connections = Array.from({ length: CONNECTIONS }, (_, n) => new Connection(memory, HEADER_BYTES + n * ENTRY_BYTES));
+	}
+
+	/** Goes on with what the memory holds, or begins anew; `boot` identifies this boot of the machine, four words. */
+	takeOver(boot: Int32Array): void {
+		const known = this.#header[H_MAGIC] === MAGIC && boot.every((word, n) => this.#header[H_BOOT + n] === word);
+		const busy = this.#header[H_BUSY];
+		if (known && busy > 0 && busy <= CONNECTIONS) {
+			const before = HEADER_BYTES + CONNECTIONS * ENTRY_BYTES;
+			this.#B.copyWithin(HEADER_BYTES + (busy - 1) * ENTRY_BYTES, before, before + ENTRY_BYTES);
+		}
+		this.#header[H_BUSY] = 0;
+		for (const k of this.#connections) if (!known || !k.stream.sound) k.W[K_FLAGS] = 0;
+		this.#header.set(boot, H_BOOT);
+		this.#header[H_MAGIC] = MAGIC;
+	}
+
+	/** Until {@link #done} a kill leaves connection `k` as it is now. */
+	#begin(k: Connection): void {
+		const n = this.#connections.indexOf(k);
+		const from = HEADER_BYTES + n * ENTRY_BYTES;
+		this.#B.copyWithin(HEADER_BYTES + CONNECTIONS * ENTRY_BYTES, from, from + ENTRY_BYTES);
+		this.#header[H_BUSY] = n + 1;
+	}
+
+	#done(): void {
+		this.#header[H_BUSY] = 0;
 	}
 
 	/** A SYN that opens (or opens again) session `i`: marks the sessions that are to be read. */
@@ -132,24 +199,24 @@ export class FtpAlg {
 		if (fromInside ? secondOf(T[e + R_OUT]) !== CONTROL : firstOf(T[e + R_OUT]) !== CONTROL && secondOf(T[e + R_IN]) !== CONTROL) return;
 		T[e + R_META] = (T[e + R_META] & ~MOVED) | TENDED;
 		const known = this.#find(i);
-		if (known !== null) known.record = 0;
+		if (known !== null) known.W[K_FLAGS] = 0;
 	}
 
-	#alive(k: Connection): boolean {
-		const { T } = this.#c.table;
-		const e = k.record << 4;
-		return (
-			k.record !== 0 &&
-			(T[e + R_META] & TENDED) !== 0 &&
-			T[e] === k.inside &&
-			T[e + R_PEER] === k.peer &&
-			T[e + R_OUT] === k.out &&
-			T[e + R_IN] === k.in
-		);
+	/** Record number of a connection's session, 0 if it is gone. */
+	#recordOf({ W }: Connection): number {
+		const { table } = this.#c;
+		if ((W[K_FLAGS] & TAKEN) === 0) return 0;
+		const i = table.findOut(TCP, W[K_INSIDE], W[K_PEER], W[K_OUT]);
+		return i !== 0 && table.T[(i << 4) + R_IN] === W[K_IN] && (table.T[(i << 4) + R_META] & TENDED) !== 0 ? i : 0;
 	}
 
 	#find(i: number): Connection | null {
-		for (const k of this.#connections) if (k.record === i && this.#alive(k)) return k;
+		const { T } = this.#c.table;
+		const e = i << 4;
+		for (const k of this.#connections) {
+			const { W } = k;
+			if (W[K_OUT] === T[e + R_OUT] && W[K_PEER] === T[e + R_PEER] && W[K_INSIDE] === T[e] && this.#recordOf(k) === i) return k;
+		}
 		return null;
 	}
 
@@ -157,30 +224,24 @@ export class FtpAlg {
 	#take(i: number, seq: number): Connection | null {
 		const { table } = this.#c;
 		const e = i << 4;
-		const own = this.#connections.filter((one) => one.inside === table.T[e] && this.#alive(one));
-		let k = own.length < PER_HOST ? this.#connections.find((one) => !this.#alive(one)) : undefined;
-		if (k === undefined && own.length < PER_HOST && this.#connections.length < CONNECTIONS) {
-			k = new Connection();
-			this.#connections.push(k);
-		}
-		k ??= (own.length < PER_HOST ? this.#connections : own).find((one) => [TCP_CLOSING, TCP_RESET].includes(table.state(one.record)));
+		const finished = (k: Connection) => [TCP_CLOSING, TCP_RESET].includes(table.state(this.#recordOf(k)));
+		const own = this.#connections.filter((one) => one.W[K_INSIDE] === table.T[e] && this.#recordOf(one) !== 0);
+		const free = own.length < PER_HOST ? this.#connections.find((one) => this.#recordOf(one) === 0) : undefined;
+		const k = free ?? (own.length < PER_HOST ? this.#connections : own).find(finished);
 		if (k === undefined) return null;
-		k.record = i;
-		k.inside = table.T[e];
-		k.peer = table.T[e + R_PEER];
-		k.out = table.T[e + R_OUT];
-		k.in = table.T[e + R_IN];
-		k.fromClient = secondOf(k.out) === CONTROL;
-		k.reading = true;
-		k.begun = false;
-		k.midLine = false;
-		k.asked = false;
-		k.gaps = 0;
-		k.window = WINDOW;
+		this.#begin(k);
+		const { W } = k;
+		W[K_INSIDE] = table.T[e];
+		W[K_PEER] = table.T[e + R_PEER];
+		W[K_OUT] = table.T[e + R_OUT];
+		W[K_IN] = table.T[e + R_IN];
+		W[K_GAPS] = 0;
+		W[K_WINDOW] = WINDOW;
 		// The peer has acknowledged the SYN and nothing else yet.
 		const expected = swap32(table.T[e + R_ACK_IN]);
 		const ahead = (seq - expected) | 0;
 		k.stream.reset(expected !== 0 && ahead > -0x10000 && ahead < 0x10000 ? expected : seq);
+		W[K_FLAGS] = TAKEN | READING | (secondOf(W[K_OUT]) === CONTROL ? FROM_CLIENT : 0);
 		return k;
 	}
 
@@ -189,7 +250,7 @@ export class FtpAlg {
 		const { table, now16 } = this.#c;
 		table.T[(i << 4) + R_META] &= ~TENDED;
 		if (table.state(i) === TCP_TENDED) table.setState(i, TCP_ESTABLISHED, now16);
-		if (k !== null) k.record = 0;
+		if (k !== null) k.W[K_FLAGS] = 0;
 	}
 
 	#note(note: Note): void {
@@ -208,6 +269,16 @@ export class FtpAlg {
 	 * A segment from inside of a TENDED session, without SYN, not translated yet. Rewrites it in its slot; returns its length now, 0 if it was dealt with.
 	 */
 	outbound(i: number, s: number, header: number, length: number): number {
+		const k = this.#find(i);
+		if (k === null && this.#c.table.T[(i << 4) + R_META] & MOVED) return this.#lost(i, s, 0);
+		if (k !== null) this.#begin(k);
+		const sent = this.#outbound(i, k, s, header, length);
+		this.#done();
+		if ((k ?? this.#find(i))?.stream.moved) this.#c.table.T[(i << 4) + R_META] |= MOVED;
+		return sent;
+	}
+
+	#outbound(i: number, k: Connection | null, s: number, header: number, length: number): number {
 		const c = this.#c;
 		const { P, H, B } = c.views;
 		const w = (s + SLOT_IP + header) >> 2;
@@ -216,11 +287,7 @@ export class FtpAlg {
 		if (offset < 20 || payload < 0) return this.#drop("bad-transport", s);
 		const fin = (swap16(H[(w << 1) + 6]) & FIN) !== 0;
 		const seq = swap32(P[w + 1]) | 0;
-		let k = this.#find(i);
-		if (k === null) {
-			if (c.table.T[(i << 4) + R_META] & MOVED) return this.#drop("tcp-no-session", s);
-			if (payload === 0) return length;
-		}
+		if (k === null && payload === 0) return length;
 		if (payload === 0 && k !== null && !(fin && k.stream.heldLength > 0)) {
 			if (k.stream.moved) this.#renumber(s, w, k.stream.toPeer(seq));
 			return length;
@@ -250,9 +317,8 @@ export class FtpAlg {
 			this.#changed = held > 0;
 			sent = stream.render(seq, payload - held, at, this.#splice);
 		} else sent = this.#read(k, seq, at, fin);
-		k.gaps = 0;
-		if (stream.moved) c.table.T[(i << 4) + R_META] |= MOVED;
-		else if (!k.reading && !k.asked) this.#release(i, k);
+		k.W[K_GAPS] = 0;
+		if (!stream.moved && !k.is(READING | ASKED)) this.#release(i, k);
 		if (this.#end === at && payload > 0 && !fin) return this.#answer(k, s, header, offset);
 		if (!this.#changed) {
 			if (sent !== seq) this.#renumber(s, w, sent);
@@ -279,11 +345,12 @@ export class FtpAlg {
 
 	/** True if the segment at `seq` must wait for the one before it. Where that never comes (we missed it), the connection is not read any more. */
 	#isGap(k: Connection, seq: number): boolean {
-		if (!k.reading) return false;
-		k.gaps = k.gap === seq ? k.gaps + 1 : 1;
-		k.gap = seq;
-		if (k.gaps < GAPS || k.stream.heldLength > 0) return true;
-		k.reading = false;
+		const { W } = k;
+		if (!k.is(READING)) return false;
+		W[K_GAPS] = W[K_GAP] === seq ? W[K_GAPS] + 1 : 1;
+		W[K_GAP] = seq;
+		if (W[K_GAPS] < GAPS || k.stream.heldLength > 0) return true;
+		k.mark(READING, false);
 		return false;
 	}
 
@@ -331,14 +398,14 @@ export class FtpAlg {
 		// Beyond a gap that never closed nothing is known of the bytes between.
 		if (((first - stream.next) | 0) > 0) stream.next = first;
 		const repeated = (stream.next - first) | 0;
-		if (k.reading) this.#lines(k, at + repeated, fin, answered);
+		if (k.is(READING)) this.#lines(k, at + repeated, fin, answered);
 		else this.#pass(k, at + repeated, this.#end);
 		return stream.render(first, repeated, at, this.#splice);
 	}
 
 	/** Takes note of bytes that go as they are. */
 	#pass(k: Connection, from: number, to: number): void {
-		if (to > from) k.midLine = this.#c.views.B[to - 1] !== LINE_FEED;
+		if (to > from) k.mark(MID_LINE, this.#c.views.B[to - 1] !== LINE_FEED);
 		k.stream.next = (k.stream.next + to - from) | 0;
 	}
 
@@ -352,13 +419,13 @@ export class FtpAlg {
 			const complete = stop < this.#end;
 			if (complete) stop++;
 			const size = stop - at;
-			const text = k.midLine ? "" : this.#text(at, Math.min(size, LINE_MAX));
-			if (!k.begun && !k.midLine) {
-				k.begun = complete;
-				k.reading = mayBeFtp(text, k.fromClient);
+			const text = k.is(MID_LINE) ? "" : this.#text(at, Math.min(size, LINE_MAX));
+			if (!k.is(BEGUN | MID_LINE)) {
+				k.mark(BEGUN, complete);
+				k.mark(READING, mayBeFtp(text, k.is(FROM_CLIENT)));
 			}
-			if (!k.midLine && k.reading) {
-				if (!complete && !fin && size < LINE_MAX && mayMatter(text, k.fromClient)) {
+			if (!k.is(MID_LINE) && k.is(READING)) {
+				if (!complete && !fin && size < LINE_MAX && mayMatter(text, k.is(FROM_CLIENT))) {
 					stream.held.set(B.subarray(at, stop));
 					stream.heldLength = size;
 					stream.next = (stream.next + size) | 0;
@@ -383,7 +450,7 @@ export class FtpAlg {
 				stream.add(stream.next, kept, answered, B, at, kept);
 				answered = 0;
 			}
-			const to = k.reading ? stop : this.#end;
+			const to = k.is(READING) ? stop : this.#end;
 			this.#pass(k, at, to);
 			at = to;
 		}
@@ -401,23 +468,24 @@ export class FtpAlg {
 	/** What is sent for a whole line, null if the line itself. Expects the session that it announces. */
 	#announced(k: Connection, line: string): string | null {
 		const c = this.#c;
-		if (k.fromClient ? /^AUTH /i.test(line) : line.startsWith("234")) {
-			k.asked = k.fromClient;
-			k.askedEnd = (k.stream.next + line.length) | 0;
-			k.reading = false;
+		const { W } = k;
+		if (k.is(FROM_CLIENT) ? /^AUTH /i.test(line) : line.startsWith("234")) {
+			k.mark(ASKED, k.is(FROM_CLIENT));
+			W[K_ASKED_END] = k.stream.next + line.length;
+			k.mark(READING, false);
 			return null;
 		}
-		const found = k.fromClient ? readCommand(line) : readReply(line);
+		const found = k.is(FROM_CLIENT) ? readCommand(line) : readReply(line);
 		if (found === null || !c.policy.algFtp) return null;
-		const external = (c.table.T[(k.record << 4) + R_META] >> EXTERNAL_SHIFT) & 0xff;
+		const external = (c.table.T[(this.#recordOf(k) << 4) + R_META] >> EXTERNAL_SHIFT) & 0xff;
 		const address = addressValue(c.externals.A[external]);
 		// A server that was told its external address, and has forwards of its own.
 		if (found.address === address) return null;
-		if (found.address !== null && found.address !== addressValue(k.inside)) this.#note("ftp-foreign-address");
+		if (found.address !== null && found.address !== addressValue(W[K_INSIDE])) this.#note("ftp-foreign-address");
 		else if (found.port < FIRST_PORT) this.#note("ftp-low-port");
 		else {
 			const room = k.stream.hasRoom;
-			const port = room ? c.expectations.expect(TCP, k.peer, external, k.inside, swap16(found.port), c.now, c.random()) : -1;
+			const port = room ? c.expectations.expect(TCP, W[K_PEER], external, W[K_INSIDE], swap16(found.port), c.now, c.random()) : -1;
 			if (port >= 0) {
 				const changed = found.line(address, swap16(port));
 				if (changed === line) return null;
@@ -455,7 +523,7 @@ export class FtpAlg {
 		P[l4 + 1] = P[l4 + 2];
 		P[l4 + 2] = swap32(k.stream.answer);
 		B[ip + 33] = ACK;
-		H[(l4 << 1) + 7] = k.window;
+		H[(l4 << 1) + 7] = k.W[K_WINDOW];
 		P[l4 + 4] = 0;
 		for (let at = ip + 40; at < ip + total && B[at] !== 0; ) {
 			const size = B[at] === 1 ? 1 : B[at + 1];
@@ -468,10 +536,27 @@ export class FtpAlg {
 			at += size;
 		}
 		H[(l4 << 1) + 8] = this.#sum(s, 20, total) ^ 0xffff;
-		const host = c.table.T16[(k.record << 5) + R_HOST];
+		if (this.#toInside(this.#recordOf(k), s, total)) c.forwardedIn++;
+		return 0;
+	}
+
+	/** Queues the frame in slot `s` for the inside host of session `i`. */
+	#toInside(i: number, s: number, length: number): boolean {
+		const c = this.#c;
+		const host = c.table.T16[(i << 5) + R_HOST];
 		const lan = c.lan[(c.hosts.W[host * 4 + HOST_PLACE] >>> HOST_PORT_SHIFT) & 0xff];
-		if (!lan.queue.push(s, total, headerTag(HOST_HEADERS + host))) return this.#drop("queue-full", s);
-		c.forwardedIn++;
+		if (lan.queue.push(s, length, headerTag(HOST_HEADERS + host))) return true;
+		this.#drop("queue-full", s);
+		return false;
+	}
+
+	/** A segment, in slot `s` and from port `port`, of a session whose numbers are lost: its host is told by a reset in place of it. */
+	#lost(i: number, s: number, port: number): 0 {
+		const c = this.#c;
+		this.#drop("tcp-no-session", s, port);
+		const length = sessionReset(c, i, s);
+		c.table.setState(i, TCP_RESET, c.now16);
+		if (length > 0 && this.#toInside(i, s, length)) c.resetsSent++;
 		return 0;
 	}
 
@@ -486,19 +571,22 @@ export class FtpAlg {
 		const word = swap16(H[l4 + 6]);
 		const offset = (word >> 12) * 4;
 		const k = this.#find(i);
-		const lost = k === null && (table.T[(i << 4) + R_META] & MOVED) !== 0;
-		if (lost || offset < 20 || header + offset > length) {
-			this.#drop(lost ? "tcp-no-session" : "bad-transport", s, -1);
+		if (offset < 20 || header + offset > length) {
+			this.#drop("bad-transport", s, -1);
+			return false;
+		}
+		if (k === null && (table.T[(i << 4) + R_META] & MOVED) !== 0) {
+			this.#lost(i, s, -1);
 			return false;
 		}
 		if (k === null || (word & ACK) === 0) return true;
 		const { stream } = k;
-		k.window = H[l4 + 7];
+		k.W[K_WINDOW] = H[l4 + 7];
 		const ack = stream.acknowledged(swap32(P[w + 2]) | 0);
 		const at = s + SLOT_IP + header;
-		if (k.asked && length > header + offset && ((ack - k.askedEnd) | 0) >= 0) this.#askedFor(k, B[at + offset]);
+		if (k.is(ASKED) && length > header + offset && ((ack - k.W[K_ASKED_END]) | 0) >= 0) this.#askedFor(k, B[at + offset]);
 		if (!stream.moved) {
-			if (!k.reading && !k.asked) this.#release(i, k);
+			if (!k.is(READING | ASKED)) this.#release(i, k);
 			return true;
 		}
 		let delta = wordDelta(P[w + 2], swap32(ack));
@@ -516,8 +604,8 @@ export class FtpAlg {
 	#askedFor(k: Connection, digit: number): void {
 		if (digit < 0x31 || digit > 0x35) return;
 		if (digit === 0x31) return;
-		k.asked = false;
-		k.reading = digit > 0x33;
+		k.mark(ASKED, false);
+		k.mark(READING, digit > 0x33);
 	}
 
 	/** Moves the edges of SACK blocks in the TCP options of [at, end). */

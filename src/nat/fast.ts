@@ -414,7 +414,10 @@ export function makeFast(c: Context, rare: Rare): Fast {
 				field = h + 18;
 				v = P[w + 8] >> flagShift;
 				if ((v & 7) !== 0 || f !== TCP_ESTABLISHED) {
-					if (!rare.tcpInbound(i, s, length)) {
+					queue.count = m >> 1;
+					f = rare.tcpInbound(i, s, length) ? 1 : 0;
+					m = queue.count << 1;
+					if (f === 0) {
 						skipped++;
 						continue;
 					}

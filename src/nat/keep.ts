@@ -9,7 +9,6 @@ import {
 	HOST_PLACE,
 	HOST_PORT_SHIFT,
 	HOST_REACHABLE,
-	MOVED,
 	R_HOST,
 	R_IN,
 	R_META,
@@ -103,8 +102,6 @@ export class Keeper {
 		const { table, hosts } = c;
 		const { T, T16 } = table;
 		if (!this.fits(i)) return false;
-		// What the ALG knew of it is lost.
-		if (T[(i << 4) + R_META] & MOVED) return false;
 		const e = i << 4;
 		const meta = T[e + R_META];
 		const n = (meta >> EXTERNAL_SHIFT) & 0xff;

@@ -116,14 +116,20 @@ export class Rare {
 	/** Transport bytes of that datagram. */
 	#hairpinRoom = 0;
 
-	constructor(c: Context, admission: Admission, errors: IcmpSender) {
+	/** `ftpMemory` is a file's if FTP control connections are to outlive the process; {@link takeOver} goes on with what it holds. */
+	constructor(c: Context, admission: Admission, errors: IcmpSender, ftpMemory?: ArrayBuffer) {
 		this.#c = c;
 		this.#admission = admission;
 		this.#errors = errors;
-		this.#ftp = new FtpAlg(c);
+		this.#ftp = new FtpAlg(c, ftpMemory);
 		this.#opening = new Opening(c, admission);
 		this.fragments = new Fragments(c);
 		this.#silence = new Silence(c, this.fragments, errors);
+	}
+
+	/** As {@link FtpAlg.takeOver}. */
+	takeOver(boot: Int32Array): void {
+		this.#ftp.takeOver(boot);
 	}
 
 	/** True if {@link everySecond} has something to wait for. */

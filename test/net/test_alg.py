@@ -1,6 +1,8 @@
 """FTP through the ALG with real programs; what an attacker would like it to do; payloads that are nobody's business (T-6, U-10, U-10a)."""
 
+import os
 import pathlib
+import signal
 import socket
 
 import pytest
@@ -168,6 +170,43 @@ def test_line_in_pieces(bed, nodelay):
 
 
 # ---- what an attacker would like -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("way", ["kill", "relieve", "reload"])
+def test_restarts(make_bed, way):
+    """A control connection with rewritten commands goes on over every kind of restart (W-4), also in the middle of a line."""
+    bed = make_bed(external=(ADDRESSES[1],)).start()
+    pair = Pair(bed)
+    theirs = ADDRESSES[1].replace(".", ",").encode()
+
+    def restart():
+        if way == "reload":
+            bed.masqd("reload")
+            return
+        if way == "kill":
+            bed.daemon.kill()
+        else:
+            os.kill(bed.daemon.pid, signal.SIGUSR1)
+            assert bed.daemon.wait() == 0
+        bed.launch().expect("^masqd: ready:")
+
+    pair.says(b"USER x\r\n")
+    for n in range(4):
+        pair.says(b"PORT 192,168,1,10,200,%d\r\n" % n, b"PORT " + theirs + b",200,%d\r\n" % n)
+        listener = bed.h1.listener(H1, 51200 + n)
+        data = bed.wan.tcp(S1, 0)
+        data.connect((ADDRESSES[1], 51200 + n))
+        inside, _ = listener.accept()
+        restart()
+        pair.replies(b"200 PORT command successful\r\n")
+        pair.says(b"RETR file\r\n")
+        data.sendall(b"content")
+        assert inside.recv(10) == b"content"
+    pair.inside.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    pair.inside.sendall(b"PORT 192,1")
+    restart()
+    pair.says(b"68,1,10,200,9\r\n", b"PORT " + theirs + b",200,9\r\n")
+    pair.replies(b"200 ok\r\n")
 
 
 def test_only_itself_and_no_low_port(bed):

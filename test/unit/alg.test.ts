@@ -1,5 +1,6 @@
 /** The ALGs: what of FTP is rewritten, and how the two sides' sequence numbers stay in step (T-6, U-10, U-10a; RFC 959, RFC 2428, RFC 3022 section 4.5). */
 import { describe, expect, it } from "vitest";
+import { ALG_BYTES } from "../../src/nat/alg.ts";
 import { mayBeFtp, mayMatter, readCommand, readReply } from "../../src/nat/alg-ftp.ts";
 import { EXPECTED_WITHIN } from "../../src/nat/expectations.ts";
 import { type Outcome, Rig, type RigOptions, summary } from "./rig.ts";
@@ -22,7 +23,10 @@ function text(packet: Packet): string {
 
 /** A control connection of H1 (client) to S1, or of S1 to the server H1 behind a forward. */
 class Control {
-	readonly rig: Rig;
+	rig: Rig;
+	readonly #options: RigOptions;
+	/** The ALG's memory, as a kill leaves it. */
+	readonly ftp = new ArrayBuffer(ALG_BYTES);
 	seq = 1000;
 	ack = 5000;
 	readonly #inside: string;
@@ -31,7 +35,9 @@ class Control {
 
 	constructor(o: RigOptions & { server?: boolean; port?: number; external?: string } = {}) {
 		const own = o.external ?? o.wan?.address ?? "203.0.113.1";
-		this.rig = new Rig(o.server ? { ...o, forwards: [{ protocol: 6, first: 2121, inside: H1, insideFirst: 21 }] } : o);
+		const forwards = o.server ? [{ protocol: 6, first: 2121, inside: H1, insideFirst: 21 }] : [];
+		this.#options = { ...o, forwards, ftp: this.ftp };
+		this.rig = new Rig(this.#options);
 		const port = o.port ?? 21;
 		this.#inside = o.server ? `${H1}:21` : `${H1}:50000`;
 		this.#outside = o.server ? `${own}:2121` : `${own}:50000`;
@@ -45,6 +51,13 @@ class Control {
 		this.ack++;
 		if (o.server) this.peer("", {});
 		else this.sends("", {});
+	}
+
+	/** Another process goes on with what this one has left in memory. */
+	restart(): void {
+		this.rig = new Rig({ ...this.#options, from: { image: this.rig.image(), second: this.rig.context.now } });
+		this.rig.margin = false;
+		this.rig.hops.answersInside = true;
 	}
 
 	/** The inside sends; numbers are kept unless given. */
@@ -704,4 +717,103 @@ describe("any segmentation, loss and order", () => {
 			}
 		});
 	}
+});
+
+describe("a control connection over a restart", () => {
+	const port = (n: number) => `PORT 192,168,1,10,200,${n}\r\n`;
+	const rewritten = (line: string) => line.replace("192,168,1,10", LONG.replaceAll(".", ","));
+	const GROWN = 3;
+	const control = () => {
+		const k = new Control({ wan: { address: LONG } });
+		k.sent("USER x\r\n");
+		expect(text(k.sent(port(21)))).toBe(rewritten(port(21)));
+		return k;
+	};
+
+	it("keeps the numbers of both sides in step", () => {
+		const k = control();
+		k.peer("200 ok\r\n", { ack: k.seq + GROWN });
+		for (let n = 1; n < 4; n++) {
+			k.restart();
+			const line = k.sent(port(21 + n));
+			expect([line.seq, text(line)]).toEqual([k.seq - port(21).length + n * GROWN, rewritten(port(21 + n))]);
+			k.restart();
+			expect(k.peer("200 ok\r\n", { ack: k.seq + (n + 1) * GROWN }).ack).toBe(k.seq);
+		}
+		k.rig.verify();
+	});
+
+	it("sends what is repeated as it was sent before", () => {
+		const k = control();
+		k.restart();
+		const again = k.sent(port(21), { seq: k.seq - port(21).length });
+		expect([again.seq, text(again)]).toEqual([k.seq - port(21).length, rewritten(port(21))]);
+	});
+
+	it("still has the beginning of a line that it holds", () => {
+		const k = control();
+		expect(k.sends("PORT 192,168").wan).toEqual([]);
+		k.restart();
+		const rest = k.sent(",1,10,200,30\r\n");
+		expect([rest.seq, text(rest)]).toEqual([k.seq - port(30).length + GROWN, rewritten(port(30))]);
+	});
+
+	it("is as it was before a segment that a kill has cut short", () => {
+		const k = control();
+		k.peer("200 ok\r\n", { ack: k.seq + GROWN });
+		const memory = new Int32Array(k.ftp);
+		const after = k.ftp.slice(0);
+		for (const cut of [port(22), "PORT 192,1", "QUIT\r\n"]) {
+			const { seq } = k;
+			k.sends(cut);
+			// Nothing of it was sent; whatever it had changed by then is half done.
+			const entry = memory.subarray(8, (ALG_BYTES - 32) / 65 / 4 + 8);
+			const before = entry.slice();
+			entry.fill(0x7fffffff, 5);
+			memory[5] = 1;
+			k.restart();
+			expect(entry.slice(4)).toEqual(new Int32Array(after).subarray(8, 8 + entry.length).slice(4));
+			expect(before.length).toBe(entry.length);
+			k.seq = seq;
+			const line = k.sent(port(23));
+			expect([line.seq, text(line)]).toEqual([seq + GROWN, rewritten(port(23))]);
+			new Uint8Array(k.ftp).set(new Uint8Array(after));
+			k.seq = seq;
+		}
+	});
+
+	it("whose memory is lost, damaged or of another boot is reset towards the inside, by both sides' next segment", () => {
+		const damages: ((memory: Int32Array) => void)[] = [
+			(w) => w.fill(0),
+			(w) => w.fill(-1),
+			(w) => w.set([9], 1),
+			// The first connection's: nobody's; an impossible number of edits.
+			(w) => w.set([0], 8 + 4),
+			(w) => w.set([9], 8 + 12 + 2),
+		];
+		for (const damage of damages) {
+			for (const side of ["inside", "peer"]) {
+				const k = control();
+				k.peer("200 ok\r\n", { ack: k.seq + GROWN });
+				k.sends("", {});
+				damage(new Int32Array(k.ftp));
+				k.restart();
+				const outcome =
+					side === "inside" ? k.sends("QUIT\r\n") : k.receives("421 bye\r\n", { seq: k.ack, ack: k.seq + GROWN, flags: "PA" });
+				expect(outcome.wan).toEqual([]);
+				expect(outcome.lan.flat().map((l) => [l.flags, l.seq])).toEqual([["RA", k.ack]]);
+				expect(outcome.drops).toEqual(["tcp-no-session"]);
+			}
+		}
+	});
+
+	it("that needed no change is an ordinary one without the memory", () => {
+		const k = new Control();
+		k.sent("USER x\r\n");
+		k.peer("331 go on\r\n");
+		new Int32Array(k.ftp).fill(0);
+		k.restart();
+		expect(k.sent("PASS y\r\n").seq).toBe(k.seq - 8);
+		k.rig.verify();
+	});
 });

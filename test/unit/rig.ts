@@ -98,6 +98,8 @@ export interface LanOptions {
 }
 
 export interface RigOptions {
+	/** Memory of the FTP ALG, as a predecessor left it; default fresh. */
+	ftp?: ArrayBuffer;
 	sessions?: number;
 	ranges?: PortRange[];
 	wan?: { ethernet?: boolean; mtu?: number; address?: string | null };
@@ -346,7 +348,8 @@ export class Rig {
 		};
 		this.at(o.from?.second ?? 100_000);
 		this.admission = new Admission(this.context);
-		this.rare = new Rare(this.context, this.admission, new IcmpSender(this.context));
+		this.rare = new Rare(this.context, this.admission, new IcmpSender(this.context), o.ftp);
+		if (o.ftp !== undefined) this.rare.takeOver(BOOT);
 		this.fast = makeFast(this.context, this.rare);
 		this.#exempts = o.exempts?.map(net) ?? [];
 		if (image !== null) this.#restore(image);
