@@ -10,7 +10,7 @@ import { Hosts } from "./conntrack/hosts.ts";
 import type { PortRange } from "./conntrack/ports.ts";
 import { HOP_SHIFT, HOST_ADF, HOST_EIF, HOST_PLACE, HOST_PORT_SHIFT, HOST_REACHABLE, R_HOST, R_META, R_PEER } from "./conntrack/record.ts";
 import { type Image, type Restored, restore } from "./conntrack/restore.ts";
-import { PORT_REST, RESTING, stateTimeouts } from "./conntrack/states.ts";
+import { OTHER, PORT_REST, RESTING, stateTimeouts } from "./conntrack/states.ts";
 import { H_CLOCK, layoutTable, Table, type TableLayout } from "./conntrack/table.ts";
 import type { Capture } from "./control/capture.ts";
 import type { Log } from "./control/log.ts";
@@ -52,6 +52,7 @@ import { readdress } from "./nat/readdress.ts";
 import { REASON } from "./nat/reason.ts";
 import { REQUESTED_BYTES, Requested } from "./nat/requested.ts";
 import { sessionReset } from "./nat/tcp-reset.ts";
+import { yieldToRouter } from "./nat/yielding.ts";
 import { dumpPrograms } from "./offload/dump.ts";
 import { CAP_BPF, CAP_PERFMON, Offload, OffloadError, type OffloadStatus, obstacleOf } from "./offload/offload.ts";
 import { type AddressRange, formatAddress, formatSubnet, type Subnet, subnetOf, subnetsOverlap } from "./packet/address.ts";
@@ -69,6 +70,7 @@ import { resolveDevices } from "./port/netifd.ts";
 import { Announcements, PcpServer } from "./port/pcp-responder.ts";
 import { Placement } from "./port/placement.ts";
 import { BATCH_LARGE, type Driver, PacketDriver, TunDriver } from "./port/port.ts";
+import { RouterProtocols } from "./port/router-protocols.ts";
 import { GRO_LIST, Settings } from "./port/settings.ts";
 import { removeLeftovers, TUN_NAME, TunRoutes } from "./port/tun-routes.ts";
 import { bootWords, mapOrMemory, openState, type State } from "./state.ts";
@@ -85,6 +87,8 @@ const TUN_QUEUE = 2000;
 const FILTER_ROUTES = 500;
 /** Seconds between two looks at the router's own sockets. */
 const YIELD_SECONDS = 10;
+/** ... and at what it speaks besides TCP and UDP, while a host does so too. */
+const YIELD_PROTOCOLS_SECONDS = 3;
 /** Quiet seconds after which the pages of the frame buffer go back to the kernel. */
 const IDLE_RELEASE_SECONDS = 2;
 /** Turns without a frame before the loop sleeps: a wake-up costs more than looking once more. */
@@ -218,6 +222,7 @@ export class Engine {
 	/** A predecessor's list of requested forwards was not there: hosts are to be told. */
 	#requestedAnew = true;
 	readonly #errors: IcmpSender;
+	readonly #routerProtocols = new RouterProtocols(native, () => this.kernel.links.values());
 	readonly #settings: Settings;
 	readonly #boot = bootWords();
 	/** What a predecessor left, until it is taken over. */
@@ -356,6 +361,7 @@ export class Engine {
 			dropLog,
 			algCounts: makeAlgCounts(),
 			ipId: keys[3] & 0x7fff,
+			routerSpeaks: (protocol, peer) => this.#routerProtocols.speaks(protocol, peer),
 			random: () => {
 				if (randomAt === random.length) {
 					native.random(random.buffer, 0, random.byteLength);
@@ -1211,6 +1217,7 @@ export class Engine {
 
 	#follow(changes: Changes): void {
 		if (changes.links || changes.rules) this.#keepTuns();
+		if (changes.links) this.#yieldProtocols();
 		if (changes.links || changes.addresses || changes.routes) {
 			const { index } = this.wan;
 			const { mtu } = this.wan.link;
@@ -1231,6 +1238,13 @@ export class Engine {
 			for (const n of neighbours) this.#offload.neighbourChanged(n.ifindex, n.address, isUsable(n) ? n.mac : null);
 		}
 		this.#neighbourNews = [];
+	}
+
+	/** What the router itself speaks by now in protocols without ports is its own. */
+	#yieldProtocols(): void {
+		this.#routerProtocols.changed();
+		const ended = yieldToRouter(this.context, this.admission);
+		if (ended > 0) this.#say(`${ended} sessions ended: the router itself speaks their protocol with their peers now`);
 	}
 
 	/** Tells filters, routes and guard what is to be masqd's, and the sessions where to go. */
@@ -1379,6 +1393,7 @@ export class Engine {
 		["kernel news", () => this.#behind && this.#kernelNews()],
 		["guard timer", () => this.#guardText === "" && this.#keepGuard()],
 		["own ports timer", () => this.#lookForOwnPorts()],
+		["own protocols timer", () => this.#lookForOwnProtocols()],
 		["next hops timer", () => this.#hops.waiting > 0 && this.#hops.flush()],
 		["next hops confirmation", () => this.#hops.confirm()],
 		["rates", () => this.rates.tick()],
@@ -1399,6 +1414,10 @@ export class Engine {
 		if (this.context.now < this.#yieldAt) return;
 		this.#yieldAt = this.context.now + YIELD_SECONDS;
 		this.#yieldPorts();
+	}
+
+	#lookForOwnProtocols(): void {
+		if (this.table.count(OTHER) > 0 && this.context.now % YIELD_PROTOCOLS_SECONDS === 0) this.#yieldProtocols();
 	}
 
 	#tellLimits(): void {

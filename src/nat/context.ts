@@ -226,6 +226,8 @@ export interface Context {
 	/** Seconds now, and the same modulo 2^16. */
 	now: number;
 	now16: number;
+	/** True if the router itself speaks a protocol without ports with a peer (as loaded): a tunnel of its own. */
+	routerSpeaks(protocol: number, peer: number): boolean;
 	/** A fresh random 32-bit integer. */
 	random(): number;
 }
@@ -240,6 +242,7 @@ export const CONTEXT_START = {
 	resetsSent: 0,
 	strangersFrom: 0,
 	adopt: true,
+	routerSpeaks: (): boolean => false,
 	ipIds: 0xffff,
 	now: 0,
 	now16: 0,

@@ -128,7 +128,8 @@ export class Opening {
 		if (external < 0) return external;
 		const address = externals.A[external];
 		if (address === 0) return refusal(REASON["no-external-address"]);
-		if (!ported && table.findIn(protocol, peer, address, external, 0) !== 0) return refusal(REASON["protocol-busy"]);
+		if (!ported && (table.findIn(protocol, peer, address, external, 0) !== 0 || (external === 0 && c.routerSpeaks(protocol, peer))))
+			return refusal(REASON["protocol-busy"]);
 
 		const host = this.#admission.admit(inside);
 		if (host < 0) return host;

@@ -40,6 +40,7 @@ import {
 	RtnetlinkError,
 	type RuleMessage,
 	TABLE,
+	type Tunnel,
 } from "./rtnetlink.ts";
 
 /** The system calls that a view makes: `masq:native` itself, or a test's stand-in. */
@@ -86,6 +87,8 @@ export interface Link {
 	/** Index of the bridge (bond, VRF) it is a port of, 0 for none. */
 	master: number;
 	queueLength: number;
+	/** What a tunnel is, null for other devices. */
+	tunnel: Tunnel | null;
 	/** IFF flags as they are. */
 	flags: number;
 }
@@ -760,6 +763,7 @@ function linkOf(message: LinkMessage): Link {
 		mac: message.mac,
 		master: message.master,
 		queueLength: message.queueLength,
+		tunnel: message.tunnel,
 		flags: message.deviceFlags,
 	};
 }
@@ -797,6 +801,7 @@ function sameLink(a: Link, b: Link): boolean {
 		a.type === b.type &&
 		a.master === b.master &&
 		a.queueLength === b.queueLength &&
+		a.tunnel?.peer === b.tunnel?.peer &&
 		sameBytes(a.mac, b.mac)
 	);
 }

@@ -111,7 +111,8 @@ const NLMSG_HEADER = 16;
 const ATTRIBUTE_HEADER = 4;
 const ATTRIBUTE_TYPE = 0x3fff;
 
-const IFLA = { ADDRESS: 1, IFNAME: 3, MTU: 4, MASTER: 10, TXQLEN: 13, EXT_MASK: 29 } as const;
+const IFLA = { ADDRESS: 1, IFNAME: 3, MTU: 4, MASTER: 10, TXQLEN: 13, LINKINFO: 18, EXT_MASK: 29 } as const;
+const IFLA_INFO = { KIND: 1, DATA: 2 } as const;
 const RTEXT_FILTER_SKIP_STATS = 0x8;
 const IFA = { ADDRESS: 1, LOCAL: 2, BROADCAST: 4, FLAGS: 8 } as const;
 const RTA = { DST: 1, OIF: 4, GATEWAY: 5, PRIORITY: 6, PREFSRC: 7, METRICS: 8, MULTIPATH: 9, TABLE: 15, VIA: 18, ENCAP: 22 } as const;
@@ -156,7 +157,28 @@ export interface LinkMessage extends Envelope {
 	/** Index of the bridge, bond or VRF that the device is a port of, 0 for none. */
 	master: number;
 	queueLength: number;
+	/** What a tunnel is, null for other devices. */
+	tunnel: Tunnel | null;
 }
+
+/** A tunnel device over IPv4 whose packets have no ports. */
+export interface Tunnel {
+	/** IP protocols in which it speaks. */
+	protocols: readonly number[];
+	/** Address of the other end, 0: anybody's. */
+	peer: number;
+}
+
+/** By kind of a device: in what it speaks, and the attribute with the other end's address; -1: anybody's. */
+const TUNNELS: Readonly<Record<string, { protocols: readonly number[]; remote: number }>> = {
+	ipip: { protocols: [4, 137], remote: 3 },
+	sit: { protocols: [41, 4, 137], remote: 3 },
+	gre: { protocols: [47], remote: 7 },
+	gretap: { protocols: [47], remote: 7 },
+	erspan: { protocols: [47], remote: 7 },
+	vti: { protocols: [50, 51, 108], remote: 5 },
+	l2tpeth: { protocols: [115], remote: -1 },
+};
 
 /** RTM_NEWADDR, RTM_DELADDR. */
 export interface AddressMessage extends Envelope {
@@ -406,6 +428,7 @@ function parseLink(view: DataView, at: number, a: AttributeReader, deleted: bool
 		mac: null,
 		master: 0,
 		queueLength: 0,
+		tunnel: null,
 	};
 	while (a.next()) {
 		if (a.type === IFLA.IFNAME) link.name = a.text();
@@ -413,8 +436,21 @@ function parseLink(view: DataView, at: number, a: AttributeReader, deleted: bool
 		else if (a.type === IFLA.ADDRESS) link.mac = a.bytes();
 		else if (a.type === IFLA.MASTER) link.master = a.number(0);
 		else if (a.type === IFLA.TXQLEN) link.queueLength = a.number(0);
+		else if (a.type === IFLA.LINKINFO) link.tunnel = parseTunnel(a.nested());
 	}
 	return link;
+}
+
+function parseTunnel(info: AttributeReader): Tunnel | null {
+	let kind: (typeof TUNNELS)[string] | undefined;
+	let peer = 0;
+	while (info.next()) {
+		// The kind comes first.
+		if (info.type === IFLA_INFO.KIND) kind = Object.hasOwn(TUNNELS, info.text()) ? TUNNELS[info.text()] : undefined;
+		else if (info.type === IFLA_INFO.DATA && kind !== undefined)
+			for (const data = info.nested(); data.next(); ) if (data.type === kind.remote) peer = data.address(0);
+	}
+	return kind === undefined ? null : { protocols: kind.protocols, peer };
 }
 
 function parseAddressMessage(

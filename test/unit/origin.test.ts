@@ -3,6 +3,7 @@ import { describe, expect, it } from "vitest";
 import { HOST_PLACE, HOST_PORT_SHIFT, R_ACK_OUT } from "../../src/conntrack/record.ts";
 import { findSoleNets } from "../../src/nat/context.ts";
 import { REASON } from "../../src/nat/reason.ts";
+import { yieldToRouter } from "../../src/nat/yielding.ts";
 import { loaded, Rig, type RigOptions, summary } from "./rig.ts";
 import { type Frame, icmpError, other, plain, query, tcp, udp } from "./rig-frame.ts";
 
@@ -380,5 +381,46 @@ describe("src_ip of a forward", () => {
 		});
 		expect(rig.toLan(tcp(`${S1}:1001`, `${X}:2222`, { flags: "S" })).destination).toBe(H1);
 		expect(rig.toLan(tcp(`${S2}:1001`, `${X}:2222`, { flags: "S" })).destination).toBe(H2);
+	});
+});
+
+describe("a protocol without ports that the router itself speaks", () => {
+	const rigWith = (protocol: number, peer: string) => {
+		const rig = rigOf();
+		rig.context.routerSpeaks = (p, at) => p === protocol && at === loaded(peer);
+		return rig;
+	};
+
+	for (const protocol of [4, 41, 47, 50, 51, 115, 253]) {
+		it(`${protocol}: no host opens it towards that peer, and what comes from there is the kernel's`, () => {
+			const rig = rigWith(protocol, S1);
+			const o = rig.out(other(H1, S1, protocol));
+			expect([o.wan.length, o.drops, o.errors]).toEqual([0, ["protocol-busy"], 1]);
+			expect(rig.in(other(S1, X, protocol)).left).toBe(1);
+			expect(rig.flows()).toEqual([]);
+			// Other peers, and other protocols, are free.
+			expect(rig.out(other(H1, S2, protocol)).drops).toEqual([]);
+			expect(rig.out(other(H1, S1, protocol + 1)).drops).toEqual([]);
+			expect(rig.out(udp(`${H1}:40000`, `${S1}:5000`)).drops).toEqual([]);
+		});
+	}
+
+	it("takes it back when it begins later", () => {
+		const rig = rigOf();
+		rig.toWan(other(H1, S1, 47));
+		rig.toWan(other(H1, S2, 47));
+		expect(rig.in(other(S1, X, 47)).lan[0].length).toBe(1);
+		rig.context.routerSpeaks = (p, at) => p === 47 && at === loaded(S1);
+		expect(yieldToRouter(rig.context, rig.admission)).toBe(1);
+		expect(rig.in(other(S1, X, 47)).left).toBe(1);
+		expect(rig.in(other(S2, X, 47)).lan[0].length).toBe(1);
+		rig.verify();
+	});
+
+	it("does not keep static NAT's host from it, whose address is another", () => {
+		const rig = rigOf({ statics: [{ inside: H2, external: "203.0.113.9" }] });
+		rig.context.routerSpeaks = () => true;
+		expect(rig.out(other(H2, S1, 47)).drops).toEqual([]);
+		expect(yieldToRouter(rig.context, rig.admission)).toBe(0);
 	});
 });

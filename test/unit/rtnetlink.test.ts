@@ -292,6 +292,7 @@ describe("rtnetlink requests", () => {
 				name: "masq0",
 				mtu: 65535,
 				queueLength: 500,
+				tunnel: null,
 				master: 2,
 				mac: new Uint8Array(6),
 			});
