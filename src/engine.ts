@@ -326,6 +326,7 @@ export class Engine {
 		this.#hops = new NextHopTable({
 			kernel: this.kernel,
 			views,
+			table: this.table,
 			hosts: this.hosts,
 			headers,
 			wan: this.wan.link,
@@ -338,6 +339,7 @@ export class Engine {
 			wanIndex: () => this.wan.index,
 			lanIndex: (n) => this.lan[n].index,
 			milliseconds: () => this.#milliseconds,
+			sessionOf: (slot) => this.#rare.sessionOf(slot),
 			undeliverable: (slot, length, lost) => this.#rare.undeliverable(slot, length, lost ? NET_UNREACHABLE : HOST_UNREACHABLE),
 			spareSlot: (n) => BATCH * SLOT_SIZE + n * SPARE_SLOT_SIZE,
 		});
@@ -579,6 +581,7 @@ export class Engine {
 					now16: () => this.context.now16,
 					milliseconds: () => this.#milliseconds,
 					neighbour: (ifindex, host) => this.#neighbourOf(ifindex, host),
+					inUse: (host) => this.#hops.inUse(host),
 					attachClassic: (ifindex, program) => this.#ingress.attach(ifindex, program),
 					detachClassic: (ifindex) => this.#ingress.detach(ifindex),
 				},
@@ -1395,7 +1398,7 @@ export class Engine {
 		["own ports timer", () => this.#lookForOwnPorts()],
 		["own protocols timer", () => this.#lookForOwnProtocols()],
 		["next hops timer", () => this.#hops.waiting > 0 && this.#hops.flush()],
-		["next hops confirmation", () => this.#hops.confirm()],
+		["next hops confirmation", () => this.#hops.everySecond()],
 		["rates", () => this.rates.tick()],
 		["limits", () => this.#tellLimits()],
 		["log timer", () => this.log.tick(this.#milliseconds)],

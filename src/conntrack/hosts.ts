@@ -4,7 +4,7 @@
  * A record is four words: address; LAN port number in bits 16-23 and flags above; sessions opened lately and the external address of a pool it keeps to; session count (half) and next in hash chain (half).
  * Record 0 is none. A host's record goes with its last session. Its link header has the same number (packet/link-header.ts).
  */
-import { HOST_NEXT, HOST_OPENED, HOST_PLACE, HOST_PORT_SHIFT, HOST_REACHABLE, HOST_SESSIONS } from "./record.ts";
+import { HOST_FRESH, HOST_HEARD, HOST_NEXT, HOST_OPENED, HOST_PLACE, HOST_PORT_SHIFT, HOST_REACHABLE, HOST_SESSIONS } from "./record.ts";
 import type { TableLayout } from "./table.ts";
 
 /** Least number of sessions that every host may have, however full the table is. */
@@ -157,10 +157,16 @@ export class Hosts {
 		this.active--;
 	}
 
-	/** Records that a host has been heard on a LAN port. */
-	place(i: number, port: number): void {
+	/** Records that a host can be reached by a LAN port. `heard`: only its own frames say so. */
+	place(i: number, port: number, heard = false): void {
 		this.assign(i, port);
-		this.W[i * 4 + HOST_PLACE] |= HOST_REACHABLE;
+		const w = i * 4 + HOST_PLACE;
+		this.W[w] = (this.W[w] & ~HOST_HEARD) | HOST_REACHABLE | HOST_FRESH | (heard ? HOST_HEARD : 0);
+	}
+
+	/** Records that it is not known any more how a host is reached. */
+	lose(i: number): void {
+		this.W[i * 4 + HOST_PLACE] &= ~(HOST_REACHABLE | HOST_FRESH | HOST_HEARD);
 	}
 
 	/** Says on which LAN port a host is that has not been heard yet. */

@@ -65,6 +65,10 @@ export const HOST_NEXT = 7;
 export const HOST_PORT_SHIFT = 16;
 /** Its link header is known (always set on ports without one). */
 export const HOST_REACHABLE = 1 << 24;
+/** Its link header was looked at lately: set together with HOST_REACHABLE, and taken away now and then so that the next frame looks again. */
+export const HOST_FRESH = 1 << 27;
+/** Its link header is what a frame of its own said; the kernel has not confirmed it. */
+export const HOST_HEARD = 1 << 28;
 /** Filtering of the host's mappings (RFC 4787 REQ-8); neither bit: address- and port-dependent. */
 export const HOST_EIF = 1 << 25;
 export const HOST_ADF = 1 << 26;

@@ -5,7 +5,18 @@
  * code as a real packet, with queues and frame memory of its own and next hops that ask nobody. So nothing is sent and nothing remains: no session, port, quota,
  * counter or ARP request. The steps are what that code asks its tables, in the order in which it asks, heard by listeners put around the copies.
  */
-import { EXTERNAL_SHIFT, HOST_ADF, HOST_EIF, HOST_PLACE, R_HOST, R_IN, R_META, R_OUT } from "../conntrack/record.ts";
+import {
+	EXTERNAL_SHIFT,
+	HOST_ADF,
+	HOST_EIF,
+	HOST_PLACE,
+	HOST_PORT_SHIFT,
+	HOST_REACHABLE,
+	R_HOST,
+	R_IN,
+	R_META,
+	R_OUT,
+} from "../conntrack/record.ts";
 import { STATE_NAMES } from "../conntrack/states.ts";
 import { Admission } from "../nat/admission.ts";
 import { makeAlgCounts } from "../nat/alg.ts";
@@ -148,9 +159,12 @@ export function why(o: DryRunOwner, request: { protocol: string; source: string;
 		hold: () => {
 			waits = true;
 		},
-		holdInside: () => {
-			waits = true;
+		holdInside: (host, slot, bytes) => {
+			const place = c.hosts.W[host * 4 + HOST_PLACE];
+			if ((place & HOST_REACHABLE) !== 0) c.lan[(place >>> HOST_PORT_SHIFT) & 0xff].queue.push(slot, bytes, 0);
+			else waits = true;
 		},
+		heard: () => {},
 	};
 	const c = copyContext(live, hops);
 	const lanPort = Math.max(

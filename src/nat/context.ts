@@ -87,8 +87,10 @@ export interface NextHops {
 	find(destination: number): number;
 	/** Holds a copy of a frame until the neighbour answers, and asks the kernel to find it. */
 	hold(hop: number, slot: number, length: number): void;
-	/** As hold, for an inside host that has not been heard yet. */
+	/** As hold, for an inside host whose neighbour is not known, or was not looked at lately. */
 	holdInside(host: number, slot: number, length: number): void;
+	/** An inside host's own frame came by LAN port `port`, from a MAC that is not the one known to lead to it, or that was not looked at lately. */
+	heard(host: number, port: number, slot: number): void;
 }
 export const NO_ROUTE = -1;
 export const ELSEWHERE = -2;

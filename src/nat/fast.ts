@@ -20,9 +20,9 @@
 import {
 	BYTES_CARRY,
 	HOP_SHIFT,
+	HOST_FRESH,
 	HOST_PLACE,
 	HOST_PORT_SHIFT,
-	HOST_REACHABLE,
 	R_ACK_IN,
 	R_ACK_OUT,
 	R_BYTES_IN,
@@ -484,7 +484,7 @@ export function makeFast(c: Context, rare: Rare): Fast {
 				t16[(i << 5) + R_HIGH_IN]++;
 			}
 			t[e + R_BYTES_IN] = b;
-			if ((a & HOST_REACHABLE) === 0) {
+			if ((a & HOST_FRESH) === 0) {
 				queue.count = m >> 1;
 				c.hops.holdInside(x >> 2, s, length);
 				m = queue.count << 1;

@@ -2,19 +2,7 @@
  * Which sessions go on when something around them has changed: a restart found them in the table's file, or a reload brought another policy. A
  * session is kept if the policy would still let it be what it is; nothing else is asked of it.
  */
-import {
-	EXTERNAL_SHIFT,
-	FORWARDED,
-	HOP_SHIFT,
-	HOST_PLACE,
-	HOST_PORT_SHIFT,
-	HOST_REACHABLE,
-	R_HOST,
-	R_IN,
-	R_META,
-	R_OUT,
-	R_PEER,
-} from "../conntrack/record.ts";
+import { EXTERNAL_SHIFT, FORWARDED, HOP_SHIFT, R_HOST, R_IN, R_META, R_OUT, R_PEER } from "../conntrack/record.ts";
 import { FREE, RESTING } from "../conntrack/states.ts";
 import { firstOf, hasPorts, ICMP, secondOf, swap16, TCP, UDP } from "../packet/layout.ts";
 import { HOST_HEADERS } from "../packet/link-header.ts";
@@ -142,7 +130,7 @@ export class Keeper {
 	placeHost(host: number): void {
 		const { hosts, headers, lan } = this.#c;
 		const port = Math.max(0, lanOf(lan, hosts.W[host * 4]));
-		hosts.W[host * 4 + HOST_PLACE] &= ~(HOST_REACHABLE | (0xff << HOST_PORT_SHIFT));
+		hosts.lose(host);
 		headers.changed?.(HOST_HEADERS + host);
 		if (lan[port].ethernet) hosts.assign(host, port);
 		else hosts.place(host, port);

@@ -7,9 +7,9 @@ import {
 	FORWARDED,
 	HOST_ADF,
 	HOST_EIF,
+	HOST_FRESH,
 	HOST_PLACE,
 	HOST_PORT_SHIFT,
-	HOST_REACHABLE,
 	R_HOST,
 	R_IN,
 	R_META,
@@ -197,18 +197,16 @@ export class Opening {
 		return true;
 	}
 
-	/** Remembers where a host is from the link header of its frame. */
+	/** Sees to it that frames for a host can be sent: where it is, its own frame in `slot` tells until the kernel knows better. */
 	#learn(host: number, port: number, slot: number): void {
-		const { hosts, headers, views, lan } = this.#c;
+		const { hosts, headers, hops, views, lan } = this.#c;
 		const { home } = lan[port];
-		if (lan[home].ethernet) {
-			// Nearly always it is where it was.
-			const known = HOST_REACHABLE | (home << HOST_PORT_SHIFT);
-			const place = hosts.W[host * 4 + HOST_PLACE] & (HOST_REACHABLE | (0xff << HOST_PORT_SHIFT));
-			if (place === known && headers.leadsTo(HOST_HEADERS + host, views.H, (slot + SLOT_ETHER + 6) >> 1)) return;
-			headers.set(HOST_HEADERS + host, views.B, slot + SLOT_ETHER + 6, lan[port].mac);
-		}
-		hosts.place(host, home);
+		if (!lan[home].ethernet) return hosts.place(host, home);
+		// Nearly always it is where it was.
+		const known = HOST_FRESH | (home << HOST_PORT_SHIFT);
+		const place = hosts.W[host * 4 + HOST_PLACE] & (HOST_FRESH | (0xff << HOST_PORT_SHIFT));
+		if (place === known && headers.leadsTo(HOST_HEADERS + host, views.H, (slot + SLOT_ETHER + 6) >> 1)) return;
+		hops.heard(host, home, slot);
 	}
 
 	/** An external port (host order) for an inside one; of the protocols that have no bitmap the table itself knows which are taken. -1 if all are. */

@@ -7,9 +7,9 @@ import {
 	BYTES_CARRY,
 	EXTERNAL_SHIFT,
 	HOP_SHIFT,
+	HOST_FRESH,
 	HOST_PLACE,
 	HOST_PORT_SHIFT,
-	HOST_REACHABLE,
 	R_ACK_OUT,
 	R_BYTES_IN,
 	R_BYTES_OUT,
@@ -177,18 +177,6 @@ export class Rare {
 		this.#drop(REASON["martian-source"]);
 	}
 
-	/** The session whose translated packet is in slot `s`, 0 if there is none. */
-	#sessionOf(s: number): number {
-		const { views, table, externals } = this.#c;
-		const { P, H, B } = views;
-		const ip = s + SLOT_IP;
-		const w = ip >> 2;
-		const l4 = (ip + (B[ip] & 15) * 4) >> 1;
-		const protocol = B[ip + 9];
-		const ports = hasPorts(protocol) ? pair(H[l4 + 1], H[l4]) : protocol === ICMP ? pair(0, H[l4 + 2]) : 0;
-		return table.findIn(protocol, P[w + 4], P[w + 3], externals.find(P[w + 3]), ports);
-	}
-
 	// ---- called for packets of the common form ----------------------------------------------------------------------
 
 	/** First packet of an outbound TCP or UDP session: its record, or 0 if the packet was dealt with. */
@@ -292,7 +280,7 @@ export class Rare {
 
 	/** LAN port of the inside host that has sent the hairpinned packet in slot `s`; -1 for one from outside. */
 	#sender(s: number, hairpin: boolean): number {
-		return hairpin ? this.#c.lan.indexOf(this.#lanOf(this.#sessionOf(s))) : -1;
+		return hairpin ? this.#c.lan.indexOf(this.#lanOf(this.sessionOf(s))) : -1;
 	}
 
 	/** An outbound TCP segment that is not plain data of an established session. Returns its length, which an ALG may change; 0 if it was dealt with. */
@@ -763,8 +751,21 @@ export class Rare {
 		const room = (P[w + 1] & IP_MORE) === 0 ? length - header : this.#hairpinRoom;
 		if (this.#inward(s, length, external, room, 1, true)) return;
 		// What is dropped leaves no state (RFC 7857 section 6): the session that was opened for it goes again.
-		const i = this.#sessionOf(s);
+		const i = this.sessionOf(s);
 		if (i !== 0 && c.table.T[(i << 4) + R_PACKETS_OUT] <= 1 && c.table.T[(i << 4) + R_PACKETS_IN] === 0) this.#admission.end(i, "refused");
+	}
+
+	/** Session of a translated packet on its way out in slot `s`; 0 of a later fragment, an error, or if it has ended. */
+	sessionOf(s: number): number {
+		const c = this.#c;
+		const { P, H, B } = c.views;
+		const ip = s + SLOT_IP;
+		const w = ip >> 2;
+		if ((P[w + 1] & IP_OFFSET) !== 0) return 0;
+		const protocol = B[ip + 9];
+		const l4 = (ip + (B[ip] & 15) * 4) >> 1;
+		const ports = hasPorts(protocol) ? pair(H[l4 + 1], H[l4]) : protocol === ICMP ? pair(0, H[l4 + 2]) : 0;
+		return c.table.findIn(protocol, P[w + 4], P[w + 3], c.externals.find(P[w + 3]), ports);
 	}
 
 	/**
@@ -776,10 +777,9 @@ export class Rare {
 		const { P, B } = c.views;
 		const ip = s + SLOT_IP;
 		const w = ip >> 2;
-		if ((P[w + 1] & IP_OFFSET) !== 0) return;
 		const header = (B[ip] & 15) * 4;
 		const protocol = B[ip + 9];
-		const i = this.#sessionOf(s);
+		const i = this.sessionOf(s);
 		if (i === 0) return;
 		const t = c.table.T;
 		const host = c.table.T16[(i << 5) + R_HOST];
@@ -885,7 +885,7 @@ export class Rare {
 
 	#toLan(s: number, length: number, host: number, lan: Link): void {
 		const c = this.#c;
-		if ((c.hosts.W[host * 4 + HOST_PLACE] & HOST_REACHABLE) === 0) c.hops.holdInside(host, s, length);
+		if ((c.hosts.W[host * 4 + HOST_PLACE] & HOST_FRESH) === 0) c.hops.holdInside(host, s, length);
 		else if (lan.queue.push(s, length, headerTag(HOST_HEADERS + host))) c.forwardedIn++;
 		else this.#drop(REASON["queue-full"]);
 	}

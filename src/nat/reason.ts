@@ -32,6 +32,11 @@ export const REASONS = [
 	["no-route", "The router has no route to the destination.", "Add a default route on the WAN."],
 	["not-through-wan", "The route to the destination does not lead through the WAN port.", "None needed if the kernel forwards it."],
 	["no-next-hop", "The next hop does not answer ARP.", "Look at the WAN link and the gateway's address."],
+	[
+		"waiting-full",
+		"Too many frames wait for neighbours that do not answer.",
+		"None needed in a scan; else look at the WAN link and for hosts that are off.",
+	],
 	["host-unreachable", "The inside host does not answer ARP.", "Switch the host on, or correct dest_ip."],
 	["too-big", "The packet is larger than the MTU and must not be fragmented.", "None needed: the sender was told the MTU."],
 	["fragment-invalid", "A fragment that no honest sender makes (too small, or beyond the end).", "Look for a broken or hostile sender."],

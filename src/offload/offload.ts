@@ -113,6 +113,8 @@ export interface OffloadOwner {
 	milliseconds(): number;
 	/** MAC of the neighbour on device `ifindex` that leads to an inside host (dotted value), null while it is not known; and that neighbour's address. */
 	neighbour(ifindex: number, host: number): { address: number; mac: Uint8Array } | null;
+	/** An inside host (its number) has packets that only the programs see. */
+	inUse(host: number): void;
 	/** Puts a program on a device's ingress as a classic filter, in the place of one that is there. Throws an Error. */
 	attachClassic(ifindex: number, program: native.Fd): void;
 	/** Removes it. Throws an Error. */
@@ -489,7 +491,9 @@ export class Offload implements Bypass {
 		const last = this.#cache.layout.sessions;
 		const end = Math.min(last, this.#swept + Math.ceil(last / rounds));
 		for (let i = this.#swept + 1; i <= end; i++) {
-			if (this.#cache.has(i) && !this.sync(i) && this.age(i) < table.age(i, now16)) table.touch(i, now16);
+			if (!this.#cache.has(i) || this.sync(i) || this.age(i) >= table.age(i, now16)) continue;
+			table.touch(i, now16);
+			this.#owner.inUse(table.T16[(i << 5) + R_HOST]);
 		}
 		this.#swept = end === last ? 0 : end;
 	}

@@ -235,6 +235,8 @@ export class KernelView {
 	#main = new RouteTable();
 	#default = new RouteTable();
 	#local = new RouteTable();
+	/** Gateways of the main and the default table by device. */
+	#gateways = new Map<number, Set<number>>();
 	#routeSignature = "";
 	#ruleSignature = "";
 
@@ -346,6 +348,11 @@ export class KernelView {
 			this.#main.best().filter((route) => route.prefix > 0 && route.type !== RTN.THROW),
 			ifindex,
 		);
+	}
+
+	/** Whether a route of the main or the default table leads through this neighbour. */
+	isGateway(ifindex: number, address: number): boolean {
+		return this.#gateways.get(ifindex)?.has(address) ?? false;
 	}
 
 	/** What is known of a neighbour, undefined if nothing is. See {@link isUsable}. */
@@ -561,6 +568,7 @@ export class KernelView {
 		this.#main = new RouteTable();
 		this.#default = new RouteTable();
 		this.#local = new RouteTable();
+		this.#gateways = new Map();
 		const signature: string[] = [];
 		for (const message of messages) {
 			if (message.tos !== 0 || (message.routeFlags & (RTM_F_CLONED | RTNH_F_DEAD)) !== 0) continue;
@@ -568,6 +576,7 @@ export class KernelView {
 			if (table === this.#local && message.table !== TABLE.LOCAL) continue;
 			const route = routeOf(message);
 			table.add(route);
+			if (route.gateway !== 0) this.#gateways.set(route.ifindex, (this.#gateways.get(route.ifindex) ?? new Set()).add(route.gateway));
 			signature.push(Object.values(route).join());
 		}
 		this.#routeSignature = signature.join("\n");

@@ -1,48 +1,44 @@
 /**
- * Next hops of the WAN port and the frames that wait for a neighbour to answer (packet driver: masqd writes the link header itself).
+ * Next hops of the WAN port (packet driver: masqd writes the link header itself).
  *
- * Theory of operation. Every gateway or on-link peer in use has a small number, which the session record carries; its MAC stands in the
- * link header table, and its tag in an array that the fast loops read, 0 while it is not known. The kernel resolves and confirms neighbours (KernelView.resolve), its notifications fill
- * both. A device without link header has one hop, number 1, that is always good. Hop 0 is for destinations beyond the 255th next
- * hop: their frames go through {@link NextHopTable.hold} one by one. Inside hosts are found the same way until they send a frame.
+ * Theory of operation. A gateway or on-link peer in use has a small number, which the session record carries; its MAC stands in the
+ * link header table, and its tag in an array that the fast loops read, 0 while it is not known. The kernel resolves and confirms neighbours (KernelView.resolve), its
+ * notifications fill both. A device without link header has one hop, number 1, that is always good.
+ *
+ * Numbers from 1 to {@link GATEWAYS} are gateways' alone, so that another gateway has one at once however many peers there are. A peer on the link gets one when it
+ * has answered, and its sessions with their next packet; until then, and while all numbers are taken, they have hop 0: each of their frames is looked up by its
+ * destination in {@link NextHopTable.hold} and goes at once if the neighbour is known. Numbers that no session and no route has come back when few are left, between two batches.
  */
 
 import type { Hosts } from "../conntrack/hosts.ts";
-import { HOST_ADDRESS, HOST_PLACE, HOST_PORT_SHIFT } from "../conntrack/record.ts";
-import { ELSEWHERE, HAIRPIN, inNets, type LanLink, type Link, type NextHops, NO_ROUTE } from "../nat/context.ts";
+import { HOP_SHIFT, HOST_ADDRESS, HOST_PLACE, HOST_PORT_SHIFT, R_META } from "../conntrack/record.ts";
+import { FREE, RESTING } from "../conntrack/states.ts";
+import type { Table } from "../conntrack/table.ts";
+import { ELSEWHERE, HAIRPIN, type LanLink, type Link, type NextHops, NO_ROUTE } from "../nat/context.ts";
 import { REASON } from "../nat/reason.ts";
 import { addressValue, SLOT_ETHER, SLOT_IP, SLOT_SIZE, swap32, type Views } from "../packet/layout.ts";
 import { HOST_HEADERS, headerTag, type LinkHeaders } from "../packet/link-header.ts";
+import { InsideNeighbours } from "./inside-neighbours.ts";
 import { isUsable, type KernelView, type Neighbour } from "./kernel-view.ts";
+import { NeighbourRequests } from "./neighbour-requests.ts";
+import { WAITING_BYTES, WAITING_MAX, type Waiting, WaitingFrames } from "./waiting-frames.ts";
 
-/** Numbers of next hops: the last is HAIRPIN. */
+/** Numbers of next hops: the last is HAIRPIN, the first so many are gateways'. */
 const HOPS = HAIRPIN;
-/** Frames that may wait, and the longest of them that is kept. */
-const WAITING_MAX = 32;
-const WAITING_BYTES = 2048;
-/** Milliseconds after which a waiting frame is given up: the kernel's three ARP requests take as long. */
-const PATIENCE = 3000;
-/** Milliseconds between two confirmations of a hop in use. */
+const GATEWAYS = 32;
+/** Free numbers below which those that nobody has any more are collected, and milliseconds until the next look if there were few. */
+const FEW = 16;
+const COLLECT_AGAIN = 10_000;
+/** Milliseconds in which each hop in use is confirmed once. */
 const CONFIRM = 30_000;
-/** Milliseconds between two requests to the kernel about one neighbour. */
-const ASK_AGAIN = 1000;
-
-interface Waiting {
-	/** Next hop number, or -1 for an inside host. */
-	hop: number;
-	/** Neighbour's address, dotted value. */
-	neighbour: number;
-	host: number;
-	/** Address of the inside host, to see that the record is still its. */
-	inside: number;
-	length: number;
-	deadline: number;
-}
+/** Destinations whose hop is remembered. */
+const CACHED = 4096;
 
 /** What the table needs of the rest of the daemon. */
 export interface NextHopOwner {
 	readonly kernel: KernelView;
 	readonly views: Views;
+	readonly table: Table;
 	readonly hosts: Hosts;
 	readonly headers: LinkHeaders;
 	readonly wan: Link;
@@ -51,6 +47,8 @@ export interface NextHopOwner {
 	dropped(reason: number, slot: number, port: number): void;
 	/** Counts a frame that was held and is now handed to the WAN (true) or a LAN port. */
 	forwarded(out: boolean): void;
+	/** Session of a translated packet in a slot on its way out, 0 if there is none. */
+	sessionOf(slot: number): number;
 	/** A translated packet in a slot was given up: there is no route any more (`lost`), or the next hop did not answer. */
 	undeliverable(slot: number, length: number, lost: boolean): void;
 	/** Device of the WAN port and of a LAN port; 0 while it is not there. */
@@ -58,7 +56,7 @@ export interface NextHopOwner {
 	lanIndex(port: number): number;
 	/** Milliseconds now. */
 	milliseconds(): number;
-	/** A slot of the frame buffer that no batch uses, by number 0..WAITING_MAX-1: a waiting frame is put there to be sent. */
+	/** A slot of the frame buffer that no batch uses, by number below {@link SPARE_SLOTS}: a waiting frame is put there to be sent. */
 	spareSlot(n: number): number;
 }
 
@@ -66,26 +64,40 @@ export interface NextHopOwner {
 export class NextHopTable implements NextHops {
 	readonly tags = new Int32Array(HOPS + 1);
 	readonly #owner: NextHopOwner;
-	/** Neighbour's address (dotted value) by hop number; index 0 unused. */
-	readonly #addresses: number[] = [0];
+	readonly #requests: NeighbourRequests;
+	readonly #inside: InsideNeighbours;
+	/** Neighbour's address (dotted value) by hop number, 0 for a free one, and the reverse. */
+	readonly #addresses = new Float64Array(HOPS);
 	readonly #numbers = new Map<number, number>();
+	#freeGateways: number[] = [];
+	#freePeers: number[] = [];
+	#collectAt = 0;
 	/** Hop numbers by destination (as loaded), a cache over the routing table. */
 	readonly #cache = new Map<number, number>();
-	readonly #waiting: Waiting[] = [];
-	readonly #store = new Uint8Array(WAITING_MAX * WAITING_BYTES);
-	/** When each neighbour was last asked for, in milliseconds. */
-	readonly #asked = new Map<number, number>();
-	#confirmAt = 0;
+	readonly #waiting = new WaitingFrames();
+	/** The hop that was confirmed last, and when. */
+	#confirmed = 0;
+	#confirmedAt: number;
 
 	constructor(owner: NextHopOwner) {
 		this.#owner = owner;
+		this.#confirmedAt = owner.milliseconds();
+		this.#requests = new NeighbourRequests(owner.kernel, () => owner.milliseconds());
+		this.#inside = new InsideNeighbours(owner, this.#requests);
+		this.#freeAll();
+	}
+
+	#freeAll(): void {
+		this.#freeGateways = [];
+		this.#freePeers = [];
+		for (let n = HOPS - 1; n > 0; n--) (n <= GATEWAYS ? this.#freeGateways : this.#freePeers).push(n);
 	}
 
 	find(destination: number): number {
 		const known = this.#cache.get(destination);
 		if (known !== undefined) return known;
 		const found = this.#route(destination);
-		if (this.#cache.size >= 4096) this.#cache.clear();
+		if (this.#cache.size >= CACHED) this.#cache.clear();
 		this.#cache.set(destination, found);
 		return found;
 	}
@@ -117,16 +129,21 @@ export class NextHopTable implements NextHops {
 		return route.gateway || value;
 	}
 
+	/** Number of a next hop, which gets one if it may have one; else 0. */
 	#number(address: number): number {
 		const known = this.#numbers.get(address);
 		if (known !== undefined) return known;
-		if (this.#addresses.length === HOPS) return 0;
-		const n = this.#addresses.length;
-		this.#addresses.push(address);
+		const { kernel } = this.#owner;
+		const ifindex = this.#owner.wanIndex();
+		const gateway = kernel.isGateway(ifindex, address);
+		const neighbour = kernel.neighbour(ifindex, address);
+		const usable = neighbour !== undefined && isUsable(neighbour);
+		const n = (gateway ? this.#freeGateways.pop() : undefined) ?? (usable ? this.#freePeers.pop() : undefined) ?? 0;
+		if (n === 0) return 0;
+		this.#addresses[n] = address;
 		this.#numbers.set(address, n);
-		const neighbour = this.#owner.kernel.neighbour(this.#owner.wanIndex(), address);
-		if (neighbour !== undefined) this.#learn(n, neighbour);
-		if (this.tags[n] === 0) this.#ask(this.#owner.wanIndex(), address);
+		if (usable) this.#learn(n, neighbour);
+		else this.#requests.find(ifindex, address);
 		return n;
 	}
 
@@ -141,125 +158,114 @@ export class NextHopTable implements NextHops {
 		}
 	}
 
-	#ask(ifindex: number, address: number): void {
-		if (ifindex === 0) return;
-		const now = this.#owner.milliseconds();
-		if (now - (this.#asked.get(address) ?? Number.NEGATIVE_INFINITY) < ASK_AGAIN) return;
-		if (this.#asked.size >= HOPS * 4) this.#asked.clear();
-		this.#asked.set(address, now);
-		try {
-			this.#owner.kernel.resolve(ifindex, address);
-		} catch {
-			// The device is going away; its notification will say so.
-		}
-	}
-
 	hold(hop: number, slot: number, length: number): void {
-		const { views } = this.#owner;
-		if (hop === 0 && this.find(views.P[(slot + SLOT_IP + 16) >> 2]) === NO_ROUTE) {
-			this.#owner.dropped(REASON["no-route"], slot, 0);
-			return this.#owner.undeliverable(slot, length, true);
+		const o = this.#owner;
+		if (!o.wan.ethernet) {
+			this.tags[1] = headerTag(1);
+			return this.#send(o.wan, slot, length, this.tags[1]);
 		}
-		const address = hop > 0 ? this.#addresses[hop] : this.#gatewayOf(views.P[(slot + SLOT_IP + 16) >> 2]);
-		this.#keep(slot, length, { hop, neighbour: address, host: 0, inside: 0 }, this.#owner.wanIndex(), REASON["no-next-hop"]);
+		const ifindex = o.wanIndex();
+		const destination = o.views.P[(slot + SLOT_IP + 16) >> 2];
+		const address = this.#addresses[hop] || this.#target(destination);
+		if (address === NO_ROUTE) {
+			o.dropped(REASON["no-route"], slot, 0);
+			return o.undeliverable(slot, length, true);
+		}
+		if (address === ELSEWHERE) return o.dropped(REASON["not-through-wan"], slot, 0);
+		const known = o.kernel.neighbour(ifindex, address);
+		if (known === undefined || !isUsable(known)) {
+			const i = o.sessionOf(slot);
+			return this.#keep(slot, { wan: true, neighbour: address, host: 0, inside: i === 0 ? 0 : o.table.T[i << 4], length }, ifindex);
+		}
+		const n = this.#number(address);
+		if (n > 0) {
+			this.#learn(n, known);
+			this.#cache.delete(destination);
+			if (n !== hop) this.#setHop(o.sessionOf(slot), n);
+		}
+		this.#requests.confirm(ifindex, address);
+		this.#sendTo(known, slot, length);
 	}
 
-	#gatewayOf(destination: number): number {
-		const value = addressValue(destination);
-		return this.#owner.kernel.lookup(value)?.gateway || value;
+	#setHop(i: number, n: number): void {
+		if (i === 0) return;
+		const { T } = this.#owner.table;
+		T[(i << 4) + R_META] = (T[(i << 4) + R_META] & ~(0xff << HOP_SHIFT)) | (n << HOP_SHIFT);
+	}
+
+	/** Sends a frame to a neighbour of the WAN, with the header in its slot: the hop may have no number. */
+	#sendTo(neighbour: Neighbour, slot: number, length: number): void {
+		const { views, wan } = this.#owner;
+		views.B.set(neighbour.mac as Uint8Array, slot + SLOT_ETHER);
+		views.B.set(wan.mac, slot + SLOT_ETHER + 6);
+		views.B.set([0x08, 0x00], slot + SLOT_ETHER + 12);
+		this.#send(wan, slot, length, 0);
 	}
 
 	holdInside(host: number, slot: number, length: number): void {
 		const { hosts, lan } = this.#owner;
-		const inside = hosts.W[host * 4 + HOST_ADDRESS];
-		const address = addressValue(inside);
 		const port = (hosts.W[host * 4 + HOST_PLACE] >>> HOST_PORT_SHIFT) & 0xff;
-		const ifindex = this.#owner.lanIndex(port);
-		const route = this.#owner.kernel.lookup(address);
-		const neighbour = route !== null && route.ifindex === ifindex && route.gateway !== 0 ? route.gateway : address;
-		const known = this.#owner.kernel.neighbour(ifindex, neighbour);
-		if (known !== undefined && isUsable(known)) {
-			this.#place(host, port, known);
-			this.#send(lan[port], slot, length, headerTag(HOST_HEADERS + host));
-			return;
-		}
-		this.#keep(slot, length, { hop: -1, neighbour, host, inside }, ifindex, REASON["host-unreachable"]);
+		if (this.#inside.find(host)) return this.#send(lan[port], slot, length, headerTag(HOST_HEADERS + host));
+		const inside = hosts.W[host * 4 + HOST_ADDRESS];
+		this.#keep(slot, { wan: false, neighbour: this.#inside.leadsTo(host), host, inside, length }, this.#owner.lanIndex(port));
 	}
 
-	#keep(slot: number, length: number, who: Pick<Waiting, "hop" | "neighbour" | "host" | "inside">, ifindex: number, reason: number): void {
-		if (this.#waiting.length === WAITING_MAX || length + SLOT_IP > WAITING_BYTES) {
-			this.#owner.dropped(reason, slot, who.hop < 0 ? -1 : 0);
-			this.#ask(ifindex, who.neighbour);
-			return;
+	heard(host: number, port: number, slot: number): void {
+		this.#inside.heard(host, port, slot);
+	}
+
+	#keep(slot: number, frame: Omit<Waiting, "deadline">, ifindex: number): void {
+		const o = this.#owner;
+		const leaves = frame.length + SLOT_IP > WAITING_BYTES ? -2 : this.#waiting.room(frame.inside);
+		if (leaves === -2) return o.dropped(REASON["waiting-full"], slot, frame.wan ? 0 : -1);
+		if (leaves >= 0) {
+			o.dropped(REASON["waiting-full"], this.#unpack(leaves, WAITING_MAX), this.#waiting.at(leaves).wan ? 0 : -1);
+			this.#waiting.remove(leaves);
 		}
-		const n = this.#waiting.length;
-		this.#store.set(this.#owner.views.B.subarray(slot, slot + SLOT_IP + length), n * WAITING_BYTES);
-		this.#waiting.push({ ...who, length, deadline: this.#owner.milliseconds() + PATIENCE });
-		this.#ask(ifindex, who.neighbour);
+		this.#waiting.add(frame, o.views.B.subarray(slot, slot + SLOT_IP + frame.length), o.milliseconds());
+		this.#requests.find(ifindex, frame.neighbour);
 	}
 
 	/** Takes the kernel's news of neighbours: fills hops, moves inside hosts, sends what waited. Frames go to the ports' queues. */
 	update(neighbours: Neighbour[]): void {
-		const o = this.#owner;
 		for (const neighbour of neighbours) {
-			if (neighbour.ifindex === o.wanIndex()) {
+			if (neighbour.ifindex === this.#owner.wanIndex()) {
 				const n = this.#numbers.get(neighbour.address);
 				if (n !== undefined) this.#learn(n, neighbour);
+				else if (isUsable(neighbour)) this.#cache.delete(swap32(neighbour.address));
 			}
-			if (!isUsable(neighbour)) continue;
-			const inside = swap32(neighbour.address);
-			const port = this.#homeOf(inside);
-			if (port < 0 || neighbour.ifindex !== o.lanIndex(port) || !o.lan[port].ethernet) continue;
-			const host = o.hosts.find(inside);
-			if (host !== 0) this.#place(host, port, neighbour);
+			this.#inside.update(neighbour);
 		}
-		if (this.#waiting.length > 0) this.flush();
-	}
-
-	/**
-	 * Number of the LAN port that an address belongs to, -1 for none. Never that of a tap, which shares its device with a tun port: a host behind the TUN device is the
-	 * kernel's to deliver to, and what another LAN's machine says it is does not move it there.
-	 */
-	#homeOf(inside: number): number {
-		const { lan } = this.#owner;
-		for (let port = 0; port < lan.length; port++) if (lan[port].home === port && inNets(lan[port].nets, inside)) return port;
-		return -1;
+		if (this.#waiting.count > 0) this.flush();
 	}
 
 	/** Sends frames whose neighbour has answered, gives up those that waited too long. */
 	flush(): void {
 		const o = this.#owner;
 		const now = o.milliseconds();
-		for (let n = this.#waiting.length - 1; n >= 0; n--) {
-			const f = this.#waiting[n];
-			const ifindex = f.hop >= 0 ? o.wanIndex() : o.lanIndex((o.hosts.W[f.host * 4 + HOST_PLACE] >>> HOST_PORT_SHIFT) & 0xff);
-			const known = o.kernel.neighbour(ifindex, f.neighbour);
+		for (let n = this.#waiting.count - 1; n >= 0; n--) {
+			const f = this.#waiting.at(n);
+			const port = (o.hosts.W[f.host * 4 + HOST_PLACE] >>> HOST_PORT_SHIFT) & 0xff;
+			const known = o.kernel.neighbour(f.wan ? o.wanIndex() : o.lanIndex(port), f.neighbour);
 			const usable = known !== undefined && isUsable(known);
 			if (!usable && now < f.deadline) continue;
 			const slot = this.#unpack(n);
+			this.#waiting.remove(n);
 			if (!usable) {
-				o.dropped(f.hop >= 0 ? REASON["no-next-hop"] : REASON["host-unreachable"], slot, f.hop >= 0 ? 0 : -1);
-				if (f.hop >= 0) o.undeliverable(slot, f.length, false);
-			} else if (f.hop >= 0) {
-				// The hop may have no number (0) or another one by now: the header goes into the slot itself.
-				o.views.B.set(known.mac as Uint8Array, slot + SLOT_ETHER);
-				o.views.B.set(o.wan.mac, slot + SLOT_ETHER + 6);
-				o.views.B.set([0x08, 0x00], slot + SLOT_ETHER + 12);
-				this.#send(o.wan, slot, f.length, 0);
-			} else if (o.hosts.W[f.host * 4 + HOST_ADDRESS] === f.inside) {
-				const port = (o.hosts.W[f.host * 4 + HOST_PLACE] >>> HOST_PORT_SHIFT) & 0xff;
-				this.#place(f.host, port, known);
-				this.#send(o.lan[port], slot, f.length, headerTag(HOST_HEADERS + f.host));
-			}
-			this.#remove(n);
+				o.dropped(f.wan ? REASON["no-next-hop"] : REASON["host-unreachable"], slot, f.wan ? 0 : -1);
+				if (f.wan) o.undeliverable(slot, f.length, false);
+			} else if (f.wan) this.#sendTo(known, slot, f.length);
+			else if (o.hosts.W[f.host * 4 + HOST_ADDRESS] !== f.inside || !this.#inside.find(f.host))
+				o.dropped(REASON["host-unreachable"], slot, -1);
+			else this.#send(o.lan[port], slot, f.length, headerTag(HOST_HEADERS + f.host));
 		}
 	}
 
-	/** Puts waiting frame number `n` into a slot of the frame buffer. */
-	#unpack(n: number): number {
+	/** Puts waiting frame number `n` into a slot of the frame buffer: that of its own number, unless another may be in a queue there. */
+	#unpack(n: number, spare = n): number {
 		const o = this.#owner;
-		const slot = o.spareSlot(n);
-		o.views.B.set(this.#store.subarray(n * WAITING_BYTES, n * WAITING_BYTES + SLOT_IP + this.#waiting[n].length), slot);
+		const slot = o.spareSlot(spare);
+		o.views.B.set(this.#waiting.bytes(n).subarray(0, SLOT_IP + this.#waiting.at(n).length), slot);
 		return slot;
 	}
 
@@ -270,43 +276,33 @@ export class NextHopTable implements NextHops {
 
 	/** Frames waiting now. */
 	get waiting(): number {
-		return this.#waiting.length;
-	}
-
-	#remove(n: number): void {
-		const last = this.#waiting.pop() as Waiting;
-		if (n === this.#waiting.length) return;
-		const from = this.#waiting.length * WAITING_BYTES;
-		this.#store.copyWithin(n * WAITING_BYTES, from, from + WAITING_BYTES);
-		this.#waiting[n] = last;
-	}
-
-	#place(host: number, port: number, neighbour: Neighbour): void {
-		const { hosts, headers, lan } = this.#owner;
-		headers.set(HOST_HEADERS + host, neighbour.mac as Uint8Array, 0, lan[port].mac);
-		hosts.place(host, port);
+		return this.#waiting.count;
 	}
 
 	/** Gives up the frames that wait for a next hop of the WAN: they have an address that is not ours any more. */
 	giveUp(): void {
-		for (let n = this.#waiting.length - 1; n >= 0; n--) {
-			if (this.#waiting[n].hop < 0) continue;
+		for (let n = this.#waiting.count - 1; n >= 0; n--) {
+			if (!this.#waiting.at(n).wan) continue;
 			this.#owner.dropped(REASON["no-external-address"], this.#unpack(n), 0);
-			this.#remove(n);
+			this.#waiting.remove(n);
 		}
 	}
 
 	/** Forgets routes (they changed); hop numbers and MACs stay. With an address or a link the kernel may have lost what it was asked for. */
 	routesChanged(): void {
 		this.#cache.clear();
-		this.#asked.clear();
-		for (const [n, waiting] of this.#waiting.entries()) {
-			if (waiting.hop < 0) continue;
+		this.#requests.forget();
+		this.#inside.routesChanged();
+		for (let n = 0; n < this.#waiting.count; n++) {
+			const waiting = this.#waiting.at(n);
+			if (!waiting.wan) continue;
 			// By its destination: the hop that it waits for may have been that of a route which has gone.
-			const at = n * WAITING_BYTES + SLOT_IP + 16;
-			const value = this.#store.subarray(at, at + 4).reduce((word, byte) => word * 256 + byte, 0);
+			const value = this.#waiting
+				.bytes(n)
+				.subarray(SLOT_IP + 16, SLOT_IP + 20)
+				.reduce((word, byte) => word * 256 + byte, 0);
 			waiting.neighbour = this.#owner.kernel.lookup(value)?.gateway || value;
-			this.#ask(this.#owner.wanIndex(), waiting.neighbour);
+			this.#requests.find(this.#owner.wanIndex(), waiting.neighbour);
 		}
 	}
 
@@ -314,19 +310,64 @@ export class NextHopTable implements NextHops {
 	reset(): void {
 		this.#cache.clear();
 		this.#numbers.clear();
-		this.#addresses.length = 1;
+		this.#addresses.fill(0);
 		this.tags.fill(0);
+		this.#freeAll();
+	}
+
+	/** An inside host has packets that do not come by here: its neighbour is to be confirmed. */
+	inUse(host: number): void {
+		this.#inside.confirm(host);
+	}
+
+	/** Once a second, between two batches: what is due by time alone. */
+	everySecond(): void {
+		this.#inside.everySecond();
+		if (!this.#owner.wan.ethernet) return;
+		this.#confirm();
+		if (this.#freePeers.length < FEW || this.#freeGateways.length < FEW) this.#collect();
 	}
 
 	/** Asks the kernel now and then to confirm the hops, so that a dead gateway or a new MAC is noticed though the kernel sends it nothing. */
-	confirm(): void {
-		const now = this.#owner.milliseconds();
-		if (now < this.#confirmAt || !this.#owner.wan.ethernet) return;
-		this.#confirmAt = now + CONFIRM;
-		for (let n = 1; n < this.#addresses.length; n++) this.#ask(this.#owner.wanIndex(), this.#addresses[n]);
+	#confirm(): void {
+		const o = this.#owner;
+		const now = o.milliseconds();
+		const due = Math.min(HOPS, Math.floor(((now - this.#confirmedAt) * HOPS) / CONFIRM));
+		if (due === 0) return;
+		this.#confirmedAt = now;
+		for (let k = 0; k < due; k++) {
+			this.#confirmed = (this.#confirmed + 1) % HOPS;
+			const address = this.#addresses[this.#confirmed];
+			if (address !== 0) this.#requests.confirm(o.wanIndex(), address);
+		}
+	}
+
+	/** Takes back the numbers that no session has, of peers and of gateways that are none any more. No frame that is still to be sent may have one of them. */
+	#collect(): void {
+		const o = this.#owner;
+		const now = o.milliseconds();
+		if (now < this.#collectAt || o.wan.queue.count > 0) return;
+		const { table } = o;
+		const used = new Uint8Array(HOPS + 1);
+		for (let i = 1; i <= table.layout.sessions; i++) {
+			const state = table.state(i);
+			if (state !== FREE && state !== RESTING) used[table.T[(i << 4) + R_META] >>> HOP_SHIFT] = 1;
+		}
+		let freed = 0;
+		for (let n = 1; n < HOPS; n++) {
+			const address = this.#addresses[n];
+			if (address === 0 || used[n] === 1 || (n <= GATEWAYS && o.kernel.isGateway(o.wanIndex(), address))) continue;
+			this.#numbers.delete(address);
+			this.#addresses[n] = 0;
+			this.tags[n] = 0;
+			(n <= GATEWAYS ? this.#freeGateways : this.#freePeers).push(n);
+			freed++;
+		}
+		if (freed > 0) this.#cache.clear();
+		if (freed < FEW) this.#collectAt = now + COLLECT_AGAIN;
 	}
 }
 
 /** Spare slots that {@link NextHopOwner.spareSlot} must provide, in bytes. */
-export const SPARE_SLOTS = WAITING_MAX;
+export const SPARE_SLOTS = WAITING_MAX + 1;
 export const SPARE_SLOT_SIZE = Math.min(SLOT_SIZE, WAITING_BYTES);

@@ -48,6 +48,7 @@ const offload = new Offload(
 		neighbour: () => null,
 		attachClassic: () => {},
 		detachClassic: () => {},
+		inUse: () => {},
 	},
 	null,
 );

@@ -213,7 +213,7 @@ const ELSEWHERE = [
 	"hairpin-filtered",
 	"endpoint-busy",
 ];
-const OF_THE_PORTS = ["internal-error", "address-conflict", "no-next-hop", "host-unreachable", "send-refused", "leak"];
+const OF_THE_PORTS = ["internal-error", "address-conflict", "no-next-hop", "host-unreachable", "waiting-full", "send-refused", "leak"];
 
 describe("drop reasons", () => {
 	for (const row of ROWS) {

@@ -54,7 +54,7 @@ import { Keeper, type Terms } from "../../src/nat/keep.ts";
 import { Rare } from "../../src/nat/rare.ts";
 import { REASONS } from "../../src/nat/reason.ts";
 import { formatAddress, parseAddress, parseSubnet } from "../../src/packet/address.ts";
-import { firstOf, SLOT_SIZE, secondOf, swap16, swap32, viewsOf } from "../../src/packet/layout.ts";
+import { firstOf, SLOT_ETHER, SLOT_SIZE, secondOf, swap16, swap32, viewsOf } from "../../src/packet/layout.ts";
 import { HEADER_SHIFT, HEADER_SIZE, HOST_HEADERS, headerTag, LENGTH_MASK, LinkHeaders } from "../../src/packet/link-header.ts";
 import { type Frame, type Packet, readPacket, sum } from "./rig-frame.ts";
 
@@ -212,6 +212,12 @@ export class FakeHops implements NextHops {
 		hosts.place(host, port);
 		lan[port].queue.push(slot, length, headerTag(HOST_HEADERS + host));
 		this.#rig().context.forwardedIn++;
+	}
+
+	heard(host: number, port: number, slot: number): void {
+		const { hosts, headers, lan, views } = this.#rig().context;
+		headers.set(HOST_HEADERS + host, views.B, slot + SLOT_ETHER + 6, lan[port].mac);
+		hosts.place(host, port, true);
 	}
 }
 

@@ -134,6 +134,7 @@ const CASES: Record<ReasonName, Case> = {
 		dry: true,
 	},
 	"no-next-hop": { run: byHand("no-next-hop", udp(`${H1}:5`, `${S1}:9`), 0), from: `${H1}:5`, to: `${S1}:9` },
+	"waiting-full": { run: byHand("waiting-full", udp(`${H1}:5`, `${S1}:9`), 0), from: `${H1}:5`, to: `${S1}:9` },
 	"host-unreachable": { run: byHand("host-unreachable", udp(`${S1}:9`, `${H1}:5`), -1), from: `${S1}:9`, to: `${H1}:5` },
 	"too-big": { before: open, out: udp(`${H1}:40000`, `${S1}:9`, { payload: 1600 }), from: `${H1}:40000`, to: `${S1}:9` },
 	"fragment-invalid": { out: fragment(0, 4, true), from: H1, to: S1 },

@@ -1,0 +1,55 @@
+/**
+ * What is asked of the kernel about neighbours: to find one, or to confirm one in use, which it does by ARP in its own time. Each at most once in a pause, so that
+ * a frame may ask whenever it likes.
+ */
+
+import type { KernelView } from "./kernel-view.ts";
+
+/** Milliseconds between two requests to find one neighbour. */
+const FIND_AGAIN = 1000;
+/** Milliseconds between two requests to confirm one neighbour in use. */
+const CONFIRM_AGAIN = 10_000;
+/** Neighbours whose last request is remembered. */
+const REMEMBERED = 1024;
+
+/** Requests about neighbours, by device and address (dotted value). */
+export class NeighbourRequests {
+	readonly #kernel: Pick<KernelView, "resolve">;
+	readonly #milliseconds: () => number;
+	/** When each was last asked for, in milliseconds. */
+	readonly #asked = new Map<number, number>();
+
+	constructor(kernel: Pick<KernelView, "resolve">, milliseconds: () => number) {
+		this.#kernel = kernel;
+		this.#milliseconds = milliseconds;
+	}
+
+	/** Asks for a neighbour that frames wait for. */
+	find(ifindex: number, address: number): void {
+		this.#ask(ifindex, address, FIND_AGAIN);
+	}
+
+	/** Has a neighbour in use confirmed, so that one that is dead or has moved is noticed. */
+	confirm(ifindex: number, address: number): void {
+		this.#ask(ifindex, address, CONFIRM_AGAIN);
+	}
+
+	/** Links or addresses changed: the kernel may have lost what it was asked for. */
+	forget(): void {
+		this.#asked.clear();
+	}
+
+	#ask(ifindex: number, address: number, pause: number): void {
+		if (ifindex === 0) return;
+		const now = this.#milliseconds();
+		const key = ifindex * 2 ** 32 + address;
+		if (now - (this.#asked.get(key) ?? Number.NEGATIVE_INFINITY) < pause) return;
+		if (this.#asked.size >= REMEMBERED) this.#asked.clear();
+		this.#asked.set(key, now);
+		try {
+			this.#kernel.resolve(ifindex, address);
+		} catch {
+			// The device is going away, which its notification will say; or the kernel has no room for another neighbour.
+		}
+	}
+}
