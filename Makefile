@@ -81,7 +81,7 @@ known-arch:
 	@[ -z "$(ARCH)" ] || [ -n "$(ZIG_TARGET)" ] || { echo "no such ARCH: $(ARCH); there are $(ARCHITECTURES)" >&2; exit 1; }
 
 .PHONY: build
-build: known-arch deps ## build/masqd and build/masqd.js (SANITIZE=1, LIBC=musl, ARCH=mipsel_24kc for other builds)
+build: known-arch deps ## build/masqd and build/masqd.js (SANITIZE=1, FAULTS=1, LIBC=musl, ARCH=mipsel_24kc for other builds)
 	@$(MAKE) --no-print-directory $(NATIVE_OUT)/masqd build/masqd.js $(if $(ARCH),-j2 $(NATIVE_OUT)/masqd.qbc)
 	@[ "$(NATIVE_OUT)" = build ] || [ -n "$(ARCH)" ] || ln -sf ../masqd.js $(NATIVE_OUT)/masqd.js
 
@@ -103,6 +103,7 @@ demo: build ## show masqd at work on real traffic (SHELL=1: keep the hosts and o
 .PHONY: test
 test: build ## run all tests
 	@$(MAKE) --no-print-directory build SANITIZE=1
+	@$(MAKE) --no-print-directory build FAULTS=1
 	@$(MAKE) --no-print-directory build LIBC=musl
 	@$(MAKE) --no-print-directory bench-tools
 	@$(MAKE) --no-print-directory ipk ARCH=
@@ -113,6 +114,11 @@ test: build ## run all tests
 fuzz: ## mutate frames at the sanitizer build until stopped (FRAMES=n, SEED=n)
 	@$(MAKE) --no-print-directory build SANITIZE=1
 	test/fuzz/run.sh $(or $(FRAMES),5000000) $(or $(SEED),$$(date +%s))
+
+.PHONY: errno
+errno: build ## every system call of the daemon fails once with every errno, at start, under traffic and during events
+	@$(MAKE) --no-print-directory build FAULTS=1
+	ERRNO_WALK=1 /usr/bin/python3 -m pytest -q test/net/test_errno.py -n 2 -rP
 
 .PHONY: soak
 soak: build ## kill the daemon a thousand times, restart it under load, and move sessions in and out of the kernel for a minute (KILLS=n RESTARTS=n SECONDS=n)

@@ -3,6 +3,7 @@
 #
 #   build/masqd             this machine's C library, dynamic
 #   SANITIZE=1              build/sanitize/masqd: AddressSanitizer and UndefinedBehaviorSanitizer
+#   FAULTS=1                build/faults/masqd: system calls fail when a test says so (faults.c)
 #   LIBC=musl               build/musl/masqd: static, by musl-gcc
 #   ARCH=mipsel_24kc        build/mipsel_24kc/masqd: static, for a router (openwrt/toolchain/cross.mk lists them)
 #   WITHOUT_PARSER=1        an engine for bytecode (native/bytecode.c) only; ARCH=... is so by itself
@@ -29,6 +30,15 @@ OPTIMIZE := -O1 -g -fno-omit-frame-pointer
 QUICKJS_SANITIZE := -fsanitize=address,undefined -fno-sanitize-recover=all
 NATIVE_SANITIZE := $(QUICKJS_SANITIZE) -fno-wrapv
 NATIVE_LDFLAGS += -fsanitize=address,undefined
+else ifeq ($(FAULTS),1)
+VARIANT ?= faults
+NATIVE_SOURCES += faults.c
+NATIVE_CFLAGS += -DFAULTS
+# Those of faults.c.
+WRAPPED := accept4 bind chmod clock_gettime connect fallocate flock fork fstat ftruncate getrandom getsockname getsockopt ioctl listen lstat madvise \
+	mkdir mmap open opendir pipe2 poll prctl read readlink readv recvmmsg recvmsg rename sched_getaffinity sched_setaffinity send sendto \
+	setsockopt signalfd socket stat syscall unlink write writev
+NATIVE_LDFLAGS += $(WRAPPED:%=-Wl,--wrap=%)
 else ifeq ($(LIBC),musl)
 VARIANT ?= musl
 CC := musl-gcc

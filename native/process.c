@@ -170,6 +170,7 @@ static int64_t milliseconds(void)
  * @length: bytes in @text
  * @status: what waitpid() told
  * @ended: whether it did
+ * @error: errno of a write that kept something of its input from it, 0 if none did
  */
 struct child {
 	pid_t pid;
@@ -179,6 +180,7 @@ struct child {
 	size_t length;
 	int status;
 	bool ended;
+	int error;
 };
 
 static void close_pipe(int *end)
@@ -267,6 +269,8 @@ static size_t child_feed(struct child *child, const char *text, size_t length)
 
 	if (put < 0 && (errno == EAGAIN || errno == EINTR))
 		return 0;
+	if (put < 0 && errno != EPIPE)
+		child->error = errno;
 	if (put < 0 || (size_t)put == length)
 		close_pipe(&child->input);
 	return put < 0 ? 0 : (size_t)put;
@@ -402,9 +406,13 @@ NATIVE(native_run)
 			result = throw_errno(ctx, error, "execvp", "%s", words[0]);
 		} else {
 			status = child_finish(&child, text, length, timeout);
-			result = JS_NewObject(ctx);
-			JS_SetPropertyStr(ctx, result, "status", JS_NewInt32(ctx, status));
-			JS_SetPropertyStr(ctx, result, "output", text_decode(ctx, child.text, child.length));
+			if (child.error) {
+				result = throw_errno(ctx, child.error, "write", "%s", words[0]);
+			} else {
+				result = JS_NewObject(ctx);
+				JS_SetPropertyStr(ctx, result, "status", JS_NewInt32(ctx, status));
+				JS_SetPropertyStr(ctx, result, "output", text_decode(ctx, child.text, child.length));
+			}
 		}
 	}
 	js_free(ctx, child.text);

@@ -206,4 +206,24 @@ NATIVE(native_bpf_program_run);
 NATIVE(native_bpf_link_create);
 NATIVE(native_bpf_link_update);
 
+#ifdef FAULTS
+/* faults.c */
+const char *faults_enter(const char *name);
+void faults_leave(const char *before);
+
+#undef NATIVE
+#define NATIVE(function)                                                                                               \
+	static JSValue function##_call(JSContext *ctx, JSValueConst self, int argc, JSValueConst *argv);               \
+	JSValue function(JSContext *ctx, JSValueConst self, int argc, JSValueConst *argv)                              \
+	{                                                                                                              \
+		const char *before = faults_enter(#function);                                                          \
+		JSValue result = function##_call(ctx, self, argc, argv);                                               \
+                                                                                                                       \
+		faults_leave(before);                                                                                  \
+		return result;                                                                                         \
+	}                                                                                                              \
+	static JSValue function##_call(JSContext *ctx, JSValueConst self __attribute__((unused)),                      \
+				       int argc __attribute__((unused)), JSValueConst *argv __attribute__((unused)))
+#endif
+
 #endif

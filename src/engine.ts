@@ -553,15 +553,28 @@ export class Engine {
 			if (e.code === "EBUSY") throw new StartError(`the device name ${p.tun} is taken: is another masqd running?`);
 			throw new StartError(`can not open TUN: ${e.message}`);
 		}
-		this.kernel.drain();
+		try {
+			p.routes = this.#routeTo(p);
+		} catch (error) {
+			// Without routes the device is nobody's way, and it is to be made anew.
+			this.#closePort(p);
+			throw error;
+		}
+		for (const warning of p.routes.warnings) if (!this.warnings.includes(warning)) this.warnings.push(warning);
+	}
+
+	#routeTo(p: LanPort): TunRoutes {
+		const changes = this.kernel.drain();
+		this.#neighbourNews.push(...changes.neighbours);
+		// The device is in it, and whatever else has come meanwhile.
+		if (changes.addresses || changes.routes || changes.rules) this.#behind = true;
 		const tun = this.kernel.linkByName(p.tun);
 		if (tun === undefined) throw new StartError(`the kernel does not show the device ${p.tun}`);
-		p.routes = TunRoutes.install(this.kernel, this.#settings, {
+		return TunRoutes.install(this.kernel, this.#settings, {
 			lans: [p.name],
 			elsewhere: this.#elsewhere(),
 			tun: { name: p.tun, ifindex: tun.index, mtu: this.wan.link.mtu || 1500, queueLength: TUN_QUEUE },
 		});
-		for (const warning of p.routes.warnings) if (!this.warnings.includes(warning)) this.warnings.push(warning);
 	}
 
 	// ---- offload ---------------------------------------------------------------------------------------------------------
@@ -1279,7 +1292,8 @@ export class Engine {
 			throw error;
 		}
 		this.#guardText = "";
-		if (this.#keepGuard())
+		// Every moment without it counts: one that fails is tried again at once, then every second.
+		if (this.#keepGuard() || this.#keepGuard())
 			this.log.often("warning", "guard", "the nft table inet masqd was deleted; it is there again", this.#milliseconds);
 	}
 

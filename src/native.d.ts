@@ -46,7 +46,7 @@ declare module "masq:native" {
 	/**
 	 * Runs a program found by PATH with `stdin` as its standard input, waits for it and returns its exit status
 	 * (128 + signal if it was killed) and the first 64 KiB of its stdout and stderr together. No shell is involved.
-	 * A program that runs for more than `timeoutMs` is killed and reported as status 137. Throws ENOENT if there is none.
+	 * A program that runs for more than `timeoutMs` is killed and reported as status 137. Throws ENOENT if there is none, and what kept its input from it.
 	 */
 	export function run(argv: string[], stdin: string, timeoutMs: number): { status: number; output: string };
 	/** Blocks the given signal numbers for normal delivery and returns a non-blocking signalfd for them. SIGPIPE is ignored. */
