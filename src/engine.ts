@@ -60,6 +60,7 @@ import { addressValue, hasPorts, IP_WORD, SLOT_SIZE, swap16, swap32, TCP, UDP, t
 import { HOST_HEADERS, headerTag, LinkHeaders } from "./packet/link-header.ts";
 import { ArpResponder } from "./port/arp-responder.ts";
 import { type ClaimedPorts, lanFilter, wanFilter } from "./port/filter.ts";
+import { foreignFilters, foreignWords } from "./port/foreign-filters.ts";
 import { type GuardFacts, guardPresent, installGuard, removeGuard } from "./port/guard.ts";
 import { GuardWatch } from "./port/guard-watch.ts";
 import { IngressFilters } from "./port/ingress-filter.ts";
@@ -253,7 +254,7 @@ export class Engine {
 	readonly #ingress = new IngressFilters(this.kernel);
 	/** Why there is no offload. */
 	#noOffload = "";
-	/** Device because of whose filters offload stands back. */
+	/** Filters of others on the ports, in words. */
 	#filtered = "";
 	/** The WAN has no address that can be used, or some session no route: packets from inside take the slow way (Rare.outboundImpaired). */
 	#impaired = true;
@@ -628,7 +629,7 @@ export class Engine {
 		return route !== null && route.ifindex === ifindex && route.gateway !== 0 ? route.gateway : host;
 	}
 
-	/** Tells the offload about the ports as they are. With `auto` it stands back while others filter what comes in (SQM). */
+	/** Tells the offload about the ports as they are. With `auto` it stands back while others filter what comes in (SQM) or goes out. */
 	#renewOffload(): void {
 		const device = (p: Port) => {
 			const link = this.kernel.linkByName(p.name);
@@ -636,17 +637,17 @@ export class Engine {
 			return { index: p.index, ethernet, mtu: p.link.mtu, mac: ethernet && link.mac !== null ? link.mac : new Uint8Array(6) };
 		};
 		const owned = this.#ownedExternals();
-		const auto = this.plan.offload === "auto";
-		const filtered = (auto && [this.wan, ...this.lan].find((p) => p.index !== 0 && this.#ingress.othersOn(p.index))?.name) || "";
-		if (filtered !== this.#filtered) {
-			this.log.say(
-				"info",
-				filtered === "" ? `offload: ${this.#filtered} has no more filters of others` : `no offload: ${obstacleOf(filtered)}`,
-			);
-			this.#filtered = filtered;
+		const ports = [this.wan, ...this.lan.filter((p) => p.kind !== "tap")];
+		const filters = foreignWords(foreignFilters(ports, this.#ingress, native, (index) => this.kernel.links.get(index)?.name));
+		const standsBack = this.plan.offload === "auto" && filters !== "";
+		if (filters !== this.#filtered) {
+			if (filters === "") this.log.say("info", "offload: there are no more filters of others");
+			else this.log.say("info", standsBack ? `no offload: ${obstacleOf(filters)}` : `offload goes past others: ${filters}`);
+			this.#filtered = filters;
 		}
 		this.#offload?.renew({
-			filtered,
+			filters,
+			standsBack,
 			wan: device(this.wan),
 			lan: this.lan.map((p) => ({
 				...device(p),
@@ -662,7 +663,7 @@ export class Engine {
 		try {
 			this.#renewOffload();
 		} catch (error) {
-			this.log.say("warning", `offload stopped: ${(error as Error).message}`);
+			this.log.often("warning", "offload", `offload stopped: ${(error as Error).message}`, this.#milliseconds);
 		}
 	}
 
@@ -670,7 +671,7 @@ export class Engine {
 	get offloadStatus(): OffloadStatus {
 		const { offload } = this.plan;
 		if (this.#offload !== null) return this.#offload.status(offload);
-		return { mode: offload, active: false, detail: this.#noOffload, flows: 0, capacity: 0, packetsOut: 0, packetsIn: 0 };
+		return { mode: offload, active: false, detail: this.#noOffload, flows: 0, capacity: 0, packetsOut: 0, packetsIn: 0, past: "" };
 	}
 
 	/** Sessions that go by the kernel, null without. */
@@ -1285,16 +1286,24 @@ export class Engine {
 
 	/** Somebody has changed nftables. A guard that has gone with that is put back at once. */
 	#guardNews(): void {
+		const watch = this.#guardWatch;
+		if (watch === null) return;
+		let gone = true;
 		try {
-			if (!this.#guardWatch?.drain("masqd")) return;
+			gone = watch.drain("masqd");
 		} catch (error) {
 			this.#guardText = "";
 			throw error;
 		}
-		this.#guardText = "";
-		// Every moment without it counts: one that fails is tried again at once, then every second.
-		if (this.#keepGuard() || this.#keepGuard())
-			this.log.often("warning", "guard", "the nft table inet masqd was deleted; it is there again", this.#milliseconds);
+		if (gone) {
+			this.#guardText = "";
+			// Every moment without it counts: one that fails is tried again at once, then every second.
+			if (this.#keepGuard() || this.#keepGuard())
+				this.log.often("warning", "guard", "the nft table inet masqd was deleted; it is there again", this.#milliseconds);
+		}
+		// Chains of others on the ports may have come or gone.
+		if (watch.chains && this.#offload !== null) this.#renewOffloadQuietly();
+		watch.chains = false;
 	}
 
 	/** Installs the guard if it is not as it must be; false if that fails: every second tries again. */

@@ -49,6 +49,9 @@ export const TENDED = 1 << 21;
 /** TCP: its sequence numbers have been moved, so that without the ALG's memory it can not go on. */
 export const MOVED = 1 << 22;
 
+/** How far beyond the expected sequence number a RST may be: one unscaled window. A later one is provoked again by the next segment. */
+export const RESET_WINDOW = 65535;
+
 /** Bytes of a byte counter's low word before it carries into the high half. */
 export const BYTES_CARRY = 0x40000000;
 

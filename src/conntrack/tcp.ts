@@ -4,7 +4,7 @@
  */
 
 import { ACK, FIN, RST, SYN, swap32 } from "../packet/layout.ts";
-import { R_ACK_IN, R_ACK_OUT, R_META, TENDED } from "./record.ts";
+import { R_ACK_IN, R_ACK_OUT, R_META, RESET_WINDOW, TENDED } from "./record.ts";
 import {
 	TCP_CLOSING,
 	TCP_ESTABLISHED,
@@ -17,9 +17,6 @@ import {
 	TCP_TENDED,
 } from "./states.ts";
 import type { Table } from "./table.ts";
-
-/** How far beyond the expected sequence number a RST may be: one unscaled window. A later one is provoked again by the next segment. */
-const RESET_WINDOW = 65535;
 
 /**
  * A segment from the inside. `flags` are the header's six bits, `seq` and `ack` its numbers as loaded.
@@ -82,12 +79,14 @@ export function tcpIn(table: Table, i: number, flags: number, seq: number, ack: 
 }
 
 /**
- * State of a session in `state` that the bypass has carried segments of: whether any (`carried`; none of them had SYN or RST), and whether a FIN of either side was
- * among them.
+ * State of a session in state `before` that the bypass has carried segments of: whether any (`carried`; none of them had SYN), whether a RST was among them, as the last or not, and
+ * whether a FIN of either side was, after that.
  */
-export function afterBypass(state: number, carried: boolean, finOut: boolean, finIn: boolean): number {
-	if (state === TCP_OPENED && !carried) return state;
-	if (state !== TCP_OPENED && state !== TCP_ESTABLISHED && state !== TCP_FIN_OUT && state !== TCP_FIN_IN) return state;
+export function afterBypass(before: number, carried: boolean, reset: "none" | "last" | "passed", finOut: boolean, finIn: boolean): number {
+	if (before === TCP_OPENED && !carried) return before;
+	if (before !== TCP_OPENED && before !== TCP_ESTABLISHED && before !== TCP_FIN_OUT && before !== TCP_FIN_IN) return before;
+	if (reset === "last") return TCP_RESET;
+	const state = reset === "none" ? before : TCP_ESTABLISHED;
 	const out = finOut || state === TCP_FIN_OUT;
 	if (finIn || state === TCP_FIN_IN) return out ? TCP_CLOSING : TCP_FIN_IN;
 	return out ? TCP_FIN_OUT : TCP_ESTABLISHED;

@@ -118,6 +118,8 @@ export interface OffloadReply {
 	/** Packets that went by the kernel since the start. */
 	packetsOut: number;
 	packetsIn: number;
+	/** Filters of others that these packets go past, in words; "" for none. */
+	past: string;
 }
 
 export interface StatusReply {

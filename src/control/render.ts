@@ -144,7 +144,8 @@ function offloadText({ offload, forwarded }: StatusReply): string {
 	if (!offload.active) return `none: ${offload.detail}`;
 	const packets = forwarded.out + forwarded.in;
 	const share = packets === 0 ? 0 : (100 * (offload.packetsOut + offload.packetsIn)) / packets;
-	return `${share.toFixed(1)} % of packets by the kernel (${offload.detail}), ${offload.flows} sessions of ${offload.capacity} now`;
+	const past = offload.past ? `; they go past others: ${offload.past}` : "";
+	return `${share.toFixed(1)} % of packets by the kernel (${offload.detail}), ${offload.flows} sessions of ${offload.capacity} now${past}`;
 }
 
 /** The whole of `masqd status`. */

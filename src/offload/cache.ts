@@ -12,20 +12,23 @@
 import {
 	CACHE_HEADER,
 	CHAIN_MAX,
+	SEEN_FIN,
+	SEEN_RESET,
 	SLOT_ACK,
 	SLOT_BYTES,
 	SLOT_DESTINATION,
 	SLOT_DEVICE,
-	SLOT_FINISHED,
+	SLOT_KIND,
 	SLOT_LAST,
 	SLOT_LINK,
+	SLOT_MARK,
 	SLOT_MTU,
 	SLOT_NEW_ADDRESS,
 	SLOT_NEW_PORT,
 	SLOT_NEXT,
 	SLOT_PACKETS,
 	SLOT_PORTS,
-	SLOT_PROTOCOL,
+	SLOT_SEEN,
 	SLOT_SIZE,
 	SLOT_SOURCE,
 } from "./slot.ts";
@@ -41,9 +44,6 @@ const CACHED = -1;
 
 const WORDS = SLOT_SIZE >> 2;
 const LITTLE = new Uint8Array(new Uint16Array([1]).buffer)[0] === 1;
-/** The halfword of protocol and finish: shift of the protocol, mask of the finish. */
-const PROTOCOL_SHIFT = LITTLE ? 0 : 8;
-const FINISHED_MASK = LITTLE ? 0xff00 : 0x00ff;
 const BYTES_LOW = (SLOT_BYTES >> 2) + (LITTLE ? 0 : 1);
 const BYTES_HIGH = (SLOT_BYTES >> 2) + (LITTLE ? 1 : 0);
 
@@ -64,7 +64,8 @@ export interface CacheLayout {
 export function layoutCache(sessions: number): CacheLayout {
 	const bits = 31 - Math.clz32(Math.max(64, (sessions * 2.8) | 0));
 	const slots = CACHE_HEADER + (4 << bits);
-	return { sessions, bits, lastSlot: sessions * 2 + 1, slots, bytes: slots + (sessions * 2 + 2) * SLOT_SIZE };
+	// One more than there are: the kernel's verifier does not know that the slot beside one is that of the same pair.
+	return { sessions, bits, lastSlot: sessions * 2 + 1, slots, bytes: slots + (sessions * 2 + 3) * SLOT_SIZE };
 }
 
 /** One direction of a session, as it is put into the cache: addresses and ports as loaded. */
@@ -75,8 +76,12 @@ export interface Direction {
 	ports: number;
 	newAddress: number;
 	newPort: number;
+	/** Number of the port that such packets come in by, and the device that they leave by. */
+	port: number;
 	device: number;
 	mtu: number;
+	/** TCP: last acknowledgment number of this direction, as loaded; 0 if none was seen. */
+	ack: number;
 	/** Number of the link header in `links`, -1 if the device has none. */
 	link: number;
 }
@@ -88,6 +93,7 @@ export class FlowCache {
 	readonly keys: readonly [number, number, number];
 	readonly #W: Int32Array;
 	readonly #H: Uint16Array;
+	readonly #B: Uint8Array;
 	readonly #shift: number;
 	readonly #slots: number;
 	/** By session: {@link UNUSED}, {@link CACHED}, or when it left. */
@@ -106,6 +112,7 @@ export class FlowCache {
 		this.keys = [random[0], random[1] | 1, random[2] | 1];
 		this.#W = new Int32Array(memory, 0, layout.bytes >> 2);
 		this.#H = new Uint16Array(memory, 0, layout.bytes >> 1);
+		this.#B = new Uint8Array(memory, 0, layout.bytes);
 		this.#shift = 32 - layout.bits;
 		this.#slots = layout.slots >> 2;
 		this.#moments = new Int32Array(layout.sessions + 1);
@@ -162,11 +169,11 @@ export class FlowCache {
 		w[at] = d.source;
 		w[at + (SLOT_DESTINATION >> 2)] = d.destination;
 		w[at + (SLOT_PORTS >> 2)] = d.ports;
-		w[at + (SLOT_ACK >> 2)] = 0;
+		w[at + (SLOT_ACK >> 2)] = d.ack;
 		w[at + (SLOT_NEXT >> 2)] = w[head];
 		w[at + (SLOT_NEW_ADDRESS >> 2)] = d.newAddress;
 		h[half + (SLOT_NEW_PORT >> 1)] = d.newPort;
-		h[half + (SLOT_PROTOCOL >> 1)] = protocol << PROTOCOL_SHIFT;
+		h[half + (SLOT_KIND >> 1)] = protocol | (d.port << 8);
 		w[at + (SLOT_DEVICE >> 2)] = d.device;
 		h[half + (SLOT_MTU >> 1)] = Math.min(d.mtu, 0xffff);
 		if (d.link >= 0) {
@@ -178,8 +185,8 @@ export class FlowCache {
 			h[to + 3] = links[from + 3];
 			h[to + 4] = links[from + 4];
 			h[to + 5] = links[from + 5];
-			h[to + 6] = links[from + 6];
 		}
+		h[half + (SLOT_SEEN >> 1)] = 0;
 		w[at + (SLOT_LAST >> 2)] = now;
 		w[at + (SLOT_PACKETS >> 2)] = 0;
 		w[at + (SLOT_BYTES >> 2)] = 0;
@@ -218,9 +225,36 @@ export class FlowCache {
 		return this.#word(i, inbound, SLOT_ACK);
 	}
 
-	/** True if a FIN has passed in one direction since it was entered. */
+	/** Moves the acknowledgment number of one direction on, as loaded. */
+	acknowledge(i: number, inbound: 0 | 1, ack: number): void {
+		this.#W[this.#slots + (i * 2 + inbound) * WORDS + (SLOT_ACK >> 2)] = ack;
+	}
+
+	/** Number of the port that outbound packets have to come in by. */
+	port(i: number): number {
+		return this.#H[((this.#slots + i * 2 * WORDS) << 1) + (SLOT_KIND >> 1)] >> 8;
+	}
+
+	#byte(i: number, inbound: 0 | 1, offset: number): number {
+		return ((this.#slots + (i * 2 + inbound) * WORDS) << 2) + offset;
+	}
+
+	/** True if a FIN has passed in one direction since it was entered, or since the last reset. */
 	finished(i: number, inbound: 0 | 1): boolean {
-		return (this.#H[((this.#slots + (i * 2 + inbound) * WORDS) << 1) + (SLOT_FINISHED >> 1)] & FINISHED_MASK) !== 0;
+		return (this.#B[this.#byte(i, inbound, SLOT_SEEN)] & SEEN_FIN) !== 0;
+	}
+
+	/** Whether a reset of either direction has passed since the session was entered, and if so, whether anything has come since. */
+	reset(i: number): "none" | "last" | "passed" {
+		if (((this.#B[this.#byte(i, 0, SLOT_SEEN)] | this.#B[this.#byte(i, 1, SLOT_SEEN)]) & SEEN_RESET) === 0) return "none";
+		const still = (inbound: 0 | 1) => (this.packets(i, inbound) & 0xff) === this.#B[this.#byte(i, inbound, SLOT_MARK)];
+		return still(0) && still(1) ? "last" : "passed";
+	}
+
+	/** The reset does not count any more. */
+	forgetReset(i: number): void {
+		this.#B[this.#byte(i, 0, SLOT_SEEN)] &= ~SEEN_RESET;
+		this.#B[this.#byte(i, 1, SLOT_SEEN)] &= ~SEEN_RESET;
 	}
 
 	/** Packets of one direction since it was entered. */

@@ -4,6 +4,7 @@
 import { disassemble, LITTLE_ENDIAN } from "./asm.ts";
 import { layoutCache } from "./cache.ts";
 import { lanProgram, type ProgramFacts, wanProgram } from "./program.ts";
+import { WAN_PORT } from "./slot.ts";
 
 /** What of a plan the programs depend on. Addresses are dotted values. */
 export interface DumpFacts {
@@ -23,6 +24,7 @@ export function dumpPrograms(d: DumpFacts): string {
 	const common: ProgramFacts = {
 		littleEndian: LITTLE_ENDIAN,
 		map: 0,
+		port: WAN_PORT,
 		bits,
 		lastSlot,
 		slots,
@@ -43,7 +45,8 @@ export function dumpPrograms(d: DumpFacts): string {
 		out.push("", `# ${title}: ${lines.length} instructions`);
 		for (const [n, line] of lines.entries()) if (line !== "") out.push(`${String(n).padStart(4)}: ${line}`);
 	};
-	for (const lan of d.lan) show(`${lan.device} ingress`, lanProgram({ ...common, fromEthernet: lan.ethernet, toEthernet: d.wan.ethernet }));
+	for (const [n, lan] of d.lan.entries())
+		show(`${lan.device} ingress`, lanProgram({ ...common, port: n + 1, fromEthernet: lan.ethernet, toEthernet: d.wan.ethernet }));
 	show(`${d.wan.device} ingress`, wanProgram({ ...common, fromEthernet: d.wan.ethernet, toEthernet: d.lan[0].ethernet }));
 	return `${out.join("\n")}\n`;
 }

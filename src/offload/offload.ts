@@ -4,12 +4,14 @@
  *
  * Theory of operation. The session table tells ({@link Bypass}) when a session was used or changed its state. One that is answered and open goes in as soon as the
  * link headers of both its ways are known (TCP's with the SYN+ACK); one that could not is tried again when it is used in another second. It comes out when both sides
- * have closed or one has reset it, when it ends, when a link header that it uses changes or is lost, and with all others when a port changes.
+ * have closed or one has reset it, when it ends, when its host is found at another port, when a link header that it uses changes or is lost, and with all others when a port
+ * changes; then it goes in again a second later without being used: a host that only sends may not get through otherwise, because the kernel's connection tracking, where
+ * there is one on the way (tun driver), has not seen what it sent meanwhile.
  *
  * While a session is in the cache its record stands still. Its last use is looked up when the record's own time is up, and before that by a sweep, which
  * moves used sessions on in their timeout's list: so they are never at its head when they are in use, and an idle one ends at most {@link SWEEP_PART} of its timeout late.
  * Its counters and acknowledgment numbers, and the state that the segments carried have led to, are brought home by that sweep, when it leaves, or when someone asks:
- * a SYN or RST, which always goes by user space, the list of sessions, a table that is full.
+ * a SYN, which always goes by user space, or a RST that does, the list of sessions, a table that is full.
  *
  * Attaching: tcx links (Linux 6.6), which go with their descriptor however the process ends; before that a clsact queueing discipline with a classic filter, which does
  * not, so those programs watch a sign of life.
@@ -50,7 +52,7 @@ import { HEADER_SIZE, HOST_HEADERS, type LinkHeaders } from "../packet/link-head
 import { LITTLE_ENDIAN } from "./asm.ts";
 import { type CacheLayout, type Direction, FlowCache, layoutCache } from "./cache.ts";
 import { ALIVE_SHIFT, lanProgram, type ProgramFacts, wanProgram } from "./program.ts";
-import { CACHE_ALIVE, CACHE_NOW } from "./slot.ts";
+import { CACHE_ALIVE, CACHE_NOW, PORTS_MAX, WAN_PORT } from "./slot.ts";
 
 const MAP_ARRAY = 2;
 const MAP_MMAPABLE = 0x400;
@@ -65,6 +67,10 @@ const SWEPT = [UDP_OPEN, ICMP_QUERY, TCP_OPENED, TCP_ESTABLISHED, TCP_CLOSING];
 /** A look at all sessions that moves less than this part of the table is not repeated for so many milliseconds. */
 const SYNC_PART = 64;
 const SYNC_PAUSE = 250;
+/** Packets in the cache after which a session is taken out, so that its counters come home before they go round: the sweep finds it in time at any rate that there is. */
+const PACKETS_MAX = 2 ** 31;
+/** What bpf(2) says of a device that has gone, before rtnetlink does. */
+const GONE: readonly string[] = ["ENOLINK", "ENODEV", "ENXIO"];
 /** Sessions that a kernel with small map values can have (before Linux 5.17: 4 MiB in one value). */
 const SESSIONS_LEAST = 1024;
 
@@ -95,8 +101,9 @@ export interface OffloadFacts {
 	lan: readonly OffloadLan[];
 	/** External addresses as dotted values, the WAN port's own first. */
 	externals: readonly { first: number; last: number }[];
-	/** Name of a device whose packets others want to see first, "" for none: nothing is attached meanwhile. */
-	filtered: string;
+	/** Filters of others that packets would go past, in words, "" for none; and whether nothing is attached for their sake. */
+	filters: string;
+	standsBack: boolean;
 }
 
 /** What the offload needs of the rest of the daemon. */
@@ -142,6 +149,8 @@ export interface OffloadStatus {
 	/** Packets that went by the cache, since the start. */
 	packetsOut: number;
 	packetsIn: number;
+	/** Filters of others that these packets go past, in words; "" for none. */
+	past: string;
 }
 
 /** Why there can be no offload, in words for the operator. */
@@ -159,8 +168,13 @@ export class Offload implements Bypass {
 	#attached = new Map<number, Attached>();
 	/** Whether sessions may be entered. */
 	#open = false;
-	/** Why it was given up while running. */
+	/** Why it was given up while running; the next change of the ports tries again. */
 	#failure = "";
+	/** Filters of others, in words. */
+	#filters = "";
+	/** Sessions that have left and may go in again, and whether there are any. */
+	readonly #away: Uint8Array;
+	#returning = false;
 	/** Neighbour that leads to each host of a LAN that the kernel delivers to (dotted value), and the host's address it was looked up for. */
 	readonly #via: Float64Array;
 	readonly #viaFor: Int32Array;
@@ -183,6 +197,7 @@ export class Offload implements Bypass {
 		this.#links = new Uint16Array(owner.headers.buffer);
 		this.#via = new Float64Array(owner.table.layout.hosts + 1);
 		this.#viaFor = new Int32Array(owner.table.layout.hosts + 1);
+		this.#away = new Uint8Array(owner.table.layout.sessions + 1);
 		if (jitIsOff()) throw new OffloadError("the kernel's BPF compiler is off (net.core.bpf_jit_enable)");
 		for (const n of [CAP_BPF, CAP_PERFMON]) {
 			if (!native.hasCapability(n)) throw new OffloadError("no permission: it needs CAP_BPF and CAP_PERFMON");
@@ -211,31 +226,51 @@ export class Offload implements Bypass {
 	 * @throws OffloadError; nothing is attached then
 	 */
 	renew(facts: OffloadFacts): void {
-		if (this.#failure !== "") return;
-		const text = JSON.stringify(facts, (_, value) => (value instanceof Uint8Array ? [...value] : value));
+		this.#filters = facts.filters;
+		const text = JSON.stringify({ ...facts, filters: "" }, (_, value) => (value instanceof Uint8Array ? [...value] : value));
 		if (text === this.#factsText) return;
 		this.#open = false;
 		this.#leaveAll();
 		this.#viaFor.fill(0);
 		this.#facts = facts;
 		this.#factsText = text;
-		const wanted = facts.filtered === "" ? [facts.wan, ...facts.lan].filter((d) => d.index !== 0) : [];
-		for (const ifindex of [...this.#attached.keys()]) {
-			if (!wanted.some((d) => d.index === ifindex)) this.#detach(ifindex);
-		}
+		this.#failure = "";
+		const wanted = facts.standsBack ? [] : devices(facts);
+		for (const ifindex of [...this.#attached.keys()]) if (!wanted.includes(ifindex)) this.#detach(ifindex);
 		try {
-			for (const device of wanted) this.#attach(device, facts);
+			for (const ifindex of wanted) this.#attach(ifindex);
 		} catch (error) {
 			for (const ifindex of [...this.#attached.keys()]) this.#detach(ifindex);
 			this.#failure = describe(error as native.NativeError);
+			this.#factsText = "";
 			throw new OffloadError(this.#failure);
 		}
-		this.#open = facts.wan.index !== 0 && wanted.length > 0;
+		this.#open = this.#attached.has(facts.wan.index);
 	}
 
-	#attach(device: OffloadDevice, facts: OffloadFacts): void {
-		const outbound = device !== facts.wan;
+	/** Attaches a device's program. A device that has gone is passed over: the news of that is under way. */
+	#attach(ifindex: number): void {
+		const name = ifindex === this.#facts?.wan.index ? "masqd_wan" : "masqd_lan";
+		const program = native.bpfProgramLoad(SCHED_CLS, this.program(ifindex), name, null);
+		try {
+			this.#put(ifindex, program);
+		} catch (error) {
+			if (!GONE.includes((error as native.NativeError).code)) throw error;
+			if (this.#attached.has(ifindex)) this.#detach(ifindex);
+			this.#factsText = "";
+		} finally {
+			native.close(program);
+		}
+	}
+
+	/** The program for a device of the ports as they are. */
+	program(ifindex: number): ArrayBuffer {
+		const facts = this.#facts as OffloadFacts;
+		const outbound = ifindex !== facts.wan.index;
+		const port = outbound ? lanNumber(facts, ifindex) : WAN_PORT;
+		const device = outbound ? facts.lan[port - 1] : facts.wan;
 		const made: ProgramFacts = {
+			port,
 			littleEndian: LITTLE_ENDIAN,
 			map: this.#map,
 			bits: this.#cache.layout.bits,
@@ -248,21 +283,22 @@ export class Offload implements Bypass {
 			nets: facts.lan.flatMap((lan) => lan.nets),
 			deadman: this.#attachment === "clsact",
 		};
-		const program = outbound
-			? native.bpfProgramLoad(SCHED_CLS, lanProgram(made), "masqd_lan", null)
-			: native.bpfProgramLoad(SCHED_CLS, wanProgram(made), "masqd_wan", null);
-		try {
-			this.#put(device.index, program);
-		} finally {
-			native.close(program);
-		}
+		return outbound ? lanProgram(made) : wanProgram(made);
 	}
 
 	/** Attaches a program, or puts it in the place of the one that is there. Falls back to a classic filter at the first device. */
 	#put(ifindex: number, program: native.Fd): void {
 		const present = this.#attached.get(ifindex);
 		if (this.#attachment === "tcx") {
-			if (present !== undefined) return native.bpfLinkUpdate(present.link, program);
+			if (present !== undefined) {
+				try {
+					return native.bpfLinkUpdate(present.link, program);
+				} catch (error) {
+					if ((error as native.NativeError).code !== "ENOLINK") throw error;
+					// The device was deleted, and perhaps made again with the same number.
+					this.#detach(ifindex);
+				}
+			}
 			try {
 				this.#attached.set(ifindex, { ifindex, link: native.bpfLinkCreate(program, ifindex, TCX_INGRESS) });
 				return;
@@ -271,9 +307,7 @@ export class Offload implements Bypass {
 			}
 			// A kernel before 6.6. The program is made again: a classic filter needs the sign of life.
 			this.#attachment = "clsact";
-			const facts = this.#facts as OffloadFacts;
-			const device = [facts.wan, ...facts.lan].find((d) => d.index === ifindex) as OffloadDevice;
-			return this.#attach(device, facts);
+			return this.#attach(ifindex);
 		}
 		this.#owner.attachClassic(ifindex, program);
 		this.#attached.set(ifindex, { ifindex, link: -1 });
@@ -296,7 +330,9 @@ export class Offload implements Bypass {
 		const { T } = this.#owner.table;
 		const wanted = carries(T[(i << 4) + R_META], T[(i << 4) + R_PACKETS_IN] !== 0);
 		if (this.#cache.has(i)) {
-			if (!wanted) this.#leave(i);
+			// Something has come in user space since the reset.
+			if (wanted && this.#cache.reset(i) !== "none") this.#cache.forgetReset(i);
+			if (!wanted || this.#cache.port(i) !== this.#portOf(i)) this.#leave(i);
 		} else if (wanted && this.#open) this.#enter(i);
 	}
 
@@ -314,11 +350,16 @@ export class Offload implements Bypass {
 		const { table } = this.#owner;
 		const { T } = table;
 		if ((T[(i << 4) + R_META] & 0xff) !== TCP) return false;
-		T[(i << 4) + R_ACK_OUT] = later(T[(i << 4) + R_ACK_OUT], this.#cache.acknowledged(i, 0));
+		const acked = this.#cache.acknowledged(i, 0);
+		T[(i << 4) + R_ACK_OUT] = later(T[(i << 4) + R_ACK_OUT], acked);
 		T[(i << 4) + R_ACK_IN] = later(T[(i << 4) + R_ACK_IN], this.#cache.acknowledged(i, 1));
+		// What a reset is held against there.
+		if (T[(i << 4) + R_ACK_OUT] !== acked) this.#cache.acknowledge(i, 0, T[(i << 4) + R_ACK_OUT]);
 		const state = table.state(i);
 		const carried = this.#cache.packets(i, 0) !== 0 || this.#cache.packets(i, 1) !== 0;
-		const next = afterBypass(state, carried, this.#cache.finished(i, 0), this.#cache.finished(i, 1));
+		const reset = this.#cache.reset(i);
+		const next = afterBypass(state, carried, reset, this.#cache.finished(i, 0), this.#cache.finished(i, 1));
+		if (reset === "passed") this.#cache.forgetReset(i);
 		if (next === state) return false;
 		const now16 = this.#owner.now16();
 		table.T16[(i << 5) + R_LAST] = now16 - Math.min(this.age(i), table.age(i, now16));
@@ -357,6 +398,8 @@ export class Offload implements Bypass {
 		const place = o.hosts.W[host * 4 + HOST_PLACE];
 		const lan = facts.lan[(place >>> HOST_PORT_SHIFT) & 0xff];
 		const external = o.addresses[(meta >> EXTERNAL_SHIFT) & 0xff];
+		const port = this.#portOf(i);
+		if (port > PORTS_MAX) return;
 		if (external === 0 || hop === 0 || o.tags[hop] === 0 || lan.index === 0 || lan.ethernet !== facts.lan[0].ethernet) return;
 		if (lan.kernelForwards ? lan.ethernet && !this.#findHost(host, lan) : (place & HOST_REACHABLE) === 0) return;
 		const protocol = meta & 0xff;
@@ -370,13 +413,26 @@ export class Offload implements Bypass {
 		out.newPort = secondOf(T[e + R_IN]);
 		out.ports = query ? back.newPort : T[e + R_OUT];
 		back.ports = query ? out.newPort : T[e + R_IN];
+		out.port = port;
+		back.port = WAN_PORT;
+		out.ack = T[e + R_ACK_OUT];
+		back.ack = T[e + R_ACK_IN];
 		out.device = facts.wan.index;
 		out.mtu = facts.wan.mtu;
 		out.link = facts.wan.ethernet ? hop : -1;
 		back.device = lan.index;
 		back.mtu = lan.mtu;
 		back.link = lan.ethernet ? HOST_HEADERS + host : -1;
-		this.#cache.enter(i, protocol, out, back, this.#links, o.seconds());
+		// One that goes in again without being used is as old as it was.
+		this.#cache.enter(i, protocol, out, back, this.#links, o.seconds() - o.table.age(i, o.now16()));
+	}
+
+	/** Number of the port that a session's outbound packets come in by. */
+	#portOf(i: number): number {
+		const o = this.#owner;
+		const facts = this.#facts as OffloadFacts;
+		const place = o.hosts.W[o.table.T16[(i << 5) + R_HOST] * 4 + HOST_PLACE];
+		return lanNumber(facts, facts.lan[(place >>> HOST_PORT_SHIFT) & 0xff].index);
 	}
 
 	/** Sees to it that a host's link header is there, on a LAN whose neighbours are the kernel's. */
@@ -408,13 +464,20 @@ export class Offload implements Bypass {
 		addBytes(table, i, R_BYTES_IN, R_HIGH_IN, this.#cache.bytes(i, 1));
 	}
 
+	/** Takes out a session that may go in again as it is. */
+	#leaveForNow(i: number): void {
+		this.#leave(i);
+		this.#away[i] = 1;
+		this.#returning = true;
+	}
+
 	#leaveAll(): void {
 		this.#leaveWhere(() => true);
 	}
 
 	#leaveWhere(which: (i: number) => boolean): void {
 		if (this.#cache.count === 0) return;
-		for (let i = 1; i <= this.#cache.layout.sessions; i++) if (this.#cache.has(i) && which(i)) this.#leave(i);
+		for (let i = 1; i <= this.#cache.layout.sessions; i++) if (this.#cache.has(i) && which(i)) this.#leaveForNow(i);
 	}
 
 	/** Packets and bytes that a session has in the cache, out and in, beyond those of its record. */
@@ -439,7 +502,7 @@ export class Offload implements Bypass {
 
 	/** Another next hop for a session. */
 	hopChanged(i: number): void {
-		if (this.#cache.has(i)) this.#leave(i);
+		if (this.#cache.has(i)) this.#leaveForNow(i);
 	}
 
 	/** News of a neighbour (dotted value) on a LAN that the kernel delivers to; `mac` null if it is not usable any more. */
@@ -479,11 +542,15 @@ export class Offload implements Bypass {
 		this.#cache.setHeader(CACHE_ALIVE, Math.floor(native.nanoseconds() / 2 ** ALIVE_SHIFT));
 	}
 
-	/** Once a second: the clock, and a part of the sweep. */
+	/** Once a second: the clock, who may go in again, and a part of the sweep. */
 	everySecond(): void {
 		this.tick();
-		if (this.#cache.count === 0) return;
 		const { table } = this.#owner;
+		if (this.#returning && this.#open) {
+			this.#returning = false;
+			for (let i = 1; i <= this.#cache.layout.sessions; i++) if (this.#away[i] !== 0) this.#return(i);
+		}
+		if (this.#cache.count === 0) return;
 		const now16 = this.#owner.now16();
 		const { timeouts } = table;
 		const least = Math.min(...SWEPT.map((state) => timeouts[state]));
@@ -491,11 +558,27 @@ export class Offload implements Bypass {
 		const last = this.#cache.layout.sessions;
 		const end = Math.min(last, this.#swept + Math.ceil(last / rounds));
 		for (let i = this.#swept + 1; i <= end; i++) {
-			if (!this.#cache.has(i) || this.sync(i) || this.age(i) >= table.age(i, now16)) continue;
-			table.touch(i, now16);
-			this.#owner.inUse(table.T16[(i << 5) + R_HOST]);
+			if (!this.#cache.has(i) || this.sync(i)) continue;
+			if (this.age(i) < table.age(i, now16)) {
+				table.touch(i, now16);
+				this.#owner.inUse(table.T16[(i << 5) + R_HOST]);
+			}
+			if (this.#cache.packets(i, 0) < PACKETS_MAX && this.#cache.packets(i, 1) < PACKETS_MAX) continue;
+			this.#leaveForNow(i);
 		}
 		this.#swept = end === last ? 0 : end;
+	}
+
+	/** Enters a session that was away and still goes on; one that has left just now has to wait for another second. */
+	#return(i: number): void {
+		const { T } = this.#owner.table;
+		const wanted = !this.#cache.has(i) && carries(T[(i << 4) + R_META], T[(i << 4) + R_PACKETS_IN] !== 0);
+		if (wanted && !this.#cache.ready(i, this.#owner.milliseconds())) {
+			this.#returning = true;
+			return;
+		}
+		this.#away[i] = 0;
+		if (wanted) this.#enter(i);
 	}
 
 	/** What `status` shows. */
@@ -506,7 +589,9 @@ export class Offload implements Bypass {
 			packetsOut += this.#cache.packets(i, 0);
 			packetsIn += this.#cache.packets(i, 1);
 		});
-		const obstacle = this.#failure || obstacleOf(this.#facts?.filtered ?? "");
+		const filters = this.#filters;
+		const standsBack = this.#facts?.standsBack ?? false;
+		const obstacle = this.#failure || (standsBack ? obstacleOf(filters) : "");
 		return {
 			mode,
 			active: obstacle === "",
@@ -515,6 +600,7 @@ export class Offload implements Bypass {
 			capacity: this.#cache.layout.sessions,
 			packetsOut,
 			packetsIn,
+			past: standsBack ? "" : filters,
 		};
 	}
 
@@ -541,13 +627,24 @@ function carries(meta: number, answered: boolean): boolean {
 	}
 }
 
-/** Why nothing is attached for the time being, "" if nothing is in the way. */
-export function obstacleOf(filtered: string): string {
-	return filtered && `${filtered} has ingress filters of others (SQM?), which packets would pass by`;
+/** Why nothing is attached for the time being: `filters` of others, in words. */
+export function obstacleOf(filters: string): string {
+	return `${filters}, which packets would pass by`;
+}
+
+/** Devices that are there, by number; one may be several ports (tun driver). */
+function devices(facts: OffloadFacts): number[] {
+	return [...new Set([facts.wan, ...facts.lan].map((d) => d.index))].filter((index) => index !== 0);
+}
+
+/** Number of a LAN device in slots and programs: that of its first port, from 1 on. */
+function lanNumber(facts: OffloadFacts, ifindex: number): number {
+	for (let n = 0; n < facts.lan.length; n++) if (facts.lan[n].index === ifindex) return n + 1;
+	return PORTS_MAX + 1;
 }
 
 function direction(): Direction {
-	return { source: 0, destination: 0, ports: 0, newAddress: 0, newPort: 0, device: 0, mtu: 0, link: -1 };
+	return { source: 0, destination: 0, ports: 0, newAddress: 0, newPort: 0, port: 0, device: 0, mtu: 0, ack: 0, link: -1 };
 }
 
 /** The later of two acknowledgment numbers, as loaded; 0 is none. Segments with IP options may have passed by user space meanwhile. */

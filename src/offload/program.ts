@@ -4,7 +4,13 @@
  * Theory of operation. A program looks its packet up in the flow cache (slot.ts). If it is a plain TCP, UDP or ICMP echo packet of a cached session, the program does to it
  * what nat/fast.ts would: hop count, both checksums, address and port, link header, counters; and redirects it to the device in the slot, through that device's
  * queueing discipline. Everything else is passed on untouched and reaches masqd's sockets as if there were no program: fragments, IP options, a last
- * hop, a wrong header checksum, packets larger than the way out, TCP segments with SYN or RST, or without ACK, frames that are not to us. A FIN is noted in the slot.
+ * hop, a wrong header checksum, packets larger than the way out, TCP segments with SYN, or with neither ACK nor RST, frames that are not to us.
+ *
+ * Which port a packet came in by is part of its key: the number of the device is a constant of the program.
+ *
+ * FIN and RST are noted in the slot. A RST has to be taken along: where the kernel forwards beside us (tun driver) its connection tracking has seen no segment since the
+ * handshake, and a ruleset that drops what is invalid would keep the reset from the other side. One from outside is held against the acknowledgment number of the other
+ * direction as conntrack/tcp.ts does; what does not fit is user space's to judge. What follows behind the IPv4 packet in its frame is cut off, as receiving it would do.
  *
  * Passing on is TC_ACT_UNSPEC, which lets other programs and filters of the device have the packet too. Nothing is written to a packet before
  * it is certain that it will be sent.
@@ -16,28 +22,34 @@
  *
  * "Deadman": programs attached by file descriptor go when masqd dies. A classic filter stays; it works only while the engine's sign of life is fresh.
  */
-import { Assembler, R0, R1, R2, R3, R4, R5, R6, R7, R8, R9, R10 } from "./asm.ts";
+import { RESET_WINDOW } from "../conntrack/record.ts";
+import { Assembler, R0, R1, R2, R3, R4, R5, R6, R7, R8, R9, R10, type Register } from "./asm.ts";
 import {
 	CACHE_ALIVE,
 	CACHE_HEADER,
 	CACHE_IDS,
 	CACHE_NOW,
 	CHAIN_MAX,
+	SEEN_FIN,
+	SEEN_RESET,
 	SLOT_ACK,
 	SLOT_BYTES,
 	SLOT_DESTINATION,
 	SLOT_DEVICE,
-	SLOT_FINISHED,
+	SLOT_KIND,
 	SLOT_LAST,
 	SLOT_LINK,
+	SLOT_MARK,
 	SLOT_MTU,
 	SLOT_NEW_ADDRESS,
 	SLOT_NEW_PORT,
 	SLOT_NEXT,
 	SLOT_PACKETS,
 	SLOT_PORTS,
-	SLOT_PROTOCOL,
+	SLOT_SEEN,
+	SLOT_SIZE,
 	SLOT_SOURCE,
+	WAN_PORT,
 } from "./slot.ts";
 
 /** What both programs are made of. Addresses are dotted values. */
@@ -52,6 +64,8 @@ export interface ProgramFacts {
 	slots: number;
 	/** Secret keys of the chain hash, the last two odd. */
 	keys: readonly [number, number, number];
+	/** Number of the port that it sits on (slot.ts). */
+	port: number;
 	/** Whether frames of the device it sits on, and of those it sends from, have an Ethernet header. */
 	fromEthernet: boolean;
 	toEthernet: boolean;
@@ -77,6 +91,7 @@ const KTIME_GET_NS = 5;
 const SKB_STORE_BYTES = 9;
 const L4_CSUM_REPLACE = 11;
 const REDIRECT = 23;
+const SKB_CHANGE_TAIL = 38;
 const SKB_PULL_DATA = 39;
 const SKB_CHANGE_HEAD = 43;
 
@@ -99,7 +114,8 @@ const ECHO = 0x0800;
 const ECHO_REPLY = 0;
 const ACK = 0x10;
 const FIN = 0x01;
-const SYN_RST_ACK = 0x16;
+const SYN = 0x02;
+const RST = 0x04;
 /** Field offsets in the IPv4 header, and behind it, in bytes. */
 const IP_LENGTH = 2;
 const IP_ID = 4;
@@ -110,6 +126,7 @@ const IP_SUM = 10;
 const IP_SOURCE = 12;
 const IP_DESTINATION = 16;
 const L4 = 20;
+const TCP_SEQUENCE = L4 + 4;
 const TCP_ACK = L4 + 8;
 const TCP_OFFSET = L4 + 12;
 const TCP_FLAGS = L4 + 13;
@@ -125,6 +142,9 @@ const ALIVE_MAX = 3;
 const STACK_DIFFERENCE = -8;
 const STACK_OLD_PORT = -16;
 const STACK_NEW_PORT = -24;
+/** The link header, whose words are aligned there; made when the ports are not needed any more. */
+const STACK_LINK = -22;
+const STACK_LENGTH = -32;
 
 /** The program for a LAN device. */
 export function lanProgram(f: ProgramFacts): ArrayBuffer {
@@ -144,12 +164,19 @@ function swapped32(v: number): number {
 	return (v << 24) | ((v & 0xff00) << 8) | ((v >>> 8) & 0xff00) | (v >>> 24);
 }
 
+/** SLOT_KIND of a protocol's packets that come in by a port. */
+export function kindOf(protocol: number, port: number): number {
+	return protocol | (port << 8);
+}
+
 function generate(f: ProgramFacts, outbound: boolean): ArrayBuffer {
 	const a = new Assembler(f.littleEndian);
 	const base = f.fromEthernet ? ETHER : 0;
 	// A value in network order as a load gives it.
 	const half = (v: number) => (f.littleEndian ? swapped16(v) : v);
 	const word = (v: number) => (f.littleEndian ? swapped32(v) : v | 0);
+	// What R9 holds, as SLOT_KIND.
+	const kind: Kind = { icmp: kindOf(ICMP, f.port), tcp: kindOf(TCP, f.port), udp: kindOf(UDP, f.port) };
 
 	a.alu64("mov", R6, R1);
 	a.load(4, R1, R6, CTX_PROTOCOL).jump("ne", R1, half(ETHERTYPE_IPV4), "pass");
@@ -170,7 +197,8 @@ function generate(f: ProgramFacts, outbound: boolean): ArrayBuffer {
 	a.load(2, R1, R7, base + IP_FRAGMENT).jump("set", R1, half(0x3fff), "pass");
 	a.load(1, R1, R7, base + IP_TTL).jump("lt", R1, 2, "pass");
 	a.load(1, R9, R7, base + IP_PROTOCOL);
-	a.jump("eq", R9, UDP, "ports").jump("eq", R9, TCP, "tcp").jump("ne", R9, ICMP, "pass");
+	if (f.port !== WAN_PORT) a.alu32("or", R9, kindOf(0, f.port));
+	a.jump("eq", R9, kind.udp, "ports").jump("eq", R9, kind.tcp, "tcp").jump("ne", R9, kind.icmp, "pass");
 	a.load(2, R1, R7, base + L4).jump("ne", R1, half(outbound ? ECHO : ECHO_REPLY), "pass");
 	a.load(2, R4, R7, base + L4 + 4).goto("lookup");
 	a.label("tcp");
@@ -179,27 +207,37 @@ function generate(f: ProgramFacts, outbound: boolean): ArrayBuffer {
 		.alu64("add", R5, base + LONG)
 		.jump("gt", R5, R1, "pass");
 	a.load(1, R1, R7, base + TCP_FLAGS)
-		.alu32("and", R1, SYN_RST_ACK)
-		.jump("ne", R1, ACK, "pass");
+		.alu32("and", R1, SYN | RST | ACK)
+		.jump("ne", R1, ACK, "reset");
 	a.label("ports").load(4, R4, R7, base + L4);
 	lookup(a, f);
 	a.label("hit");
 	if (f.deadman) deadman(a, f);
 	verify(a, base);
-	size(a, base);
+	size(a, base, kind);
 	a.load(4, R4, R8, SLOT_NEW_ADDRESS);
 	if (outbound) ours(a, f, word);
-	count(a, f, base);
-	translate(a, f, base, outbound, half);
-	send(a, f, base);
-	finish(a);
+	exact(a, base);
+	count(a, f, base, kind);
+	translate(a, f, base, outbound, half, kind);
+	send(a, f, base, kind);
+	a.label("reset").jump("set", R1, SYN, "pass").jump("set", R1, RST, "ports").goto("pass");
+	end(a, base, outbound);
+	trim(a, base, kind);
 	pull(a, base);
 	a.label("pass").alu64("mov", R0, TC_ACT_UNSPEC).exit();
 	if (!f.fromEthernet && f.toEthernet) a.label("lose").alu64("mov", R0, TC_ACT_SHOT).exit();
 	return a.assemble();
 }
 
-/** Finds the slot for source R2, destination R3, ports R4, protocol R9: R8 at "hit". The hash is that of FlowCache. */
+/** SLOT_KIND of each protocol. */
+interface Kind {
+	icmp: number;
+	tcp: number;
+	udp: number;
+}
+
+/** Finds the slot for source R2, destination R3, ports R4, kind R9: R8 at "hit". The hash is that of FlowCache. */
 function lookup(a: Assembler, f: ProgramFacts): void {
 	a.label("lookup");
 	a.alu32("mov", R0, R4).alu32("xor", R0, f.keys[0]).alu32("mul", R0, f.keys[1]).alu32("xor", R0, R2);
@@ -213,7 +251,7 @@ function lookup(a: Assembler, f: ProgramFacts): void {
 		a.load(4, R1, R8, SLOT_SOURCE).jump("ne", R1, R2, next);
 		a.load(4, R1, R8, SLOT_PORTS).jump("ne", R1, R4, next);
 		a.load(4, R1, R8, SLOT_DESTINATION).jump("ne", R1, R3, next);
-		a.load(1, R1, R8, SLOT_PROTOCOL).jump("eq", R1, R9, "hit");
+		a.load(2, R1, R8, SLOT_KIND).jump("eq", R1, R9, "hit");
 		a.label(next);
 		if (n < CHAIN_MAX - 1) a.load(4, R0, R8, SLOT_NEXT);
 	}
@@ -225,7 +263,7 @@ function deadman(a: Assembler, f: ProgramFacts): void {
 	a.mapValue(R1, f.map, CACHE_ALIVE).load(4, R1, R1, 0).alu32("sub", R0, R1).jump32("gt", R0, ALIVE_MAX, "pass");
 }
 
-/** Passes a packet with a wrong header checksum, or a total length that its frame does not hold. Leaves the length in R5. */
+/** Passes a packet with a wrong header checksum or no room for its headers. Leaves the length in R5. */
 function verify(a: Assembler, base: number): void {
 	a.load(4, R1, R7, base);
 	for (const field of [4, 8, IP_SOURCE, IP_DESTINATION]) a.load(4, R2, R7, base + field).alu64("add", R1, R2);
@@ -235,16 +273,13 @@ function verify(a: Assembler, base: number): void {
 	a.load(2, R5, R7, base + IP_LENGTH)
 		.bigEndian(R5, 16)
 		.jump("lt", R5, SHORT, "pass");
-	a.load(4, R1, R6, CTX_LENGTH);
-	if (base !== 0) a.alu64("add", R1, -base);
-	a.jump("gt", R5, R1, "pass");
 }
 
 /** Passes a packet that is too big for its way out; of a super-packet each segment counts. */
-function size(a: Assembler, base: number): void {
+function size(a: Assembler, base: number, kind: Kind): void {
 	a.alu64("mov", R0, R5);
 	a.load(4, R1, R6, CTX_GSO_SIZE).jump("eq", R1, 0, "whole");
-	a.alu64("mov", R0, R1).alu64("add", R0, SHORT).jump("ne", R9, TCP, "whole");
+	a.alu64("mov", R0, R1).alu64("add", R0, SHORT).jump("ne", R9, kind.tcp, "whole");
 	a.load(1, R1, R7, base + TCP_OFFSET)
 		.alu64("rsh", R1, 4)
 		.alu64("lsh", R1, 2)
@@ -268,26 +303,70 @@ function ours(a: Assembler, f: ProgramFacts, word: (v: number) => number): void 
 	a.goto("pass").label("ours");
 }
 
-/** Last use, packets, bytes (R5), what an off-path reset would have to guess, and whether this is the last of its direction. */
-function count(a: Assembler, f: ProgramFacts, base: number): void {
+/** Sends a frame whose length is not that of its packet (R5) to {@link trim}. */
+function exact(a: Assembler, base: number): void {
+	a.load(4, R1, R6, CTX_LENGTH);
+	if (base !== 0) a.alu64("add", R1, -base);
+	a.jump("ne", R1, R5, "trim").label("exact");
+}
+
+/**
+ * Cuts off what follows behind the packet: the padding of a short frame, or worse. Passes a packet that its frame (R1) does not hold, and a super-packet, whose segments
+ * would not be one any more. Nothing else can stand in the way by now.
+ */
+function trim(a: Assembler, base: number, kind: Kind): void {
+	a.label("trim").jump("gt", R5, R1, "pass").load(4, R1, R6, CTX_GSO_SIZE).jump("ne", R1, 0, "pass");
+	a.store(8, R10, STACK_LENGTH, R5).alu64("mov", R1, R6).alu64("mov", R2, R5);
+	if (base !== 0) a.alu64("add", R2, base);
+	a.alu64("mov", R3, 0).call(SKB_CHANGE_TAIL).jump("ne", R0, 0, "pass");
+	a.load(4, R7, R6, CTX_DATA).load(4, R1, R6, CTX_DATA_END).load(8, R5, R10, STACK_LENGTH).load(4, R4, R8, SLOT_NEW_ADDRESS);
+	a.alu64("mov", R2, R7)
+		.alu64("add", R2, base + LONG)
+		.jump("le", R2, R1, "exact")
+		.jump("eq", R9, kind.tcp, "pass");
+	a.alu64("mov", R2, R7)
+		.alu64("add", R2, base + SHORT)
+		.jump("gt", R2, R1, "pass")
+		.goto("exact");
+}
+
+/** Whether this is the last of its direction, what an off-path reset would have to guess, last use, packets, bytes (R5). */
+function count(a: Assembler, f: ProgramFacts, base: number, kind: Kind): void {
+	a.jump("ne", R9, kind.tcp, "seen")
+		.load(1, R1, R7, base + TCP_FLAGS)
+		.jump("set", R1, FIN | RST, "end");
+	a.label("heard")
+		.load(4, R1, R7, base + TCP_ACK)
+		.store(4, R8, SLOT_ACK, R1);
+	a.label("seen");
 	a.mapValue(R1, f.map, CACHE_NOW).load(4, R1, R1, 0).store(4, R8, SLOT_LAST, R1);
 	a.load(4, R1, R8, SLOT_PACKETS).alu32("add", R1, 1).store(4, R8, SLOT_PACKETS, R1);
 	a.load(8, R1, R8, SLOT_BYTES).alu64("add", R1, R5).store(8, R8, SLOT_BYTES, R1);
-	a.jump("ne", R9, TCP, "counted")
-		.load(4, R1, R7, base + TCP_ACK)
-		.store(4, R8, SLOT_ACK, R1);
-	a.load(1, R1, R7, base + TCP_FLAGS)
-		.jump("set", R1, FIN, "finished")
-		.label("counted");
 }
 
-/** A FIN: the engine learns of it when the session's turn comes. */
-function finish(a: Assembler): void {
-	a.label("finished").alu64("mov", R1, 1).store(1, R8, SLOT_FINISHED, R1).goto("counted");
+/** A FIN, or a RST (flags in R1), which is judged first if it comes from outside: the engine learns of it when the session's turn comes. */
+function end(a: Assembler, base: number, outbound: boolean): void {
+	const other = outbound ? SLOT_SIZE : -SLOT_SIZE;
+	a.label("end").jump("set", R1, RST, "judge");
+	a.load(1, R1, R8, SLOT_SEEN).alu32("or", R1, SEEN_FIN).store(1, R8, SLOT_SEEN, R1).goto("heard");
+	a.label("judge");
+	if (!outbound) {
+		a.load(4, R2, R8, other + SLOT_ACK)
+			.jump("eq", R2, 0, "pass")
+			.bigEndian(R2, 32);
+		a.load(4, R1, R7, base + TCP_SEQUENCE)
+			.bigEndian(R1, 32)
+			.alu32("sub", R1, R2)
+			.jump32("gt", R1, RESET_WINDOW, "pass");
+	}
+	a.load(4, R1, R8, SLOT_PACKETS).alu32("add", R1, 1).store(1, R8, SLOT_MARK, R1);
+	a.load(4, R1, R8, other + SLOT_PACKETS).store(1, R8, other + SLOT_MARK, R1);
+	a.alu64("mov", R1, 0).store(1, R8, other + SLOT_SEEN, R1);
+	a.alu64("mov", R1, SEEN_RESET).store(1, R8, SLOT_SEEN, R1).goto("seen");
 }
 
 /** Rewrites headers in the packet; R4 is the new address. Leaves difference and ports on the stack for the helper, the device in R7. */
-function translate(a: Assembler, f: ProgramFacts, base: number, outbound: boolean, half: (v: number) => number): void {
+function translate(a: Assembler, f: ProgramFacts, base: number, outbound: boolean, half: (v: number) => number, kind: Kind): void {
 	const address = base + (outbound ? IP_SOURCE : IP_DESTINATION);
 	const port = base + L4 + (outbound ? 0 : 2);
 	a.load(4, R1, R7, address).alu32("xor", R1, -1).alu64("add", R1, R4);
@@ -303,21 +382,13 @@ function translate(a: Assembler, f: ProgramFacts, base: number, outbound: boolea
 		.store(1, R7, base + IP_TTL, R5);
 	a.store(4, R7, address, R4);
 	a.load(2, R4, R8, SLOT_NEW_PORT).store(8, R10, STACK_NEW_PORT, R4);
-	a.jump("eq", R9, ICMP, "identifier");
+	a.jump("eq", R9, kind.icmp, "identifier");
 	a.load(2, R3, R7, port).store(2, R7, port, R4).goto("written");
 	a.label("identifier")
 		.load(2, R3, R7, base + L4 + 4)
 		.store(2, R7, base + L4 + 4, R4);
 	a.label("written").store(8, R10, STACK_OLD_PORT, R3);
-	if (f.fromEthernet && f.toEthernet) {
-		for (const [at, size] of [
-			[0, 2],
-			[2, 4],
-			[6, 4],
-			[10, 2],
-		] as const)
-			a.load(size, R1, R8, SLOT_LINK + at).store(size, R7, at, R1);
-	}
+	if (f.fromEthernet && f.toEthernet) link(a, R7, 0);
 	a.load(4, R7, R8, SLOT_DEVICE);
 }
 
@@ -342,8 +413,8 @@ function identify(a: Assembler, f: ProgramFacts, base: number, half: (v: number)
 }
 
 /** Transport checksum, link header for a frame that had none, and off it goes. */
-function send(a: Assembler, f: ProgramFacts, base: number): void {
-	a.jump("eq", R9, TCP, "tcp sum").jump("eq", R9, ICMP, "icmp sum");
+function send(a: Assembler, f: ProgramFacts, base: number, kind: Kind): void {
+	a.jump("eq", R9, kind.tcp, "tcp sum").jump("eq", R9, kind.icmp, "icmp sum");
 	transportSum(a, base + L4 + 6, MARK_MANGLED_0);
 	a.goto("send").label("tcp sum");
 	transportSum(a, base + L4 + 16, 0);
@@ -353,10 +424,28 @@ function send(a: Assembler, f: ProgramFacts, base: number): void {
 	a.label("send");
 	if (!f.fromEthernet && f.toEthernet) {
 		a.alu64("mov", R1, R6).alu64("mov", R2, ETHER).alu64("mov", R3, 0).call(SKB_CHANGE_HEAD).jump("ne", R0, 0, "lose");
-		a.alu64("mov", R1, R6).alu64("mov", R2, 0).alu64("mov", R3, R8).alu64("add", R3, SLOT_LINK).alu64("mov", R4, ETHER).alu64("mov", R5, 0);
+		link(a, R10, STACK_LINK);
+		a.alu64("mov", R1, f.littleEndian ? swapped16(ETHERTYPE_IPV4) : ETHERTYPE_IPV4).store(2, R10, STACK_LINK + ETHER - 2, R1);
+		a.alu64("mov", R1, R6)
+			.alu64("mov", R2, 0)
+			.alu64("mov", R3, R10)
+			.alu64("add", R3, STACK_LINK)
+			.alu64("mov", R4, ETHER)
+			.alu64("mov", R5, 0);
 		a.call(SKB_STORE_BYTES).jump("ne", R0, 0, "lose");
 	}
 	a.alu64("mov", R1, R7).alu64("mov", R2, 0).call(REDIRECT).exit();
+}
+
+/** Copies the link header's addresses out of the slot. */
+function link(a: Assembler, to: Register, offset: number): void {
+	for (const [at, size] of [
+		[0, 2],
+		[2, 4],
+		[6, 4],
+		[10, 2],
+	] as const)
+		a.load(size, R1, R8, SLOT_LINK + at).store(size, to, offset + at, R1);
 }
 
 function transportSum(a: Assembler, field: number, flags: number): void {

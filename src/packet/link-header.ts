@@ -22,7 +22,7 @@ export class LinkHeaders {
 	readonly buffer: ArrayBuffer;
 	readonly #B: Uint8Array;
 	readonly #H: Uint16Array;
-	/** Called with the number of a header that was given another destination, or whose neighbour was lost. */
+	/** Called with the number of a header that has become another one, or whose neighbour was lost. */
 	changed: ((n: number) => void) | null = null;
 
 	/** @param hosts largest host number */
@@ -38,7 +38,7 @@ export class LinkHeaders {
 		const h = n * HEADER_SIZE;
 		let differs = false;
 		for (let i = 0; i < 6; i++) {
-			differs ||= B[h + i] !== from[at + i];
+			differs ||= B[h + i] !== from[at + i] || B[h + 6 + i] !== source[i];
 			B[h + i] = from[at + i];
 			B[h + 6 + i] = source[i];
 		}

@@ -14,6 +14,8 @@ const NETLINK_NETFILTER = 12;
 const NFNLGRP_NFTABLES = 7;
 const NFT_MSG_NEWTABLE = 0x0a00;
 const NFT_MSG_DELTABLE = 0x0a02;
+const NFT_MSG_NEWCHAIN = 0x0a03;
+const NFT_MSG_DELCHAIN = 0x0a05;
 const NFPROTO_INET = 1;
 const NFTA_TABLE_NAME = 1;
 /** nlmsghdr and nfgenmsg. */
@@ -23,6 +25,8 @@ const DATAGRAM_MAX = 32768;
 export class GuardWatch {
 	/** For the poll set; -1 when closed. */
 	fd: Fd;
+	/** Tables or chains have come or gone, whoever's; for the reader to reset. */
+	chains = false;
 	readonly #io: GuardWatchIo;
 	readonly #buffer = new ArrayBuffer(DATAGRAM_MAX);
 
@@ -43,6 +47,7 @@ export class GuardWatch {
 				const { code } = error as NativeError;
 				if (code !== "ENOBUFS" && code !== "EMSGSIZE") throw error;
 				gone = true;
+				this.chains = true;
 				continue;
 			}
 			if (length === 0) return gone;
@@ -63,6 +68,8 @@ export class GuardWatch {
 			const size = v.getUint32(at, little);
 			if (size < HEADER || at + size > length) return true;
 			const type = v.getUint16(at + 4, little);
+			if (type === NFT_MSG_NEWTABLE || type === NFT_MSG_DELTABLE || type === NFT_MSG_NEWCHAIN || type === NFT_MSG_DELCHAIN)
+				this.chains = true;
 			if ((type === NFT_MSG_NEWTABLE || type === NFT_MSG_DELTABLE) && v.getUint8(at + 16) === NFPROTO_INET) {
 				if (this.#name(v, at + HEADER, at + size, little) === name) gone = type === NFT_MSG_DELTABLE;
 			}

@@ -7,7 +7,16 @@
 
 import type { Fd } from "masq:native";
 import type { KernelView } from "./kernel-view.ts";
-import { AF_UNSPEC, type Message, NLM_F, type RequestHeader, RequestWriter, RTM, type RtnetlinkError } from "./rtnetlink.ts";
+import {
+	AF_UNSPEC,
+	type Message,
+	NLM_F,
+	type RequestHeader,
+	RequestWriter,
+	RTM,
+	type RtnetlinkError,
+	type TrafficMessage,
+} from "./rtnetlink.ts";
 
 /** Priority of the filter, behind those of SQM and the like, and its handle. */
 const PRIORITY = 0x6d71;
@@ -92,15 +101,21 @@ export class IngressFilters {
 	}
 
 	/**
-	 * Whether packets that come in by a device have to pass filters that others have put there, such as the ingress shaper of SQM: a tcx program that sends
-	 * packets on takes them past those. False on kernels without filters.
+	 * Filters that packets that come in by a device have to pass and that others have put there, such as the ingress shaper of SQM: a tcx program that sends
+	 * packets on takes them past those. None on kernels without filters.
 	 */
-	othersOn(ifindex: number): boolean {
+	othersOn(ifindex: number): Pick<TrafficMessage, "filter" | "redirect">[] {
+		const found: TrafficMessage[] = [];
 		try {
-			return this.#filters(ifindex, INGRESS, (message) => message.kind === "traffic" && message.priority !== PRIORITY) > 0;
+			this.#filters(ifindex, INGRESS, (message) => {
+				if (message.kind === "traffic" && message.priority !== PRIORITY) found.push(message);
+				return false;
+			});
 		} catch {
-			return false;
+			return [];
 		}
+		// A filter is several messages; those of one that redirects say it once.
+		return found.some((m) => m.redirect !== 0) ? found.filter((m) => m.redirect !== 0) : found;
 	}
 
 	/** Filters on one hook of a device. */

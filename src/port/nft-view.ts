@@ -1,5 +1,5 @@
 /**
- * What nftables holds that concerns masqd, read by netlink: the guard's counters, rules that masquerade, flow tables. Reading never waits: the kernel has each
+ * What nftables holds that concerns masqd, read by netlink: the guard's counters, rules that masquerade, flow tables, chains on devices. Reading never waits: the kernel has each
  * part of a dump ready when the one before it was read, and between two parts packets can be forwarded.
  */
 import type { Fd } from "masq:native";
@@ -10,6 +10,10 @@ export type NftIo = Pick<typeof import("masq:native"), "netlinkOpen" | "netlinkS
 
 const NETLINK_NETFILTER = 12;
 const NFNL_SUBSYS_NFTABLES = 10 << 8;
+const NFT_MSG_NEWTABLE = 0;
+const NFT_MSG_GETTABLE = 1;
+const NFT_MSG_NEWCHAIN = 3;
+const NFT_MSG_GETCHAIN = 4;
 const NFT_MSG_NEWRULE = 6;
 const NFT_MSG_GETRULE = 7;
 const NFT_MSG_NEWOBJ = 18;
@@ -18,6 +22,13 @@ const NFT_MSG_NEWFLOWTABLE = 22;
 const NFT_MSG_GETFLOWTABLE = 23;
 const NFT_OBJECT_COUNTER = 1;
 const NFPROTO_INET = 1;
+const NFPROTO_NETDEV = 5;
+/** Hooks of devices, by family. */
+const DEVICE_HOOKS: Record<number, Record<number, "ingress" | "egress">> = {
+	[NFPROTO_INET]: { 5: "ingress" },
+	[NFPROTO_NETDEV]: { 0: "ingress", 1: "egress" },
+};
+const FAMILY_NAMES: Record<number, string> = { [NFPROTO_INET]: "inet", [NFPROTO_NETDEV]: "netdev" };
 /** NLM_F_REQUEST | NLM_F_DUMP. */
 const REQUEST_DUMP = 0x301;
 const NLMSG_ERROR = 2;
@@ -29,6 +40,12 @@ const HEADER = 20;
 /** Attribute numbers (linux/netfilter/nf_tables.h). */
 const OBJ = { TABLE: 1, NAME: 2, TYPE: 3, DATA: 4 } as const;
 const COUNTER_PACKETS = 2;
+const TABLE = { NAME: 1, FLAGS: 2 } as const;
+const TABLE_DORMANT = 1;
+const CHAIN = { TABLE: 1, NAME: 3, HOOK: 4 } as const;
+const HOOK = { NUMBER: 1, DEVICE: 3, DEVICES: 4 } as const;
+const DEVICE_NAME = 1;
+const DEVICE_PREFIX = 2;
 const RULE = { TABLE: 1, CHAIN: 2, EXPRESSIONS: 4, USERDATA: 7 } as const;
 /** How the comment of a rule begins that sends what the LAN sends on to masqd. */
 const TO_TUN = "masqd: to ";
@@ -38,6 +55,15 @@ const TARGET_NAME = 1;
 const FLOWTABLE_FLAGS = 7;
 const FLOWTABLE_HW = 1;
 const NLA_TYPE = 0x3fff;
+
+/** A base chain on devices. */
+export interface DeviceChain {
+	hook: "ingress" | "egress";
+	/** Family, table and chain. */
+	name: string;
+	/** Whether a device's packets come by it. */
+	covers(device: string): boolean;
+}
 
 /** One reading. */
 export class NftView {
@@ -73,6 +99,26 @@ export class NftView {
 		yield* this.#dump(NFT_MSG_GETOBJ, NFPROTO_INET, (at, end) => this.#object(at, end));
 		yield* this.#dump(NFT_MSG_GETRULE, 0, (at, end) => this.#rule(at, end));
 		yield* this.#dump(NFT_MSG_GETFLOWTABLE, 0, (at, end) => this.#flowTable(at, end));
+	}
+
+	/** Chains that are bound to devices, whoever's, but for those of tables that are switched off; none without nftables. */
+	deviceChains(): DeviceChain[] {
+		const chains: DeviceChain[] = [];
+		const off = new Set<string>();
+		try {
+			this.#fd = this.#io.netlinkOpen(NETLINK_NETFILTER, []);
+		} catch {
+			return chains;
+		}
+		for (const family of [NFPROTO_NETDEV, NFPROTO_INET]) {
+			const parts = [
+				this.#dump(NFT_MSG_GETTABLE, family, (at, end) => this.#dormant(at, end, off)),
+				this.#dump(NFT_MSG_GETCHAIN, family, (at, end) => this.#chain(at, end, off, chains)),
+			];
+			for (const part of parts) for (const _ of part);
+		}
+		this.close();
+		return chains;
 	}
 
 	close(): void {
@@ -141,6 +187,39 @@ export class NftView {
 		const name = this.#text(a.get(OBJ.NAME));
 		const packets = this.#attributes(data[0], data[1]).get(COUNTER_PACKETS);
 		if (packets !== undefined && name in this.guard) this.guard[name as GuardCounter] = Number(v.getBigUint64(packets[0]));
+	}
+
+	#dormant(at: number, end: number, off: Set<string>): void {
+		const v = this.#view;
+		if ((v.getUint16(at + 4, this.#little) & 0xff) !== NFT_MSG_NEWTABLE) return;
+		const a = this.#attributes(at + HEADER, end);
+		const flags = a.get(TABLE.FLAGS);
+		if (flags !== undefined && v.getUint32(flags[0]) & TABLE_DORMANT) off.add(`${v.getUint8(at + 16)} ${this.#text(a.get(TABLE.NAME))}`);
+	}
+
+	#chain(at: number, end: number, off: ReadonlySet<string>, chains: DeviceChain[]): void {
+		const v = this.#view;
+		if ((v.getUint16(at + 4, this.#little) & 0xff) !== NFT_MSG_NEWCHAIN) return;
+		const family = v.getUint8(at + 16);
+		const a = this.#attributes(at + HEADER, end);
+		const table = this.#text(a.get(CHAIN.TABLE));
+		const span = a.get(CHAIN.HOOK);
+		if (span === undefined || off.has(`${family} ${table}`)) return;
+		const h = this.#attributes(span[0], span[1]);
+		const number = h.get(HOOK.NUMBER);
+		const hook = number && DEVICE_HOOKS[family]?.[v.getUint32(number[0])];
+		if (!hook) return;
+		const names = h.has(HOOK.DEVICE) ? [this.#text(h.get(HOOK.DEVICE))] : [];
+		const prefixes: string[] = [];
+		const list = h.get(HOOK.DEVICES);
+		if (list !== undefined) {
+			this.#each(list[0], list[1], (type, from, to) => {
+				if (type === DEVICE_NAME) names.push(this.#text([from, to]));
+				else if (type === DEVICE_PREFIX) prefixes.push(this.#text([from, to]));
+			});
+		}
+		const covers = (device: string) => names.includes(device) || prefixes.some((p) => device.startsWith(p));
+		chains.push({ hook, name: `${FAMILY_NAMES[family]} ${table} ${this.#text(a.get(CHAIN.NAME))}`, covers });
 	}
 
 	#rule(at: number, end: number): void {

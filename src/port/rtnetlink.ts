@@ -268,8 +268,10 @@ export interface DoneMessage extends Envelope {
 /** A queueing discipline or a filter of traffic control. */
 export interface TrafficMessage extends Envelope {
 	kind: "traffic";
-	/** Of a filter. */
+	/** Of a filter: its priority, what kind it is, and the device that it sends to, 0 for none. */
 	priority: number;
+	filter: string;
+	redirect: number;
 }
 
 /** A message that is none of ours, or one cut short. */
@@ -410,8 +412,50 @@ function parseMessage(view: DataView, at: number, end: number, type: number, env
 		case RTM.NEWRULE >> 2:
 			return parseRule(view, at, attributes, deleted, envelope);
 		default:
-			return { kind: "traffic", ...envelope, priority: view.getUint32(at + 16, little) >>> 16 };
+			return parseTraffic(view, at, attributes, envelope, little);
 	}
+}
+
+/** Attribute of the actions in the options of the kinds of filters that have one. */
+const ACTIONS: Record<string, number> = { bpf: 1, matchall: 2, basic: 3, flower: 3, fw: 4, u32: 7 };
+const TCA_KIND = 1;
+const TCA_OPTIONS = 2;
+const ACTION_OPTIONS = 2;
+const MIRRED_PARAMETERS = 2;
+/** Where struct tc_mirred has the device, and its size. */
+const MIRRED_IFINDEX = 24;
+const MIRRED_SIZE = 28;
+
+function parseTraffic(view: DataView, at: number, a: AttributeReader, envelope: Envelope, little: boolean): TrafficMessage {
+	const message: TrafficMessage = {
+		kind: "traffic",
+		...envelope,
+		priority: view.getUint32(at + 16, little) >>> 16,
+		filter: "",
+		redirect: 0,
+	};
+	while (a.next()) {
+		if (a.type === TCA_KIND) message.filter = a.text();
+		if (a.type !== TCA_OPTIONS) continue;
+		for (const options = a.nested(); options.next(); ) {
+			if (options.type !== ACTIONS[message.filter]) continue;
+			for (const list = options.nested(); list.next(); ) message.redirect ||= mirredDevice(view, list.nested(), little);
+		}
+	}
+	return message;
+}
+
+/** The device that an action sends packets to, 0 if it is not of that kind. */
+function mirredDevice(view: DataView, action: AttributeReader, little: boolean): number {
+	let device = 0;
+	let kind = "";
+	while (action.next()) {
+		if (action.type === TCA_KIND) kind = action.text();
+		if (action.type !== ACTION_OPTIONS) continue;
+		for (const options = action.nested(); options.next(); )
+			if (options.type === MIRRED_PARAMETERS && options.length >= MIRRED_SIZE) device = view.getUint32(options.at + MIRRED_IFINDEX, little);
+	}
+	return kind === "mirred" ? device : 0;
 }
 
 function parseLink(view: DataView, at: number, a: AttributeReader, deleted: boolean, envelope: Envelope, little: boolean): LinkMessage {

@@ -57,7 +57,8 @@ let from = native.cpuNanoseconds();
 offload.renew({
 	wan: device(indexes[0]),
 	lan: [{ ...device(indexes[1]), kernelForwards: false, nets: [{ address: 0xc0a80100, mask: 0xffffff00 }] }],
-	filtered: "",
+	filters: "",
+	standsBack: false,
 	externals: [{ first: 0xcb007101, last: 0xcb007101 }],
 });
 const load = native.cpuNanoseconds() - from;

@@ -683,3 +683,135 @@ def test_stands_back_from_filters_of_others(make_bed):
     bed.router.run("tc", "qdisc", "del", "dev", "wan0", "clsact")
     wait_until(lambda: offload(bed)["active"], "offload at work")
     answered(bed, client_port=40009, server_port=8)
+
+
+CHAINS = {
+    "ingress": ("netdev", "wan0", "type filter hook ingress device wan0 priority 0", "wan0 has ingress filters of others (nft chain netdev ban c)"),
+    "egress": ("netdev", "wan0", "type filter hook egress device wan0 priority 0", "wan0 has egress filters of others (nft chain netdev ban c)"),
+    "inet": ("inet", "wan0", "type filter hook ingress device wan0 priority 0", "wan0 has ingress filters of others (nft chain inet ban c)"),
+    "lan": ("netdev", "br-lan", "type filter hook ingress device br-lan priority 0", "br-lan has ingress filters of others (nft chain netdev ban c)"),
+    "several": ("netdev", "wan0", "type filter hook ingress devices = { lo, wan0 } priority 0", "wan0 has ingress filters of others (nft chain netdev ban c)"),
+}
+
+
+def banned(bed, chain):
+    """Makes a chain of the list in which the peer S1 is banned both ways."""
+    family, _, hook, _ = CHAINS[chain]
+    rules = f"table {family} ban {{\n chain c {{\n {hook};\n ip saddr {S1} drop\n ip daddr {S1} drop\n }}\n}}\n"
+    bed.router.run("nft", "-f", "-", stdin=rules)
+
+
+@pytest.mark.parametrize("chain", CHAINS)
+def test_stands_back_from_chains_of_others(make_bed, chain):
+    """A ban in a chain of nftables on a port holds for cached sessions from the moment it is there; `auto` is back at work when it has gone."""
+    family, _, _, words = CHAINS[chain]
+    bed = make_bed().start(main={"offload": "auto"})
+    client, server, outside = answered(bed)
+    banned(bed, chain)
+    wait_until(lambda: not offload(bed)["active"], "offload standing back")
+    assert words in offload(bed)["detail"] and offload(bed)["flows"] == 0
+    assert "by the kernel" not in bed.masqd("status").stdout
+    # What the rules drop on either way does not come through.
+    client.sendto(b"banned", (S1, 7))
+    server.sendto(b"banned", outside)
+    for one in (client, server):
+        one.settimeout(0.3)
+    heard = []
+    for one in (client, server):
+        with contextlib.suppress(TimeoutError):
+            heard.append(one.recv(100))
+    assert len(heard) < 2, heard
+    bed.stop()
+    bed.start()
+    assert not offload(bed)["active"]
+    # Switched off it is nobody's hindrance, on again it is.
+    bed.router.run("nft", "add", "table", family, "ban", "{ flags dormant; }")
+    wait_until(lambda: offload(bed)["active"], "offload at work")
+    bed.router.run("nft", "add", "table", family, "ban")
+    wait_until(lambda: not offload(bed)["active"], "offload standing back")
+    bed.router.run("nft", "delete", "table", family, "ban")
+    wait_until(lambda: offload(bed)["active"], "offload at work")
+    answered(bed, client_port=40009, server_port=8)
+
+
+def test_on_says_whom_it_goes_past(make_bed):
+    """With `on` sessions stay in the kernel, past a shaper's redirection and a chain: `status` names both while they are there."""
+    bed = make_bed().start(main={"offload": "on"})
+    answered(bed)
+    assert offload(bed)["past"] == "" and "past" not in bed.masqd("status").stdout
+    bed.router.run("ip", "link", "add", "ifb4wan", "type", "ifb")
+    bed.router.run("ip", "link", "set", "ifb4wan", "up")
+    bed.router.run("tc", "qdisc", "add", "dev", "wan0", "handle", "ffff:", "ingress")
+    redirect = "parent ffff: protocol all prio 10 u32 match u32 0 0 flowid 1:1 action mirred egress redirect dev ifb4wan"
+    bed.router.run("tc", "filter", "add", "dev", "wan0", *redirect.split())
+    banned(bed, "egress")
+    words = "wan0 has ingress filters of others (tc redirect to ifb4wan); wan0 has egress filters of others (nft chain netdev ban c)"
+    wait_until(lambda: offload(bed)["past"] == words, "their names")
+    assert offload(bed)["active"] and offload(bed)["flows"] == 1
+    shown = bed.masqd("status").stdout
+    assert "(tc redirect to ifb4wan)" in " ".join(shown.split()) and max(len(line) for line in shown.splitlines()) <= 76
+    bed.router.run("tc", "qdisc", "del", "dev", "wan0", "ingress")
+    bed.router.run("nft", "delete", "table", "netdev", "ban")
+    wait_until(lambda: offload(bed)["past"] == "", "nobody left to name")
+    assert offload(bed)["active"] and offload(bed)["flows"] == 1
+
+
+# ---- devices that go and come ------------------------------------------------------------------------------
+
+
+def test_the_bridge_is_made_anew(make_bed):
+    """As `ifup lan` does it: other device number, same name. Sessions go by the kernel again, however often."""
+    bed = make_bed().start(main={"offload": "auto"})
+    for round in range(3):
+        client, server, _ = answered(bed, client_port=41000 + round, server_port=100 + round)
+        client.close()
+        server.close()
+        bed.router.ip("link del br-lan")
+        bed.build_lan()
+        wait_until(lambda: offload(bed)["active"] or time.sleep(0.05), "offload at work")
+    answered(bed, client_port=41010, server_port=110)
+    bed.router.ip(f"addr add 192.168.1.77/24 dev {bed.lan_device}", f"addr del 192.168.1.77/24 dev {bed.lan_device}")
+    assert bed.masqd("reload").stdout == "reloaded\n"
+    answered(bed, client_port=41011, server_port=111)
+    assert "offload stopped" not in bed.daemon.output
+
+
+def test_sessions_go_in_again_by_themselves(bed):
+    """All leave when a port changes. Somebody who only sends, and is not heard in user space, would not bring his session back otherwise."""
+    client, server, outside = answered(bed)
+    bed.router.ip("link set wan0 mtu 1499")
+    wait_until(lambda: offload(bed)["flows"] == 0 or time.sleep(0.02), "the session out of the cache")
+    wait_until(lambda: offload(bed)["flows"] == 1 or time.sleep(0.05), "the session in the cache again")
+    before = carried(bed)
+    client.sendto(b"by the kernel", (S1, 7))
+    assert server.recvfrom(100) == (b"by the kernel", outside)
+    assert carried(bed) == (before[0] + 1, before[1])
+
+
+# ---- whose packets ----------------------------------------------------------------------------------------
+
+
+def test_a_packet_of_the_other_side_is_nobodys(make_bed):
+    """With several external addresses too: from the WAN, in the words of an inside host, nothing passes and nothing is noted."""
+    external = "203.0.113.50"
+    bed = make_bed(external=(GATEWAY, external))
+    bed.guard_may_drop = True
+    bed.start(main={"offload": "on"}, extra=[("static", None, {"internal": H3, "external": external})])
+
+    def cached():
+        bed.lan_wire.send(udp(H3, 5000, S3, 7, b"question"))
+        asked = bed.wan_wire.expect(is_udp(7, b"question"))
+        assert asked.src == external
+        bed.wan_wire.send(udp(S3, 7, external, asked[UDP].sport, b"answer"))
+        bed.lan_wire.expect(is_udp(5000, b"answer"))
+        return asked[UDP].sport if offload(bed)["flows"] else time.sleep(0.1)
+
+    port = wait_until(cached, "the session in the cache")
+    state = flow(bed, f"{H3}:5000")
+    before = carried(bed)
+    bed.wan_wire.send(udp(H3, 5000, S3, 7, b"reflected"))
+    bed.lan_wire.send(udp(S3, 7, external, port, b"reflected"))
+    bed.lan_wire.send(udp(H3, 5000, S3, 7, b"good"))
+    bed.wan_wire.expect(is_udp(7, b"good"), unwanted=lambda p: UDP in p and bytes(p[UDP].payload) == b"reflected")
+    assert carried(bed) == (before[0] + 1, before[1])
+    assert flow(bed, f"{H3}:5000")["packetsOut"] == state["packetsOut"] + 1

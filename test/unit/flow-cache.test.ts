@@ -3,11 +3,16 @@ import { type Direction, FlowCache, layoutCache, QUARANTINE } from "../../src/of
 import {
 	CACHE_HEADER,
 	CHAIN_MAX,
-	SLOT_FINISHED,
+	SEEN_FIN,
+	SEEN_RESET,
+	SLOT_ACK,
+	SLOT_KIND,
 	SLOT_LINK,
+	SLOT_MARK,
 	SLOT_MTU,
 	SLOT_NEXT,
-	SLOT_PROTOCOL,
+	SLOT_PACKETS,
+	SLOT_SEEN,
 	SLOT_SIZE,
 } from "../../src/offload/slot.ts";
 
@@ -22,10 +27,18 @@ function cacheOf(sessions: number): { cache: FlowCache; memory: ArrayBuffer } {
 }
 
 function pairOf(n: number): [Direction, Direction] {
-	const common = { newPort: n & 0xffff, device: 3, mtu: 1500, link: n % 300 };
+	const common = { newPort: n & 0xffff, port: 1, device: 3, mtu: 1500, ack: 0, link: n % 300 };
 	return [
 		{ ...common, source: 0x0a01a8c0, destination: 0x010171cb + n, ports: (n << 16) | 0x1234, newAddress: 0x017171cb },
-		{ ...common, source: 0x010171cb + n, destination: 0x017171cb, ports: (0x1234 << 16) | (n & 0xffff), newAddress: 0x0a01a8c0, device: 4 },
+		{
+			...common,
+			source: 0x010171cb + n,
+			destination: 0x017171cb,
+			ports: (0x1234 << 16) | (n & 0xffff),
+			newAddress: 0x0a01a8c0,
+			port: 0,
+			device: 4,
+		},
 	];
 }
 
@@ -38,8 +51,8 @@ function find(cache: FlowCache, memory: ArrayBuffer, d: Direction, protocol: num
 	let slot = w[CACHE_HEADER / 4 + chain];
 	for (let n = 0; n < CHAIN_MAX && slot !== 0; n++) {
 		const at = (cache.layout.slots + slot * SLOT_SIZE) / 4;
-		const has = new Uint8Array(memory)[at * 4 + SLOT_PROTOCOL];
-		if (w[at] === d.source && w[at + 1] === d.destination && w[at + 2] === d.ports && has === protocol) return slot;
+		const has = new Uint16Array(memory)[at * 2 + SLOT_KIND / 2];
+		if (w[at] === d.source && w[at + 1] === d.destination && w[at + 2] === d.ports && has === (protocol | (d.port << 8))) return slot;
 		slot = w[at + SLOT_NEXT / 4];
 	}
 	return 0;
@@ -66,7 +79,12 @@ describe("flow cache", () => {
 		expect(cache.last(9, 0)).toBe(55);
 		const half = new Uint16Array(memory, cache.layout.slots + 18 * SLOT_SIZE, SLOT_SIZE / 2);
 		expect(half[SLOT_MTU / 2]).toBe(1500);
-		expect([...half.subarray(SLOT_LINK / 2, SLOT_LINK / 2 + 7)]).toEqual([...links.subarray(7 * 8, 7 * 8 + 7)]);
+		expect([...half.subarray(SLOT_LINK / 2, SLOT_LINK / 2 + 6)]).toEqual([...links.subarray(7 * 8, 7 * 8 + 6)]);
+		// The same five-tuple by another port, or from the other side.
+		expect(find(cache, memory, { ...out, port: 2 }, 17)).toBe(0);
+		expect(find(cache, memory, { ...out, port: 0 }, 17)).toBe(0);
+		expect(find(cache, memory, { ...back, port: 1 }, 17)).toBe(0);
+		expect(cache.port(9)).toBe(1);
 		cache.verify();
 	});
 
@@ -75,13 +93,39 @@ describe("flow cache", () => {
 		const [out, back] = pairOf(2);
 		cache.enter(2, 6, out, back, links, 1);
 		expect([cache.finished(2, 0), cache.finished(2, 1)]).toEqual([false, false]);
-		new Uint8Array(memory)[cache.layout.slots + 5 * SLOT_SIZE + SLOT_FINISHED] = 1;
+		new Uint8Array(memory)[cache.layout.slots + 5 * SLOT_SIZE + SLOT_SEEN] = SEEN_FIN;
 		expect([cache.finished(2, 0), cache.finished(2, 1)]).toEqual([false, true]);
 		expect(find(cache, memory, back, 6)).toBe(5);
 		cache.leave(2, 1000);
 		expect(cache.finished(2, 1)).toBe(true);
 		cache.enter(2, 6, out, back, links, 1);
 		expect(cache.finished(2, 1)).toBe(false);
+	});
+
+	it("knows a reset, whether anything came after it, and what an off-path one is held against", () => {
+		const { cache, memory } = cacheOf(256);
+		const [out, back] = pairOf(3);
+		cache.enter(3, 6, { ...out, ack: 0x11223344 }, back, links, 1);
+		expect([cache.acknowledged(3, 0), cache.acknowledged(3, 1)]).toEqual([0x11223344, 0]);
+		expect(cache.reset(3)).toBe("none");
+		const bytes = new Uint8Array(memory, cache.layout.slots, 8 * SLOT_SIZE);
+		const words = new Uint32Array(memory, cache.layout.slots, 2 * SLOT_SIZE);
+		for (const slot of [6, 7]) words[(slot * SLOT_SIZE + SLOT_PACKETS) / 4] = 300 + slot;
+		for (const slot of [6, 7]) bytes[slot * SLOT_SIZE + SLOT_MARK] = (300 + slot) & 255;
+		expect(cache.reset(3)).toBe("none");
+		bytes[7 * SLOT_SIZE + SLOT_SEEN] = SEEN_RESET;
+		expect(cache.reset(3)).toBe("last");
+		words[(6 * SLOT_SIZE + SLOT_PACKETS) / 4]++;
+		expect(cache.reset(3)).toBe("passed");
+		bytes[6 * SLOT_SIZE + SLOT_SEEN] = SEEN_FIN;
+		cache.forgetReset(3);
+		expect(cache.reset(3)).toBe("none");
+		expect(cache.finished(3, 0)).toBe(true);
+		cache.acknowledge(3, 0, 0x55667788);
+		expect(words[(6 * SLOT_SIZE + SLOT_ACK) / 4]).toBe(0x55667788);
+		cache.leave(3, 1000);
+		cache.enter(3, 6, out, back, links, 1);
+		expect([cache.reset(3), cache.finished(3, 0)]).toEqual(["none", false]);
 	});
 
 	it("leaves at once, and keeps what a slot has seen and where its chain goes on", () => {

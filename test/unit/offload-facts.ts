@@ -12,6 +12,7 @@ export function someFacts(different: Partial<ProgramFacts> = {}): ProgramFacts {
 	return {
 		littleEndian: true,
 		map: 5,
+		port: 1,
 		bits,
 		lastSlot,
 		slots,
