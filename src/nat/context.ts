@@ -306,6 +306,17 @@ export function findSoleNets(lan: readonly LanLink[]): void {
 	}
 }
 
+/** Number of the pool that an inside host (as loaded) has its external address from, -1 if it masquerades. */
+export function poolOf({ pools }: Policy, inside: number): number {
+	for (let n = 0; n < pools.length; n++) if (inNets(pools[n].nets, inside)) return n;
+	return -1;
+}
+
+/** True if a forward of the configuration has an external port (host order): the port is not anybody else's to take or to give back. */
+export function isConfigured({ forwards }: Policy, protocol: number, port: number): boolean {
+	return forwards.some((f) => f.protocol === protocol && port >= f.first && port <= f.last);
+}
+
 /** True if an as-loaded address is in one of the subnets. */
 export function inNets(nets: Net[], address: number): boolean {
 	for (let i = 0; i < nets.length; i++) if (((address ^ nets[i].address) & nets[i].mask) === 0) return true;

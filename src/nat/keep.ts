@@ -6,7 +6,7 @@ import { EXTERNAL_SHIFT, FORWARDED, HOP_SHIFT, R_HOST, R_IN, R_META, R_OUT, R_PE
 import { FREE, RESTING } from "../conntrack/states.ts";
 import { firstOf, hasPorts, ICMP, secondOf, swap16, TCP, UDP } from "../packet/layout.ts";
 import { HOST_HEADERS } from "../packet/link-header.ts";
-import { type Context, HAIRPIN, inNets, lanOf, type Net, type Policy } from "./context.ts";
+import { type Context, HAIRPIN, inNets, lanOf, type Net, type Policy, poolOf } from "./context.ts";
 import type { External } from "./externals.ts";
 import { hold } from "./opening.ts";
 
@@ -67,18 +67,11 @@ export class Keeper {
 		}
 		if (x.inside !== 0) return x.inside === inside;
 		if (this.#fixed.size > 0 && (this.#fixed.get(inside) ?? n) !== n) return false;
-		if (policy.pools.length > 0 && this.#poolOf(inside) !== x.pool) return false;
+		if (policy.pools.length > 0 && poolOf(policy, inside) !== x.pool) return false;
 		if (!x.shared || (!hasPorts(protocol) && protocol !== ICMP)) return true;
 		const { ranges } = policy;
 		for (let k = 0; k < ranges.length; k++) if (port >= ranges[k].first && port <= ranges[k].last) return true;
 		return false;
-	}
-
-	/** Number of the pool of a host, -1 if it masquerades. */
-	#poolOf(inside: number): number {
-		const { pools } = this.#t.policy;
-		for (let n = 0; n < pools.length; n++) if (inNets(pools[n].nets, inside)) return n;
-		return -1;
 	}
 
 	/**

@@ -48,6 +48,7 @@ import {
 	hasForwards,
 	inNets,
 	isBroadcast,
+	isConfigured,
 	lanOf,
 	NO_ROUTE,
 } from "./context.ts";
@@ -169,7 +170,7 @@ export class Opening {
 			mapped,
 		);
 		// What the forward's endpoint sends goes by the forward as well.
-		const configured = forwarded >= 0 && this.#isConfigured(protocol, swap16(externalPort));
+		const configured = forwarded >= 0 && isConfigured(c.policy, protocol, swap16(externalPort));
 		if (configured || (leader !== 0 && table.T[(leader << 4) + R_META] & FORWARDED)) table.T[(i << 4) + R_META] |= FORWARDED;
 		this.#learn(host, port, slot);
 		c.events?.created(i, table.sibling(i) === i);
@@ -304,7 +305,7 @@ export class Opening {
 		let forwarded = 0;
 		let known = REASON["no-mapping"];
 		const leader = ported ? c.table.findExternal(protocol, x.address, external, externalPort) : 0;
-		const configured = ported && external === 0 && this.#isConfigured(protocol, swap16(externalPort));
+		const configured = ported && external === 0 && isConfigured(c.policy, protocol, swap16(externalPort));
 		if (inside === 0 && leader !== 0 && !configured && (this.#turns(leader, from) || this.#accepts(leader, peer))) {
 			inside = c.table.T[leader << 4];
 			insidePort = firstOf(c.table.T[(leader << 4) + R_OUT]);
@@ -404,11 +405,6 @@ export class Opening {
 	/** True if a forward for some source has this port: the kernel is kept off it then. */
 	#isForwarded(protocol: number, port: number): boolean {
 		return findForward(this.#c, (f) => f.protocol === protocol && port >= f.first && port <= f.last) !== undefined;
-	}
-
-	/** True if a forward of the configuration has this port. */
-	#isConfigured(protocol: number, port: number): boolean {
-		return this.#c.policy.forwards.some((f) => f.protocol === protocol && port >= f.first && port <= f.last);
 	}
 
 	/** The forward that lets a peer in; at a port that is `configured` no host's request does. */

@@ -1,10 +1,11 @@
 /**
  * Port forwards that inside hosts ask for themselves (RFC 6887, RFC 6886; RFC 6888 REQ-9): kept like configured ones for as long as was asked, in a list of fixed size.
  * The list stands in memory that may be a file's, so that it outlives the process with the sessions that it has let in.
+ * A port of the WAN's own address is given, so hosts of pools, which have others, get none. Ports of configured forwards are neither taken nor given back here.
  * A host gets ports for itself only, above 1023, of masqd's own range, and the port that its mapping already has if there is one.
  * When the list is full, who has least takes the place that ends first of who has most, so that nobody keeps the others out.
  */
-import { R_IN } from "../conntrack/record.ts";
+import { EXTERNAL_SHIFT, R_IN, R_META } from "../conntrack/record.ts";
 import { addressValue, secondOf, swap16, swap32, TCP, UDP } from "../packet/layout.ts";
 import {
 	ANNOUNCE,
@@ -18,7 +19,7 @@ import {
 	SUCCESS,
 	USER_EX_QUOTA,
 } from "../packet/pcp.ts";
-import { type Context, type Forward, isBroadcast, lanOf } from "./context.ts";
+import { type Context, type Forward, isBroadcast, isConfigured, lanOf, poolOf } from "./context.ts";
 
 /** Most of all hosts, and of one. */
 const MOST = 256;
@@ -152,9 +153,10 @@ export class Requested {
 		return place;
 	}
 
-	/** Whether requests of a host (as loaded) are answered at all. That of a device without addresses may be its host still. */
+	/** Whether a host (as loaded) may have ports of the WAN's own address, and ask for them. That of a device without addresses may be its host still. */
 	#mayAsk(inside: number): boolean {
-		const { lan } = this.#c;
+		const { lan, policy, externals } = this.#c;
+		if (externals.ofInside(inside) >= 0 || poolOf(policy, inside) >= 0) return false;
 		const port = lanOf(lan, inside);
 		return port >= 0 ? lan[port].pcp : lan.some((l) => l.pcp && l.nets.length === 0);
 	}
@@ -171,6 +173,7 @@ export class Requested {
 			// Static NAT: every port is its own already.
 			return { ...answer, external: addressValue(fixed.address), port: q.insidePort, lifetime: Math.min(q.lifetime, LIFETIME_MOST) };
 		}
+		if (poolOf(c.policy, inside) >= 0) return refuse(NOT_AUTHORIZED);
 		if (c.externals.A[0] === 0) return refuse(NETWORK_FAILURE);
 		if (q.opcode === ANNOUNCE) return answer;
 		if (q.lifetime === 0) return this.#end(q, inside) ? answer : refuse(NOT_AUTHORIZED);
@@ -182,6 +185,21 @@ export class Requested {
 			known.until = c.now + lifetime;
 			this.#W[HEADER + known.place * ENTRY + E_UNTIL] = known.until;
 			return { ...answer, port: known.forward.first, lifetime };
+		}
+		const own = c.policy.forwards.find(
+			(f) =>
+				f.protocol === q.protocol &&
+				f.inside === inside &&
+				q.insidePort >= f.insideFirst &&
+				q.insidePort - f.insideFirst <= f.last - f.first,
+		);
+		if (own !== undefined) {
+			// It has what it asks for, unless its redirect is for some peers only.
+			if (own.source !== null) return refuse(NOT_AUTHORIZED);
+			const first = own.first + q.insidePort - own.insideFirst;
+			return q.preferFailure && q.suggested !== 0 && first !== q.suggested
+				? refuse(CANNOT_PROVIDE_EXTERNAL)
+				: { ...answer, port: first, lifetime };
 		}
 		if (q.insidePort < 1024) return refuse(NOT_AUTHORIZED);
 		const has = this.#entries.filter((e) => e.forward.inside === inside).length;
@@ -223,6 +241,7 @@ export class Requested {
 		);
 		const leader = c.table.findMapping(q.protocol, inside, swap16(q.insidePort));
 		if (other !== undefined || leader !== 0) {
+			if (other === undefined && ((c.table.T[(leader << 4) + R_META] >> EXTERNAL_SHIFT) & 0xff) !== 0) return -1;
 			const port = other?.forward.first ?? swap16(secondOf(c.table.T[(leader << 4) + R_IN]));
 			return q.preferFailure && q.suggested !== 0 && port !== q.suggested ? -1 : port;
 		}
@@ -249,7 +268,8 @@ export class Requested {
 			this.#W[HEADER + e.place * ENTRY + E_KIND] = 0;
 			this.#entries.splice(this.#entries.indexOf(e), 1);
 			c.requested.splice(c.requested.indexOf(f), 1);
-			// While it has sessions, or another peer's wish, the port stays theirs.
+			// While it has sessions, or another peer's wish, the port stays theirs; a redirect's stays its own.
+			if (isConfigured(c.policy, f.protocol, f.first)) continue;
 			const others = this.#entries.some((o) => o.forward.first === f.first && o.forward.protocol === f.protocol);
 			if (!others && c.table.findExternal(f.protocol, c.externals.A[0], 0, swap16(f.first)) === 0)
 				c.externals.releasePort(0, f.protocol, f.first);
@@ -263,9 +283,12 @@ export class Requested {
 		if (gone.length > 0) this.#remove(gone);
 	}
 
-	/** Ends what belongs to hosts that may not ask any more. */
+	/** After another configuration: ends what belongs to hosts that may not ask any more, and what has lost its port to a redirect or other ranges. */
 	withdraw(): void {
-		this.#remove(this.#entries.filter((e) => !this.#mayAsk(e.forward.inside)));
+		const { policy } = this.#c;
+		const stands = ({ inside, protocol, first }: Forward) =>
+			this.#mayAsk(inside) && !isConfigured(policy, protocol, first) && policy.ranges.some((r) => first >= r.first && first <= r.last);
+		this.#remove(this.#entries.filter((e) => !stands(e.forward)));
 	}
 
 	/** True if there is something that time will end. */

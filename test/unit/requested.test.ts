@@ -2,8 +2,18 @@
 import { describe, expect, it } from "vitest";
 import { REQUESTED_BYTES, Requested } from "../../src/nat/requested.ts";
 import { TCP, UDP } from "../../src/packet/layout.ts";
-import { MAP, NO_RESOURCES, NOT_AUTHORIZED, PEER, type PortRequest, SUCCESS, USER_EX_QUOTA } from "../../src/packet/pcp.ts";
-import { loaded, Rig } from "./rig.ts";
+import {
+	CANNOT_PROVIDE_EXTERNAL,
+	MAP,
+	NO_RESOURCES,
+	NOT_AUTHORIZED,
+	PEER,
+	type PortRequest,
+	SUCCESS,
+	USER_EX_QUOTA,
+} from "../../src/packet/pcp.ts";
+import { loaded, Rig, type RigOptions } from "./rig.ts";
+import { udp } from "./rig-frame.ts";
 
 const H1 = loaded("192.168.1.10");
 const H2 = loaded("192.168.1.20");
@@ -136,5 +146,71 @@ describe("who may ask", () => {
 		expect(rig.context.requested.length).toBe(256);
 		const counts = [1, 2, 3, 4, 5, 6, 7, 8].map((n) => rig.context.requested.filter((f) => f.inside === host(n)).length);
 		expect(Math.min(...counts)).toBeGreaterThanOrEqual(28);
+	});
+});
+
+describe("requested forwards and the ports of others", () => {
+	const fresh = (o: RigOptions) => {
+		const rig = new Rig(o);
+		const list = new Requested(rig.context, new ArrayBuffer(REQUESTED_BYTES));
+		list.takeOver(BOOT);
+		return { rig, list };
+	};
+	const end = { lifetime: 0 };
+
+	it("a redirect's port is told, and neither taken nor given back", () => {
+		const { rig, list } = fresh({ forwards: [{ protocol: UDP, first: 50000, inside: "192.168.1.10", insideFirst: 7000 }] });
+		for (const known of [false, true]) {
+			if (known) expect(rig.toWan(udp("192.168.1.10:7000", "198.51.100.10:9")).source).toBe("203.0.113.1");
+			expect(list.handle(request(7000), H1, 0)).toMatchObject({ result: SUCCESS, port: 50000, lifetime: 600 });
+			expect(list.handle(request(7000, { ...end }), H1, 0).result).toBe(SUCCESS);
+			expect(list.handle(request(7000, { suggested: 50001, preferFailure: true }), H1, 0).result).toBe(CANNOT_PROVIDE_EXTERNAL);
+		}
+		for (const i of rig.records()) rig.admission.end(i, "flushed");
+		expect(rig.context.externals.reservePort(0, UDP, 50000)).toBe(false);
+		expect(rig.context.requested).toEqual([]);
+		rig.verify();
+	});
+
+	it("a redirect for some peers is not opened to all", () => {
+		const { list } = fresh({
+			forwards: [{ protocol: UDP, first: 50000, inside: "192.168.1.10", insideFirst: 7000, source: "198.51.100.0/24" }],
+		});
+		expect(list.handle(request(7000), H1, 0).result).toBe(NOT_AUTHORIZED);
+		expect(list.handle(request(7001), H1, 0).result).toBe(SUCCESS);
+	});
+
+	it("a pool's host gets no port of the WAN's own address", () => {
+		const { rig, list } = fresh({ pools: [{ nets: ["192.168.1.10/32"], externals: ["203.0.113.50"] }] });
+		rig.toWan(udp("192.168.1.20:40000", "198.51.100.10:9"));
+		rig.toWan(udp("192.168.1.10:40000", "198.51.100.10:9"));
+		expect(list.handle(request(40000), H1, 0).result).toBe(NOT_AUTHORIZED);
+		expect(list.handle(request(40001), H1, 0).result).toBe(NOT_AUTHORIZED);
+		expect(list.handle(request(40000), H2, 0)).toMatchObject({ result: SUCCESS, port: 40000 });
+		expect(list.handle(request(40000, { ...end }), H2, 0).result).toBe(SUCCESS);
+		// The session has it still.
+		expect(rig.context.externals.reservePort(0, UDP, 40000)).toBe(false);
+		rig.verify();
+	});
+
+	it("another configuration ends what has lost its port or its host, without giving the port of others back", () => {
+		const { rig, list } = fresh({});
+		for (const [inside, port] of [
+			[H1, 40000],
+			[H1, 40001],
+			[H2, 40002],
+			[H2, 40003],
+		])
+			expect(list.handle(request(port), inside, 0)).toMatchObject({ result: SUCCESS, port });
+		const { policy } = rig.context;
+		policy.forwards.push({ protocol: UDP, first: 40000, last: 40000, inside: H2, insideFirst: 7, source: null });
+		policy.pools.push({ nets: [{ address: H2, mask: -1 }], externals: [0], overload: false });
+		list.withdraw();
+		expect(rig.context.requested.map((f) => f.first)).toEqual([40001]);
+		expect(rig.context.externals.reservePort(0, UDP, 40000)).toBe(false);
+		expect(rig.context.externals.reservePort(0, UDP, 40002)).toBe(true);
+		policy.ranges = [{ first: 50000, last: 60000 }];
+		list.withdraw();
+		expect(rig.context.requested).toEqual([]);
 	});
 });
