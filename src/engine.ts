@@ -475,6 +475,7 @@ export class Engine {
 		if (problem !== "") throw new StartError(problem);
 		this.#separatePorts();
 		this.#readLinks();
+		this.#hops.routesChanged();
 		// Before the sessions, whose ports they may be.
 		this.#requestedAnew = !this.#requested.takeOver(this.#boot);
 		const successor = this.#takeOver();
@@ -596,6 +597,7 @@ export class Engine {
 					milliseconds: () => this.#milliseconds,
 					neighbour: (ifindex, host) => this.#neighbourOf(ifindex, host),
 					inUse: (host) => this.#hops.inUse(host),
+					mtuTo: (peer) => this.#hops.mtuTo(peer),
 					attachClassic: (ifindex, program) => this.#ingress.attach(ifindex, program),
 					detachClassic: (ifindex) => this.#ingress.detach(ifindex),
 				},

@@ -99,7 +99,7 @@ export class Bench {
 			table,
 			hosts: new Hosts(memory, layout, 1),
 			externals,
-			hops: { tags, find: () => HOP, hold: () => {}, holdInside: () => {}, heard: () => {} },
+			hops: { tags, least: MTU, mtuTo: () => MTU, find: () => HOP, hold: () => {}, holdInside: () => {}, heard: () => {} },
 			headers: new LinkHeaders(layout.hosts),
 			wan: link(OUTSIDE),
 			lan: [lan],

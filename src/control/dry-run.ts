@@ -155,6 +155,8 @@ export function why(o: DryRunOwner, request: { protocol: string; source: string;
 	const hops: NextHops = {
 		// Inside hosts and hops that are known have tags; the others would wait.
 		tags: live.hops.tags,
+		least: live.hops.least,
+		mtuTo: (destination) => live.hops.mtuTo(destination),
 		find: (destination) => o.peek(destination),
 		hold: () => {
 			waits = true;

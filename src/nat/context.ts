@@ -83,6 +83,10 @@ export const NO_NET: Net = { address: 0, mask: -1 };
 export interface NextHops {
 	/** By hop number: what the descriptor of a frame to it adds for its link header (packet/link-header.ts), 0 while the neighbour is not known. */
 	readonly tags: Int32Array;
+	/** Largest IPv4 packet that fits every route through the WAN: the smallest MTU of the link and of routes that have their own. */
+	readonly least: number;
+	/** Largest one on the way to a destination (as loaded). */
+	mtuTo(destination: number): number;
 	/** Hop number for a destination (as loaded); {@link NO_ROUTE}, or {@link ELSEWHERE} if the route does not lead through the WAN. */
 	find(destination: number): number;
 	/** Holds a copy of a frame until the neighbour answers, and asks the kernel to find it. */

@@ -115,7 +115,7 @@ export function makeFast(c: Context, rare: Rare): Fast {
 		var X = queue.pairs;
 		var externals = c.externals.A;
 		var tags = c.hops.tags;
-		var mtu = wan.mtu;
+		var mtu = c.hops.least;
 		var hw = hostWords;
 		var home = lan.home;
 		var sole = lan.sole.address;

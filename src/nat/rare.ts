@@ -294,7 +294,7 @@ export class Rare {
 		const flags = swap16(c.views.H[(w << 1) + 6]) & 0x3f;
 		const seq = c.views.P[w + 1];
 		const ack = c.views.P[w + 2];
-		if (flags & SYN) clampMss(c.views, s, w << 1, length - header, this.#mss());
+		if (flags & SYN) clampMss(c.views, s, w << 1, length - header, this.#mss(i));
 		else if (c.table.T[(i << 4) + R_META] & TENDED) {
 			length = this.#ftp.outbound(i, s, header, length);
 			if (length === 0) return 0;
@@ -321,12 +321,19 @@ export class Rare {
 		}
 		if (flags & SYN && c.table.state(i) === TCP_SYN_IN) this.#ftp.opened(i, false);
 		const tended = (c.table.T[(i << 4) + R_META] & TENDED) !== 0;
-		if (flags & SYN) clampMss(c.views, s, w << 1, length - header, this.#mss() - (tended ? GROWTH : 0));
+		if (flags & SYN) clampMss(c.views, s, w << 1, length - header, this.#mss(i) - (tended ? GROWTH : 0));
 		return !tended || this.#ftp.inbound(i, s, header, length);
 	}
 
-	#mss(): number {
-		return this.#c.wan.mtu - 40;
+	#mss(i: number): number {
+		return this.#mtuOut(i) - 40;
+	}
+
+	/** Largest packet that a session's way out of the WAN takes. */
+	#mtuOut(i: number): number {
+		const { table, hops, wan } = this.#c;
+		const e = i << 4;
+		return table.T[e + R_META] >>> HOP_SHIFT === HAIRPIN ? wan.mtu : hops.mtuTo(table.T[e + R_PEER]);
 	}
 
 	/** An outbound UDP packet of a session whose query had been answered. */
@@ -365,13 +372,16 @@ export class Rare {
 	}
 
 	/**
-	 * A packet of the common form that is larger than the MTU of its way out. Returns 0 if it may go all the same (its segments fit), 1 if it was dealt with:
-	 * sent in fragments, or with DF answered with the MTU (RFC 1191, RFC 4787 REQ-13). `port` is where it came from, -1 for the WAN; `i` its session.
+	 * A packet of the common form that is larger than the MTU of its way out may be: `least` is the smallest of any. Returns 0 if it may go all the same (it, or
+	 * its segments, fit), 1 if it was dealt with: sent in fragments, or with DF answered with the MTU (RFC 1191, RFC 4787 REQ-13). `port` is where it came from,
+	 * -1 for the WAN; `i` its session.
 	 */
-	tooBig(s: number, length: number, mtu: number, port: number, i: number): number {
+	tooBig(s: number, length: number, least: number, port: number, i: number): number {
 		this.#slot = s;
 		this.#port = port;
 		const c = this.#c;
+		const mtu = port >= 0 ? this.#mtuOut(i) : least;
+		if (length <= mtu) return 0;
 		if (this.#segmentsFit(s, mtu, c.table.T[(i << 4) + R_META] & 0xff)) return 0;
 		if (this.#mustNotSplit(s, length, mtu, port)) return 1;
 		this.fragments.recycle();
@@ -491,7 +501,7 @@ export class Rare {
 			else if (hasPorts(protocol)) this.#associate(i, l4, protocol, TCP_SYN_IN);
 			else c.table.touch(i, c.now16);
 		}
-		const { mtu } = c.wan;
+		const mtu = this.#mtuOut(i);
 		const split = length > mtu && !this.#segmentsFit(s, mtu, protocol);
 		if (split && this.#mustNotSplit(s, length, mtu, port)) return;
 		if (pieces === 1) return this.#emitOut(s, length, header, protocol, i, port, room, split);
@@ -656,7 +666,7 @@ export class Rare {
 		this.#setPort(s, header, protocol, room, 0, secondOf(t[(i << 4) + R_IN]));
 		this.#count(i, length, R_PACKETS_OUT, R_BYTES_OUT, R_HIGH_OUT);
 		const hop = meta >>> HOP_SHIFT;
-		if (split && hop !== HAIRPIN) this.#split(s, length, c.wan.mtu, (f, bytes) => this.#toWan(f, bytes, hop));
+		if (split && hop !== HAIRPIN) this.#split(s, length, this.#mtuOut(i), (f, bytes) => this.#toWan(f, bytes, hop));
 		else this.#toWan(s, length, hop);
 	}
 

@@ -161,6 +161,11 @@ export class FlowCache {
 		return true;
 	}
 
+	/** MTU of a session's way out, as it was entered. */
+	mtu(i: number): number {
+		return this.#H[((this.#slots + i * 2 * WORDS) << 1) + (SLOT_MTU >> 1)];
+	}
+
 	#publish(slot: number, protocol: number, d: Direction, links: Uint16Array, now: number, head: number): void {
 		const w = this.#W;
 		const h = this.#H;

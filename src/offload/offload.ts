@@ -114,6 +114,8 @@ export interface OffloadOwner {
 	/** Link header tags by next hop, 0 while the neighbour is not known; external addresses by number, as loaded. */
 	readonly tags: Int32Array;
 	readonly addresses: Int32Array;
+	/** Largest packet on the way out to a peer (as loaded). */
+	mtuTo(peer: number): number;
 	/** Seconds now and modulo 2^16, and milliseconds. */
 	seconds(): number;
 	now16(): number;
@@ -418,7 +420,7 @@ export class Offload implements Bypass {
 		out.ack = T[e + R_ACK_OUT];
 		back.ack = T[e + R_ACK_IN];
 		out.device = facts.wan.index;
-		out.mtu = facts.wan.mtu;
+		out.mtu = o.mtuTo(T[e + R_PEER]);
 		out.link = facts.wan.ethernet ? hop : -1;
 		back.device = lan.index;
 		back.mtu = lan.mtu;
@@ -521,6 +523,8 @@ export class Offload implements Bypass {
 
 	/** Routes changed: hosts of the kernel's LANs may be behind another neighbour. */
 	routesChanged(): void {
+		const { T } = this.#owner.table;
+		this.#leaveWhere((i) => this.#cache.mtu(i) !== Math.min(this.#owner.mtuTo(T[(i << 4) + R_PEER]), 0xffff));
 		if (this.#facts?.lan.some((lan) => lan.kernelForwards)) {
 			const { T16 } = this.#owner.table;
 			for (let host = 1; host < this.#via.length; host++) {

@@ -63,6 +63,7 @@ export interface NextHopOwner {
 /** Implements {@link NextHops} over the kernel's neighbour table. */
 export class NextHopTable implements NextHops {
 	readonly tags = new Int32Array(HOPS + 1);
+	least = 0;
 	readonly #owner: NextHopOwner;
 	readonly #requests: NeighbourRequests;
 	readonly #inside: InsideNeighbours;
@@ -74,6 +75,8 @@ export class NextHopTable implements NextHops {
 	#collectAt = 0;
 	/** Hop numbers by destination (as loaded), a cache over the routing table. */
 	readonly #cache = new Map<number, number>();
+	/** MTUs by destination (as loaded), the same while a route has one of its own. */
+	readonly #mtus = new Map<number, number>();
 	readonly #waiting = new WaitingFrames();
 	/** The hop that was confirmed last, and when. */
 	#confirmed = 0;
@@ -100,6 +103,26 @@ export class NextHopTable implements NextHops {
 		if (this.#cache.size >= CACHED) this.#cache.clear();
 		this.#cache.set(destination, found);
 		return found;
+	}
+
+	mtuTo(destination: number): number {
+		const { kernel, wan } = this.#owner;
+		if (this.least === wan.mtu) return wan.mtu;
+		const known = this.#mtus.get(destination);
+		if (known !== undefined) return known;
+		const found = Math.min(wan.mtu, kernel.lookup(addressValue(destination))?.mtu || wan.mtu);
+		if (this.#mtus.size >= CACHED) this.#mtus.clear();
+		this.#mtus.set(destination, found);
+		return found;
+	}
+
+	/** Reads the MTUs of link and routes, which may have changed. */
+	#readMtus(): void {
+		const { kernel, wan } = this.#owner;
+		const ifindex = this.#owner.wanIndex();
+		this.#mtus.clear();
+		this.least = wan.mtu;
+		for (const route of kernel.routes()) if (route.ifindex === ifindex && route.mtu > 0) this.least = Math.min(this.least, route.mtu);
 	}
 
 	/** As {@link find}, but nothing changes and nobody is asked: 0 stands for a hop that has no number yet. */
@@ -291,6 +314,7 @@ export class NextHopTable implements NextHops {
 	/** Forgets routes (they changed); hop numbers and MACs stay. With an address or a link the kernel may have lost what it was asked for. */
 	routesChanged(): void {
 		this.#cache.clear();
+		this.#readMtus();
 		this.#requests.forget();
 		this.#inside.routesChanged();
 		for (let n = 0; n < this.#waiting.count; n++) {

@@ -49,6 +49,7 @@ const offload = new Offload(
 		attachClassic: () => {},
 		detachClassic: () => {},
 		inUse: () => {},
+		mtuTo: () => 1500,
 	},
 	null,
 );

@@ -8,7 +8,7 @@ import type { KernelView, Neighbour, Route } from "../../src/port/kernel-view.ts
 import { NextHopTable } from "../../src/port/neighbours.ts";
 import { NUD } from "../../src/port/rtnetlink.ts";
 import { WAITING_EACH, WAITING_MAX } from "../../src/port/waiting-frames.ts";
-import { type LanOptions, macOf, type Outcome, Rig } from "./rig.ts";
+import { type LanOptions, loaded, macOf, type Outcome, Rig } from "./rig.ts";
 import { udp } from "./rig-frame.ts";
 
 const WAN = 2;
@@ -24,25 +24,29 @@ const wanMac = macOf;
 
 /** The kernel as far as next hops ask it. */
 class FakeKernel {
-	readonly routes: { net: Net; ifindex: number; gateway: number }[] = [];
+	readonly table: { net: Net; ifindex: number; gateway: number; mtu: number }[] = [];
 	readonly neighbours = new Map<string, Neighbour>();
 	/** Addresses that were asked for. */
 	asked: string[] = [];
 
-	route(text: string, ifindex: number, gateway = ""): void {
+	route(text: string, ifindex: number, gateway = "", mtu = 0): void {
 		const subnet = parseSubnet(text);
 		if (subnet === null) throw new Error(text);
-		this.routes.unshift({ net: subnet, ifindex, gateway: gateway === "" ? 0 : value(gateway) });
-		this.routes.sort((a, b) => (b.net.mask >>> 0) - (a.net.mask >>> 0));
+		this.table.unshift({ net: subnet, ifindex, gateway: gateway === "" ? 0 : value(gateway), mtu });
+		this.table.sort((a, b) => (b.net.mask >>> 0) - (a.net.mask >>> 0));
 	}
 
 	lookup(address: number): Route | null {
-		const found = this.routes.find(({ net }) => ((address ^ net.address) & net.mask) === 0);
-		return found === undefined ? null : ({ ifindex: found.ifindex, gateway: found.gateway } as Route);
+		const found = this.table.find(({ net }) => ((address ^ net.address) & net.mask) === 0);
+		return found === undefined ? null : (found as unknown as Route);
+	}
+
+	routes(): Route[] {
+		return this.table as unknown as Route[];
 	}
 
 	isGateway(ifindex: number, address: number): boolean {
-		return this.routes.some((route) => route.ifindex === ifindex && route.gateway === address);
+		return this.table.some((route) => route.ifindex === ifindex && route.gateway === address);
 	}
 
 	isLocal(): boolean {
@@ -148,6 +152,26 @@ const macs = (o: Outcome) => o.wan.map((p) => p.ether?.to);
 /** ... and on the LAN. */
 const inward = (o: Outcome) => o.lan.flat().map((p) => p.ether?.to);
 
+describe("MTUs", () => {
+	it("that of the route counts where it is smaller than the link's", () => {
+		const b = new Bench();
+		const least = () => b.hops.least;
+		const to = (address: string) => b.hops.mtuTo(loaded(address));
+		b.routes();
+		expect([least(), to("198.18.0.7"), to("8.8.8.8")]).toEqual([1500, 1500, 1500]);
+		b.kernel.route("198.18.0.0/16", WAN, GATEWAY, 1280);
+		b.kernel.route("198.19.0.0/16", WAN, GATEWAY, 9000);
+		// Not by the WAN.
+		b.kernel.route("10.0.0.0/8", LAN, "192.168.1.77", 576);
+		b.routes();
+		expect([least(), to("198.18.0.7"), to("198.19.0.7"), to("8.8.8.8")]).toEqual([1280, 1280, 1500, 1500]);
+		b.kernel.table.splice(0);
+		b.kernel.route("0.0.0.0/0", WAN, GATEWAY);
+		b.routes();
+		expect([least(), to("198.18.0.7")]).toEqual([1500, 1500]);
+	});
+});
+
 describe("next hops", () => {
 	it("sends to a gateway and to a peer on the link, each by its own MAC", () => {
 		const b = new Bench();
@@ -177,8 +201,8 @@ describe("next hops", () => {
 			for (let k = 0; k < 3; k++) expect(macs(b.rig.out(udp(`${H1}:${n}`, `${peer(n)}:9`)))).toEqual([wanMac(peer(n))]);
 		}
 		for (let n = 1; n <= 1000; n++) expect(macs(b.rig.out(udp(`${H1}:${n}`, `${peer(n)}:9`)))).toEqual([wanMac(peer(n))]);
-		b.kernel.routes.splice(
-			b.kernel.routes.findIndex((r) => r.gateway !== 0),
+		b.kernel.table.splice(
+			b.kernel.table.findIndex((r) => r.gateway !== 0),
 			1,
 		);
 		b.kernel.route("0.0.0.0/0", WAN, "203.0.113.253");
@@ -197,8 +221,8 @@ describe("next hops", () => {
 		b.rig.out(udp(`${H1}:1`, "8.8.8.8:53"));
 		for (let n = 1; n <= 300; n++) {
 			const gateway = `198.18.${n >> 8}.${n & 255}`;
-			b.kernel.routes.splice(
-				b.kernel.routes.findIndex((r) => r.gateway !== 0),
+			b.kernel.table.splice(
+				b.kernel.table.findIndex((r) => r.gateway !== 0),
 				1,
 			);
 			b.kernel.route("0.0.0.0/0", WAN, gateway);

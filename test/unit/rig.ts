@@ -174,6 +174,8 @@ export class FakeHops implements NextHops {
 	/** Way of every destination that `ways` does not name. */
 	default: Way = "gateway";
 	readonly ways = new Map<string, Way>();
+	/** MTUs of routes that have their own. */
+	readonly mtus = new Map<string, number>();
 	/** True: an inside host that was not heard yet answers at once, so that its frame goes to the queue within the call. */
 	answersInside = false;
 	readonly held: { slot: number; length: number; host: number }[] = [];
@@ -182,6 +184,15 @@ export class FakeHops implements NextHops {
 	constructor(rig: () => Rig) {
 		this.#rig = rig;
 		this.tags[GATEWAY_HOP] = headerTag(GATEWAY_HOP);
+	}
+
+	get least(): number {
+		return Math.min(this.#rig().context.wan.mtu, ...this.mtus.values());
+	}
+
+	mtuTo(destination: number): number {
+		const { mtu } = this.#rig().context.wan;
+		return Math.min(mtu, this.mtus.get(dotted(destination)) ?? mtu);
 	}
 
 	find(destination: number): number {
