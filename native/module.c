@@ -55,6 +55,7 @@ static const JSCFunctionListEntry exports[] = {
 	JS_PROP_INT32_DEF("POLLOUT", POLLOUT, 0),
 	JS_PROP_INT32_DEF("POLLERR", POLLERR, 0),
 	JS_PROP_INT32_DEF("POLLHUP", POLLHUP, 0),
+	JS_PROP_INT32_DEF("POLL_MAX", POLL_MAX, 0),
 	JS_CFUNC_DEF("poll", 3, native_poll),
 	JS_CFUNC_DEF("unixListen", 2, native_unix_listen),
 	JS_CFUNC_DEF("unixConnect", 1, native_unix_connect),

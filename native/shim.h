@@ -23,6 +23,8 @@
 
 #define VNET_SIZE 10
 #define BATCH_MAX 64
+/* Most descriptors of one poll. */
+#define POLL_MAX 256
 
 /* One exported function. The engine fills missing arguments up to the declared arity with undefined. */
 #define NATIVE(function)                                                                                               \

@@ -9,7 +9,6 @@
 #include <sys/un.h>
 #include <unistd.h>
 
-#define POLL_MAX 64
 #define BACKLOG 16
 
 /**

@@ -6,6 +6,7 @@
 
 import * as native from "masq:native";
 import type { Plan } from "./config/plan.ts";
+import { MAX_LANS } from "./config/schema.ts";
 import { Hosts } from "./conntrack/hosts.ts";
 import type { PortRange } from "./conntrack/ports.ts";
 import { HOP_SHIFT, HOST_ADF, HOST_EIF, HOST_PLACE, HOST_PORT_SHIFT, HOST_REACHABLE, R_HOST, R_META, R_PEER } from "./conntrack/record.ts";
@@ -16,7 +17,7 @@ import type { Capture } from "./control/capture.ts";
 import type { Log } from "./control/log.ts";
 import type { ReloadReply } from "./control/protocol.ts";
 import { Rates } from "./control/rates.ts";
-import { ControlServer } from "./control/server.ts";
+import { CONTROL_ENTRIES, ControlServer } from "./control/server.ts";
 import { Watch } from "./control/watch.ts";
 import { Barrier } from "./daemon/barrier.ts";
 import { loadPlan } from "./load.ts";
@@ -103,6 +104,8 @@ const BLOCKS_MIN = 64;
 const BLOCKS_MAX = 256;
 /** Frames that a port's queue has room for besides a batch: all fragments there are, and three more batches of errors and of frames that had waited. */
 const QUEUE_FRAMES = BLOCKS_MAX + BATCH * 3;
+/** The WAN; of each LAN a TUN device, a packet socket and one for PCP; signals, kernel news, ARP and guard watch; the control server's. */
+const POLL_ENTRIES = 1 + 3 * MAX_LANS + 4 + CONTROL_ENTRIES;
 /** Milliseconds to wait for a lock in all, and between two attempts. */
 const LOCK_PATIENCE = 500;
 const LOCK_STEP = 20;
@@ -231,7 +234,7 @@ export class Engine {
 	readonly #hops: NextHopTable;
 	readonly #rx = new Int32Array(BATCH * 2);
 	readonly #frames: ArrayBuffer;
-	readonly #pollSet = new Int32Array(64 * 3);
+	readonly #pollSet = new Int32Array(POLL_ENTRIES * 3);
 	readonly #placement = new Placement(native);
 	readonly #lock: native.Fd;
 	#signals: native.Fd = -1;

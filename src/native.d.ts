@@ -136,8 +136,10 @@ declare module "masq:native" {
 	export const POLLOUT: number;
 	export const POLLERR: number;
 	export const POLLHUP: number;
+	/** Most triples of one {@link poll}. */
+	export const POLL_MAX: 256;
 	/**
-	 * poll(2) on the first `count` triples [fd, events, revents] of `set`; writes revents. `timeoutMs` < 0 waits for ever, at most 64 triples.
+	 * poll(2) on the first `count` triples [fd, events, revents] of `set`; writes revents. `timeoutMs` < 0 waits for ever, at most {@link POLL_MAX} triples.
 	 * Number of descriptors with revents != 0; 0 also after EINTR.
 	 */
 	export function poll(set: Int32Array, count: number, timeoutMs: number): number;

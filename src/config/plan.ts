@@ -22,6 +22,7 @@ import {
 } from "../packet/address.ts";
 import {
 	type Filtering,
+	MAX_LANS,
 	MAX_POOL_ADDRESSES,
 	type OptionsOf,
 	type PortRange,
@@ -323,6 +324,10 @@ class Planner {
 	}
 
 	#checkDevices(wans: Read<"wan">[], lans: Read<"lan">[]): void {
+		for (const { values, where } of lans.slice(MAX_LANS)) {
+			const message = `section number ${MAX_LANS + 1} or more of type 'lan', expected at most ${MAX_LANS}`;
+			this.#error(where, values.device.given ? "device" : "interface", message);
+		}
 		const users = new Map<string, Where>();
 		for (const { values, where } of [...wans.slice(0, 1), ...lans]) {
 			const { device, interface: name } = values;

@@ -13,6 +13,10 @@ import { LINE_MAX, PROTOCOL_VERSION, type Reply, type Request } from "./protocol
 
 /** When one more comes, the one that has been silent for longest is cut off. */
 const CLIENTS_MAX = 12;
+/** Entries of the poll set: the listener and the clients. */
+export const CONTROL_ENTRIES = 1 + CLIENTS_MAX;
+/** Milliseconds without taking connections after one could not be taken: the listener would be ready all the time. */
+const DEAF_MS = 1000;
 /** Connections taken in one turn. */
 const ACCEPTS = 16;
 /** Under full traffic, one part in this many of the time is for clients. An answer's own process takes as much again where processors are short. */
@@ -62,6 +66,8 @@ export class ControlServer {
 	/** Frames that the daemon had received when a slice was last done, and the millisecond of that. */
 	#frames = 0;
 	#framesAt = 0;
+	/** No connection is taken before this millisecond. */
+	#deafUntil = 0;
 	/** Whose turn is first. */
 	#turn = 0;
 
@@ -76,7 +82,7 @@ export class ControlServer {
 	pollEntries(set: Int32Array, n: number, now: number): number {
 		this.#polled = now < this.#notBefore ? null : this.#clients;
 		if (this.#polled === null) return n;
-		set[n * 3] = this.#listener;
+		set[n * 3] = now < this.#deafUntil ? -1 : this.#listener;
 		set[n * 3 + 1] = native.POLLIN;
 		let next = n + 1;
 		for (const c of this.#polled) {
@@ -91,7 +97,7 @@ export class ControlServer {
 	dueIn(now: number): number {
 		// Who connects meanwhile is not heard.
 		if (now < this.#notBefore) return this.#notBefore - now;
-		let due = Number.POSITIVE_INFINITY;
+		let due = now < this.#deafUntil ? this.#deafUntil - now : Number.POSITIVE_INFINITY;
 		for (const c of this.#clients) {
 			if (c.sent < c.length || c.partialSince > 0) due = Math.min(due, 1000);
 			else if (c.more || c.job !== null || c.stream?.pending) return 0;
@@ -133,7 +139,14 @@ export class ControlServer {
 
 	#accept(now: number): void {
 		for (let n = 0; n < ACCEPTS; n++) {
-			const fd = native.accept(this.#listener);
+			let fd: native.Fd;
+			try {
+				fd = native.accept(this.#listener);
+			} catch (error) {
+				this.#deafUntil = now + DEAF_MS;
+				this.#engine.log.often("warning", "control accept", `control: ${(error as Error).message}`, now);
+				return;
+			}
 			if (fd < 0) return;
 			this.#admit(fd, now);
 		}

@@ -637,7 +637,8 @@ test("poll", () => {
 	equal(native.poll(new Int32Array(0), 0, 0), 0);
 	equal(native.poll(set.subarray(9, 12), 1, 5), 0);
 	outOfRange(() => native.poll(set, 5, 0));
-	outOfRange(() => native.poll(new Int32Array(3 * 65), 65, 0));
+	equal(native.poll(new Int32Array(3 * native.POLL_MAX).fill(-1), native.POLL_MAX, 0), 0);
+	outOfRange(() => native.poll(new Int32Array(3 * native.POLL_MAX + 3), native.POLL_MAX + 1, 0));
 	outOfRange(() => native.poll(set, -1, 0));
 	outOfType(() => native.poll([1, 2, 3] as unknown as Int32Array, 1, 0));
 	outOfType(() => native.poll(new Uint8Array(12) as unknown as Int32Array, 1, 0));

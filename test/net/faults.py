@@ -47,12 +47,12 @@ class Faults:
         """{(function, call): times} since the last forget()."""
         return {(one.function.decode(), one.call.decode()): one.times for one in self._shared.seen[: self._shared.count] if one.times}
 
-    def arm(self, function, call, name, skip=0):
-        """The next `call` in `function`, after `skip` of them, fails with the errno of that name."""
+    def arm(self, function, call, name, skip=0, times=1):
+        """The next `call` in `function`, after `skip` of them, fails with the errno of that name, so many times."""
         s = self._shared
         s.times = 0
         s.function, s.call, s.error, s.skip, s.hits = function.encode(), call.encode(), getattr(errno, name), skip, 0
-        s.times = 1
+        s.times = times
 
     def disarm(self):
         """True if what was armed has failed."""

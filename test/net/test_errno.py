@@ -115,6 +115,10 @@ def test_start(make_bed, offload):
 # ---- while it runs -----------------------------------------------------------------------------------------
 
 
+# What every packet needs.
+TRAFFIC = {"packet_receive", "packet_send", "tun_receive", "tun_send", "poll"}
+
+
 class Traffic:
     """A LAN host that asks a server all the time; `replies` counts what came back."""
 
@@ -263,7 +267,7 @@ def test_running(make_bed, driver, moment):
             what = f"{function}: {call} {name} with {moment}"
             with one.faults.armed(function, call, name):
                 event()
-                if function.startswith(("packet_", "tun_", "poll")):
+                if function in TRAFFIC:
                     wait_until(lambda: one.faults.hit, f"{what} to fail")
                 traffic.flows(what)
                 hits += one.faults.hit

@@ -1,7 +1,7 @@
 import { describe, expect, it } from "vitest";
 import { describePlan, formatErrors } from "../../src/config/describe.ts";
 import { autoSessions, makePlan, mergePortRanges, type Plan, type PlanResult } from "../../src/config/plan.ts";
-import { Refusal, SECTIONS, type SectionSpec } from "../../src/config/schema.ts";
+import { MAX_LANS, Refusal, SECTIONS, type SectionSpec } from "../../src/config/schema.ts";
 import { mutate, seededRandom } from "./mutation.ts";
 import { rounds } from "./rounds.ts";
 
@@ -188,6 +188,14 @@ describe("LAN and WAN ports", () => {
 			"1 @wan[1] : another section of type 'wan', expected only one (it is in line 1)",
 		]);
 		expect(planOf("config lan\noption device lan1").lan).toHaveLength(2);
+	});
+
+	it("are no more than the poll set has room for", () => {
+		const lans = (count: number) => Array.from({ length: count }, (_, n) => `config lan\noption device eth${n + 1}.7\n`).join("");
+		expect(planOf(lans(MAX_LANS - 1)).lan).toHaveLength(MAX_LANS);
+		expect(findingsOf(`${lans(MAX_LANS - 1)}config lan\noption interface guest`)).toEqual([
+			`${2 * MAX_LANS - 1} @lan[${MAX_LANS}] interface: section number 65 or more of type 'lan', expected at most 64`,
+		]);
 	});
 
 	it("are named by device, netifd's name being extra then", () => {
