@@ -62,7 +62,8 @@ import { HOST_HEADERS, headerTag, LinkHeaders } from "./packet/link-header.ts";
 import { ArpResponder } from "./port/arp-responder.ts";
 import { type ClaimedPorts, lanFilter, wanFilter } from "./port/filter.ts";
 import { foreignFilters, foreignWords } from "./port/foreign-filters.ts";
-import { type GuardFacts, guardPresent, installGuard, removeGuard } from "./port/guard.ts";
+import { type GuardFacts, guardedPorts, guardPresent, installGuard, removeGuard } from "./port/guard.ts";
+import { GuardSets } from "./port/guard-sets.ts";
 import { GuardWatch } from "./port/guard-watch.ts";
 import { IngressFilters } from "./port/ingress-filter.ts";
 import { type Changes, isConfirmed, isUsable, KernelView, type Neighbour } from "./port/kernel-view.ts";
@@ -74,6 +75,7 @@ import { Placement } from "./port/placement.ts";
 import { BATCH_LARGE, type Driver, PacketDriver, TunDriver } from "./port/port.ts";
 import { RouterProtocols } from "./port/router-protocols.ts";
 import { GRO_LIST, Settings } from "./port/settings.ts";
+import { SocketDiag, type SocketPlace } from "./port/socket-diag.ts";
 import { removeLeftovers, TUN_NAME, TunRoutes } from "./port/tun-routes.ts";
 import { bootWords, mapOrMemory, openState, type State } from "./state.ts";
 
@@ -87,8 +89,8 @@ const SIGTERM = 15;
 const TUN_QUEUE = 2000;
 /** More destinations of the kernel's own than a socket filter holds are told apart here, and counted as "not-through-wan". */
 const FILTER_ROUTES = 500;
-/** Seconds between two looks at the router's own sockets. */
-const YIELD_SECONDS = 10;
+/** Milliseconds between two looks at the router's own sockets, at least. */
+const YIELD_EVERY = 1000;
 /** ... and at what it speaks besides TCP and UDP, while a host does so too. */
 const YIELD_PROTOCOLS_SECONDS = 3;
 /** Quiet seconds after which the pages of the frame buffer go back to the kernel. */
@@ -272,9 +274,12 @@ export class Engine {
 	#guardText = "";
 	#guardWatch: GuardWatch | null = null;
 	#restoreEphemeral: (() => void) | null = null;
-	/** Second at which to look for new sockets of the router's. */
+	/** Milliseconds at which to look for new sockets of the router's. */
 	#yieldAt = 0;
-	readonly #ownPorts = new OwnPorts(native, {
+	readonly #sockets = new SocketDiag(native);
+	readonly #guardSets = new GuardSets(native);
+	/** Ports of the router's own services. */
+	readonly ownPorts = new OwnPorts({
 		take: (protocol, port) => this.externals.reservePort(0, protocol, port),
 		release: (protocol, port) => this.externals.releasePort(0, protocol, port),
 	});
@@ -357,6 +362,10 @@ export class Engine {
 			externals: this.externals,
 			expectations: new Expectations(this.table, this.externals),
 			hops: this.#hops,
+			kernelShare: {
+				hasPort: (protocol, port) => this.ownPorts.has(protocol, port),
+				hasFlow: (protocol, peer, peerPort, port) => this.#guardSets.hasFlow(protocol, addressValue(peer), swap16(peerPort), swap16(port)),
+			},
 			headers,
 			wan: this.wan.link,
 			lan,
@@ -417,7 +426,8 @@ export class Engine {
 		if (this.#externalAddresses().includes(destination)) {
 			// Hairpinning: what may be for a mapping.
 			if (hasPorts(protocol) && protocol !== TCP && protocol !== UDP) return null;
-			if (this.#claimed().some((c) => c.proto === protocol && port >= c.first && port <= c.last)) return null;
+			const own = this.ownPorts.has(protocol, port);
+			if (!own && this.#claimed().some((c) => c.proto === protocol && port >= c.first && port <= c.last)) return null;
 			return "an address of the router itself too, and this is none of masqd's";
 		}
 		if (this.kernel.ownAddresses().includes(destination)) return "an address of the router itself";
@@ -515,17 +525,35 @@ export class Engine {
 	}
 
 	#keepOwnPorts(ranges: PortRange[]): void {
-		this.#ownPorts.begin(ranges);
-		this.context.policy.ranges = this.#ownPorts.ranges;
+		this.ownPorts.begin(this.#sockets.all(this.#socketPlace(ranges)));
 	}
 
-	/** Sockets of the router itself come and go: their ports are not masqd's meanwhile. */
+	#socketPlace(ranges: PortRange[]): SocketPlace {
+		const ifindex = this.kernel.linkByName(this.wan.name)?.index ?? 0;
+		return { ranges, ifindex, addresses: this.kernel.addresses(ifindex).map((a) => a.address) };
+	}
+
+	#lookAtSockets(): void {
+		this.#yieldAt = this.#milliseconds + Math.max(YIELD_EVERY, this.#sockets.rest);
+		this.#sockets.begin(this.#socketPlace(this.plan.ports));
+	}
+
+	/** Sockets of the router itself come and go: their ports are not masqd's meanwhile. One step of a look. */
 	#yieldPorts(): void {
-		const { taken, given } = this.#ownPorts.look();
-		if (taken.length + given.length === 0) return;
-		if (taken.length > 0) this.#say(`the router itself uses port ${taken.join(", ")} now`);
-		this.context.policy.ranges = this.#ownPorts.ranges;
-		this.#renewFilters();
+		const sockets = this.#sockets.step();
+		if (sockets === null) return;
+		const { changed, settled, left } = this.ownPorts.look(sockets);
+		if (changed) this.#setGuardPorts();
+		if (settled.length > 0) this.#say(`the router itself uses port ${settled.map((s) => s.port).join(", ")} now`);
+		if (settled.length > 0 || left) this.#renewFilters();
+	}
+
+	/** Tells the guard which ports are masqd's. */
+	#setGuardPorts(): void {
+		const facts = this.#guardFacts();
+		if (this.#guardText !== "" && this.#guardSets.replacePorts("claimed_tcp", guardedPorts(facts, TCP)))
+			if (this.#guardSets.replacePorts("claimed_udp", guardedPorts(facts, UDP))) return;
+		this.#guardText = "";
 		this.#keepGuard();
 	}
 
@@ -700,6 +728,8 @@ export class Engine {
 		attempt(() => this.#arp?.close());
 		attempt(() => this.#pcp.close());
 		attempt(() => this.#guardWatch?.close());
+		attempt(() => this.#sockets.close());
+		attempt(() => this.#guardSets.close());
 		if (!this.#relieved) {
 			if (this.#guard) attempt(() => removeGuard(native));
 			attempt(() => this.#restoreEphemeral?.());
@@ -1089,7 +1119,7 @@ export class Engine {
 	}
 
 	#claimed(): ClaimedPorts[] {
-		const ranges = this.#ownPorts.ranges.flatMap((r) => [TCP, UDP].map((proto) => ({ proto, first: r.first, last: r.last })));
+		const ranges = [TCP, UDP].flatMap((proto) => this.ownPorts.rangesOf(proto, this.plan.ports, true).map((r) => ({ proto, ...r })));
 		return [...ranges, ...this.context.policy.forwards.map((f) => ({ proto: f.protocol, first: f.first, last: f.last }))];
 	}
 
@@ -1149,13 +1179,14 @@ export class Engine {
 		});
 	}
 
-	#refreshGuard(): void {
-		const facts: GuardFacts = {
+	#guardFacts(): GuardFacts {
+		return {
 			lan: this.lan.flatMap((p) => (p.kind === "tap" ? [] : [{ device: p.name, driver: p.kind, tun: p.tun }])),
 			wanDevice: this.wan.name,
 			externals: this.#externalAddresses(),
 			ownedExternals: this.#ownedExternals(),
-			portRanges: this.#ownPorts.ranges,
+			portRanges: this.plan.ports,
+			rangesOf: (proto) => this.ownPorts.rangesOf(proto, this.plan.ports),
 			forwards: this.context.policy.forwards.map((f) => ({ proto: f.protocol, first: f.first, last: f.last })),
 			elsewhere: this.#elsewhere(),
 			inside: this.lan.flatMap((p) => p.link.nets.map(subnetOfNet)),
@@ -1163,6 +1194,10 @@ export class Engine {
 			pcp: this.plan.lan.filter((l) => l.pcp).map((l) => l.device),
 			exemptDestinations: this.plan.exempts.map((e) => e.destination),
 		};
+	}
+
+	#refreshGuard(): void {
+		const facts = this.#guardFacts();
 		const text = JSON.stringify(facts);
 		if (text === this.#guardText) return;
 		installGuard(native, facts);
@@ -1384,6 +1419,7 @@ export class Engine {
 			this.#flushRest();
 			if (this.#milliseconds >= this.#placement.dueAt) this.barrier.attempt("placement", this.#steps.placement);
 			if (this.#milliseconds >= this.#announcements.dueAt) this.barrier.attempt("announcements", this.#steps.announcements);
+			if (this.#milliseconds >= this.#yieldAt && !this.#sockets.busy) this.barrier.attempt("own ports", this.#steps.ownPorts);
 			if (this.#milliseconds >= this.#secondAt) this.#everySecond();
 		}
 	}
@@ -1409,9 +1445,11 @@ export class Engine {
 		kernelNews: () => this.#kernelNews(),
 		arp: () => this.#arp?.serve(),
 		guard: () => this.#guardNews(),
+		ownPorts: () => this.#lookAtSockets(),
+		sockets: () => this.#yieldPorts(),
 		pcp: () => {
 			const { responders } = this.#pcp;
-			for (let k = 0; k < responders.length; k++) if (this.#pollSet[(this.#fixed + 4 + k) * 3 + 2] !== 0) responders[k].serve();
+			for (let k = 0; k < responders.length; k++) if (this.#pollSet[(this.#fixed + 5 + k) * 3 + 2] !== 0) responders[k].serve();
 		},
 		control: () => this.#control?.serve(this.#pollSet, this.#controlAt, this.#framesReceived()),
 	};
@@ -1423,7 +1461,6 @@ export class Engine {
 		["requested ports timer", () => this.#requested.expire()],
 		["kernel news", () => this.#behind && this.#kernelNews()],
 		["guard timer", () => this.#guardText === "" && this.#keepGuard()],
-		["own ports timer", () => this.#lookForOwnPorts()],
 		["own protocols timer", () => this.#lookForOwnProtocols()],
 		["next hops timer", () => this.#hops.waiting > 0 && this.#hops.flush()],
 		["next hops confirmation", () => this.#hops.everySecond()],
@@ -1439,12 +1476,6 @@ export class Engine {
 		this.table.header[H_CLOCK] = this.context.now;
 		for (const [step, action] of this.#everySecondSteps) this.barrier.attempt(step, action);
 		this.#flushRest();
-	}
-
-	#lookForOwnPorts(): void {
-		if (this.context.now < this.#yieldAt) return;
-		this.#yieldAt = this.context.now + YIELD_SECONDS;
-		this.#yieldPorts();
 	}
 
 	#lookForOwnProtocols(): void {
@@ -1480,7 +1511,8 @@ export class Engine {
 		watch(set, fixed + 1, this.kernel.fd);
 		watch(set, fixed + 2, this.#arp === null ? -1 : this.#arp.fd);
 		watch(set, fixed + 3, this.#guardWatch === null ? -1 : this.#guardWatch.fd);
-		let n = fixed + 4;
+		watch(set, fixed + 4, this.#sockets.fd);
+		let n = fixed + 5;
 		const { responders } = this.#pcp;
 		for (let k = 0; k < responders.length; k++) watch(set, n++, responders[k].fd);
 		this.#fixed = fixed;
@@ -1502,6 +1534,8 @@ export class Engine {
 		if (set[fixed * 3 + 5] !== 0 || this.#milliseconds >= this.kernel.pendingAt()) barrier.attempt("kernel news", steps.kernelNews);
 		if (set[fixed * 3 + 8] !== 0) barrier.attempt("arp", steps.arp);
 		if (set[fixed * 3 + 11] !== 0) barrier.attempt("guard watch", steps.guard);
+		// Files have no descriptor to wait for.
+		if (this.#sockets.busy && (this.#sockets.fd < 0 || set[fixed * 3 + 14] !== 0)) barrier.attempt("own ports", steps.sockets);
 		if (responders.length > 0) barrier.attempt("pcp", steps.pcp);
 		if (this.#control !== null) barrier.attempt("control", steps.control);
 	}
@@ -1511,6 +1545,7 @@ export class Engine {
 		// Serving the control socket takes time.
 		this.#readClock();
 		const now = this.#milliseconds;
+		if (this.#sockets.busy && this.#sockets.fd < 0) return 0;
 		// Nothing to expire, nothing waiting: sleep until the hops want confirming.
 		const idle =
 			this.table.used === 0 &&
@@ -1523,7 +1558,18 @@ export class Engine {
 				? 30_000
 				: this.#secondAt - now;
 		const control = this.#control === null ? idle : this.#control.dueIn(now);
-		return Math.ceil(Math.max(0, Math.min(idle, this.kernel.pendingAt() - now, control, this.#announcements.dueAt - now)));
+		return Math.ceil(
+			Math.max(
+				0,
+				Math.min(
+					idle,
+					this.kernel.pendingAt() - now,
+					control,
+					this.#announcements.dueAt - now,
+					this.#sockets.busy ? idle : this.#yieldAt - now,
+				),
+			),
+		);
 	}
 
 	#signalled(): void {

@@ -1,11 +1,9 @@
 /**
  * What is amiss around masqd, in words: looked for when somebody asks for the status.
  */
-import * as native from "masq:native";
 import type { Engine } from "../engine.ts";
 import { formatAddress, isPrivate } from "../packet/address.ts";
 import { addressValue } from "../packet/layout.ts";
-import { localPorts } from "../port/local-ports.ts";
 import type { NftView } from "../port/nft-view.ts";
 
 /** 100.64.0.0/10 (RFC 6598). */
@@ -42,10 +40,14 @@ export function* warnings(engine: Engine, nft: NftView): Generator<undefined, st
 	for (const { step, count, last, internal } of engine.barrier.failures())
 		if (internal) found.push(`internal error in ${step}, ${count} in all, the last: ${last}; please report this with the lines of the log`);
 	if (engine.log.lost > 0) found.push(`${engine.log.lost} lines of the log were lost: whoever should read them does not`);
-	const taken = localPorts(native, engine.context.policy.ranges);
+	const taken = [...new Set(engine.ownPorts.waiting.map((s) => s.port))];
 	if (taken.length > 0)
 		found.push(
-			`the router itself listens on port ${taken.slice(0, 5).join(", ")}${taken.length > 5 ? " ..." : ""} in masqd's range: masqd yields it in some seconds, or when the sessions that have it end; list ports can leave it out`,
+			`the router itself listens on port ${taken.slice(0, 5).join(", ")}${taken.length > 5 ? " ..." : ""} in masqd's range: masqd yields it when the sessions and forwards that have it end; list ports can leave it out`,
+		);
+	if (engine.ownPorts.excess > 0)
+		found.push(
+			`the router itself has sockets at more ports of masqd's range than can be left to it: ${engine.ownPorts.excess} get nothing from outside; narrow list ports`,
 		);
 	yield;
 	if (nft.guard === null)

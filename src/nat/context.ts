@@ -186,6 +186,14 @@ export interface SessionEvents {
 	ended(i: number, cause: EndCause, last: boolean): void;
 }
 
+/** What of the address that is shared with the kernel is the kernel's. */
+export interface KernelShare {
+	/** True if a service of the router has this port (host order). */
+	hasPort(protocol: number, port: number): boolean;
+	/** True if the kernel has sent from this port (as loaded, all) to this peer lately: it asks the kernel, which takes some microseconds. */
+	hasFlow(protocol: number, peer: number, peerPort: number, port: number): boolean;
+}
+
 /** Everything shared by the translation code. */
 export interface Context {
 	readonly views: Views;
@@ -194,6 +202,7 @@ export interface Context {
 	readonly externals: Externals;
 	readonly expectations: Expectations;
 	readonly hops: NextHops;
+	readonly kernelShare: KernelShare;
 	readonly headers: LinkHeaders;
 	readonly wan: Link;
 	readonly lan: LanLink[];
@@ -240,6 +249,7 @@ export interface Context {
 
 /** What of a context is the same at every start. */
 export const CONTEXT_START = {
+	kernelShare: { hasPort: () => false, hasFlow: () => false },
 	events: null,
 	left: 0,
 	forwardedOut: 0,

@@ -71,11 +71,20 @@ export function refused(n: number): number {
 
 /** The packet was the router's own business: no session, no drop. */
 export const LEFT_TO_KERNEL = 0;
+/** Refusals a second of which the kernel is asked whether they were for itself; beyond that they count as nobody's. */
+const ASKED_A_SECOND = 256;
+/** Seconds after an answer to a flow of the kernel's for which new mappings keep clear of such flows. */
+const SHARED_SECONDS = 7440;
 
 /** Makes sessions. Addresses and ports are as loaded; results are record numbers, {@link LEFT_TO_KERNEL} or refusals. */
 export class Opening {
 	readonly #c: Context;
 	readonly #admission: Admission;
+	/** Questions asked in second {@link #askedAt}. */
+	#asked = 0;
+	#askedAt = 0;
+	/** Second until which the kernel is known to have flows from ports of ours. */
+	#sharedUntil = 0;
 
 	constructor(c: Context, admission: Admission) {
 		this.#c = c;
@@ -120,6 +129,7 @@ export class Opening {
 		if (protocol === TCP && (flags & SYN ? flags & (ACK | FIN | RST) : !c.adopt || (flags & (ACK | FIN | RST)) !== ACK))
 			return refusal(REASON["tcp-no-session"]);
 		const hop = externals.find(peer) >= 0 ? HAIRPIN : c.hops.find(peer);
+		if (hop === HAIRPIN && peer === externals.A[0] && c.kernelShare.hasPort(protocol, swap16(peerPort))) return LEFT_TO_KERNEL;
 		if (hop === ELSEWHERE) return refusal(REASON["not-through-wan"]);
 		if (hop === NO_ROUTE) return refusal(externals.A[0] === 0 ? REASON["no-external-address"] : REASON["no-route"]);
 
@@ -146,7 +156,7 @@ export class Opening {
 				c.hosts.release(host);
 				return refusal(REASON["ports-exhausted"]);
 			}
-			externalPort = swap16(taken);
+			externalPort = this.#clear(protocol, peer, peerPort, external, taken);
 		} else if (mapped === 0) {
 			if (forwarded >= 0) externalPort = forwarded;
 			mapped = table.findExternal(protocol, address, external, externalPort);
@@ -175,6 +185,38 @@ export class Opening {
 		this.#learn(host, port, slot);
 		c.events?.created(i, table.sibling(i) === i);
 		return i;
+	}
+
+	/** The port (as loaded) for a session with a peer: `taken` (host order), or another if the kernel has that very flow. */
+	#clear(protocol: number, peer: number, peerPort: number, external: number, taken: number): number {
+		const c = this.#c;
+		const port = swap16(taken);
+		if (external !== 0 || c.now >= this.#sharedUntil || !c.kernelShare.hasFlow(protocol, peer, peerPort, port)) return port;
+		const other = this.#takePort(external, protocol, taken);
+		if (other < 0) return port;
+		c.externals.releasePort(external, protocol, taken);
+		return swap16(other);
+	}
+
+	/** True if a packet to our own address is the answer in a flow of the kernel's (ports and peer as loaded). */
+	#isKernels(protocol: number, peer: number, peerPort: number, port: number): boolean {
+		const c = this.#c;
+		if (!c.kernelShare.hasFlow(protocol, peer, peerPort, port)) return false;
+		this.#sharedUntil = c.now + SHARED_SECONDS;
+		return true;
+	}
+
+	/** What becomes of a packet that nothing lets in: it may have been for the kernel. */
+	#unwanted(reason: number, protocol: number, peer: number, peerPort: number, external: number, port: number, hairpin: boolean): number {
+		const c = this.#c;
+		if (external !== 0 || hairpin || (protocol !== TCP && protocol !== UDP)) return refusal(reason);
+		if (c.now !== this.#askedAt) {
+			this.#askedAt = c.now;
+			this.#asked = 0;
+		}
+		if (this.#asked === ASKED_A_SECOND) return refusal(reason);
+		this.#asked++;
+		return this.#isKernels(protocol, peer, peerPort, port) ? LEFT_TO_KERNEL : refusal(reason);
 	}
 
 	/** The external port (as loaded) that an inside endpoint's last mapping had and that rests still: the rest is over, the port free. */
@@ -324,10 +366,14 @@ export class Opening {
 				if (c.policy.forwards.includes(forward)) forwarded = FORWARDED;
 				insidePort = swap16(forward.insideFirst + port - forward.first);
 			} else if (this.#isForwarded(protocol, port)) known = REASON.filtered;
-			else if (leader === 0 && !c.policy.ranges.some((r) => port >= r.first && port <= r.last)) return LEFT_TO_KERNEL;
+			else if (leader === 0 && (c.kernelShare.hasPort(protocol, port) || !c.policy.ranges.some((r) => port >= r.first && port <= r.last)))
+				return LEFT_TO_KERNEL;
 		}
-		if (inside === 0) return refusal(known);
-		if (!opens) return refusal(REASON["tcp-no-session"]);
+		if (inside === 0 || !opens) {
+			const reason = inside === 0 ? known : REASON["tcp-no-session"];
+			return this.#unwanted(reason, protocol, peer, peerPort, external, externalPort, hairpin);
+		}
+		if (protocol === UDP && external === 0 && !hairpin && this.#isKernels(protocol, peer, peerPort, externalPort)) return LEFT_TO_KERNEL;
 		if (c.table.findOut(protocol, inside, peer, pair(insidePort, peerPort)) !== 0) return refusal(REASON["endpoint-busy"]);
 		const port = lanOf(c.lan, inside);
 		const hop = hairpin ? HAIRPIN : c.hops.find(peer);

@@ -206,7 +206,9 @@ export class Rare {
 		const flags = protocol === TCP ? swap16(H[l4 + 6]) & 0x3f : 0;
 		const ported = hasPorts(protocol);
 		const i = this.#opening.outbound(protocol, inside, ported ? H[l4] : 0, peer, ported ? H[l4 + 1] : 0, flags, port, s);
-		return i > 0 ? i : this.#refuse(s, length, port, refused(i), pieces);
+		if (i !== LEFT_TO_KERNEL) return i > 0 ? i : this.#refuse(s, length, port, refused(i), pieces);
+		this.#c.left += pieces;
+		return 0;
 	}
 
 	/** Counts a refusal and tells the inside host where an error helps it (RFC 6888 REQ-11, RFC 1812 section 4.3.3.1). */

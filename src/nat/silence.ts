@@ -2,7 +2,7 @@
  * The six seconds of silence on an unsolicited SYN (RFC 5382 REQ-4): it is kept, and answered with an ICMP error only if the inside has not opened that connection
  * itself meanwhile (simultaneous open). Few are kept; in a flood the others are dropped without an answer.
  */
-import { IP_WORD, SLOT_IP, TCP } from "../packet/layout.ts";
+import { IP_WORD, SLOT_IP, secondOf, swap16, TCP } from "../packet/layout.ts";
 import type { Context } from "./context.ts";
 import type { Fragments } from "./fragments.ts";
 import { type IcmpSender, PORT_UNREACHABLE } from "./icmp-error.ts";
@@ -65,6 +65,8 @@ export class Silence {
 			B.set(this.#store.subarray(k * STRIDE, k * STRIDE + SLOT_IP + bytes), s);
 			const w = (s >> 2) + IP_WORD;
 			const external = c.externals.find(P[w + 4]);
+			// A service that the router has opened meanwhile has answered, or will.
+			if (c.kernelShare.hasPort(TCP, swap16(secondOf(P[w + 5])))) continue;
 			if (external >= 0 && c.table.findIn(TCP, P[w + 3], P[w + 4], external, P[w + 5]) === 0)
 				this.#errors.send(s, bytes, -1, PORT_UNREACHABLE);
 		}

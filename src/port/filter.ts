@@ -3,7 +3,7 @@
  *
  * Both filters look at the destination only, so that every frame that is the kernel's business alone (the router's own
  * traffic, traffic between connected networks) costs no system call. What they let through the daemon judges again: they may
- * accept too much, never too little. Frames too short to tell are accepted so that they are dropped with a counted reason.
+ * accept too much, never too little. A program that the kernel would not take for its length is made of coarser ranges. Frames too short to tell are accepted so that they are dropped with a counted reason.
  *
  * A program is an `Int32Array` of groups of four words [code, jt, jf, k], as `packetOpen` takes it. Classic BPF jumps forward
  * only, conditional ones by at most 255 instructions; the assembler resolves labels and lengthens jumps that are farther.
@@ -237,12 +237,16 @@ export class FilterAssembler {
  * which is what hairpinning needs (RFC 4787 REQ-9, RFC 5508 REQ-7).
  */
 export function lanFilter(facts: LanFilterFacts): Int32Array {
+	return fitting((most) => lanFilterOf(facts, most));
+}
+
+function lanFilterOf(facts: LanFilterFacts, most: number): Int32Array {
 	const f = new FilterAssembler();
 	const ip = facts.ethernet ? ETHERNET_HEADER : 0;
 	loadDestination(f, ip);
 	f.jump(JGE, MULTICAST_FIRST, "drop", null);
 	select(f, mergeRanges(facts.externals.map(single)), "external");
-	f.inRanges(mergeRanges([...facts.ownAddresses.map(single), ...facts.elsewhere.map(subnetRange)]), "drop", "out");
+	f.inRanges(largest(mergeRanges([...facts.ownAddresses.map(single), ...facts.elsewhere.map(subnetRange)]), most), "drop", "out");
 	f.at("out");
 	if (facts.expiringOnly) f.op(LD_B_ABS, ip + IP_TTL).jump(JGT, 1, "drop", "accept");
 	else f.goto("accept");
@@ -250,7 +254,7 @@ export function lanFilter(facts: LanFilterFacts): Int32Array {
 	f.op(LD_B_ABS, ip + IP_PROTOCOL);
 	f.jump(JEQ, ICMP, "icmp", null);
 	for (const proto of OTHER_PORTED) f.jump(JEQ, proto, "accept", null);
-	matchPorts(f, ip, facts.claimed, "drop");
+	matchPorts(f, ip, facts.claimed, most, "drop");
 	f.at("icmp");
 	f.op(LD_H_ABS, ip + IP_FRAGMENT).jump(JSET, FRAGMENT_OFFSET, "drop", null);
 	loadHeaderLength(f, ip, 1);
@@ -266,14 +270,18 @@ export function lanFilter(facts: LanFilterFacts): Int32Array {
  * (non-first fragments, ICMP, other protocols).
  */
 export function wanFilter(facts: WanFilterFacts): Int32Array {
+	return fitting((most) => wanFilterOf(facts, most));
+}
+
+function wanFilterOf(facts: WanFilterFacts, most: number): Int32Array {
 	const f = new FilterAssembler();
 	const ip = facts.ethernet ? ETHERNET_HEADER : 0;
 	loadDestination(f, ip);
 	select(f, mergeRanges(facts.externals.map(single)), "external");
-	f.inRanges(mergeRanges(facts.owned), "accept", "drop");
+	f.inRanges(coarse(mergeRanges(facts.owned), most), "accept", "drop");
 	f.at("external");
 	f.op(LD_B_ABS, ip + IP_PROTOCOL);
-	matchPorts(f, ip, facts.claimed, "accept");
+	matchPorts(f, ip, facts.claimed, most, "accept");
 	return finishChecked(f, ip);
 }
 
@@ -326,17 +334,52 @@ function loadHeaderLength(f: FilterAssembler, ip: number, bytes: number): void {
 }
 
 /** With the protocol in A: TCP and UDP are accepted if a non-first fragment or to a claimed port, else dropped; the rest goes to `other`. */
-function matchPorts(f: FilterAssembler, ip: number, claimed: readonly ClaimedPorts[], other: Label): void {
+function matchPorts(f: FilterAssembler, ip: number, claimed: readonly ClaimedPorts[], most: number, other: Label): void {
 	for (const proto of [TCP, UDP]) {
 		const next = f.label();
 		f.jump(JEQ, proto, null, next);
 		f.op(LD_H_ABS, ip + IP_FRAGMENT).jump(JSET, FRAGMENT_OFFSET, "accept", null);
 		loadHeaderLength(f, ip, PORT_DESTINATION + 2);
 		f.op(LD_H_IND, ip + PORT_DESTINATION);
-		f.inRanges(mergeRanges(claimed.filter((ports) => ports.proto === proto)), "accept", "drop");
+		f.inRanges(coarse(mergeRanges(claimed.filter((ports) => ports.proto === proto)), most), "accept", "drop");
 		f.at(next);
 	}
 	f.goto(other);
+}
+
+/** The finest filter that the kernel takes: of each list of ranges as many as there are, or `most`. What is accepted too much is judged again. */
+function fitting(build: (most: number) => Int32Array): Int32Array {
+	for (const most of [Number.POSITIVE_INFINITY, 256, 64, 16, 4]) {
+		try {
+			return build(most);
+		} catch (error) {
+			if (!(error instanceof RangeError)) throw error;
+		}
+	}
+	return build(1);
+}
+
+/** Sorted ranges with the smallest gaps closed, so that at most `most` are left: what they have together, and some more. */
+function coarse(ranges: readonly AddressRange[], most: number): readonly AddressRange[] {
+	if (ranges.length <= most) return ranges;
+	const gap = (n: number) => (ranges[n] as AddressRange).first - (ranges[n - 1] as AddressRange).last;
+	const kept = ranges.map((_, n) => n).slice(1);
+	kept.sort((a, b) => gap(b) - gap(a)).splice(most - 1);
+	const starts = [0, ...kept.sort((a, b) => a - b)];
+	return starts.map((n, k) => ({
+		first: (ranges[n] as AddressRange).first,
+		last: (ranges[(starts[k + 1] ?? ranges.length) - 1] as AddressRange).last,
+	}));
+}
+
+/** The `most` largest of sorted ranges, sorted. */
+function largest(ranges: readonly AddressRange[], most: number): readonly AddressRange[] {
+	if (ranges.length <= most) return ranges;
+	const size = (range: AddressRange) => range.last - range.first;
+	return [...ranges]
+		.sort((a, b) => size(b) - size(a))
+		.slice(0, most)
+		.sort((a, b) => a.first - b.first);
 }
 
 function finish(f: FilterAssembler): Int32Array {

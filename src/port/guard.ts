@@ -35,6 +35,7 @@
  * when an address changes.
  */
 
+import type { PortRange } from "../conntrack/ports.ts";
 import { type AddressRange, formatAddress, type Subnet, subnetRange } from "../packet/address.ts";
 import { PCP_PORT } from "../packet/pcp.ts";
 import { mergeRanges } from "./filter.ts";
@@ -64,7 +65,9 @@ export interface GuardFacts {
 	/** External addresses that are masqd's alone: static NAT and pools. */
 	ownedExternals: readonly AddressRange[];
 	/** masqd's port range, of TCP and of UDP. */
-	portRanges: readonly { first: number; last: number }[];
+	portRanges: readonly PortRange[];
+	/** What of it is not the router's own, by protocol; all if it is left out. */
+	rangesOf?: (proto: number) => readonly PortRange[];
 	forwards: readonly GuardForward[];
 	/** Destinations that the kernel routes elsewhere than by the WAN: the LANs, other connected networks, VPNs. */
 	elsewhere: readonly Subnet[];
@@ -320,9 +323,13 @@ function addressElements(ranges: readonly AddressRange[]): string[] {
 	);
 }
 
+/** The ports of a protocol that the guard keeps from the kernel: masqd's and those of forwards. */
+export function guardedPorts(g: GuardFacts, proto: number): PortRange[] {
+	return mergeRanges([...(g.rangesOf?.(proto) ?? g.portRanges), ...g.forwards.filter((forward) => forward.proto === proto)]);
+}
+
 function portElements(g: GuardFacts, proto: number): string[] {
-	const ranges = mergeRanges([...g.portRanges, ...g.forwards.filter((forward) => forward.proto === proto)]);
-	return ranges.map(({ first, last }) => (first === last ? `${first}` : `${first}-${last}`));
+	return guardedPorts(g, proto).map(({ first, last }) => (first === last ? `${first}` : `${first}-${last}`));
 }
 
 function names(devices: readonly string[]): string {

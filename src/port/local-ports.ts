@@ -1,7 +1,12 @@
 /**
- * The router's own sockets and masqd's port range on one address: found at start and kept apart.
+ * The router's own sockets and masqd's port range on one address: kept apart.
+ *
+ * A service that the router opens in the range is looked for every second (socket-diag.ts) and has its port at once: no session gets it, and the guard lets
+ * in what comes for it. Sockets with a peer need no port of their own: the guard has learned their flow. What has lasted for some looks is logged, and
+ * taken out of the socket filters, which costs more.
  */
 import type { PortRange } from "../conntrack/ports.ts";
+import type { OwnSocket } from "./socket-diag.ts";
 
 type FileIo = Pick<typeof import("masq:native"), "readFile" | "writeFile">;
 
@@ -10,104 +15,122 @@ const FIRST_EPHEMERAL = 1024;
 /** Fewer ports than this for the router's own connections is worth a warning. */
 const FEW = 1024;
 
-/** Local ports in the ranges that TCP or UDP sockets of this machine are bound to, ascending. Reads /proc/net. */
-export function localPorts(io: FileIo, ranges: PortRange[]): number[] {
-	const found = new Set<number>();
-	for (const name of ["tcp", "tcp6", "udp", "udp6"]) {
-		let text: string;
-		try {
-			text = io.readFile(`/proc/net/${name}`);
-		} catch {
-			continue;
-		}
-		for (const match of text.matchAll(/^\s*\d+: [0-9A-F]+:([0-9A-F]{4}) /gm)) {
-			const port = Number.parseInt(match[1], 16);
-			if (ranges.some((r) => port >= r.first && port <= r.last)) found.add(port);
-		}
-	}
-	return [...found].sort((a, b) => a - b);
-}
-
 /** Who takes a port of the WAN's address from sessions and gives it back; `take` is false if a session has it. */
 export interface PortKeeper {
 	take(protocol: number, port: number): boolean;
 	release(protocol: number, port: number): void;
 }
 
-const PROTOCOLS = [6, 17];
+/** Looks through which a port has been the router's before more than the guard is told: sockets of a resolver come and go. */
+const SETTLED = 5;
+/** Ports of a protocol that are left to the router; what there is more has to share. */
+const OWN_MAX = 1024;
 
-/** The ports of the ranges that are the router's own: those of its sockets, WireGuard's among them. */
+interface Own {
+	protocol: number;
+	port: number;
+	/** It was taken of the keeper, and is to be given back. */
+	held: boolean;
+	/** Looks that it was seen in. */
+	looks: number;
+}
+
+/** The ports of the ranges that are the router's own: those of its services, WireGuard's among them. */
 export class OwnPorts {
-	/** What is left of the ranges. */
-	ranges: PortRange[] = [];
-	readonly #io: FileIo;
+	/** Services whose port a session or a forward has: they have to wait. */
+	waiting: OwnSocket[] = [];
+	/** Services there were no room for at the last look. */
+	excess = 0;
 	readonly #keeper: PortKeeper;
-	#all: PortRange[] = [];
-	/** Protocols taken, by port. */
-	readonly #own = new Map<number, number[]>();
-	/** What was seen at the last look for the first time: it may have been one of dnsmasq's, which come and go. */
-	#fresh = new Set<number>();
+	/** By `protocol << 16 | port`. */
+	readonly #own = new Map<number, Own>();
 
-	constructor(io: FileIo, keeper: PortKeeper) {
-		this.#io = io;
+	constructor(keeper: PortKeeper) {
 		this.#keeper = keeper;
 	}
 
 	/** At a start, and when all ports are free again: takes the ports of all sockets there are. */
-	begin(ranges: PortRange[]): void {
-		this.#all = ranges;
+	begin(sockets: readonly OwnSocket[]): void {
 		this.#own.clear();
-		for (const port of localPorts(this.#io, ranges)) this.#take(port);
-		this.#split();
+		this.waiting = [];
+		this.excess = 0;
+		for (const { protocol, port } of sockets) {
+			if (!this.#room(protocol)) continue;
+			const held = this.#keeper.take(protocol, port);
+			this.#own.set((protocol << 16) | port, { protocol, port, held, looks: SETTLED });
+		}
 	}
 
 	/**
-	 * Looks again: takes the ports that were seen at the last look too, as soon as no session has them, and gives back those that no socket has any more.
-	 * @returns the ports taken and given back
+	 * Goes by another look: takes the ports of services that no session has, and gives back those that no socket has any more.
+	 *
+	 * @returns whether anything changed, and what of it has lasted: ports that are new since {@link SETTLED} looks, and whether such a one was given back.
 	 */
-	look(): { taken: number[]; given: number[] } {
-		const seen = new Set(localPorts(this.#io, this.#all));
-		const given = [...this.#own.keys()].filter((port) => !seen.has(port));
-		for (const port of given) {
-			for (const protocol of this.#own.get(port) as number[]) this.#keeper.release(protocol, port);
-			this.#own.delete(port);
+	look(sockets: readonly OwnSocket[]): { changed: boolean; settled: OwnSocket[]; left: boolean } {
+		const seen = new Map(sockets.map((s) => [(s.protocol << 16) | s.port, s]));
+		let changed = false;
+		let left = false;
+		for (const [key, own] of this.#own) {
+			if (seen.has(key)) continue;
+			if (own.held) this.#keeper.release(own.protocol, own.port);
+			this.#own.delete(key);
+			changed = true;
+			left ||= own.looks >= SETTLED;
 		}
-		const strange = [...seen].filter((port) => !this.#own.has(port));
-		const taken = strange.filter((port) => this.#fresh.has(port) && this.#takeWhole(port));
-		this.#fresh = new Set(strange);
-		if (taken.length + given.length > 0) this.#split();
-		return { taken, given };
+		const settled: OwnSocket[] = [];
+		this.waiting = [];
+		this.excess = 0;
+		for (const [key, socket] of seen) {
+			const own = this.#own.get(key);
+			if (own !== undefined) {
+				if (++own.looks === SETTLED) settled.push(socket);
+			} else if (socket.service && this.#room(socket.protocol)) {
+				const { protocol, port } = socket;
+				if (this.#keeper.take(protocol, port)) {
+					this.#own.set(key, { protocol, port, held: true, looks: 1 });
+					changed = true;
+				} else this.waiting.push(socket);
+			}
+		}
+		return { changed, settled, left };
 	}
 
-	#take(port: number): void {
-		this.#own.set(
-			port,
-			PROTOCOLS.filter((protocol) => this.#keeper.take(protocol, port)),
-		);
-	}
-
-	#takeWhole(port: number): boolean {
-		this.#take(port);
-		const protocols = this.#own.get(port) as number[];
-		if (protocols.length === PROTOCOLS.length) return true;
-		for (const protocol of protocols) this.#keeper.release(protocol, port);
-		this.#own.delete(port);
+	#room(protocol: number): boolean {
+		let count = 0;
+		if (this.#own.size >= OWN_MAX) for (const own of this.#own.values()) if (own.protocol === protocol) count++;
+		if (count < OWN_MAX) return true;
+		this.excess++;
 		return false;
 	}
 
-	#split(): void {
-		this.ranges = this.#all;
-		for (const port of this.#own.keys()) {
-			this.ranges = this.ranges.flatMap((r) =>
-				port < r.first || port > r.last
-					? [r]
-					: [
-							{ first: r.first, last: port - 1 },
-							{ first: port + 1, last: r.last },
-						].filter((part) => part.first <= part.last),
-			);
-		}
+	/** True if a port is the router's. */
+	has(protocol: number, port: number): boolean {
+		return this.#own.has((protocol << 16) | port);
 	}
+
+	/** What is left of the ranges for a protocol; `settled` leaves out only what has been the router's for some time. */
+	rangesOf(protocol: number, ranges: readonly PortRange[], settled = false): PortRange[] {
+		const ports: number[] = [];
+		for (const own of this.#own.values()) if (own.protocol === protocol && (!settled || own.looks >= SETTLED)) ports.push(own.port);
+		return without(ranges, ports);
+	}
+}
+
+/** Ranges (sorted, disjoint) without some ports. */
+function without(ranges: readonly PortRange[], ports: number[]): PortRange[] {
+	ports.sort((a, b) => a - b);
+	const left: PortRange[] = [];
+	let n = 0;
+	for (const { first, last } of ranges) {
+		let from = first;
+		for (; n < ports.length && ports[n] <= last; n++) {
+			if (ports[n] < from) continue;
+			if (ports[n] > from) left.push({ first: from, last: ports[n] - 1 });
+			from = ports[n] + 1;
+		}
+		if (from <= last) left.push({ first: from, last });
+	}
+	return left;
 }
 
 /**

@@ -5,12 +5,13 @@ import os
 import pathlib
 import random
 import re
+import resource
 import signal
 import socket
 
 import pytest
 
-from bed import GATEWAY, H1, S1, S2
+from bed import GATEWAY, H1, LAN_GATEWAY, S1, S2
 from namespace import wait_until
 
 pytestmark = pytest.mark.masqd
@@ -96,11 +97,12 @@ def ask(host, server, port=0, address=""):
 
 
 def test_a_resolver_with_random_ports(bed):
-    """Every port of masqd's range may be one of the router's for a moment."""
+    """Every port of masqd's range may be one of the router's for a moment; nothing is reported or remembered of it."""
     server = bed.wan.udp(S1, 53)
     ports = random.Random(1).sample(range(32768, 65536), 200)
     for port in [33000, 65535, 1023, *ports]:
         assert ask(bed.router, server, port) == (GATEWAY, port)
+    assert bed.drops() == {}
 
 
 def test_the_router_connects_from_a_port_of_the_range(bed):
@@ -126,6 +128,129 @@ def test_answers_of_strangers_stay_out(bed):
     other.sendto(b"forged", (GATEWAY, 44444))
     server.sendto(b"answer", (GATEWAY, 44444))
     assert client.recv(100) == b"answer"
+
+
+# ---- services of the router ------------------------------------------------------------------------------------
+
+
+def heard(service, peer, port, data=b"handshake"):
+    """True if a datagram reaches the service now."""
+    service.settimeout(0.2)
+    peer.sendto(data, (GATEWAY, port))
+    try:
+        return service.recv(100) == data
+    except TimeoutError:
+        return False
+
+
+def claimed(bed, protocol="udp"):
+    """masqd's ports, as the guard has them."""
+    listed = bed.router.run("nft", "list", "set", "inet", "masqd", f"claimed_{protocol}").stdout
+    return re.findall(r"\d+-\d+|(?<=[ ,])\d+(?=[ ,])", listed[listed.index("elements"):])
+
+
+@pytest.mark.parametrize("side", ["wan", "lan"])
+def test_a_service_at_a_port_of_the_range(bed, side):
+    """WireGuard's, a relay's: reached soon after it is opened, and each time that it is opened again."""
+    peer = bed.wan.udp(S1, 9000) if side == "wan" else bed.h1.udp(H1, 9000)
+    host = bed.wan if side == "wan" else bed.h1
+    for _ in range(3):
+        service = bed.router.udp("0.0.0.0", 51820)
+        wait_until(lambda: heard(service, peer, 51820), "the service reached")
+        if side == "wan":
+            service.sendto(b"answer", (S1, 9000))
+            assert peer.recvfrom(100) == (b"answer", (GATEWAY, 51820))
+        service.close()
+        listener = bed.router.listener("", 50000)
+        wait_until(lambda: "50001-65535" in claimed(bed, "tcp"), "the listener's port")
+        client = host.tcp()
+        client.settimeout(2)
+        client.connect((GATEWAY, 50000))
+        client.close()
+        listener.accept()[0].close()
+        listener.close()
+    wait_until(lambda: claimed(bed) == claimed(bed, "tcp") == ["600-1023", "32768-65535"], "the ports masqd's again")
+
+
+def test_sockets_that_take_no_port(bed):
+    """What packets to the WAN's address can not reach: loopback's, the LAN's, IPv6's."""
+    six = bed.router.socket(socket.AF_INET6, socket.SOCK_DGRAM)
+    six.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+    six.bind(("::", 40003))
+    kept = [bed.router.udp("127.0.0.1", 40001), bed.router.udp(LAN_GATEWAY, 40002), six, bed.router.listener("127.0.0.1", 40004)]
+    both = bed.router.socket(socket.AF_INET6, socket.SOCK_DGRAM)
+    both.bind(("::", 41000))
+    wan = bed.router.udp(GATEWAY, 42000)
+    wait_until(lambda: claimed(bed)[1:] == ["32768-40999", "41001-41999", "42001-65535"], "the ports of two sockets left out")
+    server = bed.wan.udp(S1, 53)
+    for port in (40001, 40002, 40003):
+        assert ask(bed.h1, server, port, H1) == (GATEWAY, port)
+    for port in (41000, 42000):
+        assert ask(bed.h1, server, port, H1) != (GATEWAY, port)
+    assert len(kept) == 4 and wan is not both
+
+
+def test_a_service_waits_for_the_session_that_has_its_port(bed):
+    server, client = bed.wan.udp(S1, 53), bed.h1.udp(H1, 51820)
+    client.sendto(b"question", (S1, 53))
+    assert server.recvfrom(100)[1] == (GATEWAY, 51820)
+    service = bed.router.udp("0.0.0.0", 51820)
+    wait_until(lambda: any("51820" in one for one in bed.status()["warnings"]), "the warning")
+    server.sendto(b"answer", (GATEWAY, 51820))
+    assert client.recv(100) == b"answer"
+    assert not heard(service, server, 51820)
+    bed.masqd("flush", "all")
+    wait_until(lambda: heard(service, bed.wan.udp(S2, 54), 51820), "the service reached")
+
+
+@pytest.mark.parametrize("when", ["before the start", "while masqd runs"])
+def test_very_many_services(make_bed, when):
+    """More than a socket filter has room for, and than are left to the router."""
+    resource.setrlimit(resource.RLIMIT_NOFILE, (8192, max(8192, resource.getrlimit(resource.RLIMIT_NOFILE)[1])))
+    bed = make_bed()
+    ports = range(33000, 35400, 2)
+    if when == "before the start":
+        services = [bed.router.udp("0.0.0.0", port) for port in ports]
+        bed.start()
+    else:
+        bed.start()
+        services = [bed.router.udp("0.0.0.0", port) for port in ports]
+    wait_until(lambda: any("more ports" in one for one in bed.status()["warnings"]), "the warning")
+    wait_until(lambda: len(claimed(bed)) >= 1024, "1,024 ports left out")
+    peer = bed.wan.udp(S1, 9000)
+    assert sum(heard(services[n], peer, ports[n]) for n in range(0, 1200, 50)) >= 18
+    server = bed.wan.udp(S1, 53)
+    assert ask(bed.h1, server, 50000, H1) == (GATEWAY, 50000)
+    # Long after they have settled.
+    wait_until(lambda: "the router itself uses" in bed.daemon.output or when == "before the start", "settled")
+    assert ask(bed.h1, server, 50001, H1) == (GATEWAY, 50001)
+
+
+def test_a_forward_over_the_routers_own_ports(make_bed):
+    """The router's questions keep their answers; what strangers send goes to the forward's host, and nothing else does."""
+    bed = make_bed()
+    bed.start(extra=[("redirect", None, {"proto": ["udp", "tcp"], "src_dport": "1024-65535", "dest_ip": H1})])
+    server, listener = bed.wan.udp(S1, 53), bed.wan.listener(S1, 80)
+    host = bed.h1.socket(socket.AF_PACKET, socket.SOCK_RAW, 0x0300)
+    host.bind(("eth0", 0x0800))
+    host.settimeout(0.3)
+    for _ in range(40):
+        ask(bed.router, server)
+        ask(bed.router, server, random.randrange(1024, 65536))
+    client = bed.router.tcp("", 12345)
+    client.connect((S1, 80))
+    far = listener.accept()[0]
+    far.sendall(b"page")
+    assert client.recv(10) == b"page"
+    with pytest.raises(TimeoutError):
+        # The bridge's own multicasts apart.
+        while (frame := host.recv(2000))[0] & 1:
+            pass
+        pytest.fail(f"the forward's host got {frame.hex()}")
+    assert bed.drops() == {} and bed.flows() == []
+    service = bed.h1.udp(H1, 5000)
+    bed.wan.udp(S2, 9000).sendto(b"hello", (GATEWAY, 5000))
+    assert service.recv(100) == b"hello"
 
 
 # ---- networks that are not masqd's ----------------------------------------------------------------------------
