@@ -1421,6 +1421,7 @@ export class Engine {
 			if (this.#milliseconds >= this.#announcements.dueAt) this.barrier.attempt("announcements", this.#steps.announcements);
 			if (this.#milliseconds >= this.#yieldAt && !this.#sockets.busy) this.barrier.attempt("own ports", this.#steps.ownPorts);
 			if (this.#milliseconds >= this.#secondAt) this.#everySecond();
+			else if (this.admission.overdue) this.admission.expire(EXPIRE_BUDGET);
 		}
 	}
 
@@ -1542,6 +1543,7 @@ export class Engine {
 
 	/** Milliseconds that the loop may sleep. */
 	#timeout(): number {
+		if (this.admission.overdue) return 0;
 		// Serving the control socket takes time.
 		this.#readClock();
 		const now = this.#milliseconds;

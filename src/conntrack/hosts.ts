@@ -7,9 +7,6 @@
 import { HOST_FRESH, HOST_HEARD, HOST_NEXT, HOST_OPENED, HOST_PLACE, HOST_PORT_SHIFT, HOST_REACHABLE, HOST_SESSIONS } from "./record.ts";
 import type { TableLayout } from "./table.ts";
 
-/** Least number of sessions that every host may have, however full the table is. */
-export const HOST_MINIMUM = 16;
-
 /** The table of hosts. Addresses are as loaded. */
 export class Hosts {
 	/** Words of all records (index = host * 4 + word). */
@@ -17,11 +14,13 @@ export class Hosts {
 	readonly #halves: Uint16Array;
 	readonly #heads: Uint16Array;
 	readonly #capacity: number;
-	readonly #sessions: number;
 	readonly #key: number;
 	readonly #layout: TableLayout;
 	/** New sessions refused, by host number; for the operator only. */
 	readonly refused: Uint32Array;
+	/** Mappings by host number * 4 + kind of port (externals.ts); they are counted while {@link counting}. */
+	readonly #mappings: Uint16Array;
+	counting = false;
 	#free = 0;
 	/** Hosts that have sessions now. */
 	active = 0;
@@ -36,14 +35,16 @@ export class Hosts {
 		this.#layout = layout;
 		const n = layout.hosts + 1;
 		this.#capacity = layout.hosts;
-		this.#sessions = layout.sessions;
 		this.W = new Int32Array(buffer, layout.hostRecords * 4, n * 4);
 		this.#halves = new Uint16Array(buffer, layout.hostRecords * 4, n * 8);
 		this.#heads = new Uint16Array(buffer, layout.hostHeads * 4, 1 << (31 - Math.clz32(layout.hosts)));
 		this.#key = key | 1;
 		this.refused = new Uint32Array(n);
+		this.#mappings = new Uint16Array(n * 4);
 		if (copied === null) this.clear();
 		else {
+			this.#mappings.set(copied.#mappings);
+			this.counting = copied.counting;
 			this.#free = copied.#free;
 			this.active = copied.active;
 		}
@@ -58,6 +59,7 @@ export class Hosts {
 	clear(): void {
 		this.W.fill(0);
 		this.#heads.fill(0);
+		this.stopCounting();
 		for (let i = 1; i <= this.#capacity; i++) this.#halves[i * 8 + HOST_NEXT] = i < this.#capacity ? i + 1 : 0;
 		this.#free = 1;
 		this.active = 0;
@@ -119,6 +121,40 @@ export class Hosts {
 		return this.W[i * 4 + HOST_OPENED] >>> 24;
 	}
 
+	/** Mappings of a host of one kind of port. */
+	mappings(i: number, kind: number): number {
+		return this.#mappings[i * 4 + kind];
+	}
+
+	/** Mappings are not counted any more. */
+	stopCounting(): void {
+		this.counting = false;
+		this.#mappings.fill(0);
+	}
+
+	/** Counts mappings that have begun, or ended with a negative `number`. */
+	mapped(i: number, kind: number, number: number): void {
+		this.#mappings[i * 4 + kind] += number;
+	}
+
+	/** The host with most mappings of a kind of port, 0 if none has one. Walks all records. */
+	mostMappings(kind: number): number {
+		const m = this.#mappings;
+		let best = 0;
+		for (let w = 4 + kind; w < m.length; w += 4) if (m[w] > m[best * 4 + kind]) best = w >> 2;
+		return best;
+	}
+
+	/** Records there can be. */
+	get capacity(): number {
+		return this.#capacity;
+	}
+
+	/** True while no further host can have a record. */
+	get full(): boolean {
+		return this.#free === 0;
+	}
+
 	/** Counts one more session. */
 	retain(i: number): void {
 		const n = ++this.#halves[i * 8 + HOST_SESSIONS];
@@ -173,11 +209,6 @@ export class Hosts {
 	assign(i: number, port: number): void {
 		const w = i * 4 + HOST_PLACE;
 		this.W[w] = (this.W[w] & ~(0xff << HOST_PORT_SHIFT)) | (port << HOST_PORT_SHIFT);
-	}
-
-	/** Sessions that every host is guaranteed at this moment (design.md section 3). */
-	get guaranteed(): number {
-		return Math.max(HOST_MINIMUM, Math.floor(this.#sessions / Math.max(1, this.active)));
 	}
 
 	/**

@@ -39,6 +39,8 @@ export class PortMap {
 	free = 0;
 	/** Ports in the ranges. */
 	total = 0;
+	/** Few are left: a fifth. */
+	low = 0;
 
 	/**
 	 * @param words zeroed memory, exactly {@link portMapWords} words
@@ -58,11 +60,13 @@ export class PortMap {
 		if (copied !== null) {
 			this.free = copied.free;
 			this.total = copied.total;
+			this.low = copied.low;
 			return;
 		}
 		words.fill(0);
 		for (const r of ranges) for (let p = Math.max(r.first, first); p <= r.last && p <= last; p++) this.#set(p);
 		this.total = this.free;
+		this.low = Math.floor(this.total / 5);
 	}
 
 	/** Words of memory. */

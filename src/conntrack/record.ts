@@ -11,7 +11,8 @@
  *   6 last use (half), host number (half)                    7 list: previous, next (halves)
  *   8 chains: next by outbound key, next by inbound key (halves)
  *   9 last acknowledgment number from inside                10 the same from the peer        (TCP, as loaded)
- *  11 packets out  12 packets in  13 bytes out  14 bytes in (30 bits each)  15 bytes out, in: high part (halves)
+ *  11 packets out  12 packets in (31 bits each)  13 bytes out  14 bytes in (30 bits each)
+ *  15 of a live session: bytes out, in: high part (halves); of one that may make room: previous, next in its host's list of those (halves)
  */
 
 export const RECORD_WORDS = 16;
@@ -44,6 +45,8 @@ export const STATE_MASK = 0x1f;
 export const HOP_SHIFT = 24;
 /** The session goes by a port forward and ends with it. */
 export const FORWARDED = 1 << 23;
+/** ICMP queries and protocols without ports: the peer has answered. */
+export const ANSWERED = 1 << 21;
 /** TCP: an ALG looks at every segment (nat/alg.ts); the session is TCP_TENDED where others are TCP_ESTABLISHED. */
 export const TENDED = 1 << 21;
 /** TCP: its sequence numbers have been moved, so that without the ALG's memory it can not go on. */
@@ -52,8 +55,16 @@ export const MOVED = 1 << 22;
 /** How far beyond the expected sequence number a RST may be: one unscaled window. A later one is provoked again by the next segment. */
 export const RESET_WINDOW = 65535;
 
+/** Both of the high halves. */
+export const R_HIGHS = 15;
+/** Links of the list of sessions of one host that may make room; they stand where the high parts are. */
+export const R_SPARE_PREVIOUS = 30;
+export const R_SPARE_NEXT = 31;
+
 /** Bytes of a byte counter's low word before it carries into the high half. */
 export const BYTES_CARRY = 0x40000000;
+/** Packets of a packet counter before it carries; what is beyond stands in the table's large counters. */
+export const PACKETS_CARRY = 0x80000000;
 
 // ---- host record (hosts.ts) ----
 /** Word offsets of a host record. */

@@ -6,8 +6,8 @@
  * one or two such are normal then, and more mean that the file is damaged and not to be trusted at all.
  */
 import { DCCP, firstOf, ICMP, SCTP, secondOf, TCP, UDP, UDPLITE } from "../packet/layout.ts";
-import { EXTERNAL_SHIFT, R_DELTA, R_IN, R_LAST, R_META, R_OUT, R_PEER, RECORD_WORDS, STATE_MASK, STATE_SHIFT } from "./record.ts";
-import { FREE, ICMP_QUERY, OTHER, RESTING, STATES, UDP_DNS, UDP_NEW, UDP_OPEN } from "./states.ts";
+import { EXTERNAL_SHIFT, R_DELTA, R_HOST, R_IN, R_LAST, R_META, R_OUT, R_PEER, RECORD_WORDS, STATE_MASK, STATE_SHIFT } from "./record.ts";
+import { FREE, ICMP_QUERY, OTHER, RESTING, STATES, STRANGER, UDP_DNS, UDP_NEW, UDP_OPEN } from "./states.ts";
 import {
 	deltaOf,
 	EXTERNAL_WORDS,
@@ -19,6 +19,7 @@ import {
 	H_SESSIONS,
 	H_VERSION,
 	HEADER_WORDS,
+	LARGE,
 	LAYOUT_VERSION,
 	layoutTable,
 	MAGIC,
@@ -48,6 +49,8 @@ export interface Image {
 	clock: number;
 	T: Int32Array;
 	T16: Uint16Array;
+	/** The large counters. */
+	large: Int32Array;
 }
 
 /** How many sessions a restore kept, and why it did not keep the others. */
@@ -89,6 +92,7 @@ export function readImage(buffer: ArrayBuffer, boot: Int32Array, now: number): I
 		clock,
 		T: new Int32Array(buffer, layout.records * 4, words),
 		T16: new Uint16Array(buffer, layout.records * 4, words * 2),
+		large: new Int32Array(buffer, layout.large * 4, LARGE * 2),
 	};
 }
 
@@ -100,20 +104,20 @@ for (let protocol = 0; protocol < 256; protocol++) {
 
 /** True if sessions of a protocol can be in a state. */
 function possible(protocol: number, state: number): boolean {
-	const datagrams = state === UDP_NEW || state === UDP_OPEN || state === UDP_DNS;
+	const datagrams = state === UDP_NEW || state === UDP_OPEN || state === UDP_DNS || state === STRANGER;
 	switch (protocol) {
 		case UDP:
 			return datagrams || state === RESTING;
 		case UDPLITE:
 			return datagrams;
 		case ICMP:
-			return state === ICMP_QUERY;
+			return state === ICMP_QUERY || state === STRANGER;
 		case TCP:
 		case SCTP:
 		case DCCP:
 			return !datagrams && state !== ICMP_QUERY && state !== OTHER && state !== RESTING;
 		default:
-			return state === OTHER;
+			return state === OTHER || state === STRANGER;
 	}
 }
 
@@ -185,9 +189,13 @@ export function restore(table: Table, image: Image, now: number, keep: (i: numbe
 			table.T[e + R_DELTA] = deltaOf(t[from], addresses[n], t[from + R_OUT], t[from + R_IN]);
 		}
 	}
+	const places = new Uint16Array(sessions + 1);
 	for (let k = first; k < count; k++) {
 		const i = own ? sorted[k] & 0xffff : k - first + 1;
+		// Whoever keeps it says whose it is now.
+		table.T16[(i << 5) + R_HOST] = 0;
 		if (keep(i)) {
+			places[sorted[k] & 0xffff] = i;
 			table.relist(i);
 			if (table.state(i) !== RESTING) result.kept++;
 		} else {
@@ -196,5 +204,6 @@ export function restore(table: Table, image: Image, now: number, keep: (i: numbe
 		}
 	}
 	for (let i = 1; i <= table.layout.sessions; i++) if (table.state(i) === FREE) table.relist(i);
+	table.restoreLarge(image.large, (i) => places[i] ?? 0);
 	return result;
 }

@@ -5,11 +5,11 @@
 
 /** No session: the record is free. */
 export const FREE = 0;
-/** UDP, not answered yet: may be evicted when the table is full. */
+/** UDP from the inside, not answered yet: may be evicted when the table is full. */
 export const UDP_NEW = 1;
 /** UDP, answered. */
 export const UDP_OPEN = 2;
-/** UDP to port 53 that got its reply (RFC 4787 REQ-5a); a further query makes it UDP_NEW again. */
+/** UDP to port 53 after one query and its one reply (RFC 4787 REQ-5a); a further query makes it UDP_NEW again, a further reply UDP_OPEN. */
 export const UDP_DNS = 3;
 /** ICMP query (RFC 5508 REQ-2). */
 export const ICMP_QUERY = 4;
@@ -17,7 +17,7 @@ export const ICMP_QUERY = 4;
 export const TCP_SYN_OUT = 5;
 /** TCP SYN from the outside through a forward, static or endpoint-independent mapping: may be evicted. */
 export const TCP_SYN_IN = 6;
-/** Both SYNs seen, or picked up mid-stream and not answered: still opening. */
+/** Both SYNs seen, the inside's first: still opening. */
 export const TCP_OPENED = 7;
 /** Data may flow either way. */
 export const TCP_ESTABLISHED = 8;
@@ -35,7 +35,22 @@ export const OTHER = 13;
 export const RESTING = 14;
 /** As TCP_ESTABLISHED, but an ALG has to see every segment: neither the fast way nor the offload takes it (nat/alg.ts). */
 export const TCP_TENDED = 15;
-export const STATES = 16;
+/** Opened from the outside by a packet of a protocol without connections, which the inside has not answered: may be evicted, before all that the inside has opened. */
+export const STRANGER = 16;
+/** Both SYNs seen, the outside's first, whose sender may be forged until it acknowledges ours: may be evicted likewise. */
+export const TCP_OPENED_IN = 17;
+export const STATES = 18;
+
+/**
+ * Sessions that may make room for others, by state: LIVE ones never do. GIVEN are the first to go: those that are finished, and those that strangers have opened
+ * and the inside has not answered. UNANSWERED are those that the inside has opened and nobody has answered; ICMP queries and protocols without ports are in
+ * one state before and after, and a flag in the record tells (record.ts).
+ */
+export const LIVE = 0;
+export const GIVEN = 1;
+export const UNANSWERED = 2;
+/** {@link LIVE}, {@link GIVEN} or {@link UNANSWERED} by state. */
+export const SPARE = Uint8Array.of(0, 2, 0, 1, 2, 2, 1, 0, 0, 0, 0, 1, 1, 2, 0, 0, 1, 1);
 
 /** Names as the operator sees them. */
 export const STATE_NAMES = [
@@ -55,6 +70,8 @@ export const STATE_NAMES = [
 	"open",
 	"resting",
 	"established",
+	"new",
+	"opening",
 ] as const;
 
 /** Seconds of idleness after which a session ends, by group of states. */
@@ -71,6 +88,8 @@ export interface Timeouts {
 
 /** Seconds that an external port rests after its last endpoint-independent mapping (RFC 6888 REQ-8). */
 export const PORT_REST = 120;
+/** Longest time in seconds that a session waits which a stranger has opened and the inside has not answered. */
+export const STRANGER_WAIT = 60;
 
 /** Timeout of every state, indexed by state; FREE never expires. */
 export function stateTimeouts(t: Timeouts): Int32Array {
@@ -91,5 +110,7 @@ export function stateTimeouts(t: Timeouts): Int32Array {
 		t.other,
 		PORT_REST,
 		t.tcp_established,
+		Math.min(t.udp, STRANGER_WAIT),
+		t.tcp_opening,
 	]);
 }

@@ -11,6 +11,13 @@
  * Indexes are hash chains over 16-bit record numbers: sessions by outbound key (inside, peer) and by inbound key (peer, external), mappings by inside and by
  * external endpoint. An insert never fails and never rehashes. The hash is multiplicative with keys drawn at start, so neither side can aim at a chain.
  *
+ * The sessions of a mapping with one peer address stand together in its ring, and the first of them in an index by (external endpoint, peer address): so that
+ * filtering by address (RFC 4787 REQ-8) is one look-up, however many peers a mapping has. The leader, who stands for its own peer, is not in it.
+ *
+ * Sessions that may make room for others (states.ts) are in two lists of their host's, the longest there first: {@link spare}; unanswered ones only while there is a pressure to make room
+ * ({@link press}), so that opening costs nothing for it else. The links stand in the record where a live session has the high parts of its byte counters; what a counter has
+ * beyond its place in the record is kept in the few {@link LARGE large counters}.
+ *
  * Every state has one timeout and one doubly linked list ordered by last use: a refresh moves a record to the tail, expiry looks at heads only. Free
  * records form the list of state FREE (first in, first out). Last use is kept in seconds modulo 2^16; timeouts are therefore below 2^16 s.
  *
@@ -23,9 +30,11 @@
 import { adjust, fold, halfDelta, wordDelta } from "../packet/checksum.ts";
 import { firstOf, pair, secondOf } from "../packet/layout.ts";
 import {
+	ANSWERED,
 	BYTES_CARRY,
 	EXTERNAL_SHIFT,
 	HOP_SHIFT,
+	PACKETS_CARRY,
 	R_ACK_OUT,
 	R_BYTES_IN,
 	R_BYTES_OUT,
@@ -34,23 +43,28 @@ import {
 	R_DELTA,
 	R_HIGH_IN,
 	R_HIGH_OUT,
+	R_HIGHS,
 	R_HOST,
 	R_IN,
 	R_LAST,
 	R_META,
 	R_NEXT,
 	R_OUT,
+	R_PACKETS_IN,
+	R_PACKETS_OUT,
 	R_PEER,
 	R_PREVIOUS,
+	R_SPARE_NEXT,
+	R_SPARE_PREVIOUS,
 	RECORD_WORDS,
 	STATE_MASK,
 	STATE_SHIFT,
 } from "./record.ts";
-import { FREE, OTHER, RESTING, STATES } from "./states.ts";
+import { FREE, GIVEN, ICMP_QUERY, LIVE, OTHER, RESTING, SPARE, STATES, UNANSWERED } from "./states.ts";
 
 export const MAGIC = 0x6d617371;
 /** Changes with every change of the layout: a file with another number is not ours to read. */
-export const LAYOUT_VERSION = 3;
+export const LAYOUT_VERSION = 4;
 export const HEADER_WORDS = 64;
 /** External addresses by number, as loaded: what the numbers in the records mean. */
 export const EXTERNAL_WORDS = 256;
@@ -67,6 +81,19 @@ export const H_CLOCK = 12;
 /** While the address of external 0 changes: the one before, in whose terms some records may still be; else 0. */
 export const H_CHANGING = 13;
 
+/** Counters that may have gone beyond their place in a record at a time, of two words each: L_KEY, L_COUNT. Those of further sessions come round. */
+export const LARGE = 64;
+/** Record number | which << 16 (packets or bytes, 2 for bytes; inbound, 1) | 1 << 18; 0: free. Written last, cleared first. */
+const L_KEY = 0;
+/** Carries that the record does not hold, of PACKETS_CARRY packets or BYTES_CARRY bytes. */
+const L_COUNT = 1;
+const L_USED = 1 << 18;
+const L_BYTES = 2;
+/** Halfwords of a host in the lists of what may make room: how many are LIVE, heads of those GIVEN and UNANSWERED by these numbers, how many are GIVEN. */
+const S_HOST = 4;
+const S_LIVE = 0;
+const S_GIVEN = 3;
+
 /** Where each part lies, in words from the start of the buffer. */
 export interface TableLayout {
 	sessions: number;
@@ -81,9 +108,11 @@ export interface TableLayout {
 	mapInHeads: number;
 	ring: number;
 	mapChains: number;
+	peerHeads: number;
 	hostRecords: number;
 	hostHeads: number;
 	lists: number;
+	large: number;
 	portMaps: number;
 	words: number;
 }
@@ -91,7 +120,7 @@ export interface TableLayout {
 /** Lays out a table for `sessions` (256..65535) and `portMapWords` words of port bitmaps. */
 export function layoutTable(sessions: number, portMapWords: number): TableLayout {
 	const bits = Math.max(7, 31 - Math.clz32(sessions - 1));
-	const hosts = Math.max(64, sessions >> 4);
+	const hosts = Math.max(Math.min(256, sessions >> 2), sessions >> 4);
 	let at = HEADER_WORDS;
 	const take = (words: number) => {
 		const here = at;
@@ -113,9 +142,11 @@ export function layoutTable(sessions: number, portMapWords: number): TableLayout
 		mapInHeads: take(halves(1 << (bits - 1))),
 		ring: take(sessions + 1),
 		mapChains: take(sessions + 1),
+		peerHeads: take(halves(1 << (bits - 2))),
 		hostRecords: take((hosts + 1) * 4),
 		hostHeads: take(halves(1 << (31 - Math.clz32(hosts)))),
 		lists: take(STATES + 1),
+		large: take(LARGE * 2),
 		portMaps: take(portMapWords),
 		words: at,
 	};
@@ -152,9 +183,20 @@ export class Table {
 	readonly #ring: Uint16Array;
 	/** Mapping chains: next by inside endpoint, next by external endpoint, by record number * 2. */
 	readonly #chains: Uint16Array;
+	/** Chains of the first session of each mapping and peer address; the links are those of {@link #chains} by external endpoint, which only leaders need else. */
+	readonly #peerHeads: Uint16Array;
 	/** Lists: head, tail, by state * 2. */
 	readonly #lists: Uint16Array;
 	readonly #counts = new Int32Array(STATES);
+	/** By host number * S_HOST. */
+	readonly #spare: Uint16Array;
+	/** True while unanswered sessions are in the lists of their hosts. */
+	pressed = false;
+	/** Hosts that have a live session. */
+	answered = 0;
+	readonly #large: Int32Array;
+	/** False while no large counter is in use. */
+	#isLarge = false;
 	/** Shift that turns a hash into a session chain head; mapping chains use one bit less. */
 	readonly shift: number;
 	readonly key0: number;
@@ -185,13 +227,21 @@ export class Table {
 		this.#mapInHeads = new Uint16Array(buffer, layout.mapInHeads * 4, 1 << (layout.bits - 1));
 		this.#ring = new Uint16Array(buffer, layout.ring * 4, n * 2);
 		this.#chains = new Uint16Array(buffer, layout.mapChains * 4, n * 2);
+		this.#peerHeads = new Uint16Array(buffer, layout.peerHeads * 4, 1 << (layout.bits - 2));
 		this.#lists = new Uint16Array(buffer, layout.lists * 4, STATES * 2);
+		this.#large = new Int32Array(buffer, layout.large * 4, LARGE * 2);
+		this.#spare = new Uint16Array((layout.hosts + 1) * S_HOST);
 		this.shift = 32 - layout.bits;
 		this.key0 = keys[0] | 0;
 		this.key1 = keys[1] | 1;
 		this.key2 = keys[2] | 1;
-		if (copied !== null) this.#counts.set(copied.#counts);
-		else if (keep) this.#clearIndexes();
+		if (copied !== null) {
+			this.#counts.set(copied.#counts);
+			this.#spare.set(copied.#spare);
+			this.answered = copied.answered;
+			this.pressed = copied.pressed;
+			this.#isLarge = copied.#isLarge;
+		} else if (keep) this.#clearIndexes();
 		else this.clear();
 	}
 
@@ -205,6 +255,8 @@ export class Table {
 		this.header.fill(0);
 		this.addresses.fill(0);
 		this.T.fill(0);
+		this.#large.fill(0);
+		this.#isLarge = false;
 		this.#clearIndexes();
 		for (let i = 1; i <= this.layout.sessions; i++) this.#append(FREE, i);
 	}
@@ -226,13 +278,19 @@ export class Table {
 		this.#mapInHeads.fill(0);
 		this.#ring.fill(0);
 		this.#chains.fill(0);
+		this.#peerHeads.fill(0);
 		this.#lists.fill(0);
 		this.#counts.fill(0);
+		this.#spare.fill(0);
+		this.answered = 0;
+		this.pressed = false;
 	}
 
-	/** Puts a record that is in no list at the end of its state's: for a restore, in the order of last use. */
+	/** Puts a record that is in no list at the end of its state's and into those of its host: for a restore, in the order of last use. */
 	relist(i: number): void {
-		this.#append(this.state(i), i);
+		const state = this.state(i);
+		this.#append(state, i);
+		if (state !== FREE && state !== RESTING) this.#spareIn(i, this.spareOf(i));
 	}
 
 	/**
@@ -277,7 +335,7 @@ export class Table {
 		outHeads[outChain] = i;
 		t16[(i << 5) + R_CHAIN_IN] = inHeads[inChain];
 		inHeads[inChain] = i;
-		if (leader !== 0) this.#join(i, leader);
+		if (leader !== 0) this.#join(i, leader, address);
 		else {
 			const r = this.#ring;
 			r[i << 1] = i;
@@ -372,10 +430,16 @@ export class Table {
 	/** Moves a session to another state and refreshes it. */
 	setState(i: number, state: number, now16: number): void {
 		const m = (i << 4) + R_META;
-		this.#detach((this.T[m] >> STATE_SHIFT) & STATE_MASK, i);
+		const meta = this.T[m];
+		const before = (meta >> STATE_SHIFT) & STATE_MASK;
+		this.#detach(before, i);
 		// First the time: the new state's may be shorter than the session has been idle.
 		this.T16[(i << 5) + R_LAST] = now16;
-		this.T[m] = (this.T[m] & ~(STATE_MASK << STATE_SHIFT)) | (state << STATE_SHIFT);
+		if (before !== state) {
+			const next = meta ^ ((before ^ state) << STATE_SHIFT);
+			if (SPARE[before] === SPARE[state]) this.T[m] = next;
+			else this.#move(i, meta, next);
+		}
 		this.#append(state, i);
 		if (this.bypass !== null) this.bypass.changed(i);
 	}
@@ -387,8 +451,12 @@ export class Table {
 	setStateKeepingTime(i: number, state: number, now16: number): void {
 		const t = this.T16;
 		const m = (i << 4) + R_META;
-		this.#detach((this.T[m] >> STATE_SHIFT) & STATE_MASK, i);
-		this.T[m] = (this.T[m] & ~(STATE_MASK << STATE_SHIFT)) | (state << STATE_SHIFT);
+		const meta = this.T[m];
+		const from = (meta >> STATE_SHIFT) & STATE_MASK;
+		this.#detach(from, i);
+		const changed = meta ^ ((from ^ state) << STATE_SHIFT);
+		if (SPARE[from] === SPARE[state]) this.T[m] = changed;
+		else this.#move(i, meta, changed);
 		const age = (now16 - t[(i << 5) + R_LAST]) & 0xffff;
 		const l = this.#lists;
 		let before = l[(state << 1) + 1];
@@ -410,6 +478,34 @@ export class Table {
 		if (this.bypass !== null) this.bypass.changed(i);
 	}
 
+	/** Writes word R_META of a session, which was `meta`, and puts it into the list of its host where it belongs then. */
+	#move(i: number, meta: number, next: number): void {
+		const from = spareOf(meta);
+		const to = spareOf(next);
+		if (from === UNANSWERED && to === LIVE && !this.pressed) {
+			// Nearly always: the first answer.
+			const s = this.#spare;
+			const at = this.T16[(i << 5) + R_HOST] * S_HOST;
+			this.T[(i << 4) + R_HIGHS] = 0;
+			this.T[(i << 4) + R_META] = next;
+			if (s[at]++ === 0) this.answered++;
+			return;
+		}
+		if (from !== to) this.#spareOut(i, from);
+		this.T[(i << 4) + R_META] = next;
+		if (from !== to) this.#spareIn(i, to);
+	}
+
+	/** The peer of an ICMP query, or of a session without ports, has answered. */
+	answer(i: number): void {
+		const m = (i << 4) + R_META;
+		const from = spareOf(this.T[m]);
+		if (from === LIVE) return;
+		this.#spareOut(i, from);
+		this.T[m] |= ANSWERED;
+		this.#spareIn(i, spareOf(this.T[m]));
+	}
+
 	/** Seconds since the last use. */
 	age(i: number, now16: number): number {
 		return (now16 - this.T16[(i << 5) + R_LAST]) & 0xffff;
@@ -426,6 +522,201 @@ export class Table {
 			if (age < 0 || age > this.timeouts[state]) return i;
 			this.touch(i, now16);
 		}
+	}
+
+	// ---- what may make room, by host ----------------------------------------------------------------------------------
+
+	/** Whether a session is LIVE, GIVEN or UNANSWERED. */
+	spareOf(i: number): number {
+		return spareOf(this.T[(i << 4) + R_META]);
+	}
+
+	/** The session of host number `host` that has been GIVEN or UNANSWERED (`kind`) longest, 0 if there is none; none of the latter unless {@link pressed}. */
+	spare(host: number, kind: number): number {
+		return this.#spare[host * S_HOST + kind];
+	}
+
+	/** The one that has been so for less long than `i`; comes back to the first. */
+	nextSpare(i: number): number {
+		return this.T16[(i << 5) + R_SPARE_NEXT];
+	}
+
+	/** How many sessions of a host are live. */
+	live(host: number): number {
+		return this.#spare[host * S_HOST + S_LIVE];
+	}
+
+	/** How many are GIVEN. */
+	given(host: number): number {
+		return this.#spare[host * S_HOST + S_GIVEN];
+	}
+
+	/** From now on unanswered sessions are in the lists of their hosts, until {@link relax}. Walks them all. */
+	press(): void {
+		if (this.pressed) return;
+		this.pressed = true;
+		for (let state = 1; state < STATES; state++) {
+			if (SPARE[state] !== UNANSWERED) continue;
+			for (let i = this.head(state); i !== 0; i = this.next(i)) if (this.spareOf(i) === UNANSWERED) this.#spareIn(i, UNANSWERED);
+		}
+	}
+
+	/** They need not be there any more. */
+	relax(): void {
+		if (!this.pressed) return;
+		this.pressed = false;
+		const s = this.#spare;
+		for (let at = UNANSWERED; at < s.length; at += S_HOST) s[at] = 0;
+	}
+
+	#spareIn(i: number, kind: number): void {
+		const s = this.#spare;
+		const t = this.T16;
+		const h = i << 5;
+		const at = t[h + R_HOST] * S_HOST;
+		if (kind === LIVE) {
+			if (s[at + S_LIVE]++ === 0) this.answered++;
+			return;
+		}
+		if (kind === GIVEN) s[at + S_GIVEN]++;
+		else if (!this.pressed) return;
+		const head = s[at + kind];
+		if (head === 0) {
+			s[at + kind] = i;
+			t[h + R_SPARE_PREVIOUS] = i;
+			t[h + R_SPARE_NEXT] = i;
+			return;
+		}
+		const tail = t[(head << 5) + R_SPARE_PREVIOUS];
+		t[h + R_SPARE_PREVIOUS] = tail;
+		t[h + R_SPARE_NEXT] = head;
+		t[(tail << 5) + R_SPARE_NEXT] = i;
+		t[(head << 5) + R_SPARE_PREVIOUS] = i;
+	}
+
+	/** Takes a session out of the list of its host. The high parts of its byte counters are 0 then. */
+	#spareOut(i: number, kind: number): void {
+		const s = this.#spare;
+		const t = this.T16;
+		const h = i << 5;
+		const at = t[h + R_HOST] * S_HOST;
+		if (kind === LIVE) {
+			if (--s[at + S_LIVE] === 0) this.answered--;
+			if (t[h + R_HIGH_OUT] !== 0) this.#enlarge(i, L_BYTES, t[h + R_HIGH_OUT]);
+			if (t[h + R_HIGH_IN] !== 0) this.#enlarge(i, L_BYTES + 1, t[h + R_HIGH_IN]);
+		} else if (kind === GIVEN || this.pressed) {
+			if (kind === GIVEN) s[at + S_GIVEN]--;
+			const after = t[h + R_SPARE_NEXT];
+			const before = t[h + R_SPARE_PREVIOUS];
+			t[(before << 5) + R_SPARE_NEXT] = after;
+			t[(after << 5) + R_SPARE_PREVIOUS] = before;
+			if (s[at + kind] === i) s[at + kind] = after === i ? 0 : after;
+		}
+		t[h + R_HIGH_OUT] = 0;
+		t[h + R_HIGH_IN] = 0;
+	}
+
+	// ---- counters ------------------------------------------------------------------------------------------------------
+
+	/** The low part of a byte counter has come round, outbound (0) or inbound (1). No more packets than PACKETS_CARRY have passed since it last did. */
+	carried(i: number, inbound: number): void {
+		const t = this.T16;
+		const h = (i << 5) + R_HIGH_OUT + inbound;
+		if (this.spareOf(i) !== LIVE) this.#enlarge(i, L_BYTES + inbound, 1);
+		else if (t[h] < 0xffff) t[h]++;
+		else {
+			t[h] = 0;
+			this.#enlarge(i, L_BYTES + inbound, 0x10000);
+		}
+		const p = (i << 4) + R_PACKETS_OUT + inbound;
+		if (this.T[p] < 0) {
+			this.T[p] &= 0x7fffffff;
+			this.#enlarge(i, inbound, 1);
+		}
+	}
+
+	/** Adds packets and bytes that were counted elsewhere. */
+	add(i: number, inbound: number, packets: number, bytes: number): void {
+		const t = this.T;
+		const p = (i << 4) + R_PACKETS_OUT + inbound;
+		const b = (i << 4) + R_BYTES_OUT + inbound;
+		const all = (t[p] >>> 0) + packets;
+		t[p] = all % PACKETS_CARRY;
+		if (all >= PACKETS_CARRY) this.#enlarge(i, inbound, Math.floor(all / PACKETS_CARRY));
+		const total = t[b] + bytes;
+		t[b] = total % BYTES_CARRY;
+		if (total < BYTES_CARRY) return;
+		const h = (i << 5) + R_HIGH_OUT + inbound;
+		const carries = Math.floor(total / BYTES_CARRY);
+		if (this.spareOf(i) === LIVE && this.T16[h] + carries <= 0xffff) this.T16[h] += carries;
+		else this.#enlarge(i, L_BYTES + inbound, carries);
+	}
+
+	/** Adds carries to a large counter; they are lost if all are taken. */
+	#enlarge(i: number, which: number, carries: number): void {
+		const l = this.#large;
+		const key = i | (which << 16) | L_USED;
+		let free = -1;
+		for (let n = 0; n < l.length; n += 2) {
+			if (l[n + L_KEY] === key) {
+				l[n + L_COUNT] += carries;
+				return;
+			}
+			if (free < 0 && l[n + L_KEY] === 0) free = n;
+		}
+		if (free < 0) return;
+		l[free + L_COUNT] = carries;
+		l[free + L_KEY] = key;
+		this.#isLarge = true;
+	}
+
+	#largeOf(i: number, which: number): number {
+		if (!this.#isLarge) return 0;
+		const l = this.#large;
+		const key = i | (which << 16) | L_USED;
+		for (let n = 0; n < l.length; n += 2) if (l[n + L_KEY] === key) return l[n + L_COUNT];
+		return 0;
+	}
+
+	/** Ends the large counters for which `gone` holds. */
+	#forgetLarge(gone: (i: number) => boolean): void {
+		const l = this.#large;
+		this.#isLarge = false;
+		for (let n = 0; n < l.length; n += 2) {
+			if (l[n + L_KEY] === 0) continue;
+			if (gone(l[n + L_KEY] & 0xffff)) l[n + L_KEY] = 0;
+			else this.#isLarge = true;
+		}
+	}
+
+	/** Goes on with the large counters of an image, its own or another's; `place` says which record has the session of one there, 0 if none has. */
+	restoreLarge(image: Int32Array, place: (i: number) => number): void {
+		const found: number[] = [];
+		for (let n = 0; n < image.length; n += 2) {
+			const key = image[n + L_KEY];
+			const i = key & L_USED && key >>> 19 === 0 && image[n + L_COUNT] > 0 ? place(key & 0xffff) : 0;
+			if (i !== 0) found.push((key & ~0xffff) | i, image[n + L_COUNT]);
+		}
+		this.#large.fill(0);
+		this.#large.set(found);
+		this.#isLarge = found.length > 0;
+	}
+
+	/** Packets of both directions as exact numbers: [out, in]. */
+	packets(i: number): [number, number] {
+		const p = (i << 4) + R_PACKETS_OUT;
+		return [
+			this.#largeOf(i, 0) * PACKETS_CARRY + (this.T[p] >>> 0),
+			this.#largeOf(i, 1) * PACKETS_CARRY + (this.T[p + R_PACKETS_IN - R_PACKETS_OUT] >>> 0),
+		];
+	}
+
+	/** Bytes of both directions as exact numbers: [out, in]. */
+	bytes(i: number): [number, number] {
+		const e = i << 4;
+		const live = this.spareOf(i) === LIVE;
+		const high = (which: number) => this.#largeOf(i, L_BYTES + which) + (live ? this.T16[(i << 5) + R_HIGH_OUT + which] : 0);
+		return [high(0) * BYTES_CARRY + this.T[e + R_BYTES_OUT], high(1) * BYTES_CARRY + this.T[e + R_BYTES_IN]];
 	}
 
 	// ---- indexes ---------------------------------------------------------------------------------------------------
@@ -505,6 +796,28 @@ export class Table {
 		return i;
 	}
 
+	/** The session of a mapping that `leader` leads, with a peer address: the first there is, 0 if there is none. `address` is the external one as loaded. */
+	findPeer(leader: number, peer: number, address: number): number {
+		const t = this.T;
+		const e = leader << 4;
+		return t[e + R_PEER] === peer ? leader : this.#findFirst(peer, address, secondOf(t[e + R_IN]), t[e + R_META] & 0xffff);
+	}
+
+	#findFirst(peer: number, address: number, port: number, key: number): number {
+		const t = this.T;
+		let i = this.#peerHeads[this.#hashPeer(peer, address, port)];
+		while (i !== 0) {
+			const e = i << 4;
+			if (t[e + R_PEER] === peer && secondOf(t[e + R_IN]) === port && (t[e + R_META] & 0xffff) === key) break;
+			i = this.#chains[(i << 1) + 1];
+		}
+		return i;
+	}
+
+	#hashPeer(peer: number, address: number, port: number): number {
+		return this.hash(peer, address, port) >>> 2;
+	}
+
 	/** The next session of the same mapping (a ring: comes back to `i`). */
 	sibling(i: number): number {
 		return this.#ring[(i << 1) + 1];
@@ -550,6 +863,7 @@ export class Table {
 		t[e + R_IN] = inn;
 		t[e + R_DELTA] = deltaOf(inside, address, out, inn);
 		t.fill(0, e + R_ACK_OUT, e + RECORD_WORDS);
+		if (this.#isLarge) this.#forgetLarge((k) => k === i || this.state(k) === FREE);
 		t16[h16 + R_LAST] = now16;
 		t16[h16 + R_HOST] = host;
 		// To the tail of its state's.
@@ -569,12 +883,14 @@ export class Table {
 		h = Math.imul(h ^ (h >>> 15) ^ address, key2) >>> shift;
 		t16[h16 + R_CHAIN_IN] = inHeads[h];
 		inHeads[h] = i;
-		if (leader !== 0) this.#join(i, leader);
+		if (leader !== 0) this.#join(i, leader, address);
 		else {
 			this.#ring[i << 1] = i;
 			this.#ring[(i << 1) + 1] = i;
 			this.#lead(i, address);
 		}
+		const kind = SPARE[state];
+		if (kind !== UNANSWERED || this.pressed) this.#spareIn(i, kind);
 		// The last store: before it the record is a free one, whatever becomes of the process.
 		t[e + R_META] = protocol | (external << EXTERNAL_SHIFT) | (state << STATE_SHIFT) | (hop << HOP_SHIFT);
 		return i;
@@ -595,17 +911,35 @@ export class Table {
 			this.#ring[i << 1] = i;
 			this.#ring[(i << 1) + 1] = i;
 			this.#lead(i, address);
-		} else this.#join(i, leader);
+		} else this.#join(i, leader, address);
 	}
 
-	/** Puts a session into the ring of `leader`. */
-	#join(i: number, leader: number): void {
+	/** Puts a session into the ring of `leader`, beside those with its peer's address. */
+	#join(i: number, leader: number, address: number): void {
+		const t = this.T;
 		const r = this.#ring;
-		const after = r[(leader << 1) + 1];
-		r[i << 1] = leader;
+		const e = i << 4;
+		const peer = t[e + R_PEER];
+		let before = leader;
+		if (t[(leader << 4) + R_PEER] !== peer) {
+			const port = secondOf(t[e + R_IN]);
+			before = this.#findFirst(peer, address, port, t[(leader << 4) + R_META] & 0xffff);
+			if (before === 0) {
+				before = r[leader << 1];
+				this.#index(i, this.#hashPeer(peer, address, port));
+			}
+		}
+		const after = r[(before << 1) + 1];
+		r[i << 1] = before;
 		r[(i << 1) + 1] = after;
-		r[(leader << 1) + 1] = i;
+		r[(before << 1) + 1] = i;
 		r[after << 1] = i;
+	}
+
+	/** Makes a session the one that is found by its peer's address. */
+	#index(i: number, chain: number): void {
+		this.#chains[(i << 1) + 1] = this.#peerHeads[chain];
+		this.#peerHeads[chain] = i;
 	}
 
 	#lead(i: number, address: number): void {
@@ -635,6 +969,7 @@ export class Table {
 	remove(i: number, address: number): boolean {
 		if (this.bypass !== null) this.bypass.ended(i);
 		const state = this.state(i);
+		this.#spareOut(i, this.spareOf(i));
 		this.T[(i << 4) + R_META] &= 0xffff;
 		const last = this.#unlink(i, address);
 		this.#detach(state, i);
@@ -646,7 +981,12 @@ export class Table {
 	rest(i: number, address: number, now16: number): void {
 		if (this.bypass !== null) this.bypass.ended(i);
 		this.#unlink(i, address);
-		this.setState(i, RESTING, now16);
+		const m = (i << 4) + R_META;
+		this.#spareOut(i, this.spareOf(i));
+		this.#detach(this.state(i), i);
+		this.T16[(i << 5) + R_LAST] = now16;
+		this.T[m] = (this.T[m] & ~(STATE_MASK << STATE_SHIFT)) | (RESTING << STATE_SHIFT);
+		this.#append(RESTING, i);
 		this.relinkResting(i);
 	}
 
@@ -696,18 +1036,49 @@ export class Table {
 			unchain(this.#mapOutHeads, this.#hashEndpoint(t[e], firstOf(t[e + R_OUT])), this.#chains, 1, 0, i) &&
 			unchain(this.#mapInHeads, this.#hashEndpoint(address, secondOf(t[e + R_IN])), this.#chains, 1, 1, i);
 		if (after === i) return true;
-		if (led) this.#lead(after, address);
+		const peer = t[e + R_PEER];
+		const port = secondOf(t[e + R_IN]);
+		const same = t[(after << 4) + R_PEER] === peer;
+		if (led) {
+			// The next stands for its peer by leading.
+			const next = t[(after << 4) + R_PEER];
+			if (!same) unchain(this.#peerHeads, this.#hashPeer(next, address, port), this.#chains, 1, 1, after);
+			this.#lead(after, address);
+		} else if (t[(before << 4) + R_PEER] !== peer) {
+			const chain = this.#hashPeer(peer, address, port);
+			unchain(this.#peerHeads, chain, this.#chains, 1, 1, i);
+			if (same) this.#index(after, chain);
+		}
 		return false;
 	}
 
-	/** Bytes of both directions as exact numbers: [out, in]. */
-	bytes(i: number): [number, number] {
-		const h = i << 5;
-		const e = i << 4;
-		return [
-			this.T16[h + R_HIGH_OUT] * BYTES_CARRY + this.T[e + R_BYTES_OUT],
-			this.T16[h + R_HIGH_IN] * BYTES_CARRY + this.T[e + R_BYTES_IN],
-		];
+	#verifySpare(fail: (what: string, i: number) => void): void {
+		const n = this.layout.sessions;
+		const counts = new Uint32Array((this.layout.hosts + 1) * 3);
+		for (let i = 1; i <= n; i++) {
+			if (this.state(i) === FREE || this.state(i) === RESTING) continue;
+			counts[this.T16[(i << 5) + R_HOST] * 3 + this.spareOf(i)]++;
+		}
+		let answered = 0;
+		for (let host = 0; host <= this.layout.hosts; host++) {
+			const [live, given] = [counts[host * 3 + LIVE], counts[host * 3 + GIVEN]];
+			if (live > 0) answered++;
+			if (this.live(host) !== live || this.given(host) !== given)
+				fail(`${live} live, ${given} given sessions of host ${host} counted wrongly`, 0);
+			for (const kind of [GIVEN, UNANSWERED]) {
+				const wanted = kind === GIVEN || this.pressed ? counts[host * 3 + kind] : 0;
+				let before = this.spare(host, kind);
+				if ((before === 0) !== (wanted === 0)) fail(`list of kind ${kind} of host ${host} is empty, or is not`, before);
+				for (let k = 0; k < wanted; k++) {
+					const i = this.nextSpare(before);
+					if (this.T16[(i << 5) + R_SPARE_PREVIOUS] !== before) fail("list of what may go is not doubly linked", i);
+					if (this.T16[(i << 5) + R_HOST] !== host || this.spareOf(i) !== kind) fail("in the wrong list of what may go", i);
+					before = i;
+				}
+				if (before !== this.spare(host, kind)) fail(`list of what may go of host ${host} has a wrong length`, before);
+			}
+		}
+		if (answered !== this.answered) fail(`${this.answered} of ${answered} hosts counted that were answered`, 0);
 	}
 
 	/**
@@ -733,6 +1104,7 @@ export class Table {
 			listed += count;
 		}
 		if (listed !== n) fail("records are missing from the lists", listed);
+		this.#verifySpare(fail);
 		for (let i = 1; i <= n; i++) {
 			if (this.state(i) === FREE) continue;
 			const e = i << 4;
@@ -747,8 +1119,10 @@ export class Table {
 			if (this.findIn(m & 0xff, t[e + R_PEER], addressOf(x), x, t[e + R_IN]) !== i) fail("not found by its inbound key", i);
 			const leader = this.findExternal(m & 0xff, addressOf(x), x, secondOf(t[e + R_IN]));
 			if (leader === 0) fail("its mapping is not found by the external endpoint", i);
+			const sameInside = t[leader << 4] === t[e];
+			if (this.findPeer(leader, t[e + R_PEER], addressOf(x)) === 0) fail("not found by its peer's address", i);
 			if (this.state(i) === OTHER) continue;
-			if (t[leader << 4] !== t[e] || this.findMapping(m & 0xff, t[e], firstOf(t[e + R_OUT])) === 0) fail("mapping indexes disagree", i);
+			if (!sameInside || this.findMapping(m & 0xff, t[e], firstOf(t[e + R_OUT])) === 0) fail("mapping indexes disagree", i);
 			let steps = 0;
 			let j = leader;
 			while (j !== i && steps++ <= n) j = this.sibling(j);
@@ -756,6 +1130,12 @@ export class Table {
 			if (adjust(0, t[e + R_DELTA] & 0xffff) !== adjust(0, wordDelta(t[e], addressOf(x)))) fail("wrong delta", i);
 		}
 	}
+}
+
+/** Whether a session with this word R_META is LIVE, GIVEN or UNANSWERED. */
+function spareOf(meta: number): number {
+	const state = (meta >> STATE_SHIFT) & STATE_MASK;
+	return (state === ICMP_QUERY || state === OTHER) && (meta & ANSWERED) !== 0 ? LIVE : SPARE[state];
 }
 
 /** What word R_DELTA holds of a session with these addresses and ports words (R_OUT, R_IN). */

@@ -11,6 +11,7 @@ import {
 	TCP_FIN_IN,
 	TCP_FIN_OUT,
 	TCP_OPENED,
+	TCP_OPENED_IN,
 	TCP_RESET,
 	TCP_SYN_IN,
 	TCP_SYN_OUT,
@@ -39,8 +40,12 @@ export function tcpOut(table: Table, i: number, flags: number, seq: number, ack:
 			t[e + R_ACK_IN] = swap32(swap32(seq) + 1);
 			table.setState(i, TCP_SYN_OUT, now16);
 		} else {
-			table.setState(i, state === TCP_SYN_IN ? TCP_OPENED : state, now16);
-			if (flags & ACK) t[e + R_ACK_OUT] = ack;
+			// A host that begins anew from the port of a connection that it has forgotten: its peer's refusal acknowledges this SYN, not what was (see tcpIn).
+			if ((flags & ACK) === 0) {
+				if (table.bypass !== null) table.bypass.ended(i);
+				t[e + R_ACK_IN] = swap32(swap32(seq) + 1);
+			} else t[e + R_ACK_OUT] = ack;
+			table.setState(i, state === TCP_SYN_IN ? TCP_OPENED_IN : state, now16);
 		}
 		return;
 	}
@@ -58,7 +63,9 @@ export function tcpIn(table: Table, i: number, flags: number, seq: number, ack: 
 	const t = table.T;
 	const e = i << 4;
 	if (flags & RST) {
-		const unanswered = state === TCP_SYN_OUT;
+		// A SYN is refused by its number, also one for which there still is an older connection.
+		const refused = state !== TCP_SYN_OUT && (flags & ACK) !== 0 && ack === t[e + R_ACK_IN];
+		const unanswered = state === TCP_SYN_OUT || refused;
 		const expected = unanswered ? t[e + R_ACK_IN] : t[e + R_ACK_OUT];
 		const ahead = (swap32(unanswered ? ack : seq) - swap32(expected)) | 0;
 		if (expected !== 0 && (ahead < 0 || ahead > RESET_WINDOW)) return false;
@@ -70,7 +77,7 @@ export function tcpIn(table: Table, i: number, flags: number, seq: number, ack: 
 			t[e + R_ACK_OUT] = 0;
 			t[e + R_ACK_IN] = 0;
 			table.setState(i, TCP_SYN_IN, now16);
-		} else table.setState(i, state === TCP_SYN_OUT ? TCP_OPENED : state, now16);
+		} else table.setState(i, state === TCP_SYN_OUT || (state === TCP_OPENED_IN && (flags & ACK) !== 0) ? TCP_OPENED : state, now16);
 		return true;
 	}
 	if (flags & ACK) t[e + R_ACK_IN] = ack;
@@ -102,6 +109,8 @@ function open(meta: number): number {
  * data flows.
  */
 function afterData(state: number, flags: number, ownFin: number, otherFin: number, opening: number, opened: number): number {
+	// The outside has begun it: only what it says itself shows that it has heard our SYN.
+	if (state === TCP_OPENED_IN) return opening === TCP_SYN_OUT ? state : flags & FIN ? ownFin : opened;
 	if (flags & FIN) {
 		if (state === otherFin || state === TCP_CLOSING) return TCP_CLOSING;
 		return state === opening ? state : ownFin;

@@ -11,14 +11,12 @@ import {
 	R_IN,
 	R_META,
 	R_OUT,
-	R_PACKETS_IN,
-	R_PACKETS_OUT,
 	R_PEER,
 } from "../conntrack/record.ts";
 import { FREE, RESTING, STATE_NAMES } from "../conntrack/states.ts";
-import { BORROW_FREE } from "../nat/admission.ts";
 import type { Context } from "../nat/context.ts";
 import { reason } from "../nat/reason.ts";
+import { BORROW_FREE, guaranteed } from "../nat/shares.ts";
 import { formatAddress, parseAddress } from "../packet/address.ts";
 import { addressValue, firstOf, hasPorts, ICMP, secondOf, swap16, swap32 } from "../packet/layout.ts";
 import { formatEndpoint, parseEndpoint, parseProtocol, protocolName } from "./endpoint.ts";
@@ -55,6 +53,7 @@ function flow({ context: c, offload }: Owner, i: number): Flow {
 	const e = i << 4;
 	const meta = t[e + R_META];
 	const state = table.state(i);
+	const [packetsOut, packetsIn] = table.packets(i);
 	const [bytesOut, bytesIn] = table.bytes(i);
 	const idle = bypassed < 0 ? table.age(i, c.now16) : Math.min(bypassed, table.age(i, c.now16));
 	return {
@@ -66,8 +65,8 @@ function flow({ context: c, offload }: Owner, i: number): Flow {
 		state: STATE_NAMES[state],
 		idle,
 		left: Math.max(0, table.timeouts[state] - idle),
-		packetsOut: (t[e + R_PACKETS_OUT] >>> 0) + kernel.packetsOut,
-		packetsIn: (t[e + R_PACKETS_IN] >>> 0) + kernel.packetsIn,
+		packetsOut: packetsOut + kernel.packetsOut,
+		packetsIn: packetsIn + kernel.packetsIn,
 		bytesOut: bytesOut + kernel.bytesOut,
 		bytesIn: bytesIn + kernel.bytesIn,
 	};
@@ -201,7 +200,7 @@ export function* hosts({ context: c, lan, offload }: Owner): Generator<HostRow[]
 export function hostLimit(c: Context, host: number): Pick<HostRow, "limit" | "limitedBy"> {
 	const own = c.policy.hosts.get(c.hosts.W[host * 4])?.maxSessions || c.policy.maxSessions;
 	const total = c.table.layout.sessions;
-	const share = c.table.available < total * BORROW_FREE && c.hosts.active > 1 ? c.hosts.guaranteed : total;
+	const share = c.table.available < total * BORROW_FREE && c.hosts.active > 1 ? guaranteed(c, host) : total;
 	if (own > 0 && own <= share) return { limit: own, limitedBy: "max_sessions" };
 	return share < total ? { limit: share, limitedBy: "fair share" } : { limit: total, limitedBy: "table" };
 }

@@ -5,7 +5,7 @@
  * shared by all who listen; it becomes text in the time that the control socket has (server.ts). Who falls behind by more than the ring is told how many events
  * he has missed. The names are those of RFC 8158 (IPFIX).
  */
-import { EXTERNAL_SHIFT, R_IN, R_META, R_OUT, R_PACKETS_IN, R_PACKETS_OUT, R_PEER } from "../conntrack/record.ts";
+import { EXTERNAL_SHIFT, R_IN, R_META, R_OUT, R_PEER } from "../conntrack/record.ts";
 import type { Context, EndCause, SessionEvents } from "../nat/context.ts";
 import { REASON, type ReasonName } from "../nat/reason.ts";
 import { formatAddress } from "../packet/address.ts";
@@ -85,6 +85,7 @@ export class Watch implements SessionEvents {
 		const t = table.T;
 		const e = i << 4;
 		const at = (this.#count % RING) * WORDS;
+		const [packetsOut, packetsIn] = table.packets(i);
 		const [out, back] = table.bytes(i);
 		this.#others[this.#count++ % RING] = null;
 		r[at] = Math.round(this.#clock());
@@ -95,8 +96,8 @@ export class Watch implements SessionEvents {
 		r[at + 5] = externals.A[(t[e + R_META] >> EXTERNAL_SHIFT) & 0xff];
 		r[at + 6] = t[e + R_IN];
 		r[at + 7] = t[e + R_PEER];
-		r[at + 8] = t[e + R_PACKETS_OUT] >>> 0;
-		r[at + 9] = t[e + R_PACKETS_IN] >>> 0;
+		r[at + 8] = packetsOut;
+		r[at + 9] = packetsIn;
 		r[at + 10] = out;
 		r[at + 11] = back;
 	}

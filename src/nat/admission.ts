@@ -1,74 +1,98 @@
 /**
  * Who may have another session, and who makes room when the table is full (design.md section 3 "When full"; RFC 6888 REQ-4, REQ-5, REQ-11).
- * A live, answered session is never evicted for another.
+ *
+ * Theory of operation. A live, answered session is never evicted for another. Before anybody is refused, what is due is ended; then a host's own session that is GIVEN (states.ts) makes
+ * room for it. In a full table room is made in this order: a port's rest; what is due; the host's own GIVEN sessions; anybody's finished ones; what strangers have opened
+ * and nobody inside has answered; and for what the inside opens itself, unanswered ones: of the host that holds most, for a host with less than its part (shares.ts) whatever
+ * their age, and then of a host that nobody has answered at all, or of one with more sessions. So whoever is below its part is served while anybody has a session that may go.
+ * What a stranger opens never displaces what the inside has opened. Every search looks at few records: the lists are by host (table.ts).
  */
 
 import { EXTERNAL_SHIFT, HOST_EIF, HOST_PLACE, R_HOST, R_IN, R_META, R_OUT } from "../conntrack/record.ts";
 import {
 	FREE,
+	GIVEN,
 	RESTING,
 	STATES,
+	STRANGER,
 	TCP_CLOSING,
 	TCP_ESTABLISHED,
+	TCP_OPENED_IN,
 	TCP_RESET,
 	TCP_SYN_IN,
-	TCP_SYN_OUT,
 	TCP_TENDED,
 	UDP_DNS,
-	UDP_NEW,
+	UNANSWERED,
 } from "../conntrack/states.ts";
-import { firstOf, ICMP, secondOf, swap16, TCP, UDP } from "../packet/layout.ts";
+import { firstOf, secondOf, swap16, TCP, UDP } from "../packet/layout.ts";
 import { type Context, type EndCause, type Forward, findForward, hasForwards } from "./context.ts";
+import { portKind } from "./externals.ts";
 import { REASON } from "./reason.ts";
+import { BORROW_FREE, guaranteed, guaranteedPorts, STRANGERS_FREE, STRANGERS_SHIFT } from "./shares.ts";
 
-/** While at least this share of the table is free, a host may have more than its fair share. */
-export const BORROW_FREE = 0.2;
-/** Sessions that may end per turn of the engine's loop. */
-export const EXPIRE_BUDGET = 256;
-/** Records looked at to find an unanswered session of the largest host. */
-const EVICT_SEARCH = 64;
-const EVICT_SEARCH_NEWCOMER = 1024;
+/** Sessions that may end in one turn of the engine's loop. */
+export const EXPIRE_BUDGET = 64;
 /** Seconds that an unanswered session is safe from eviction: the answer may be on its way. */
 const EVICT_AGE = 2;
+/** Records of one list that are looked at for one that may go. */
+const SEARCH = 64;
+/** Most sessions of a host that are ended at once, so that another host has its record. */
+const HOST_ENDED = 64;
+
+/** Seconds without need after which it is forgotten what is only kept to make room. */
+const RELAX = 30;
 
 const FINISHED = [UDP_DNS, TCP_CLOSING, TCP_RESET] as const;
-const UNANSWERED = [UDP_NEW, TCP_SYN_OUT, TCP_SYN_IN] as const;
+const STRANGERS = [STRANGER, TCP_SYN_IN, TCP_OPENED_IN] as const;
 
 /** Admission, eviction and expiry of sessions. */
 export class Admission {
 	readonly #c: Context;
 	/** Second in which a search for room failed: not repeated before the next, so that a flood is refused cheaply. */
 	#fullAt = -1;
-	/** The same for hosts with less than their share. */
-	#newcomersAt = -1;
+	/** The same for host records, and for ports by their kind. */
+	#recordsAt = -1;
+	readonly #portsAt = [-1, -1, -1];
+	/** Second in which nothing was due any more. */
+	#clearAt = -1;
+	/** Host record where the search for one that may go begins. */
+	#hand = 0;
+	/** Second in which room had to be made last. */
+	#pressedAt = 0;
+	/** True while {@link expire} has left something that is due. */
+	overdue = false;
 
 	constructor(c: Context) {
 		this.#c = c;
 	}
 
 	/**
-	 * Finds room for one more session of a host (as-loaded address): returns the host's number with a record free and the session counted, or minus
-	 * (reason number + 1). The caller creates the session at once or calls `hosts.release`. Sessions may have ended to make room, the host's own too.
+	 * Finds room for one more session of a host (as-loaded address), which a `stranger` opens or the host itself: returns the host's number with a record free and the session counted,
+	 * or minus (reason number + 1). The caller creates the session at once or calls `hosts.release`. Sessions may have ended to make room, the host's own too.
 	 */
-	admit(inside: number): number {
+	admit(inside: number, stranger = false): number {
 		const c = this.#c;
-		const { hosts, table } = c;
-		const policy = c.policy.hosts.size === 0 ? undefined : c.policy.hosts.get(inside);
-		const most = policy?.maxSessions || c.policy.maxSessions;
-		const rate = policy?.maxRate || c.policy.maxRate;
-		const host = hosts.obtain(inside, policy?.flags ?? c.policy.filtering);
+		const { hosts, table, policy } = c;
+		const own = policy.hosts.size === 0 ? undefined : policy.hosts.get(inside);
+		const flags = own?.flags ?? policy.filtering;
+		const most = own?.maxSessions || policy.maxSessions;
+		const rate = own?.maxRate || policy.maxRate;
+		let host = hosts.obtain(inside, flags);
+		if (!stranger && host !== 0 && most === 0 && rate === 0 && table.count(FREE) > table.layout.sessions >> 2) {
+			// Nearly always.
+			hosts.retain(host);
+			return host;
+		}
+		if (host === 0 && this.#freeRecord(stranger)) host = hosts.obtain(inside, flags);
 		if (host === 0) return -REASON["table-full"] - 1;
-		const has = hosts.sessions(host);
 		// Making room may end the host's last other session, and its record would go.
 		hosts.hold(host);
-		let refused = -1;
-		if (most > 0 && has >= most) refused = REASON["host-limit"];
-		else if (rate > 0 && !hosts.opens(host, c.now, rate)) refused = REASON["host-rate"];
-		else {
-			const scarce = table.available < table.layout.sessions * BORROW_FREE;
-			if (scarce && has >= hosts.guaranteed && hosts.active > 1) refused = REASON["host-share"];
-			else if (table.count(FREE) === 0 && !this.#makeRoom(has < hosts.guaranteed)) refused = REASON["table-full"];
+		let refused = this.#refusal(host, most, stranger);
+		for (let left = table.layout.sessions >> 2; refused >= 0 && left > 0 && this.#clearAt !== c.now; left -= EXPIRE_BUDGET) {
+			if (this.expire(EXPIRE_BUDGET) > 0) refused = this.#refusal(host, most, stranger);
 		}
+		// Strangers do not use up what a host may open.
+		if (refused < 0 && rate > 0 && !stranger && !hosts.opens(host, c.now, rate)) refused = REASON["host-rate"];
 		if (refused < 0) {
 			hosts.retain(host);
 			hosts.letGo();
@@ -79,46 +103,125 @@ export class Admission {
 		return -refused - 1;
 	}
 
+	/** Makes room for a session of a host; -1 or the reason why there is none. */
+	#refusal(host: number, most: number, stranger: boolean): number {
+		const c = this.#c;
+		const { hosts, table } = c;
+		const has = hosts.sessions(host);
+		if (most > 0 && has >= most && !this.#give(host)) return REASON["host-limit"];
+		const { available } = table;
+		const all = table.layout.sessions;
+		if (stranger) {
+			const pressed = table.given(host) >= all >> STRANGERS_SHIFT;
+			const scarce = available < all * STRANGERS_FREE && has >= guaranteed(c, host) >> 1;
+			if ((pressed || scarce) && !this.#give(host)) return REASON["host-share"];
+		} else if (available < all * BORROW_FREE && hosts.active > 1) {
+			if (has - table.given(host) >= guaranteed(c, host) && !this.#give(host)) return REASON["host-share"];
+		}
+		return table.count(FREE) > 0 || this.#makeRoom(host, stranger) ? -1 : REASON["table-full"];
+	}
+
 	/** True while a host can not have a session: known without looking at the packet, so that a flood is refused cheaply. */
 	full(inside: number): boolean {
 		const c = this.#c;
-		if (this.#fullAt !== c.now || c.table.available > 0) return false;
-		return this.#newcomersAt === c.now || c.hosts.sessions(c.hosts.find(inside)) >= c.hosts.guaranteed;
+		if (this.#fullAt !== c.now || c.table.available > 0 || this.#clearAt !== c.now || this.#anyGiven()) return false;
+		const host = c.hosts.find(inside);
+		return host !== 0 && c.hosts.sessions(host) >= guaranteed(c, host);
+	}
+
+	#anyGiven(): boolean {
+		const { table } = this.#c;
+		return FINISHED.some((state) => table.head(state) !== 0) || STRANGERS.some((state) => table.head(state) !== 0);
+	}
+
+	/** Frees a record in a full table, as far as that may be done for a host. */
+	#makeRoom(host: number, stranger: boolean): boolean {
+		const c = this.#c;
+		const { table, hosts } = c;
+		if (this.#reclaim() || this.#give(host)) return true;
+		if (table.bypass !== null && FINISHED.every((state) => table.head(state) === 0)) table.bypass.syncAll();
+		for (const state of FINISHED) {
+			const i = table.head(state);
+			if (i !== 0) return this.#evict(i);
+		}
+		const newcomer = hosts.sessions(host) < guaranteed(c, host);
+		const age = newcomer && !stranger ? 0 : EVICT_AGE;
+		for (const state of STRANGERS) {
+			const i = table.head(state);
+			if (i !== 0 && table.age(i, c.now16) >= age) return this.#evict(i);
+		}
+		if (stranger) return false;
+		this.#press();
+		if (!newcomer && this.#fullAt === c.now) return false;
+		const largest = hosts.largest();
+		let i = this.#unanswered(largest, age);
+		if (i === 0 && newcomer) i = this.#unanswered(this.#spareHost(host), 0) || this.#unanswered(host, EVICT_AGE);
+		if (i !== 0) return this.#evict(i);
+		if (!newcomer) this.#fullAt = c.now;
+		return false;
+	}
+
+	/** The unanswered session of a host that is so longest, if it has not been used for `age` seconds; 0 if there is none. */
+	#unanswered(host: number, age: number): number {
+		const { table, now16 } = this.#c;
+		const first = table.spare(host, UNANSWERED);
+		let i = first;
+		for (let n = 0; i !== 0 && n < SEARCH; n++) {
+			if (table.age(i, now16) >= age) return i;
+			i = table.nextSpare(i);
+			if (i === first) break;
+		}
+		return 0;
+	}
+
+	/** Another host with an unanswered session: the next that nobody has answered at all, else one that has more sessions than `host`; 0 if there is none. */
+	#spareHost(host: number): number {
+		const { hosts, table } = this.#c;
+		const has = hosts.sessions(host);
+		let other = 0;
+		for (let n = 0; n < hosts.capacity; n++) {
+			this.#hand = (this.#hand % hosts.capacity) + 1;
+			if (this.#hand === host || table.spare(this.#hand, UNANSWERED) === 0) continue;
+			if (table.live(this.#hand) === 0) return this.#hand;
+			if (hosts.sessions(this.#hand) > has) other = this.#hand;
+		}
+		return other;
 	}
 
 	/**
-	 * Frees a record: ends a session that may be ended, if no port's rest can. For a host with less than its guaranteed share (`newcomer`) an unanswered one of the host
-	 * that holds most goes whatever its age, so that a flood, which refills the table faster than its sessions age, does not keep others out.
+	 * Frees a host's record: one of a host that nobody has answered, with what it has, the next that is found going round. For a `stranger` only that of a host which has opened
+	 * nothing itself.
 	 */
-	#makeRoom(newcomer: boolean): boolean {
+	#freeRecord(stranger: boolean): boolean {
 		const c = this.#c;
-		if (this.#reclaim()) return true;
-		if ((newcomer ? this.#newcomersAt : this.#fullAt) === c.now) return false;
-		this.expire(EXPIRE_BUDGET);
-		if (c.table.count(FREE) > 0 || this.#reclaim()) return true;
-		if (c.table.bypass !== null && FINISHED.every((state) => c.table.head(state) === 0)) c.table.bypass.syncAll();
-		for (const state of FINISHED) {
-			const i = c.table.head(state);
-			if (i !== 0) return this.#evict(i);
-		}
-		const largest = c.hosts.largest();
-		const age = newcomer ? 0 : EVICT_AGE;
-		const most = newcomer ? EVICT_SEARCH_NEWCOMER : EVICT_SEARCH;
-		for (const state of UNANSWERED) {
-			let i = c.table.head(state);
-			for (let n = 0; i !== 0 && n < most && c.table.age(i, c.now16) >= age; n++) {
-				if (c.table.T16[(i << 5) + R_HOST] === largest) return this.#evict(i);
-				i = c.table.next(i);
+		const { hosts, table } = c;
+		if (this.#recordsAt === c.now && !this.overdue) return false;
+		this.#press();
+		for (let n = 0; n < hosts.capacity; n++) {
+			this.#hand = (this.#hand % hosts.capacity) + 1;
+			const host = this.#hand;
+			if (table.live(host) > 0 || hosts.sessions(host) > HOST_ENDED) continue;
+			if (stranger && table.spare(host, UNANSWERED) !== 0) continue;
+			for (const kind of [GIVEN, UNANSWERED]) {
+				for (let i = table.spare(host, kind); i !== 0; i = table.spare(host, kind)) this.end(i, "evicted");
 			}
+			if (!hosts.full) return true;
 		}
-		this.#fullAt = c.now;
-		if (newcomer) this.#newcomersAt = c.now;
+		for (let left = EXPIRE_BUDGET; left > 0 && hosts.full && this.expire(EXPIRE_BUDGET) > 0; left--);
+		if (!hosts.full) return true;
+		if (!stranger) this.#recordsAt = c.now;
 		return false;
+	}
+
+	/** Ends the session of a host that has been given longest. */
+	#give(host: number): boolean {
+		const i = this.#c.table.spare(host, GIVEN);
+		return i !== 0 && this.#evict(i);
 	}
 
 	#evict(i: number): true {
 		this.end(i, "evicted");
-		this.#reclaim();
+		if (this.#c.table.count(FREE) === 0) this.#reclaim();
 		return true;
 	}
 
@@ -129,13 +232,115 @@ export class Admission {
 		return i !== 0;
 	}
 
+	// ---- ports -----------------------------------------------------------------------------------------------------------
+
+	/**
+	 * Sees to it that host number `host` finds a port for a new mapping at external address `external` where few are left, `kind` being that of the protocol's ports; false if it can
+	 * have none. As with sessions: a host's own GIVEN ones make room first; below its part it gets the port of an unanswered one, and for that the longest rests end.
+	 */
+	admitPort(host: number, external: number, kind: number): boolean {
+		const c = this.#c;
+		const { hosts, table, externals } = c;
+		const free = externals.freePorts(external, kind);
+		if (free >= externals.ports * BORROW_FREE) return true;
+		this.#press();
+		const part = guaranteedPorts(c, host);
+		const mappings = hosts.mappings(host, kind);
+		// Those of its mappings that can not be taken back.
+		const held = Math.min(mappings, table.live(host));
+		if ((free > 0 && held < part) || this.#givePort(host, GIVEN, external, kind, 0)) return true;
+		if (free > 0 || (this.#portsAt[kind] === c.now && this.#clearAt === c.now)) return false;
+		while (this.#clearAt !== c.now && this.expire(EXPIRE_BUDGET) > 0) if (externals.freePorts(external, kind) > 0) return true;
+		if (mappings < part) {
+			for (let n = 0, i = table.head(RESTING); i !== 0 && n < SEARCH; n++, i = table.head(RESTING)) {
+				this.end(i, "evicted");
+				if (externals.freePorts(external, kind) > 0) return true;
+			}
+			if (this.#takeOverPort(host, external, kind)) return true;
+		}
+		if (this.#givePort(host, UNANSWERED, external, kind, EVICT_AGE)) return true;
+		if (mappings < part) this.#portsAt[kind] = c.now;
+		return false;
+	}
+
+	/** Frees a port of another host: of the one with most mappings, else of others that have more than `host`. */
+	#takeOverPort(host: number, external: number, kind: number): boolean {
+		const { hosts } = this.#c;
+		const most = hosts.mostMappings(kind);
+		const has = hosts.mappings(host, kind);
+		for (let n = -1, looked = 0; n < hosts.capacity && looked < 8; n++) {
+			if (n >= 0) this.#hand = (this.#hand % hosts.capacity) + 1;
+			const other = n < 0 ? most : this.#hand;
+			if (other === 0 || other === host || hosts.mappings(other, kind) <= has) continue;
+			for (const spare of [GIVEN, UNANSWERED]) if (this.#givePort(other, spare, external, kind, 0)) return true;
+			looked++;
+		}
+		return false;
+	}
+
+	/** Ends a session of a host that has a port of the pool for itself, the first among few that is `age` seconds old. */
+	#givePort(host: number, spare: number, external: number, kind: number, age: number): boolean {
+		const c = this.#c;
+		const { table } = c;
+		const first = table.spare(host, spare);
+		let i = first;
+		for (let n = 0; i !== 0 && n < SEARCH; n++) {
+			const meta = table.T[(i << 4) + R_META];
+			const fits = portKind(meta & 0xff) === kind && ((meta >> EXTERNAL_SHIFT) & 0xff) === external && table.alone(i);
+			if (fits && table.age(i, c.now16) >= age) {
+				this.end(i, "evicted");
+				// Nobody has been told of it, or it is over: who has no port at all needs it more.
+				if (table.state(i) === RESTING) this.end(i, "evicted");
+				if (c.externals.freePorts(external, kind) > 0) return true;
+				return false;
+			}
+			i = table.nextSpare(i);
+			if (i === first) break;
+		}
+		return false;
+	}
+
+	// ---- pressure --------------------------------------------------------------------------------------------------------
+
+	/** Room has to be made: from now on it is known by host which sessions are unanswered and how many mappings there are. */
+	#press(): void {
+		const { table, hosts } = this.#c;
+		this.#pressedAt = this.#c.now;
+		table.press();
+		if (hosts.counting) return;
+		hosts.counting = true;
+		for (let i = 1; i <= table.layout.sessions; i++) {
+			const state = table.state(i);
+			if (state === FREE || state === RESTING) continue;
+			const meta = table.T[(i << 4) + R_META];
+			const external = (meta >> EXTERNAL_SHIFT) & 0xff;
+			const port = secondOf(table.T[(i << 4) + R_IN]);
+			if (table.findExternal(meta & 0xff, this.#c.externals.A[external], external, port) === i)
+				this.begun(table.T16[(i << 5) + R_HOST], meta & 0xff);
+		}
+	}
+
+	/** Counts a mapping that has begun, while they are counted. */
+	begun(host: number, protocol: number): void {
+		const kind = portKind(protocol);
+		if (kind >= 0) this.#c.hosts.mapped(host, kind, 1);
+	}
+
+	// ---- ends ------------------------------------------------------------------------------------------------------------
+
 	/** Deals with at most `budget` sessions whose time is up; returns with how many. */
 	expire(budget: number): number {
 		const c = this.#c;
 		c.expectations.expire(c.now);
+		if (c.hosts.counting && c.now - this.#pressedAt > RELAX) {
+			c.table.relax();
+			c.hosts.stopCounting();
+		}
 		let ended = 0;
 		for (let state = 1; state < STATES; state++) {
-			for (let i = c.table.expired(state, c.now16); i !== 0 && ended < budget; i = c.table.expired(state, c.now16)) {
+			while (ended < budget) {
+				const i = c.table.expired(state, c.now16);
+				if (i === 0) break;
 				// RFC 7857 figure 1: an idle connection goes to TRANS first, where the next segment revives it.
 				const open = state === TCP_ESTABLISHED || state === TCP_TENDED;
 				if (open && (c.table.T[(i << 4) + R_META] & 0xff) === TCP) c.table.setState(i, TCP_RESET, c.now16);
@@ -143,6 +348,8 @@ export class Admission {
 				ended++;
 			}
 		}
+		this.overdue = ended === budget;
+		this.#clearAt = this.overdue ? -1 : c.now;
 		return ended;
 	}
 
@@ -167,11 +374,12 @@ export class Admission {
 		const own =
 			owned &&
 			external.shared &&
-			(protocol === TCP || protocol === UDP || protocol === ICMP) &&
+			portKind(protocol) >= 0 &&
 			!this.#forwarded(n, protocol, port, swap16(firstOf(c.table.T[(i << 4) + R_OUT])));
 		if (own && protocol === UDP && (c.hosts.W[host * 4 + HOST_PLACE] & HOST_EIF) !== 0 && last) {
 			c.table.rest(i, external.address, c.now16);
 		} else if (c.table.remove(i, external.address) && own) c.externals.releasePort(n, protocol, port);
+		if (last && c.hosts.counting && portKind(protocol) >= 0) c.hosts.mapped(host, portKind(protocol), -1);
 		if (!external.shared && external.pool >= 0 && --external.sessions === 0) external.holder = 0;
 		c.hosts.release(host);
 		c.events?.ended(i, cause, last);

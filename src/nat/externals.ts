@@ -10,6 +10,11 @@ export const EXTERNALS_MAX = 255;
 /** The protocols that have ports (or query identifiers) to share, in the order of their bitmaps. */
 const SHARED = [TCP, UDP, ICMP] as const;
 
+/** Number of the kind of ports (or query identifiers) that a protocol has, -1 if the table itself knows which are taken. */
+export function portKind(protocol: number): number {
+	return protocol === TCP ? 0 : protocol === UDP ? 1 : protocol === ICMP ? 2 : -1;
+}
+
 /** What an external address is for. */
 export interface External {
 	/** As-loaded address, 0 while there is none. */
@@ -41,6 +46,10 @@ function spans(ranges: PortRange[]): [number, number][] {
 	if (low.length) out.push([Math.min(...low.map((r) => r.first)), Math.min(1023, Math.max(...low.map((r) => r.last)))]);
 	if (high.length) out.push([Math.max(1024, Math.min(...high.map((r) => r.first))), Math.max(...high.map((r) => r.last))]);
 	return out;
+}
+
+function count(ranges: PortRange[]): number {
+	return ranges.reduce((n, r) => n + r.last - r.first + 1, 0);
 }
 
 /** An external address that a policy wants. The WAN port's own is the first; its address may be 0. */
@@ -79,11 +88,15 @@ export class Externals {
 	#words: Int32Array;
 	#ranges: PortRange[];
 	#at = 0;
+	#ports = 0;
+	/** True if the last port was taken, or not found, where less than a fifth is free. */
+	scarce = false;
 
 	/** `words` is zeroed memory of {@link externalsWords} words. */
 	constructor(words: Int32Array, ranges: PortRange[]) {
 		this.#words = words;
 		this.#ranges = ranges;
+		this.#ports = count(ranges);
 	}
 
 	/** Adds an address; returns its number. Throws RangeError if there are too many. */
@@ -142,6 +155,7 @@ export class Externals {
 		if (words > this.#words.length) this.#words = new Int32Array(words);
 		this.#words.fill(0);
 		this.#ranges = ranges;
+		this.#ports = count(ranges);
 		this.#at = 0;
 		this.list.length = 0;
 		this.#maps.length = 0;
@@ -188,6 +202,7 @@ export class Externals {
 	 */
 	takePort(n: number, protocol: number, port: number, random: number): number {
 		const map = this.#map(n, protocol, port);
+		this.scarce = map !== undefined && map.free <= map.low;
 		if (map === undefined) return -1;
 		if (map.take(port)) return port;
 		const taken = map.takeAny(port, random);
@@ -207,6 +222,17 @@ export class Externals {
 			this.#map(n, protocol, port)?.release(port);
 			return;
 		}
+	}
+
+	/** Free ports of kind `kind` at address `n`. */
+	freePorts(n: number, kind: number): number {
+		const maps = this.#maps[n * 3 + kind];
+		return maps.length === 2 ? maps[0].free + maps[1].free : maps.length === 1 ? maps[0].free : 0;
+	}
+
+	/** All ports of the ranges, free or not. */
+	get ports(): number {
+		return this.#ports;
 	}
 
 	/** [free, total] ports of a protocol at address `n`. */

@@ -30,8 +30,6 @@ import {
 	R_CHAIN_IN,
 	R_CHAIN_OUT,
 	R_DELTA,
-	R_HIGH_IN,
-	R_HIGH_OUT,
 	R_HOST,
 	R_IN,
 	R_LAST,
@@ -278,7 +276,7 @@ export function makeFast(c: Context, rare: Rare): Fast {
 			b = t[e + R_BYTES_OUT] + length;
 			if (b >= BYTES_CARRY) {
 				b -= BYTES_CARRY;
-				t16[(i << 5) + R_HIGH_OUT]++;
+				table.carried(i, 0);
 			}
 			t[e + R_BYTES_OUT] = b;
 			if (a === 0) {
@@ -481,7 +479,7 @@ export function makeFast(c: Context, rare: Rare): Fast {
 			b = t[e + R_BYTES_IN] + length;
 			if (b >= BYTES_CARRY) {
 				b -= BYTES_CARRY;
-				t16[(i << 5) + R_HIGH_IN]++;
+				table.carried(i, 1);
 			}
 			t[e + R_BYTES_IN] = b;
 			if ((a & HOST_FRESH) === 0) {

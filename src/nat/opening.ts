@@ -14,9 +14,8 @@ import {
 	R_IN,
 	R_META,
 	R_OUT,
-	R_PEER,
 } from "../conntrack/record.ts";
-import { ICMP_QUERY, OTHER, TCP_SYN_IN, TCP_SYN_OUT, UDP_NEW, UDP_OPEN } from "../conntrack/states.ts";
+import { ICMP_QUERY, OTHER, STRANGER, TCP_SYN_IN, TCP_SYN_OUT, UDP_NEW } from "../conntrack/states.ts";
 import {
 	ACK,
 	addressValue,
@@ -53,7 +52,7 @@ import {
 	NO_ROUTE,
 } from "./context.ts";
 import type { Expectation } from "./expectations.ts";
-import type { External } from "./externals.ts";
+import { type External, portKind } from "./externals.ts";
 import { isHostAddress, isLinkLocal, isPrivate } from "./icmp-error.ts";
 import { REASON } from "./reason.ts";
 
@@ -151,7 +150,13 @@ export class Opening {
 		const forwarded = leader === 0 && external === 0 ? this.#forwardedPort(protocol, inside, insidePort) : -1;
 		if (mapped === 0 && forwarded < 0 && x.shared && ported) {
 			externalPort = this.#endRest(protocol, inside, insidePort, external) ?? externalPort;
-			const taken = this.#takePort(external, protocol, swap16(externalPort));
+			let taken = this.#takePort(external, protocol, swap16(externalPort));
+			if (externals.scarce && portKind(protocol) >= 0) {
+				if (taken >= 0) externals.releasePort(external, protocol, taken);
+				if (this.#admission.admitPort(host, external, portKind(protocol)))
+					taken = this.#takePort(external, protocol, taken < 0 ? swap16(externalPort) : taken);
+				else taken = -1;
+			}
 			if (taken < 0) {
 				c.hosts.release(host);
 				return refusal(REASON["ports-exhausted"]);
@@ -163,7 +168,8 @@ export class Opening {
 		}
 		hold(x, inside);
 		c.hosts.pair(host, x.pool < 0 ? 0 : external);
-		const state = firstState(protocol, TCP_SYN_OUT, UDP_NEW);
+		if (c.hosts.counting && mapped === 0) this.#admission.begun(host, protocol);
+		const state = firstState(protocol, TCP_SYN_OUT, UDP_NEW, ICMP_QUERY, OTHER);
 		const i = table.create(
 			protocol,
 			inside,
@@ -346,17 +352,20 @@ export class Opening {
 		let insidePort = externalPort;
 		let forwarded = 0;
 		let known = REASON["no-mapping"];
+		let stranger = true;
 		const leader = ported ? c.table.findExternal(protocol, x.address, external, externalPort) : 0;
 		const configured = ported && external === 0 && isConfigured(c.policy, protocol, swap16(externalPort));
 		if (inside === 0 && leader !== 0 && !configured && (this.#turns(leader, from) || this.#accepts(leader, peer))) {
 			inside = c.table.T[leader << 4];
 			insidePort = firstOf(c.table.T[(leader << 4) + R_OUT]);
 			forwarded = c.table.T[(leader << 4) + R_META] & FORWARDED;
+			stranger = hairpin || (this.#filtering(leader) & HOST_EIF) !== 0;
 		} else if (leader !== 0) known = REASON[hairpin && !configured ? "hairpin-filtered" : "filtered"];
 		const expected = inside === 0 && ported ? this.#expected(protocol, peer, external, externalPort, leader) : undefined;
 		if (expected !== undefined) {
 			inside = expected.inside;
 			insidePort = expected.insidePort;
+			stranger = false;
 		}
 		if (inside === 0 && external === 0 && ported) {
 			const port = swap16(externalPort);
@@ -378,7 +387,7 @@ export class Opening {
 		const port = lanOf(c.lan, inside);
 		const hop = hairpin ? HAIRPIN : c.hops.find(peer);
 		if (port < 0 || hop < 0) return refusal(REASON["no-route"]);
-		const host = this.#admission.admit(inside);
+		const host = this.#admission.admit(inside, stranger);
 		if (host < 0) return host;
 		if (leader !== 0 && x.shared && c.table.findExternal(protocol, x.address, external, externalPort) === 0) {
 			this.#endRest(protocol, inside, insidePort, external);
@@ -389,8 +398,9 @@ export class Opening {
 			c.expectations.met(expected);
 		}
 		hold(x, inside);
-		const state = firstState(protocol, TCP_SYN_IN, UDP_OPEN);
+		const state = firstState(protocol, TCP_SYN_IN, STRANGER, STRANGER, STRANGER);
 		const mapped = c.table.findExternal(protocol, x.address, external, externalPort);
+		if (c.hosts.counting && mapped === 0) this.#admission.begun(host, protocol);
 		const i = c.table.create(
 			protocol,
 			inside,
@@ -430,22 +440,27 @@ export class Opening {
 		return from >= 0 && (policy.hairpin === "all" || lanOf(lan, table.T[leader << 4], from) === from);
 	}
 
+	/** How the host of a mapping is filtered: flags of its record. */
+	#filtering(leader: number): number {
+		const { hosts, table } = this.#c;
+		return hosts.W[table.T16[(leader << 5) + R_HOST] * 4 + HOST_PLACE];
+	}
+
 	/** Filtering of an existing mapping towards a new peer endpoint (RFC 4787 section 5, REQ-8). */
 	#accepts(leader: number, peer: number): boolean {
 		const c = this.#c;
-		const flags = c.hosts.W[c.table.T16[(leader << 5) + R_HOST] * 4 + HOST_PLACE];
+		const flags = this.#filtering(leader);
 		if (flags & HOST_EIF) return c.now >= c.strangersFrom;
 		const { T } = c.table;
 		const tftp = c.policy.algTftp && (T[(leader << 4) + R_META] & 0xff) === UDP && swap16(firstOf(T[(leader << 4) + R_OUT])) >= FIRST_PORT;
 		const dependent = (flags & HOST_ADF) !== 0;
 		if (!dependent && !tftp) return false;
-		let i = leader;
-		do {
-			// RFC 1350 section 4: a TFTP server answers from a port that it chooses for the transfer.
-			if (T[(i << 4) + R_PEER] === peer && (dependent || secondOf(T[(i << 4) + R_OUT]) === TFTP)) return true;
-			i = c.table.sibling(i);
-		} while (i !== leader);
-		return false;
+		const meta = T[(leader << 4) + R_META];
+		const external = (meta >> EXTERNAL_SHIFT) & 0xff;
+		const address = c.externals.A[external];
+		if (dependent) return c.table.findPeer(leader, peer, address) !== 0;
+		// RFC 1350 section 4: a TFTP server answers from a port that it chooses for the transfer.
+		return c.table.findIn(UDP, peer, address, external, pair(TFTP, secondOf(T[(leader << 4) + R_IN]))) !== 0;
 	}
 
 	/** True if a forward for some source has this port: the kernel is kept off it then. */
@@ -464,8 +479,8 @@ export class Opening {
 	}
 }
 
-/** State of a new session: `opening` of protocols with connections, `datagrams` of those with ports but without. */
-function firstState(protocol: number, opening: number, datagrams: number): number {
+/** State of a new session: `opening` of protocols with connections, `datagrams` of those with ports but without, `query` of ICMP, `other` of the rest. */
+function firstState(protocol: number, opening: number, datagrams: number, query: number, other: number): number {
 	switch (protocol) {
 		case TCP:
 		case SCTP:
@@ -475,9 +490,9 @@ function firstState(protocol: number, opening: number, datagrams: number): numbe
 		case UDPLITE:
 			return datagrams;
 		case ICMP:
-			return ICMP_QUERY;
+			return query;
 		default:
-			return OTHER;
+			return other;
 	}
 }
 

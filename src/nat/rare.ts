@@ -4,6 +4,7 @@
  */
 
 import {
+	ANSWERED,
 	BYTES_CARRY,
 	EXTERNAL_SHIFT,
 	HOP_SHIFT,
@@ -11,11 +12,8 @@ import {
 	HOST_PLACE,
 	HOST_PORT_SHIFT,
 	R_ACK_OUT,
-	R_BYTES_IN,
 	R_BYTES_OUT,
 	R_DELTA,
-	R_HIGH_IN,
-	R_HIGH_OUT,
 	R_HOST,
 	R_IN,
 	R_META,
@@ -25,7 +23,19 @@ import {
 	R_PEER,
 	TENDED,
 } from "../conntrack/record.ts";
-import { FREE, TCP_CLOSING, TCP_ESTABLISHED, TCP_SYN_IN, TCP_SYN_OUT, UDP_DNS, UDP_NEW, UDP_OPEN } from "../conntrack/states.ts";
+import {
+	FREE,
+	ICMP_QUERY,
+	OTHER,
+	STRANGER,
+	TCP_CLOSING,
+	TCP_ESTABLISHED,
+	TCP_SYN_IN,
+	TCP_SYN_OUT,
+	UDP_DNS,
+	UDP_NEW,
+	UDP_OPEN,
+} from "../conntrack/states.ts";
 import { tcpIn, tcpOut } from "../conntrack/tcp.ts";
 import { adjust, adjustUdp, fold, halfDelta, sumOf } from "../packet/checksum.ts";
 import { changeSctpPort, putSctpSum, sctpSum } from "../packet/crc32c.ts";
@@ -338,19 +348,34 @@ export class Rare {
 		return table.T[e + R_META] >>> HOP_SHIFT === HAIRPIN ? wan.mtu : hops.mtuTo(table.T[e + R_PEER]);
 	}
 
-	/** An outbound UDP packet of a session whose query had been answered. */
+	/** An outbound UDP packet of a session whose query had been answered, or that the outside has opened. */
 	udpOutbound(i: number): void {
 		const { table, now16 } = this.#c;
-		if (table.state(i) === UDP_DNS) table.setState(i, UDP_NEW, now16);
+		const state = table.state(i);
+		if (state === UDP_DNS) table.setState(i, UDP_NEW, now16);
+		else if (state === STRANGER) table.setState(i, UDP_OPEN, now16);
 		else table.touch(i, now16);
 	}
 
-	/** An inbound UDP packet of a session that was not answered yet, or whose query was. */
+	/** An inbound UDP packet, not counted yet, of a session that was not answered, or whose query was. */
 	udpInbound(i: number): void {
 		const { table, now16 } = this.#c;
-		if (table.state(i) !== UDP_NEW) return;
-		if (secondOf(table.T[(i << 4) + R_OUT]) === DNS_PORT) table.setState(i, UDP_DNS, now16);
+		const { T } = table;
+		const e = i << 4;
+		const state = table.state(i);
+		if (state !== UDP_NEW && state !== UDP_DNS) return;
+		// Only one query and its one reply are over with it: what talks on, on whichever port, is no resolver.
+		const over = state === UDP_NEW && secondOf(T[e + R_OUT]) === DNS_PORT && T[e + R_PACKETS_OUT] === 1 && T[e + R_PACKETS_IN] === 0;
+		if (over) table.setState(i, UDP_DNS, now16);
 		else table.setStateKeepingTime(i, UDP_OPEN, now16);
+	}
+
+	/** Notes an outbound packet of an ICMP query's session or of one without ports. What a stranger has opened is answered by it. */
+	#saidInside(i: number, protocol: number): void {
+		const { table, now16 } = this.#c;
+		if (table.state(i) !== STRANGER) return table.touch(i, now16);
+		table.T[(i << 4) + R_META] |= ANSWERED;
+		table.setState(i, protocol === ICMP ? ICMP_QUERY : OTHER, now16);
 	}
 
 	/**
@@ -487,7 +512,7 @@ export class Rare {
 				i = this.#opening.outbound(ICMP, inside, H[l4 + 2], peer, 0, 0, port, s);
 				if (i <= 0) return void this.#refuse(s, length, port, refused(i), pieces);
 			} else if (!this.#isAt(i, s, port)) return void this.#drop(REASON["spoofed-source"], pieces);
-			c.table.touch(i, c.now16);
+			this.#saidInside(i, protocol);
 		} else {
 			const fault = transportFault(H, protocol, l4, room);
 			if (fault >= 0) return void this.#drop(fault, pieces);
@@ -501,7 +526,7 @@ export class Rare {
 				if (length === 0) return;
 			} else if (protocol === UDP || protocol === UDPLITE) this.udpOutbound(i);
 			else if (hasPorts(protocol)) this.#associate(i, l4, protocol, TCP_SYN_IN);
-			else c.table.touch(i, c.now16);
+			else this.#saidInside(i, protocol);
 		}
 		const mtu = this.#mtuOut(i);
 		const split = length > mtu && !this.#segmentsFit(s, mtu, protocol);
@@ -625,6 +650,7 @@ export class Rare {
 		if (protocol === TCP && !this.#tcpInbound(i, s, header, length)) return false;
 		if (protocol === UDP || protocol === UDPLITE) this.udpInbound(i);
 		else if (protocol !== TCP && hasPorts(protocol)) this.#associate(i, l4, protocol, TCP_SYN_OUT);
+		else if (protocol !== TCP && c.table.state(i) !== STRANGER) c.table.answer(i);
 		const hops = this.#hops(i, hairpin);
 		const lan = this.#lanOf(i);
 		const most = lan.kernelForwards ? 65535 : lan.mtu;
@@ -666,7 +692,7 @@ export class Rare {
 		this.#rewrite(s, header, protocol, t[(i << 4) + R_DELTA], lan.kernelForwards ? 0 : 1, lan, c.wan);
 		P[(s >> 2) + IP_WORD + 3] = c.externals.A[(meta >> EXTERNAL_SHIFT) & 0xff];
 		this.#setPort(s, header, protocol, room, 0, secondOf(t[(i << 4) + R_IN]));
-		this.#count(i, length, R_PACKETS_OUT, R_BYTES_OUT, R_HIGH_OUT);
+		this.#count(i, length, 0);
 		const hop = meta >>> HOP_SHIFT;
 		if (split && hop !== HAIRPIN) this.#split(s, length, this.#mtuOut(i), (f, bytes) => this.#toWan(f, bytes, hop));
 		else this.#toWan(s, length, hop);
@@ -681,7 +707,7 @@ export class Rare {
 		this.#rewrite(s, header, protocol, ~t[(i << 4) + R_DELTA], hops, c.wan, lan);
 		c.views.P[(s >> 2) + IP_WORD + 4] = t[i << 4];
 		this.#setPort(s, header, protocol, room, protocol === ICMP ? 0 : 1, firstOf(t[(i << 4) + R_OUT]));
-		this.#count(i, length, R_PACKETS_IN, R_BYTES_IN, R_HIGH_IN);
+		this.#count(i, length, 1);
 		if (split) this.#split(s, length, lan.mtu, (f, bytes) => this.#toLan(f, bytes, host, lan));
 		else this.#toLan(s, length, host, lan);
 	}
@@ -876,15 +902,16 @@ export class Rare {
 		if (H[(s >> 1) + VNET_HDR_LEN] !== 0) H[(s >> 1) + VNET_HDR_LEN] += by;
 	}
 
-	#count(i: number, length: number, packets: number, bytes: number, high: number): void {
-		const { T, T16 } = this.#c.table;
-		T[(i << 4) + packets]++;
-		let b = T[(i << 4) + bytes] + length;
+	#count(i: number, length: number, inbound: number): void {
+		const { table } = this.#c;
+		const e = (i << 4) + inbound;
+		table.T[e + R_PACKETS_OUT]++;
+		let b = table.T[e + R_BYTES_OUT] + length;
 		if (b >= BYTES_CARRY) {
 			b -= BYTES_CARRY;
-			T16[(i << 5) + high]++;
+			table.carried(i, inbound);
 		}
-		T[(i << 4) + bytes] = b;
+		table.T[e + R_BYTES_OUT] = b;
 	}
 
 	#toWan(s: number, length: number, hop: number): void {

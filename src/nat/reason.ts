@@ -51,7 +51,7 @@ export const REASONS = [
 	["host-limit", "The host has as many sessions as it may have.", "Raise its option max_sessions."],
 	["host-rate", "The host opens sessions faster than it may.", "Raise its option max_rate."],
 	["host-share", "The host has its fair share of a nearly full table.", "Raise option sessions."],
-	["ports-exhausted", "Every external port is in use.", "Add a range: list ports 'A-B'."],
+	["ports-exhausted", "Every external port is in use, or is kept for other hosts.", "Add a range: list ports 'A-B'."],
 	["pool-exhausted", "Every external address of the pool is in use.", "Add addresses to the pool, or set option overload '1'."],
 	[
 		"protocol-busy",

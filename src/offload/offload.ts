@@ -19,7 +19,6 @@
 import * as native from "masq:native";
 import type { Hosts } from "../conntrack/hosts.ts";
 import {
-	BYTES_CARRY,
 	EXTERNAL_SHIFT,
 	HOP_SHIFT,
 	HOST_ADDRESS,
@@ -28,17 +27,12 @@ import {
 	HOST_REACHABLE,
 	R_ACK_IN,
 	R_ACK_OUT,
-	R_BYTES_IN,
-	R_BYTES_OUT,
-	R_HIGH_IN,
-	R_HIGH_OUT,
 	R_HOST,
 	R_IN,
 	R_LAST,
 	R_META,
 	R_OUT,
 	R_PACKETS_IN,
-	R_PACKETS_OUT,
 	R_PEER,
 	STATE_MASK,
 	STATE_SHIFT,
@@ -460,10 +454,8 @@ export class Offload implements Bypass {
 		const back = this.#cache.packets(i, 1);
 		this.#packetsOut += out;
 		this.#packetsIn += back;
-		table.T[(i << 4) + R_PACKETS_OUT] += out;
-		table.T[(i << 4) + R_PACKETS_IN] += back;
-		addBytes(table, i, R_BYTES_OUT, R_HIGH_OUT, this.#cache.bytes(i, 0));
-		addBytes(table, i, R_BYTES_IN, R_HIGH_IN, this.#cache.bytes(i, 1));
+		table.add(i, 0, out, this.#cache.bytes(i, 0));
+		table.add(i, 1, back, this.#cache.bytes(i, 1));
 	}
 
 	/** Takes out a session that may go in again as it is. */
@@ -655,12 +647,6 @@ function direction(): Direction {
 function later(known: number, seen: number): number {
 	if (seen === 0) return known;
 	return known === 0 || ((swap32(seen) - swap32(known)) | 0) > 0 ? seen : known;
-}
-
-function addBytes(table: Table, i: number, low: number, high: number, bytes: number): void {
-	const total = table.T[(i << 4) + low] + bytes;
-	table.T16[(i << 5) + high] += Math.floor(total / BYTES_CARRY);
-	table.T[(i << 4) + low] = total % BYTES_CARRY;
 }
 
 /** The map for as many of the sessions as the kernel lets be in one value. */

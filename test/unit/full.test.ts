@@ -228,10 +228,14 @@ describe("C-4, C-5: shares", () => {
 		rig.verify();
 	});
 
-	it("more hosts than host records: refused, not confused", () => {
+	it("more hosts than host records, all answered: refused, not confused", () => {
 		const rig = new Rig({ sessions: SESSIONS, lan: [{ nets: ["10.0.0.0/8"] }] });
 		let refused = 0;
-		for (let host = 1; host <= 100; host++) refused += rig.out(udp(`10.0.0.${host}:5000`, `${S1}:9`)).drops.length;
+		for (let host = 1; host <= 100; host++) {
+			const outcome = rig.out(udp(`10.0.0.${host}:${40_000 + host}`, `${S1}:9`));
+			refused += outcome.drops.length;
+			if (outcome.drops.length === 0) rig.toLan(udp(`${S1}:9`, `${X}:${40_000 + host}`));
+		}
 		expect(refused).toBe(100 - rig.table.layout.hosts);
 		rig.verify();
 		rig.pass(400);

@@ -133,7 +133,13 @@ describe("choice of the port", () => {
 	it("C-13: every port of the range is given before one is refused, then ICMP 3/1", () => {
 		const rig = new Rig({ ranges: [{ first: 50000, last: 50299 }] });
 		const given = new Set<number>();
-		for (let n = 0; n < 300; n++) given.add(udpPort(rig, `${H1}:${1024 + n}`, `${S1}:9`));
+		const opens = (host: string, port: number) => {
+			const external = udpPort(rig, `${host}:${port}`, `${S1}:9`);
+			given.add(external);
+			rig.toLan(udp(`${S1}:9`, `${X}:${external}`));
+		};
+		for (let n = 0; n < 150; n++) opens(H1, 1024 + n);
+		for (let n = 0; n < 150; n++) opens(H2, 1024 + n);
 		expect(given.size).toBe(300);
 		const outcome = rig.out(udp(`${H2}:2000`, `${S1}:9`));
 		expect(outcome.drops).toEqual(["ports-exhausted"]);

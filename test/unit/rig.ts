@@ -47,7 +47,7 @@ import {
 } from "../../src/nat/context.ts";
 import { DropLog } from "../../src/nat/drop-log.ts";
 import { Expectations } from "../../src/nat/expectations.ts";
-import { Externals, externalsWords } from "../../src/nat/externals.ts";
+import { Externals, externalsWords, portKind } from "../../src/nat/externals.ts";
 import { type Fast, makeFast } from "../../src/nat/fast.ts";
 import { IcmpSender } from "../../src/nat/icmp-error.ts";
 import { Keeper, type Terms } from "../../src/nat/keep.ts";
@@ -625,6 +625,7 @@ export class Rig {
 		const perHost = new Map<number, number>();
 		const owners = new Map<string, string>();
 		const taken = new Map<string, Set<number>>();
+		const mappings = new Map<string, Set<string>>();
 		for (const i of [...this.records(), ...this.resting()]) {
 			const e = i << 4;
 			const host = this.table.T16[(i << 5) + R_HOST];
@@ -635,6 +636,11 @@ export class Rig {
 			const protocol = t[e + R_META] & 0xff;
 			const n = (t[e + R_META] >> EXTERNAL_SHIFT) & 0xff;
 			const port = swap16(secondOf(t[e + R_IN]));
+			const kind = portKind(protocol);
+			if (this.table.state(i) !== RESTING && kind >= 0) {
+				const key = `${host} ${kind}`;
+				mappings.set(key, (mappings.get(key) ?? new Set()).add(`${n} ${port} ${firstOf(t[e + R_OUT])}`));
+			}
 			if (this.table.state(i) === OTHER) continue;
 			const inside = `${dotted(t[e])}:${swap16(firstOf(t[e + R_OUT]))}`;
 			const owner = owners.get(`${n} ${protocol} ${port}`);
@@ -648,6 +654,13 @@ export class Rig {
 		for (const [host, count] of perHost) {
 			if (this.hosts.sessions(host) !== count)
 				throw new Error(`host ${dotted(this.hosts.W[host * 4])} counts ${this.hosts.sessions(host)} of ${count} sessions`);
+		}
+		for (let host = 1; this.hosts.counting && host <= this.hosts.capacity; host++) {
+			for (const kind of [0, 1, 2]) {
+				const wanted = mappings.get(`${host} ${kind}`)?.size ?? 0;
+				if (this.hosts.mappings(host, kind) !== wanted)
+					throw new Error(`host ${host} counts ${this.hosts.mappings(host, kind)} of ${wanted} mappings of kind ${kind}`);
+			}
 		}
 		if (this.hosts.active !== perHost.size) throw new Error(`${this.hosts.active} hosts are active, ${perHost.size} have sessions`);
 		for (const [n, x] of this.externals.list.entries()) {

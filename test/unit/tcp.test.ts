@@ -37,6 +37,51 @@ class Connection {
 	}
 }
 
+describe("S30: a SYN from the port of a connection that only masqd still remembers", () => {
+	const REFUSED = (n: number) => ({ seq: 0, ack: n });
+
+	for (const [name, inside, outside] of [
+		["established", false, false],
+		["half closed from inside", true, false],
+		["half closed from outside", false, true],
+		["closing", true, true],
+	] as const) {
+		const close = (c: Connection) => {
+			if (inside) c.out("FA", { seq: 1001, ack: 5001 });
+			if (outside) c.in("FA", { seq: 5001, ack: inside ? 1002 : 1001 });
+		};
+
+		it(`${name}: the refusal is heard, each time`, () => {
+			const c = new Connection().open();
+			close(c);
+			for (let n = 0; n < 3; n++) {
+				c.out("S", { seq: 500_000 + n });
+				expect(c.in("RA", REFUSED(500_001 + n))).toBe("reset");
+			}
+		});
+
+		it(`${name}: a forged refusal is not`, () => {
+			const c = new Connection().open();
+			close(c);
+			c.out("S", { seq: 500_000 });
+			for (const ack of [0, 1001, 499_000, 500_000, 700_000]) {
+				const { drops } = c.rig.in(tcp(`${S1}:80`, `${X}:50000`, { flags: "RA", seq: 0, ack }));
+				if (name !== "closing" || ack < 500_001) expect(drops).toEqual(["tcp-bad-reset"]);
+			}
+		});
+	}
+
+	it("accepted anew it is a connection again, and its old peer's challenge changes nothing", () => {
+		const c = new Connection().open();
+		c.out("S", { seq: 500_000 });
+		expect(c.in("A", { seq: 5001, ack: 1001 })).toBe("established");
+		expect(c.out("R", { seq: 1001 })).toBe("reset");
+		expect(c.out("S", { seq: 500_000 })).toBe("syn-sent");
+		expect(c.in("SA", { seq: 9000, ack: 500_001 })).toBe("opening");
+		expect(c.out("A", { seq: 500_001, ack: 9001 })).toBe("established");
+	});
+});
+
 describe("T-2, N-2: the way of a connection", () => {
 	it("handshake", () => {
 		const c = new Connection();

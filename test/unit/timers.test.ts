@@ -103,7 +103,7 @@ describe("refresh", () => {
 		expect(rig.flows()).toEqual([]);
 	});
 
-	it("U-5a: another query makes a DNS session live on", () => {
+	it("U-5a: another query makes a DNS session live on, as any other: whatever talks on is no question with its answer", () => {
 		const rig = new Rig();
 		rig.toWan(udp(`${H1}:40000`, `${S1}:53`));
 		rig.toLan(udp(`${S1}:53`, `${X}:40000`));
@@ -111,10 +111,31 @@ describe("refresh", () => {
 		rig.toWan(udp(`${H1}:40000`, `${S1}:53`));
 		rig.pass(100);
 		rig.toLan(udp(`${S1}:53`, `${X}:40000`));
-		rig.pass(1);
+		rig.pass(100);
+		expect(rig.state).toBe("open");
 		rig.toLan(udp(`${S1}:53`, `${X}:40000`));
-		rig.pass(2);
+		rig.pass(102);
 		expect(rig.flows()).toEqual([]);
+	});
+
+	it("U-5a: as does another reply", () => {
+		const rig = new Rig();
+		rig.toWan(udp(`${H1}:40000`, `${S1}:53`));
+		rig.toLan(udp(`${S1}:53`, `${X}:40000`));
+		expect(rig.state).toBe("dns-done");
+		rig.toLan(udp(`${S1}:53`, `${X}:40000`));
+		rig.pass(200);
+		expect(rig.state).toBe("open");
+	});
+
+	it("a tunnel over port 53 is not ended by its silence (S36)", () => {
+		const rig = new Rig();
+		for (let n = 0; n < 20; n++) {
+			rig.toWan(udp(`${H1}:51820`, `${S1}:53`));
+			rig.toLan(udp(`${S1}:53`, `${X}:51820`));
+		}
+		rig.pass(200);
+		expect(rig.toLan(udp(`${S1}:53`, `${X}:51820`)).line).toBe(`udp ${S1}:53 > ${H1}:51820`);
 	});
 
 	it("U-5a: a query answered ends its session only, not the mapping of the port", () => {
