@@ -1181,7 +1181,9 @@ export class Engine {
 
 	#guardFacts(): GuardFacts {
 		return {
-			lan: this.lan.flatMap((p) => (p.kind === "tap" ? [] : [{ device: p.name, driver: p.kind, tun: p.tun }])),
+			lan: this.lan.flatMap((p) =>
+				p.kind === "tap" ? [] : [{ device: p.name, driver: p.kind, tun: p.tun, nets: p.link.nets.map(subnetOfNet) }],
+			),
 			wanDevice: this.wan.name,
 			externals: this.#externalAddresses(),
 			ownedExternals: this.#ownedExternals(),

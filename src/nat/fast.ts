@@ -443,7 +443,7 @@ export function makeFast(c: Context, rare: Rare): Fast {
 				ttlOne = lan.kernelForwards ? 0 : TTL_ONE;
 				ttlSum = lan.kernelForwards ? 0 : TTL_ONE_SUM;
 			}
-			if (length > mtu && ttlOne !== 0) {
+			if (length > mtu) {
 				queue.count = m >> 1;
 				v = rare.tooBig(s, length, mtu, -1, i);
 				m = queue.count << 1;

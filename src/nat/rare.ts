@@ -653,7 +653,7 @@ export class Rare {
 		else if (protocol !== TCP && c.table.state(i) !== STRANGER) c.table.answer(i);
 		const hops = this.#hops(i, hairpin);
 		const lan = this.#lanOf(i);
-		const most = lan.kernelForwards ? 65535 : lan.mtu;
+		const most = lan.mtu;
 		const split = length > most && !this.#segmentsFit(s, most, protocol);
 		if (split && this.#mustNotSplit(s, length, most, -1)) return false;
 		if (pieces === 1) this.#emitIn(s, length, header, protocol, i, room, hops, split);

@@ -20,6 +20,9 @@
  *    zones, what is sent to masqd is not tracked at all.
  * Where the kernel forwards:
  *  - `inbound`: from the WAN with a source of a translated LAN or straight to one, exempt peers apart: nothing outside knows these addresses.
+ * At output, before conntrack:
+ *  - `steer`: what the kernel sends to the Internet about a packet that came out of a TUN device. An ICMP error quotes the inside address, a reset has it as its
+ *    source. It is marked, and a policy rule leads it to masqd (tun-routes.ts), which translates it.
  * At output, where errors that come out of the TUN device do not pass:
  *  - `refused`: the kernel's "protocol unreachable" to the WAN, and to a LAN from the WAN's address. It gets a copy of every SCTP, GRE or ESP packet for
  *    an inside host (one cannot tell those from the router's own by a port) and would refuse it for want of a socket.
@@ -36,16 +39,18 @@
  */
 
 import type { PortRange } from "../conntrack/ports.ts";
-import { type AddressRange, formatAddress, type Subnet, subnetRange } from "../packet/address.ts";
+import { type AddressRange, formatAddress, formatSubnet, type Subnet, subnetRange } from "../packet/address.ts";
 import { PCP_PORT } from "../packet/pcp.ts";
 import { mergeRanges } from "./filter.ts";
+import { tunMark } from "./tun-routes.ts";
 
 /** A LAN port as the guard sees it. */
 export interface GuardLan {
 	device: string;
 	driver: "packet" | "tun";
-	/** Its TUN device; unused with the packet driver. */
+	/** Its TUN device and its networks; unused with the packet driver. */
 	tun: string;
+	nets?: readonly Subnet[];
 }
 
 /** Destination ports of one protocol. */
@@ -128,6 +133,9 @@ const LEARNED = [
 const ESTABLISHED = "300s";
 /** An established connection may be silent for as long as masqd's own (RFC 5382 REQ-5). */
 const CONNECTION = "7440s";
+/** ICMP errors, and where in one the destination of the packet stands that it is about (bits from the ICMP header's first; RFC 792). */
+const ERRORS = "destination-unreachable, time-exceeded, parameter-problem";
+const QUOTED_DESTINATION = "@th,192,32";
 const NFT_TIMEOUT_MS = 10_000;
 const TCP = 6;
 const UDP = 17;
@@ -236,6 +244,19 @@ export function guardRuleset(
 	lines.push(`\t\t${fromWan} ip daddr @inside ip saddr != @exempt_destinations counter name inbound drop`);
 	lines.push("\t}");
 
+	const steered = tunPorts.flatMap(({ tun, nets = [] }) => nets.map((net) => ({ tun, net })));
+	if (steered.length > 0) {
+		lines.push("\tchain steer {", `\t\ttype route hook output priority ${PREROUTING_PRIORITY}; policy accept;`);
+		const toWan = `\t\toifname ${quoted(g.wanDevice)} ip daddr != @exempt_destinations`;
+		const notOwn = fib ? "fib saddr type != local" : "ip saddr != @own";
+		for (const { tun, net } of steered) {
+			const into = `${separation === "zone" ? `ct zone set ${TUN_ZONE}` : "notrack"} meta mark set ${hex(tunMark(tun))}`;
+			lines.push(`${toWan} icmp type { ${ERRORS} } ${QUOTED_DESTINATION} & ${hex(net.mask)} == ${hex(net.address)} ${into}`);
+			lines.push(`${toWan} ip saddr ${formatSubnet(net)} ${notOwn} ${into}`);
+		}
+		lines.push("\t}");
+	}
+
 	lines.push("\tchain output {", `\t\ttype filter hook output priority ${POSTROUTING_PRIORITY}; policy accept;`);
 	lines.push(`\t\toifname ${quoted(g.wanDevice)} icmp type destination-unreachable icmp code 2 counter name refused drop`);
 	if (lans.length > 0)
@@ -305,6 +326,10 @@ function nft(io: GuardIo, argv: string[], script: string): { status: number; out
 
 function firstLine(output: string): string {
 	return output.split("\n", 1)[0] as string;
+}
+
+function hex(word: number): string {
+	return `0x${(word >>> 0).toString(16)}`;
 }
 
 function single(address: number): AddressRange {

@@ -154,6 +154,8 @@ export interface PolicyRule {
 	/** Name of the device by which the packet comes in. */
 	iif: string;
 	table: number;
+	/** Packet mark that it is for; absent for any. */
+	mark?: number;
 	/** 0 leaves the default route out; absent for a plain lookup. */
 	suppressPrefix?: number;
 }

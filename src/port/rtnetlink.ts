@@ -118,7 +118,7 @@ const IFA = { ADDRESS: 1, LOCAL: 2, BROADCAST: 4, FLAGS: 8 } as const;
 const RTA = { DST: 1, OIF: 4, GATEWAY: 5, PRIORITY: 6, PREFSRC: 7, METRICS: 8, MULTIPATH: 9, TABLE: 15, VIA: 18, ENCAP: 22 } as const;
 const RTAX_MTU = 2;
 const NDA = { DST: 1, LLADDR: 2 } as const;
-const FRA = { IIFNAME: 3, PRIORITY: 6, SUPPRESS_PREFIXLEN: 14, TABLE: 15, OIFNAME: 17, PROTOCOL: 21 } as const;
+const FRA = { IIFNAME: 3, PRIORITY: 6, FWMARK: 10, SUPPRESS_PREFIXLEN: 14, TABLE: 15, OIFNAME: 17, PROTOCOL: 21 } as const;
 
 /** Size of the fixed header that follows `nlmsghdr`, by the family of messages (`type >> 2`). */
 const FAMILY_HEADER = new Map<number, number>([
@@ -855,6 +855,8 @@ export interface RuleRequest {
 	priority: number;
 	iif: string;
 	table: number;
+	/** Only packets with this mark. */
+	mark?: number;
 	/** Ignore routes with a prefix of this length or shorter: 0 leaves out the default route. */
 	suppressPrefix?: number;
 	/** Who makes it; 0 in a deletion matches any. */
@@ -876,6 +878,7 @@ export function encodeRule(header: RequestHeader, rule: RuleRequest, little: boo
 		.numberAttribute(FRA.PRIORITY, rule.priority)
 		.numberAttribute(FRA.TABLE, rule.table)
 		.nameAttribute(FRA.IIFNAME, rule.iif);
+	if (rule.mark !== undefined) out.numberAttribute(FRA.FWMARK, rule.mark);
 	if (rule.suppressPrefix !== undefined) out.numberAttribute(FRA.SUPPRESS_PREFIXLEN, rule.suppressPrefix);
 	if (rule.protocol !== 0) out.byteAttribute(FRA.PROTOCOL, rule.protocol);
 	return out.finish();

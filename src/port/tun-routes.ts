@@ -14,6 +14,11 @@
  * masqd dies the kernel removes the device and with it the route; the rules then find table T empty and do no harm. They are
  * known as ours by their protocol number and the next start removes them ({@link removeLeftovers}).
  *
+ * What the kernel itself sends to the Internet about a packet that came out of the TUN device (an ICMP error, a reset) has or quotes an inside address. The guard marks it
+ * ({@link tunMark}), and one more rule leads it to masqd, which translates it like what hosts send:
+ *
+ *     P    iif lo fwmark M lookup T
+ *
  * The TUN device has no address. Packets come out of it with the sources of Internet hosts, and on a hairpin with the
  * router's own external address, so reverse path filtering is turned off on it and its own addresses are accepted.
  */
@@ -42,6 +47,11 @@ const FIRST_PRIORITY = 100;
 /** The rule of the main table; ours have to come before it. */
 const LAST_PRIORITY = 32765;
 const STRICT = "1";
+
+/** Mark of what the router itself sends and a TUN device is to take: "MQ" and the device's number. */
+export function tunMark(tun: string): number {
+	return 0x4d510000 + Number(tun.match(/\d*$/)?.[0]);
+}
 
 export class TunRoutes {
 	/** The routing table in use. */
@@ -107,6 +117,7 @@ export class TunRoutes {
 		this.update(elsewhere);
 		this.#view.addRoute({ table: this.table, ifindex: tun.ifindex });
 		for (const iif of lans) this.#addRule({ priority: this.priority, iif, table: this.table });
+		this.#addRule({ priority: this.priority, iif: "lo", mark: tunMark(tun.name), table: this.table });
 	}
 
 	/** Whether the TUN device is still the one that was set up. */

@@ -8,7 +8,7 @@ const subnet = (text: string): Subnet => parseSubnet(text) as Subnet;
 const FACTS: GuardFacts = {
 	lan: [
 		{ device: "br-lan", driver: "packet", tun: "" },
-		{ device: "br-guest", driver: "tun", tun: "masq0" },
+		{ device: "br-guest", driver: "tun", tun: "masq0", nets: [subnet("192.168.2.0/24")] },
 	],
 	wanDevice: "pppoe-wan",
 	externals: [address("203.0.113.1")],
@@ -145,6 +145,11 @@ table inet masqd {
 		type filter hook forward priority -10; policy accept;
 		iifname "pppoe-wan" ip saddr @inside counter name inbound drop
 		iifname "pppoe-wan" ip daddr @inside ip saddr != @exempt_destinations counter name inbound drop
+	}
+	chain steer {
+		type route hook output priority -450; policy accept;
+		oifname "pppoe-wan" ip daddr != @exempt_destinations icmp type { destination-unreachable, time-exceeded, parameter-problem } @th,192,32 & 0xffffff00 == 0xc0a80200 ct zone set 19793 meta mark set 0x4d510000
+		oifname "pppoe-wan" ip daddr != @exempt_destinations ip saddr 192.168.2.0/24 fib saddr type != local ct zone set 19793 meta mark set 0x4d510000
 	}
 	chain output {
 		type filter hook output priority 300; policy accept;

@@ -419,10 +419,16 @@ describe("U-13: too big for the next link", () => {
 		}
 	});
 
-	it("behind TUN the kernel sees to the LAN's MTU", () => {
+	it("behind TUN too, so that what the error quotes is translated", () => {
 		const rig = new Rig({ lan: [{ tun: true, mtu: 1280 }] });
 		rig.toWan(udp(`${H1}:40000`, `${S1}:9`));
-		expect(rig.toLan(udp(`${S1}:9`, `${X}:40000`, { payload: 1300 })).payload).toHaveLength(1300);
+		const told = rig.in(udp(`${S1}:9`, `${X}:40000`, { payload: 1300 }));
+		expect(told.drops).toEqual(["too-big"]);
+		expect(told.wan.map((p) => [p.source, p.destination])).toEqual([[X, S1]]);
+		expect(rig.toLan(udp(`${S1}:9`, `${X}:40000`, { payload: 1280 - 28 })).payload).toHaveLength(1252);
+		// Of a fragment the transport checksum is not to be seen.
+		rig.strict = rig.accounts = false;
+		expect(rig.in(udp(`${S1}:9`, `${X}:40000`, { payload: 1300, df: false })).lan[0]).toHaveLength(2);
 	});
 
 	it("a super-packet goes if its segments fit, with IP options too", () => {

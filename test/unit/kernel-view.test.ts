@@ -427,7 +427,7 @@ describe("TunRoutes", () => {
 		const view = opened(kernel);
 		removeLeftovers(view);
 		const routes = TunRoutes.install(view, io, FACTS);
-		expect(kernel.requested).toEqual([RTM.DELRULE, RTM.SETLINK, RTM.NEWROUTE, RTM.NEWROUTE, RTM.NEWRULE]);
+		expect(kernel.requested).toEqual([RTM.DELRULE, RTM.SETLINK, RTM.NEWROUTE, RTM.NEWROUTE, RTM.NEWRULE, RTM.NEWRULE]);
 		expect(writes).toEqual([
 			"ipv4/conf/masq0/rp_filter=0",
 			"ipv4/conf/masq0/accept_local=1",
