@@ -7,6 +7,7 @@
 #include <fcntl.h>
 #include <limits.h>
 #include <poll.h>
+#include <signal.h>
 #include <sys/file.h>
 #include <sys/mman.h>
 #include <sys/socket.h>
@@ -352,12 +353,68 @@ NATIVE(native_lock_file)
 	return JS_NewInt32(ctx, fd);
 }
 
+/* Files that are mapped; one more is not watched over. */
+#define MAPPED_MAX 8
+
+static struct mapped {
+	uint8_t *pages;
+	size_t size;
+	int fd;
+} mapped[MAPPED_MAX];
+
+/**
+ * bus_error() - a page of a mapped file is used that somebody has cut off
+ *
+ * What is left of the file is not what it was: all of it becomes zeros, in the file or, where that has no room, in memory. The use is tried
+ * again then.
+ */
+static void bus_error(int number, siginfo_t *info, void *context __attribute__((unused)))
+{
+	uint8_t *used = info->si_addr;
+	int error = errno;
+
+	for (struct mapped *m = mapped; m < mapped + MAPPED_MAX; m++) {
+		if (!m->pages || used < m->pages || used >= m->pages + m->size)
+			continue;
+		if ((ftruncate(m->fd, 0) == 0 && ftruncate(m->fd, (off_t)m->size) == 0 &&
+		     (fallocate(m->fd, 0, 0, (off_t)m->size) == 0 || errno == EOPNOTSUPP)) ||
+		    mmap(m->pages, m->size, PROT_READ | PROT_WRITE, MAP_FIXED | MAP_PRIVATE | MAP_ANONYMOUS, -1, 0) != MAP_FAILED) {
+			errno = error;
+			return;
+		}
+	}
+	signal(number, SIG_DFL);
+}
+
+/**
+ * watch_over() - have a mapped file's loss stood for by zeros; takes the descriptor
+ */
+static void watch_over(uint8_t *pages, size_t size, int fd)
+{
+	struct sigaction action = { .sa_sigaction = bus_error, .sa_flags = SA_SIGINFO };
+
+	for (struct mapped *m = mapped; m < mapped + MAPPED_MAX; m++) {
+		if (m->pages)
+			continue;
+		*m = (struct mapped){ pages, size, fd };
+		sigaction(SIGBUS, &action, NULL);
+		return;
+	}
+	close(fd);
+}
+
 /**
  * unmap() - what becomes of a mapping whose buffer has been collected
  * @size: its bytes, in the place of a pointer
  */
 static void unmap(JSRuntime *runtime __attribute__((unused)), void *size, void *pages)
 {
+	for (struct mapped *m = mapped; m < mapped + MAPPED_MAX; m++) {
+		if (m->pages != pages)
+			continue;
+		m->pages = NULL;
+		close(m->fd);
+	}
 	munmap(pages, (size_t)size);
 }
 
@@ -423,11 +480,11 @@ NATIVE(native_map_file)
 		return result;
 	}
 	if (fd >= 0)
-		close(fd);
+		watch_over(pages, (size_t)size, fd);
 	JS_FreeCString(ctx, path);
 	result = JS_NewArrayBuffer(ctx, pages, (size_t)size, unmap, (void *)(size_t)size, false);
 	if (JS_IsException(result))
-		munmap(pages, (size_t)size);
+		unmap(JS_GetRuntime(ctx), (void *)(size_t)size, pages);
 	return result;
 }
 

@@ -12,7 +12,7 @@ import type { PortRange } from "./conntrack/ports.ts";
 import { HOP_SHIFT, HOST_ADF, HOST_EIF, HOST_PLACE, HOST_PORT_SHIFT, HOST_REACHABLE, R_HOST, R_META, R_PEER } from "./conntrack/record.ts";
 import { type Image, type Restored, restore } from "./conntrack/restore.ts";
 import { OTHER, PORT_REST, RESTING, stateTimeouts } from "./conntrack/states.ts";
-import { H_CLOCK, layoutTable, Table, type TableLayout } from "./conntrack/table.ts";
+import { H_CLOCK, H_MAGIC, layoutTable, Table, type TableLayout } from "./conntrack/table.ts";
 import type { Capture } from "./control/capture.ts";
 import type { Log } from "./control/log.ts";
 import type { ReloadReply } from "./control/protocol.ts";
@@ -1012,6 +1012,19 @@ export class Engine {
 		else if (before === 0) this.log.say("notice", `wan ${this.wan.name} has address ${addressText(address)}`);
 	}
 
+	/** Somebody has cut the state file: its records are gone, and zeros stand for them (`mapFile`). Goes on with no sessions. */
+	#startAnew(): void {
+		const { table, externals, context } = this;
+		if (this.#offload !== null) for (let i = 1; i <= table.layout.sessions; i++) this.#offload.ended(i);
+		table.clear();
+		this.hosts.clear();
+		this.#applyPolicy(this.plan, externals.A[0], externals.A.slice());
+		context.strangersFrom = context.now + PORT_REST;
+		context.adopt = true;
+		table.publish(this.#boot, externals.A, context.now);
+		this.log.say("error", `somebody has cut ${this.paths.state} short: its sessions are lost, new ones go on`);
+	}
+
 	#restore(image: Image): Restored | null {
 		const keeper = this.#keeper(this.context.policy, this.externals.list, this.plan);
 		return restore(this.table, image, this.context.now, (i) => keeper.adopt(i));
@@ -1408,7 +1421,9 @@ export class Engine {
 		const set = this.#pollSet;
 		let empty = 0;
 		let turns = 0;
+		const { header } = this.table;
 		while (!this.#stopping) {
+			if (header[H_MAGIC] === 0) this.barrier.attempt("lost state", this.#steps.lostState);
 			// Under one stream of super-packets masqd wakes for every few of them, so that what a wake-up costs counts like what a packet does.
 			const polled = empty > SPIN || ++turns === POLL_TURNS;
 			if (polled) {
@@ -1454,6 +1469,7 @@ export class Engine {
 			const { responders } = this.#pcp;
 			for (let k = 0; k < responders.length; k++) if (this.#pollSet[(this.#fixed + 5 + k) * 3 + 2] !== 0) responders[k].serve();
 		},
+		lostState: () => this.#startAnew(),
 		control: () => this.#control?.serve(this.#pollSet, this.#controlAt, this.#framesReceived()),
 	};
 	readonly #everySecondSteps: readonly (readonly [string, () => void])[] = [

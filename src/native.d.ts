@@ -110,7 +110,8 @@ declare module "masq:native" {
 	/**
 	 * Maps `size` bytes of a file shared (O_RDWR|O_CREAT|O_NOFOLLOW|O_CLOEXEC, mode 0600, ftruncate to `size` if it is another size),
 	 * so that stores are in the file at once and outlive the process, and reserves its room (ENOSPC if there is none). `path` "" gives private anonymous zeroed pages. The buffer is
-	 * unmapped when it is collected; the file's descriptor is closed before returning.
+	 * unmapped when it is collected. Is the file cut short by somebody meanwhile, all of it reads as zeros from the first use of what has gone on, and is as long
+	 * as before again.
 	 */
 	export function mapFile(path: string, size: number): ArrayBuffer;
 	/** Size of a file in bytes, -1 if it does not exist. */

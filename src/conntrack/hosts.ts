@@ -181,7 +181,7 @@ export class Hosts {
 		const chain = this.#chain(this.W[i * 4]);
 		let before = 0;
 		let j = this.#heads[chain];
-		while (j !== i) {
+		while (j !== i && j !== 0) {
 			before = j;
 			j = h[j * 8 + HOST_NEXT];
 		}

@@ -520,6 +520,22 @@ test("mapFile: anonymous pages, releasePages", () => {
 	outOfRange(() => native.releasePages(buffer, 0, 16385));
 });
 
+test("mapFile: a file that somebody cuts short reads as zeros and is whole again", () => {
+	const path = `${SCRATCH}/cut`;
+	const words = new Int32Array(native.mapFile(path, 65536));
+	words.fill(7);
+	sh("truncate", "-s", "8192", path);
+	equal([words[0], words[2047]], [7, 7], "nothing is lost yet");
+	equal(words[16383], 0);
+	equal([words[0], words[2047]], [0, 0]);
+	equal(native.fileSize(path), 65536);
+	words.fill(5);
+	sh("truncate", "-s", "0", path);
+	words[100] = 9;
+	equal([words[0], words[100]], [0, 9]);
+	equal(new Int32Array(native.mapFile(path, 65536))[100], 9);
+});
+
 test("lockFile", () => {
 	const path = `${SCRATCH}/lock`;
 	const fd = native.lockFile(path);

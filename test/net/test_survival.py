@@ -3,6 +3,7 @@
 import contextlib
 import os
 import pty
+import re
 import resource
 import signal
 import socket
@@ -13,10 +14,11 @@ import time
 import pytest
 
 import bed as beds
-from bed import H1, S1
+from bed import H1, H2, S1
 from faults import Faults
 from namespace import GUARD, Process, wait_until
 from test_errno import FAULTY, Traffic
+from test_hardship import pings
 from test_life import Talk
 
 pytestmark = pytest.mark.masqd
@@ -193,6 +195,35 @@ def test_a_log_whose_reader_has_gone(make_bed, kind):
     process.terminate()
     assert process.wait(GUARD) == 0
     assert "masqd" not in tables(bed)
+
+
+# ---- the state file ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("left", [0, 4096, 100_000])
+def test_a_state_file_cut_short(make_bed, left):
+    """By `> masqd.state`, say: the sessions are lost, which the log says, and all goes on, from the next restart too."""
+    bed = make_bed().start()
+    size = bed.state_path.stat().st_size
+    traffic = Traffic(bed)
+    traffic.flows("the start")
+    talk = Talk(bed, bed.h2, H2, 40001)
+    for _ in range(3):
+        os.truncate(bed.state_path, left)
+        # Whatever page is missing is used sooner or later; a new host and its sessions do.
+        wait_until(lambda: pings(bed.h2) and bed.state_path.stat().st_size == size, "the file is whole again")
+        traffic.flows("a cut")
+        # The mapping may be another.
+        talk.outside = None
+        talk.udp()
+    bed.daemon.expect("somebody has cut .* short: its sessions are lost")
+    assert bed.status()["internalErrors"] == []
+    traffic.stop()
+    talk.udp()
+    bed.daemon.kill()
+    bed.start()
+    assert re.search(r"\d+ sessions go on", bed.daemon.output)
+    talk.udp()
 
 
 # ---- faults of its own -------------------------------------------------------------------------------------
