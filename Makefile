@@ -110,10 +110,21 @@ test: build ## run all tests
 	@for arch in x86_64 mipsel; do $(MAKE) --no-print-directory firmware ARCH=$$arch || exit 1; done
 	/usr/bin/python3 test/run.py
 
+.PHONY: unit
+unit: node_modules/.ready ## unit tests, on Node
+	node_modules/.bin/vitest run --testTimeout=600000
+
+.PHONY: lint
+lint: node_modules/.ready ## format, types and shell scripts
+	node_modules/.bin/biome check .
+	node_modules/.bin/tsc -p tsconfig.json
+	git ls-files '*.sh' '.ci/*' | xargs shellcheck -x
+	shfmt -d -sr -s openwrt/*.sh openwrt/files/etc/init.d/*
+
 .PHONY: fuzz
-fuzz: ## mutate frames at the sanitizer build until stopped (FRAMES=n, SEED=n)
-	@$(MAKE) --no-print-directory build SANITIZE=1
-	test/fuzz/run.sh $(or $(FRAMES),5000000) $(or $(SEED),$$(date +%s))
+fuzz: ## mutate frames, between random events, at the sanitizer build (FRAMES=n, SEED=n; ON=node: faster, without sanitizers)
+	@$(MAKE) --no-print-directory $(if $(filter node,$(ON)),node_modules/.ready,build SANITIZE=1)
+	$(if $(filter node,$(ON)),MASQD=node) test/fuzz/run.sh $(or $(FRAMES),5000000) $(or $(SEED),$$(date +%s))
 
 .PHONY: errno
 errno: build ## every system call of the daemon fails once with every errno, at start, under traffic and during events

@@ -6,9 +6,12 @@
  * quote it, so that sessions get far. Most are then damaged a little; headers are mostly sealed again, so that damage gets past the first check.
  * All memory that the core works on is mapped by the shim, and the engine is the sanitizer build.
  *
+ * Between the batches things happen around the core (world.ts): time, neighbours, routes, addresses, reloads, restarts, requests, onlookers.
+ *
  * What must hold after each batch: nothing was thrown; each frame was forwarded, held for a next hop, left to the kernel or dropped for one reason; every
  * frame queued for the WAN has one of our addresses as source, every one for a LAN port goes to an address of that LAN; their IPv4 headers are right;
- * nothing was written behind a packet. After every 1000 frames all invariants of table, hosts and ports are checked.
+ * nothing was written behind a packet; no queue holds more than it may. After every event, and every 1000 frames, all invariants of table, hosts and ports
+ * are checked: bitmaps are the mappings, rings and lists the indexes, the counts of hosts their sessions.
  */
 import * as native from "masq:native";
 import { BLOCK, inNets, type LanLink, type Link } from "../../src/nat/context.ts";
@@ -16,8 +19,9 @@ import { REASONS } from "../../src/nat/reason.ts";
 import { SLOT_SIZE } from "../../src/packet/layout.ts";
 import { LENGTH_MASK } from "../../src/packet/link-header.ts";
 import { seededRandom } from "../unit/mutation.ts";
-import { dotted, loaded, Rig, type RigOptions, SLOTS, SPARE_BLOCKS } from "../unit/rig.ts";
+import { dotted, type Rig, type RigOptions, SLOTS, SPARE_BLOCKS } from "../unit/rig.ts";
 import { type Frame, icmp, icmpError, other, query, sum, tcp, udp } from "../unit/rig-frame.ts";
+import { World } from "./world.ts";
 
 const EPISODE = 4000;
 const VERIFY_EVERY = 1000;
@@ -39,6 +43,8 @@ const CONFIGURATIONS: RigOptions[] = [
 	{ sessions: 1024, lan: [{}, {}], filtering: "eif", ranges: [{ first: 1, last: 65535 }] },
 	{ sessions: 256, lan: [{ tun: true }, {}], wan: { mtu: 1280 }, ranges: [{ first: 50000, last: 50063 }] },
 	{ sessions: 512, lan: [{ tun: true }], wan: { ethernet: false }, filtering: "adf" },
+	// A queue that one batch, with the errors that it causes and the datagrams that it completes, does not fit into.
+	{ sessions: 256, lan: [{}, {}], queue: SLOTS >> 1, filtering: "eif" },
 	{
 		sessions: 512,
 		lan: [{ mtu: 1280 }, {}],
@@ -85,6 +91,7 @@ class Failure extends Error {
 const frames = native.mapFile("", SLOTS * SLOT_SIZE + SPARE_BLOCKS * BLOCK);
 const B = new Uint8Array(frames);
 const drops = new Float64Array(REASONS.length);
+const events: Record<string, number> = {};
 const totals = { frames: 0, forwarded: 0, errors: 0, left: 0, held: 0 };
 
 function hex(bytes: Uint8Array): string {
@@ -95,7 +102,7 @@ function hex(bytes: Uint8Array): string {
 
 /** One episode: a rig, its random numbers, and what it sent lately. */
 class Episode {
-	readonly rig: Rig;
+	readonly world: World;
 	readonly #random: () => number;
 	readonly #tunLan: boolean;
 	/** The clock hardly goes on, so that the table fills. */
@@ -113,13 +120,25 @@ class Episode {
 	constructor(seed: number, number: number) {
 		this.#random = seededRandom(Math.imul(seed, 0x9e3779b1) ^ Math.imul(number + 1, 0x85ebca6b));
 		const o = CONFIGURATIONS[this.#below(CONFIGURATIONS.length)];
-		this.rig = new Rig({ ...o, seed: this.#below(2 ** 31) + 1, frames, memory: (bytes) => native.mapFile("", bytes) });
+		const memory = { frames, memory: (bytes: number) => native.mapFile("", bytes) };
+		const alike = CONFIGURATIONS.filter(
+			(other) => other.lan?.length === o.lan?.length && other.pools === undefined && other.statics === undefined,
+		);
+		this.world = new World(
+			{ ...o, ...memory, seed: this.#below(2 ** 31) + 1 },
+			alike.map((other) => ({ ...other, ...memory })),
+			{ below: (n) => this.#below(n), of: (list) => this.#of(list) },
+		);
 		this.#slow = this.#below(3) === 0;
 		this.#tunLan = this.rig.context.lan[0].kernelForwards;
 		this.rig.at(this.#below(200_000));
 		for (const peer of ["198.51.100.8", "203.0.113.20"]) {
 			if (this.#below(3) === 0) this.rig.hops.ways.set(peer, (["unknown", "no-route", "elsewhere"] as const)[this.#below(3)]);
 		}
+	}
+
+	get rig(): Rig {
+		return this.world.rig;
 	}
 
 	#below(n: number): number {
@@ -343,8 +362,7 @@ class Episode {
 		const direction = this.#below(2);
 		const port = direction === 0 && c.lan.length > 1 ? this.#below(c.lan.length) : 0;
 		this.#port = port;
-		const count = this.#below(4) === 0 ? 1 + this.#below(SLOTS) : 1 + this.#below(6);
-		this.#clock();
+		const count = this.#of([1, 2, 3, 6, 1 + this.#below(6), 1 + this.#below(6), 1 + this.#below(SLOTS), SLOTS]);
 		this.batch.length = 0;
 		for (let n = 0; n < count; n++) {
 			const frame = this.#make(direction);
@@ -353,13 +371,20 @@ class Episode {
 			this.batch.push({ frame, direction, received });
 		}
 		const waited = rig.rare.fragments.pieces;
-		const before = { forwarded: c.forwardedOut + c.forwardedIn, errors: c.errorsSent, left: c.left, drops: dropSum(c.drops) };
+		const before = {
+			forwarded: c.forwardedOut + c.forwardedIn,
+			errors: c.errorsSent + c.resetsSent,
+			left: c.left,
+			drops: dropSum(c.drops),
+		};
 		rig.hops.held.length = 0;
 		rig.hops.answersInside = this.#below(2) === 1;
-		if (direction === 0) rig.fast.outbound(rig.rx, count, port);
-		else rig.fast.inbound(rig.rx, count);
+		const { impaired } = this.world;
+		if (direction === 1) this.world.fast.inbound(rig.rx, count);
+		else if (impaired === null) this.world.fast.outbound(rig.rx, count, port);
+		else for (let n = 0; n < count; n++) rig.rare.outboundImpaired(rig.rx[n * 2], rig.rx[n * 2 + 1], port, impaired);
 		const forwarded = c.forwardedOut + c.forwardedIn - before.forwarded;
-		const errors = c.errorsSent - before.errors;
+		const errors = c.errorsSent + c.resetsSent - before.errors;
 		const left = c.left - before.left;
 		const held = rig.hops.held.length;
 		this.#made = 0;
@@ -383,6 +408,7 @@ class Episode {
 	#check(link: Link, lan: LanLink | null): number {
 		const { queue } = link;
 		const c = this.rig.context;
+		if (queue.count * 2 > queue.pairs.length) throw new Failure(`a queue of ${queue.pairs.length / 2} holds ${queue.count} frames`, -1);
 		for (let n = 0; n < queue.count; n++) {
 			const slot = queue.pairs[n * 2];
 			const length = queue.pairs[n * 2 + 1] & LENGTH_MASK;
@@ -423,31 +449,22 @@ class Episode {
 		return count;
 	}
 
-	#clock(): void {
+	/** What happens between two batches; all that it sends is checked too. False if nothing did. */
+	happen(): boolean {
+		if (this.#below(this.#slow ? 12 : 4) !== 0) return false;
 		const { rig } = this;
-		const r = this.#below(this.#slow ? 2000 : 100);
-		if (r < 20) rig.at(rig.context.now + 1);
-		else if (r < 24) rig.at(rig.context.now + this.#below(300));
-		else if (r === 24) rig.at(rig.context.now + this.#below(20_000));
-		if (r < 15) {
-			rig.admission.expire(256);
-			rig.rare.everySecond();
-			this.#check(rig.context.wan, null);
+		this.batch.length = 0;
+		this.world.happen();
+		if (this.world.rig !== rig) {
+			this.#sentOut.length = 0;
+			return true;
 		}
-		if (this.#below(400) === 0) this.#newAddress();
+		this.#check(rig.context.wan, null);
+		for (const lan of rig.context.lan) this.#check(lan, lan);
+		return true;
 	}
 
-	/** The WAN gets another address, as the engine does it: sessions at the old one end. */
-	#newAddress(): void {
-		const { rig } = this;
-		for (const i of rig.records()) if (((rig.table.T[(i << 4) + 4] >> 8) & 0xff) === 0) rig.admission.end(i, "wan-address");
-		const address = rig.externals.A[0] === loaded(X) ? "203.0.113.2" : X;
-		rig.externals.setAddress(0, loaded(address));
-		rig.context.wan.address = loaded(address);
-		this.#sentOut.length = 0;
-	}
-
-	/** What `why` a reader needs to know about the episode. */
+	/** What a reader needs to know about the episode. */
 	describe(): string {
 		return `${this.rig.context.lan.length} LAN ports${this.#tunLan ? " (tun)" : ""}, ${this.rig.table.used} sessions`;
 	}
@@ -466,6 +483,7 @@ function runEpisode(seed: number, number: number, most: number): void {
 	let verified = 0;
 	try {
 		while (done < most) {
+			if (episode.happen()) episode.rig.verify();
 			done += episode.step();
 			if (done - verified >= VERIFY_EVERY || done >= most) {
 				verified = done;
@@ -475,8 +493,12 @@ function runEpisode(seed: number, number: number, most: number): void {
 	} catch (error) {
 		const e = error as Error;
 		const at = e instanceof Failure ? e.frame : -1;
-		const lines = [`FAIL seed ${seed}, episode ${number}, frame ${done + Math.max(at, 0)} of it (${episode.describe()}): ${e.message}`];
+		const event = episode.world.event === "" ? "" : `, event ${episode.world.event}`;
+		const lines = [
+			`FAIL seed ${seed}, episode ${number}, frame ${done + Math.max(at, 0)} of it${event} (${episode.describe()}): ${e.message}`,
+		];
 		if (!(e instanceof Failure)) lines.push(e.stack ?? "");
+		lines.push(`before it: ${episode.world.trail.join(", ")}`);
 		episode.batch.forEach(({ frame, direction, received }, n) => {
 			if (at >= 0 && n !== at) return;
 			const extra = `${frame.partial ? " partial" : ""}${frame.gsoType ? ` gso ${frame.gsoSize}` : ""}${received === frame.ip.length ? "" : ` cut to ${received}`}`;
@@ -490,6 +512,7 @@ function runEpisode(seed: number, number: number, most: number): void {
 	} finally {
 		totals.frames += done;
 		for (let i = 0; i < drops.length; i++) drops[i] += episode.rig.context.drops[i];
+		for (const [name, count] of Object.entries(episode.world.counts)) events[name] = (events[name] ?? 0) + count;
 	}
 }
 
@@ -517,6 +540,8 @@ function main(words: string[]): number {
 		`${totals.forwarded} forwarded, ${totals.held} held, ${totals.left} left to the kernel, ${dropSum(drops)} dropped, ${totals.errors} errors sent\n`,
 	);
 	for (const [n, reason] of REASONS.entries()) if (drops[n] > 0) native.print(1, `  ${reason[0].padEnd(22)} ${drops[n]}\n`);
+	const happened = Object.entries(events).map(([name, count]) => `${name} ${count}`);
+	native.print(1, `events: ${happened.join(", ")}\n`);
 	native.print(1, `${1 - failed} passed, ${failed} failed\n`);
 	return failed;
 }

@@ -50,7 +50,7 @@ import { Expectations } from "../../src/nat/expectations.ts";
 import { Externals, externalsWords, portKind } from "../../src/nat/externals.ts";
 import { type Fast, makeFast } from "../../src/nat/fast.ts";
 import { IcmpSender } from "../../src/nat/icmp-error.ts";
-import { Keeper, type Terms } from "../../src/nat/keep.ts";
+import { Keeper, type Terms, unfit } from "../../src/nat/keep.ts";
 import { Rare } from "../../src/nat/rare.ts";
 import { REASONS } from "../../src/nat/reason.ts";
 import { formatAddress, parseAddress, parseSubnet } from "../../src/packet/address.ts";
@@ -63,7 +63,7 @@ export const SLOTS = 64;
 export const SPARE_BLOCKS = 64;
 /** This boot of the machine. */
 export const BOOT = Int32Array.from([1, -2, 3, -4]);
-const GATEWAY_HOP = 1;
+export const GATEWAY_HOP = 1;
 const UNKNOWN_HOP = 2;
 export const GATEWAY_MAC = "02:00:00:00:01:fe";
 export const WAN_MAC = "02:00:00:00:00:02";
@@ -114,6 +114,8 @@ export interface RigOptions {
 	pools?: { nets: string[]; externals: string[]; overload?: boolean }[];
 	timeouts?: Partial<Timeouts>;
 	seed?: number;
+	/** Frames that a port's queue holds; default four times SLOTS. */
+	queue?: number;
 	/** Frame memory of SLOTS slots and SPARE_BLOCKS blocks; shared by all rigs if not given. */
 	frames?: ArrayBuffer;
 	/** What a predecessor left, and the second in which it is found. */
@@ -236,6 +238,30 @@ function lanMac(port: number): string {
 	return `02:00:00:00:10:0${port + 1}`;
 }
 
+function policyOf(o: Pick<RigOptions, "filtering" | "hosts" | "policy" | "forwards">, pools: Policy["pools"], ranges: PortRange[]): Policy {
+	return {
+		...POLICY_DEFAULTS,
+		filtering: FLAGS[o.filtering ?? "apdf"],
+		hosts: new Map(
+			(o.hosts ?? []).map((h) => [
+				loaded(h.address),
+				{ flags: FLAGS[h.filtering ?? o.filtering ?? "apdf"], maxSessions: h.maxSessions ?? 0, maxRate: h.maxRate ?? 0 },
+			]),
+		),
+		forwards: (o.forwards ?? []).map((f) => ({
+			protocol: f.protocol,
+			first: f.first,
+			last: f.last ?? f.first,
+			inside: loaded(f.inside),
+			insideFirst: f.insideFirst ?? f.first,
+			source: f.source === undefined ? null : net(f.source),
+		})),
+		pools,
+		ranges,
+		...o.policy,
+	};
+}
+
 /** The core on the bench. */
 export class Rig {
 	readonly context: Context;
@@ -296,22 +322,14 @@ export class Rig {
 				this.externals.add(loaded(a), (p.overload ?? false) && at === p.externals.length - 1, 0, number),
 			),
 		}));
-		const forwards = (o.forwards ?? []).map((f) => ({
-			protocol: f.protocol,
-			first: f.first,
-			last: f.last ?? f.first,
-			inside: loaded(f.inside),
-			insideFirst: f.insideFirst ?? f.first,
-			source: f.source === undefined ? null : net(f.source),
-		}));
-		for (const f of forwards)
-			for (let p = f.first; p <= f.last; p++) if (this.externals.reservePort(0, f.protocol, p)) this.#reserved.add(`0 ${f.protocol} ${p}`);
+		const policy = policyOf(o, pools, ranges);
+		this.#reserve(policy);
 		const link = (mac: string, ethernet: boolean, mtu: number, address: number): Link => ({
 			ethernet,
 			mtu,
 			address,
 			mac: macBytes(mac),
-			queue: new Queue(SLOTS * 4),
+			queue: new Queue(o.queue ?? SLOTS * 4),
 		});
 		const lan = (o.lan ?? [{}]).map((l, n): LanLink => {
 			const base = link(lanMac(n), (l.ethernet ?? true) && !l.tun, l.mtu ?? 1500, loaded(l.address ?? `192.168.${n + 1}.1`));
@@ -341,20 +359,7 @@ export class Rig {
 			headers,
 			wan: link(WAN_MAC, o.wan?.ethernet ?? true, o.wan?.mtu ?? 1500, own),
 			lan,
-			policy: {
-				...POLICY_DEFAULTS,
-				filtering: FLAGS[o.filtering ?? "apdf"],
-				hosts: new Map(
-					(o.hosts ?? []).map((h) => [
-						loaded(h.address),
-						{ flags: FLAGS[h.filtering ?? o.filtering ?? "apdf"], maxSessions: h.maxSessions ?? 0, maxRate: h.maxRate ?? 0 },
-					]),
-				),
-				forwards,
-				pools,
-				ranges,
-				...o.policy,
-			},
+			policy,
 			spare: { at: SLOTS * SLOT_SIZE, count: SPARE_BLOCKS },
 			requested: [],
 			algCounts: makeAlgCounts(),
@@ -370,6 +375,44 @@ export class Rig {
 		this.fast = makeFast(this.context, this.rare);
 		this.#exempts = o.exempts?.map(net) ?? [];
 		if (image !== null) this.#restore(image);
+	}
+
+	/** The ports of forwards are nobody's else. */
+	#reserve(policy: Policy): void {
+		this.#reserved.clear();
+		for (const f of policy.forwards)
+			for (let p = f.first; p <= f.last; p++) if (this.externals.reservePort(0, f.protocol, p)) this.#reserved.add(`0 ${f.protocol} ${p}`);
+	}
+
+	/**
+	 * Goes on by another policy, as the daemon does at a reload: sessions that it has no place for end, the others claim what they hold.
+	 * The WAN's address, statics and pools stay.
+	 */
+	reload(o: Pick<RigOptions, "filtering" | "hosts" | "policy" | "forwards" | "ranges">): void {
+		const c = this.context;
+		const { table, externals } = this;
+		const ranges = o.ranges ?? c.policy.ranges;
+		const policy = policyOf(o, c.policy.pools, ranges);
+		const wanted = externals.list.map(({ address, shared, inside, pool }) => ({ address, shared, inside, pool }));
+		const list = wanted.map((w) => ({ ...w, holder: 0, sessions: 0 }));
+		const before = this.keeper({ policy, externals: list });
+		for (const i of unfit(c, before)) {
+			this.admission.end(i, "reload");
+			if (table.state(i) === RESTING && !before.fits(i)) this.admission.end(i, "reload");
+		}
+		externals.renew(wanted, externals.A.slice(), ranges);
+		c.policy = policy;
+		this.#reserve(policy);
+		for (const f of c.requested) externals.reservePort(0, f.protocol, f.first);
+		for (const e of c.expectations.pending) if (e.owner) externals.reservePort(e.external, e.protocol, swap16(e.externalPort));
+		for (const i of this.keeper().reclaim()) this.admission.end(i, "reload", false);
+		table.addresses.set(externals.A);
+		for (let host = 1; host <= table.layout.hosts; host++) {
+			if (this.hosts.sessions(host) === 0) continue;
+			const { W } = this.hosts;
+			const w = host * 4 + HOST_PLACE;
+			W[w] = (W[w] & ~(HOST_EIF | HOST_ADF)) | (policy.hosts.get(W[host * 4])?.flags ?? policy.filtering);
+		}
 	}
 
 	#restore(image: Image): void {
@@ -626,6 +669,9 @@ export class Rig {
 		const owners = new Map<string, string>();
 		const taken = new Map<string, Set<number>>();
 		const mappings = new Map<string, Set<string>>();
+		const inRange = (port: number) => this.context.policy.ranges.some((r) => port >= r.first && port <= r.last);
+		const asked = this.context.requested.filter((f) => inRange(f.first)).map((f) => `0 ${f.protocol} ${f.first}`);
+		const promised = new Set([...this.#reserved, ...asked]);
 		for (const i of [...this.records(), ...this.resting()]) {
 			const e = i << 4;
 			const host = this.table.T16[(i << 5) + R_HOST];
@@ -646,8 +692,8 @@ export class Rig {
 			const owner = owners.get(`${n} ${protocol} ${port}`);
 			if (owner !== undefined && owner !== inside) throw new Error(`port overloading: ${owner} and ${this.describe(i)}`);
 			owners.set(`${n} ${protocol} ${port}`, inside);
-			if (!this.externals.list[n].shared || this.#reserved.has(`${n} ${protocol} ${port}`)) continue;
-			if (!this.context.policy.ranges.some((r) => port >= r.first && port <= r.last)) continue;
+			if (!this.externals.list[n].shared || promised.has(`${n} ${protocol} ${port}`)) continue;
+			if (!inRange(port)) continue;
 			const set = taken.get(`${n} ${protocol}`) ?? new Set();
 			taken.set(`${n} ${protocol}`, set.add(port));
 		}
@@ -669,7 +715,7 @@ export class Rig {
 				const [free, total] = this.externals.portCount(n, protocol);
 				const used = taken.get(`${n} ${protocol}`)?.size ?? 0;
 				const announced = this.context.expectations.pending.filter((x) => x.owner && x.external === n && x.protocol === protocol);
-				const reserved = announced.length + [...this.#reserved].filter((r) => r.startsWith(`${n} ${protocol} `)).length;
+				const reserved = announced.length + [...promised].filter((r) => r.startsWith(`${n} ${protocol} `)).length;
 				if (free + used + reserved !== total)
 					throw new Error(`external ${n} protocol ${protocol}: ${free} free, ${used} used, ${reserved} reserved of ${total} ports`);
 			}
