@@ -62,6 +62,7 @@ import { HOST_HEADERS, headerTag, LinkHeaders } from "./packet/link-header.ts";
 import { ArpResponder } from "./port/arp-responder.ts";
 import { type ClaimedPorts, lanFilter, wanFilter } from "./port/filter.ts";
 import { foreignFilters, foreignWords } from "./port/foreign-filters.ts";
+import { foreignRouting } from "./port/foreign-routing.ts";
 import { type GuardFacts, guardedPorts, guardPresent, installGuard, removeGuard } from "./port/guard.ts";
 import { GuardSets } from "./port/guard-sets.ts";
 import { GuardWatch } from "./port/guard-watch.ts";
@@ -274,6 +275,8 @@ export class Engine {
 	#guardText = "";
 	#guardWatch: GuardWatch | null = null;
 	#restoreEphemeral: (() => void) | null = null;
+	/** The first words of what {@link foreignRouting} last told. */
+	#foreignRouting: string[] = [];
 	/** Milliseconds at which to look for new sockets of the router's. */
 	#yieldAt = 0;
 	readonly #sockets = new SocketDiag(native);
@@ -493,6 +496,7 @@ export class Engine {
 		this.#requestedAnew = !this.#requested.takeOver(this.#boot);
 		const successor = this.#takeOver();
 		this.#warnOfBridgeFilter();
+		this.#tellRouting();
 		// Before the routes, so that the kernel never tracks or forwards a packet that is masqd's.
 		this.#guardBefore = guardPresent(native);
 		this.#refreshGuard();
@@ -516,6 +520,27 @@ export class Engine {
 	#needDevice(what: string, p: Port): void {
 		const link = this.kernel.linkByName(p.name);
 		if (link === undefined) throw new StartError(`${what} device '${p.name}' does not exist`);
+	}
+
+	/** What of the router's routing is not followed, in sentences. */
+	foreignRouting(): string[] {
+		const { kernel, wan, plan } = this;
+		return foreignRouting({
+			wan: { name: wan.name, ifindex: wan.index, addresses: kernel.addresses(wan.index) },
+			lan: this.lan.map((p) => ({ name: p.name, subnets: p.link.nets.map(subnetOfNet) })),
+			exempts: plan.exempts.map((e) => e.destination),
+			rules: kernel.rules,
+			routes: kernel.routes(),
+			nameOf: (ifindex) => kernel.links.get(ifindex)?.name ?? `device ${ifindex}`,
+		});
+	}
+
+	/** Logs what of that is of a kind that was not there before: rules may come one by one. */
+	#tellRouting(): void {
+		const kind = (text: string) => text.split(" ", 4).join(" ");
+		const now = this.foreignRouting();
+		for (const text of now) if (!this.#foreignRouting.includes(kind(text))) this.log.say("warning", text);
+		this.#foreignRouting = now.map(kind);
 	}
 
 	/** Keeps the router's own sockets and masqd's port range apart (design.md section 2 "The kernel beside us"). */
@@ -1303,6 +1328,7 @@ export class Engine {
 			if (this.wan.link.mtu !== mtu) this.#resizeTuns();
 			this.#inStep();
 		} else if (changes.filters && this.#offload !== null) this.#renewOffloadQuietly();
+		if (changes.links || changes.addresses || changes.routes || changes.rules) this.#tellRouting();
 		const neighbours = this.#neighbourNews;
 		this.#hops.update(neighbours);
 		for (const { ifindex } of neighbours) this.#pcp.neighbourChanged(ifindex);

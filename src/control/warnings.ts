@@ -37,6 +37,7 @@ function wanWarnings({ wan, kernel, conflict }: Engine): string[] {
 export function* warnings(engine: Engine, nft: NftView): Generator<undefined, string[]> {
 	const found = [...wanWarnings(engine), ...addressWarnings(addressValue(engine.wan.link.address))];
 	if (engine.conflict !== "") found.push(`${engine.conflict}: nothing is translated`);
+	found.push(...engine.foreignRouting());
 	for (const { step, count, last, internal } of engine.barrier.failures())
 		if (internal) found.push(`internal error in ${step}, ${count} in all, the last: ${last}; please report this with the lines of the log`);
 	if (engine.log.lost > 0) found.push(`${engine.log.lost} lines of the log were lost: whoever should read them does not`);

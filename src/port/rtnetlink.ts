@@ -96,6 +96,8 @@ export const RTN = {
 
 /** `fib_rule_hdr.action`: look the destination up in a table. */
 export const FR_ACT_TO_TBL = 1;
+/** Of `fib_rule_hdr.flags`. */
+const FIB_RULE_INVERT = 2;
 
 /** `rtm_flags` of a next hop that cannot be used, and of a route that is a cached result. */
 export const RTNH_F_DEAD = 0x1;
@@ -118,7 +120,7 @@ const IFA = { ADDRESS: 1, LOCAL: 2, BROADCAST: 4, FLAGS: 8 } as const;
 const RTA = { DST: 1, OIF: 4, GATEWAY: 5, PRIORITY: 6, PREFSRC: 7, METRICS: 8, MULTIPATH: 9, TABLE: 15, VIA: 18, ENCAP: 22 } as const;
 const RTAX_MTU = 2;
 const NDA = { DST: 1, LLADDR: 2 } as const;
-const FRA = { IIFNAME: 3, PRIORITY: 6, FWMARK: 10, SUPPRESS_PREFIXLEN: 14, TABLE: 15, OIFNAME: 17, PROTOCOL: 21 } as const;
+const FRA = { SRC: 2, IIFNAME: 3, PRIORITY: 6, FWMARK: 10, SUPPRESS_PREFIXLEN: 14, TABLE: 15, OIFNAME: 17, PROTOCOL: 21 } as const;
 
 /** Size of the fixed header that follows `nlmsghdr`, by the family of messages (`type >> 2`). */
 const FAMILY_HEADER = new Map<number, number>([
@@ -244,6 +246,11 @@ export interface RuleMessage extends Envelope {
 	priority: number;
 	table: number;
 	action: number;
+	/** The packet's source (dotted value) and how many bits of it count, 0 for any. */
+	source: number;
+	sourcePrefix: number;
+	/** It is for what does not match. */
+	inverted: boolean;
 	/** Name of the device the packet came in by, "" for any. */
 	iif: string;
 	oif: string;
@@ -410,7 +417,7 @@ function parseMessage(view: DataView, at: number, end: number, type: number, env
 		case RTM.NEWNEIGH >> 2:
 			return parseNeighbour(view, at, attributes, deleted, envelope, little);
 		case RTM.NEWRULE >> 2:
-			return parseRule(view, at, attributes, deleted, envelope);
+			return parseRule(view, at, attributes, deleted, envelope, little);
 		default:
 			return parseTraffic(view, at, attributes, envelope, little);
 	}
@@ -609,7 +616,7 @@ function parseNeighbour(
 	return neighbour;
 }
 
-function parseRule(view: DataView, at: number, a: AttributeReader, deleted: boolean, envelope: Envelope): RuleMessage {
+function parseRule(view: DataView, at: number, a: AttributeReader, deleted: boolean, envelope: Envelope, little: boolean): RuleMessage {
 	const rule: RuleMessage = {
 		kind: "rule",
 		deleted,
@@ -618,6 +625,9 @@ function parseRule(view: DataView, at: number, a: AttributeReader, deleted: bool
 		priority: 0,
 		table: view.getUint8(at + 4),
 		action: view.getUint8(at + 7),
+		source: 0,
+		sourcePrefix: view.getUint8(at + 2),
+		inverted: (view.getUint32(at + 8, little) & FIB_RULE_INVERT) !== 0,
 		iif: "",
 		oif: "",
 		suppressPrefix: -1,
@@ -626,6 +636,7 @@ function parseRule(view: DataView, at: number, a: AttributeReader, deleted: bool
 	while (a.next()) {
 		if (a.type === FRA.PRIORITY) rule.priority = a.number(0);
 		else if (a.type === FRA.TABLE) rule.table = a.number(rule.table);
+		else if (a.type === FRA.SRC) rule.source = a.address(0);
 		else if (a.type === FRA.IIFNAME) rule.iif = a.text();
 		else if (a.type === FRA.OIFNAME) rule.oif = a.text();
 		else if (a.type === FRA.SUPPRESS_PREFIXLEN) rule.suppressPrefix = a.number(0xffffffff) | 0;

@@ -346,3 +346,48 @@ def test_what_the_kernel_masqueraded_while_masqd_was_dead_is_not_its_own(make_be
     assert client.recv(100) == b"answer"
     with pytest.raises(TimeoutError):
         client.recv(100)
+
+
+# ---- routing that is not followed -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("when", ["before the start", "while masqd runs"])
+def test_policy_routing_is_told(make_bed, when):
+    """The LAN is to use a VPN, by a rule or by a default route: that it does not is in the log and in status."""
+    bed = make_bed()
+    other_network(bed)
+    rules = [f"rule add from {H1} lookup 200 prio 1000", "rule add fwmark 0x20000/0xff0000 lookup 201 prio 29998"]
+    undo = [line.replace("add", "del") for line in rules]
+    bed.guard_may_drop = True
+    if when == "before the start":
+        bed.router.ip(*rules)
+    bed.start()
+    if when != "before the start":
+        assert not any("policy" in one for one in bed.status()["warnings"])
+        bed.router.ip(*rules)
+    words = r"policy routing is not followed.*1000: from 192\.168\.1\.10 lookup 200; 29998: lookup 201"
+    wait_until(lambda: any(re.search(words, one) for one in bed.status()["warnings"]), "the warning")
+    wait_until(lambda: "policy routing is not followed" in bed.daemon.output, "the line of the log")
+    bed.router.ip(*undo, "route replace default via 203.0.113.254 metric 20", "route del default via 203.0.113.254 metric 0")
+    bed.router.ip(f"route add default via {CLIENT} dev vpn0 metric 5")
+    words = r"the default route leads through vpn0 \(metric 5\), not wan0"
+    wait_until(lambda: any(re.search(words, one) for one in bed.status()["warnings"]), "the warning")
+    wait_until(lambda: re.search(words, bed.daemon.output), "the line of the log")
+    bed.router.ip(f"route del default via {CLIENT} dev vpn0 metric 5")
+    wait_until(lambda: not any("route" in one for one in bed.status()["warnings"]), "all well")
+
+
+def test_another_network_on_the_wans_wire(make_bed):
+    """A modem's page, without a way back: by config exempt the kernel's masquerade gives the address that the modem knows."""
+    bed = make_bed(external=(GATEWAY, "192.168.100.2"))
+    bed.router.ip("addr add 192.168.100.2/24 dev wan0")
+    bed.wan.ip("addr add 192.168.100.1/24 dev eth0")
+    bed.router.run("nft", "-f", "-", stdin=MASQUERADE)
+    bed.start()
+    assert any("config exempt with option dest '192.168.100.0/24'" in one for one in bed.status()["warnings"])
+    bed.configure(extra=[("exempt", None, {"dest": "192.168.100.0/24"})])
+    bed.masqd("reload")
+    assert not any("192.168.100" in one for one in bed.status()["warnings"])
+    modem = bed.wan.udp("192.168.100.1", 80)
+    for port in (20000, 40000):
+        assert ask(bed.h1, modem, port, H1) == ("192.168.100.2", port)

@@ -1,0 +1,105 @@
+import { describe, expect, it } from "vitest";
+import { parseAddress, parseSubnet, type Subnet } from "../../src/packet/address.ts";
+import { foreignRouting, type RoutingFacts } from "../../src/port/foreign-routing.ts";
+import type { InterfaceAddress, Route } from "../../src/port/kernel-view.ts";
+import type { RuleMessage } from "../../src/port/rtnetlink.ts";
+
+const subnet = (text: string): Subnet => parseSubnet(text) as Subnet;
+
+function rule(priority: number, table: number, o: Partial<RuleMessage> & { from?: string } = {}): RuleMessage {
+	const { from, ...rest } = o;
+	const source = from === undefined ? { address: 0, prefix: 0 } : subnet(from);
+	const plain = {
+		kind: "rule" as const,
+		flags: 0,
+		sequence: 0,
+		deleted: false,
+		family: 2,
+		action: 1,
+		iif: "",
+		oif: "",
+		suppressPrefix: -1,
+	};
+	return { ...plain, protocol: 0, inverted: false, priority, table, source: source.address, sourcePrefix: source.prefix, ...rest };
+}
+
+const own = (text: string, prefix: number): InterfaceAddress =>
+	({ address: parseAddress(text), prefix, peer: 0, broadcast: 0, secondary: false }) as unknown as InterfaceAddress;
+const route = (prefix: number, ifindex: number, metric = 0): Route =>
+	({ table: 254, destination: 0, prefix, type: 1, ifindex, gateway: 0, metric, source: 0, mtu: 0 }) as unknown as Route;
+
+const USUAL = [rule(0, 255), rule(32766, 254), rule(32767, 253)];
+const FACTS: RoutingFacts = {
+	wan: { name: "wan0", ifindex: 2, addresses: [own("203.0.113.1", 24)] },
+	lan: [{ name: "br-lan", subnets: [subnet("192.168.1.0/24")] }],
+	exempts: [],
+	rules: USUAL,
+	routes: [route(0, 2), route(24, 3)],
+	nameOf: (n) => `vpn${n}`,
+};
+
+const told = (o: Partial<RoutingFacts>) => foreignRouting({ ...FACTS, ...o });
+
+describe("policy rules of others", () => {
+	for (const [what, one] of [
+		["of a LAN's subnet", rule(1000, 100, { from: "192.168.1.0/24" })],
+		["of a host", rule(1000, 200, { from: "192.168.1.20/32" })],
+		["of a supernet", rule(1000, 200, { from: "192.168.0.0/16" })],
+		["for everybody (a mark, a destination)", rule(29998, 201)],
+		["that do not match a mark, as wg-quick's", rule(32765, 51820, { inverted: true })],
+		["that prohibit", rule(1000, 0, { from: "192.168.1.20/32", action: 8 })],
+		["that go elsewhere in the list", rule(1000, 0, { action: 2 })],
+		["of a LAN's device", rule(10, 100, { iif: "br-lan" })],
+		["of every device but one", rule(10, 100, { iif: "br-guest", inverted: true })],
+	] as const) {
+		it(`${what} are told`, () => {
+			const lines = told({ rules: [...USUAL, one] });
+			expect(lines.length).toBe(1);
+			expect(lines[0]).toContain("policy routing is not followed");
+			expect(lines[0]).toContain(`${one.priority}:`);
+		});
+	}
+
+	for (const [what, one] of [
+		["masqd's own", rule(100, 7777, { iif: "br-lan", protocol: 109 })],
+		["the main table's without its default route", rule(32764, 254, { suppressPrefix: 0 })],
+		["a VRF's", rule(1000, 0)],
+		["the WAN address's", rule(1000, 1, { from: "203.0.113.1/32" })],
+		["another network's", rule(1000, 100, { from: "10.8.0.0/24" })],
+		["another device's", rule(1000, 100, { iif: "lo" })],
+		["of sockets bound to a device", rule(1000, 100, { oif: "wan0" })],
+		["without effect", rule(1000, 0, { action: 3 })],
+	] as const) {
+		it(`${what} are not`, () => expect(told({ rules: [...USUAL, one] })).toEqual([]));
+	}
+
+	it("are named, the first three", () => {
+		const many = [1, 2, 3, 4, 5].map((n) => rule(n, 100 + n, { from: "192.168.1.0/24" }));
+		expect(told({ rules: many })[0]).toContain("(1: from 192.168.1.0/24 lookup 101; 2: from 192.168.1.0/24 lookup 102; 3:");
+		expect(told({ rules: many })[0]).toContain("and 2 more");
+	});
+});
+
+describe("a default route", () => {
+	it("through another device is told", () => {
+		const [line] = told({ routes: [route(0, 5, 3)] });
+		expect(line).toContain("the default route leads through vpn5 (metric 3), not wan0");
+	});
+	it("in two halves, through nothing, or away with the WAN's device is not", () => {
+		expect(told({ routes: [route(0, 2), route(1, 5)] })).toEqual([]);
+		expect(told({ routes: [route(0, 0)] })).toEqual([]);
+		expect(told({ routes: [route(0, 5)], wan: { ...FACTS.wan, ifindex: 0 } })).toEqual([]);
+	});
+});
+
+describe("another address of the WAN's", () => {
+	const wan = { ...FACTS.wan, addresses: [own("203.0.113.1", 24), own("192.168.100.2", 24)] };
+	it("is told unless its network is exempt", () => {
+		expect(told({ wan })[0]).toContain("192.168.100.2: the LAN reaches 192.168.100.0/24 as 203.0.113.1");
+		expect(told({ wan, exempts: [subnet("192.168.100.0/24")] })).toEqual([]);
+		expect(told({ wan, exempts: [subnet("192.168.100.128/25")] }).length).toBe(1);
+	});
+	it("in the same network is not", () => {
+		expect(told({ wan: { ...wan, addresses: [own("203.0.113.1", 24), own("203.0.113.2", 24), own("203.0.113.9", 32)] } })).toEqual([]);
+	});
+});
