@@ -50,6 +50,7 @@ cat > "$work/control/prerm" << 'END'
 . ${IPKG_INSTROOT}/lib/functions.sh
 default_prerm $0 $@
 END
+cp openwrt/postinst-pkg openwrt/postrm "$work/control/"
 size=$(find "$work/data" -type f -exec cat {} + | wc -c)
 cat > "$work/control/control" << END
 Package: masqd
@@ -68,7 +69,7 @@ Description:  IPv4 masquerader that keeps to RFC 4787, 5382 and 5508, remembers
  in words why it dropped a packet.
 END
 chmod 644 "$work/control/control" "$work/control/conffiles"
-chmod 755 "$work/control/postinst" "$work/control/prerm"
+chmod 755 "$work/control/postinst" "$work/control/prerm" "$work/control/postinst-pkg" "$work/control/postrm"
 
 mkdir "$work/package"
 pack "$work/data" "$work/package/data.tar.gz"

@@ -104,15 +104,16 @@ SHELL_SCRIPTS = sorted(
 ) + sorted(name for name in glob.glob(".ci/*", root_dir=ROOT) if (ROOT / name).is_file())
 
 # What OpenWrt's own checks would format: all that goes on the router or into its feed.
-ROUTER_SCRIPTS = ["openwrt/ipk.sh", "openwrt/dist.sh", "openwrt/size.sh", "openwrt/test.sh", *sorted(map(str, (ROOT / "openwrt/files/etc/init.d").glob("*")))]
+ROUTER_SCRIPTS = ["openwrt/ipk.sh", "openwrt/dist.sh", "openwrt/size.sh", "openwrt/test.sh", "openwrt/postinst-pkg", "openwrt/postrm", "openwrt/files/usr/libexec/masqd", *sorted(map(str, (ROOT / "openwrt/files/etc/init.d").glob("*")))]
 
 SANITIZE = {"MASQD": str(ROOT / "build/sanitize/masqd"), "MASQD_TEST_GUARD": "90"}
 
 # The longest first, so that what is short fills the gaps.
 SUITES = [
     Suite("net", pytest("test/net", "-n", "4"), junit, cores=2),
-    Suite("router-x86_64", pytest("test/router", "-p", "no:cacheprovider"), junit, environment={"MASQD_TEST_GUARD": "120"}),
-    Suite("router-mipsel", pytest("test/router", "-p", "no:cacheprovider"), junit, environment={"ROUTER_ARCH": "mipsel", "MASQD_TEST_GUARD": "120"}),
+    Suite("router-x86_64", pytest("test/router/test_router.py", "-p", "no:cacheprovider"), junit, environment={"MASQD_TEST_GUARD": "120"}),
+    Suite("router-mipsel", pytest("test/router/test_router.py", "-p", "no:cacheprovider"), junit, environment={"ROUTER_ARCH": "mipsel", "MASQD_TEST_GUARD": "120"}),
+    Suite("router-house", pytest("test/router/test_house.py", "-p", "no:cacheprovider"), junit, environment={"MASQD_TEST_GUARD": "60"}),
     Suite("conformance", conformance("packet"), summary, cores=2),
     Suite("conformance-tun", conformance("tun"), summary, cores=2),
     Suite("conformance-offload", conformance("packet", "--offload", "on", "--only", OFFLOADED), summary, cores=2),

@@ -38,11 +38,14 @@ _package_scripts() { # /usr/lib/opkg/info/NAME.postinst
 	grep '^/etc/init\.d/' "/usr/lib/opkg/info/${name%.*}.list"
 }
 
-# default_postinst FILE: settings, then every init script of the package is enabled and started.
+# default_postinst FILE: the package's own script, then every init script of the package is
+# enabled (but not by an upgrade) and started.
 default_postinst() {
-	local file
+	local file name=${1##*/}
+	name=/usr/lib/opkg/info/${name%.*}.postinst-pkg
+	[ ! -e "$name" ] || (. "$name")
 	for file in $(_package_scripts "$1"); do
-		"$file" enable
+		[ "$PKG_UPGRADE" = 1 ] || "$file" enable
 		"$file" start
 	done
 }
@@ -50,7 +53,7 @@ default_postinst() {
 default_prerm() {
 	local file
 	for file in $(_package_scripts "$1"); do
-		"$file" disable
+		[ "$PKG_UPGRADE" = 1 ] || "$file" disable
 		"$file" stop
 	done
 }

@@ -2,9 +2,23 @@
 # Stand-in for procd and its shell library. An instance is a folder /var/run/procd/SERVICE with
 # one file a parameter; /sbin/procd-instance runs it. `set` does what procd's does: nothing if
 # nothing changed, the reload signal or a restart if something did, a stop if there is no
-# instance any more.
+# instance any more. A service that was started has triggers, with an instance or without.
 
 PROCD=/var/run/procd
+PROCD_RELOAD_DELAY=1000
+
+# One lock a service, kept to the end of the script.
+procd_lock() {
+	local lock=$PROCD/lock.$name
+	mkdir -p "$PROCD"
+	until mkdir "$lock" 2> /dev/null; do
+		[ -d "/proc/$(cat "$lock/pid" 2> /dev/null)" ] || rm -rf "$lock"
+		usleep 50000
+	done
+	echo $$ > "$lock/pid"
+	# shellcheck disable=SC2064 # the lock of now
+	trap "rm -rf '$lock'" EXIT
+}
 
 procd_open_service() {
 	_service=$1
@@ -31,17 +45,11 @@ procd_set_param() {
 
 procd_add_jail() { echo "$*" > "$_new/jail"; }
 
-# Service data: one line KEY=VALUE a string, a blank line behind every object.
-procd_open_data() { : > "$_new/data"; }
-procd_close_data() { return 0; }
-json_add_array() { return 0; }
-json_close_array() { return 0; }
-json_add_object() { return 0; }
-json_add_string() { echo "$1=$2" >> "$_new/data"; }
-json_close_object() { echo >> "$_new/data"; }
-
-procd_add_reload_trigger() { echo "config $1" >> "$_triggers"; }
-procd_add_reload_interface_trigger() { echo "interface $1" >> "$_triggers"; }
+procd_add_reload_trigger() {
+	local package
+	for package in "$@"; do echo "config $package $PROCD_RELOAD_DELAY" >> "$_triggers"; done
+}
+procd_add_reload_interface_trigger() { echo "interface $1 $PROCD_RELOAD_DELAY" >> "$_triggers"; }
 
 _procd_differs() { # FILE...
 	local file
@@ -52,9 +60,7 @@ _procd_differs() { # FILE...
 }
 
 procd_close_service() {
-	local old=$PROCD/$_service data_before data_after
-	data_before=$(cat "$old/data" 2> /dev/null)
-	data_after=$(cat "$_new/data" 2> /dev/null)
+	local old=$PROCD/$_service
 	_triggers=$PROCD/triggers/$_service
 	: > "$_triggers"
 	service_triggers
@@ -62,7 +68,7 @@ procd_close_service() {
 		_procd_end "$_service"
 	elif [ ! -d "$old" ]; then
 		mv "$_new" "$old"
-		start-stop-daemon -S -b -x /sbin/procd-instance -- "$old"
+		setsid /sbin/procd-instance "$old" < /dev/null > /dev/null 2>&1 &
 	elif _procd_differs command env jail file netdev limits respawn reload_signal; then
 		cp "$_new"/* "$old"
 		rm -rf "$_new"
@@ -75,26 +81,24 @@ procd_close_service() {
 		cp "$_new"/* "$old"
 		rm -rf "$_new"
 	fi
-	[ "$data_before" = "$data_after" ] || procd-trigger data
 }
 
+# Comes back at once; the instance has five seconds for its end.
 _procd_end() {
-	local folder=$PROCD/$1 pid
+	local folder=$PROCD/$1
 	[ -d "$folder" ] || return 0
-	pid=$(cat "$folder/supervisor")
-	mv "$folder" "$folder.ended"
-	kill -TERM "$pid"
-	while [ -d "/proc/$pid" ]; do usleep 20000; done
-	rm -rf "$folder.ended"
+	mv "$folder" "$PROCD/ended.$1.$$"
+	kill -TERM "$(cat "$PROCD/ended.$1.$$/supervisor")"
 }
 
 procd_kill() {
-	local data
-	data=$(cat "$PROCD/$1/data" 2> /dev/null)
 	_procd_end "$1"
 	rm -f "$PROCD/triggers/$1"
-	[ -z "$data" ] || procd-trigger data
 }
 
-procd_send_signal() { kill -"${3:-HUP}" "$(cat "$PROCD/$1/pid")"; }
+procd_running() { ubus call service list "{\"name\":\"$1\"}" | grep -q '"running": true'; }
+
+procd_send_signal() { # SERVICE [INSTANCE] [SIGNAL]
+	kill -"${3:-HUP}" "$(cat "$PROCD/$1/pid" 2> /dev/null)" 2> /dev/null
+}
 procd_set_config_changed() { procd-trigger config "$1"; }

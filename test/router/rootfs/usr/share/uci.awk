@@ -17,7 +17,8 @@ function words(line,    i, c, n, quote, inside, w) {
 # Reads the file: sections 1..S of type T, name N; lines of each with option O, kind K and value V.
 {
 	n = words($0)
-	if (n == 0) { if (S == 0) head = head $0 "\n"; else { L = ++lines[S]; K[S, L] = "text"; V[S, L] = $0 } next }
+	# As uci reads it: comments and blank lines are forgotten, and gone after the first commit.
+	if (n == 0) next
 	if (word[1] == "config") { S++; T[S] = word[2]; N[S] = n > 2 ? word[3] : ""; count[T[S]]++; next }
 	L = ++lines[S]; K[S, L] = word[1]; O[S, L] = word[2]; V[S, L] = word[3]
 }
@@ -42,7 +43,7 @@ function label(s,    i, at) {
 
 function value_of(s, name, separator,    i, text, any) {
 	for (i = 1; i <= lines[s]; i++)
-		if (K[s, i] != "text" && K[s, i] != "gone" && O[s, i] == name) { text = any ? text separator V[s, i] : V[s, i]; any = 1 }
+		if (K[s, i] != "gone" && O[s, i] == name) { text = any ? text separator V[s, i] : V[s, i]; any = 1 }
 	return any ? text : "\001"
 }
 
@@ -51,21 +52,18 @@ function quoted(text) { gsub(/'/, "'\\''", text); return "'" text "'" }
 function show(s,    i, done) {
 	print package "." label(s) "=" T[s]
 	for (i = 1; i <= lines[s]; i++) {
-		if (K[s, i] == "text" || (O[s, i] in done)) continue
+		if (K[s, i] == "gone" || (O[s, i] in done)) continue
 		done[O[s, i]] = 1
 		print package "." label(s) "." O[s, i] "='" value_of(s, O[s, i], "' '") "'"
 	}
 }
 
 function dump(    s, i) {
-	printf "%s", head
 	for (s = 1; s <= S; s++) {
 		if (T[s] == "") continue
-		print "config " T[s] (N[s] == "" ? "" : " '" N[s] "'")
-		for (i = 1; i <= lines[s]; i++) {
-			if (K[s, i] == "text") print V[s, i]
-			else if (K[s, i] != "gone") print "\t" K[s, i] " " O[s, i] " '" V[s, i] "'"
-		}
+		print "\nconfig " T[s] (N[s] == "" ? "" : " '" N[s] "'")
+		for (i = 1; i <= lines[s]; i++)
+			if (K[s, i] != "gone") print "\t" K[s, i] " " O[s, i] " '" V[s, i] "'"
 	}
 }
 
@@ -76,7 +74,7 @@ function shell(    s, i, id, done) {
 	for (s = 1; s <= S; s++) {
 		id = N[s] == "" ? "cfg" s : N[s]
 		print "CONFIG_" id "_TYPE=" quoted(T[s])
-		for (i = 1; i <= lines[s]; i++) if (K[s, i] != "text") print "CONFIG_" id "_" O[s, i] "=" quoted(value_of(s, O[s, i], " "))
+		for (i = 1; i <= lines[s]; i++) print "CONFIG_" id "_" O[s, i] "=" quoted(value_of(s, O[s, i], " "))
 	}
 }
 
@@ -95,17 +93,13 @@ END {
 	if (command == "show") { show(s); exit 0 }
 	if (command == "delete") {
 		if (option == "") T[s] = ""
-		else for (i = 1; i <= lines[s]; i++) if (K[s, i] != "text" && O[s, i] == option) K[s, i] = "gone"
+		else for (i = 1; i <= lines[s]; i++) if (O[s, i] == option) K[s, i] = "gone"
 		dump(); exit 0
 	}
 	if (command == "set") {
-		for (i = 1; i <= lines[s]; i++) if (K[s, i] != "text" && O[s, i] == option) { V[s, i] = value; dump(); exit 0 }
+		for (i = 1; i <= lines[s]; i++) if (O[s, i] == option) { V[s, i] = value; dump(); exit 0 }
 	}
-	# New lines come before the blank ones that part the section from the next.
-	at = lines[s] + 1
-	while (at > 1 && K[s, at - 1] == "text" && V[s, at - 1] ~ /^[ \t]*$/) at--
-	for (i = lines[s]; i >= at; i--) { K[s, i + 1] = K[s, i]; O[s, i + 1] = O[s, i]; V[s, i + 1] = V[s, i] }
-	lines[s]++
+	at = ++lines[s]
 	K[s, at] = command == "add_list" ? "list" : "option"; O[s, at] = option; V[s, at] = value
 	dump()
 }
