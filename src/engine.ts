@@ -67,6 +67,7 @@ import { type GuardFacts, guardedPorts, guardPresent, installGuard, removeGuard 
 import { GuardSets } from "./port/guard-sets.ts";
 import { GuardWatch } from "./port/guard-watch.ts";
 import { IngressFilters } from "./port/ingress-filter.ts";
+import { forgetKernelFlows } from "./port/kernel-flows.ts";
 import { type Changes, isConfirmed, isUsable, KernelView, type Neighbour } from "./port/kernel-view.ts";
 import { OwnPorts, separateEphemeral } from "./port/local-ports.ts";
 import { NextHopTable, SPARE_SLOT_SIZE, SPARE_SLOTS } from "./port/neighbours.ts";
@@ -756,6 +757,7 @@ export class Engine {
 		attempt(() => this.#sockets.close());
 		attempt(() => this.#guardSets.close());
 		if (!this.#relieved) {
+			forgetKernelFlows(native, this.table.T, this.#live());
 			if (this.#guard) attempt(() => removeGuard(native));
 			attempt(() => this.#restoreEphemeral?.());
 			attempt(() => this.#settings.restore());
@@ -764,6 +766,11 @@ export class Engine {
 		attempt(() => this.kernel.close());
 		attempt(() => native.close(this.#signals));
 		attempt(() => native.close(this.#lock));
+	}
+
+	/** Numbers of the sessions that are there. */
+	*#live(): Generator<number> {
+		for (let i = 1; i <= this.table.layout.sessions; i++) if (this.table.state(i) !== 0) yield i;
 	}
 
 	#closePort(p: Port): void {

@@ -10,6 +10,7 @@ import pytest
 from bed import GATEWAY, H1, H2, LAN_GATEWAY, MASQD, S1, S2, iperf_server
 from namespace import run, sysctl, wait_until
 from packets import udp
+from test_life import Talk
 
 pytestmark = pytest.mark.masqd
 
@@ -308,6 +309,30 @@ def test_the_kernels_masquerade_takes_over(make_bed):
     assert bed.status()["forwarded"] == {"out": 2, "in": 2}
     bed.stop()
     bed.h1.ping(S1, 2)
+
+
+def test_connections_from_the_kernel_to_masqd_and_back(make_bed):
+    """A router whose firewall drops what conntrack calls invalid (firewall4): a connection goes on when masqd starts, and when it stops."""
+    bed = make_bed()
+    firewall = """table inet fw {
+        chain forward { type filter hook forward priority filter; oifname "wan0" ct state invalid drop; };
+        chain post { type nat hook postrouting priority srcnat; oifname "wan0" masquerade; };
+    }"""
+    bed.router.sysctl("net/ipv4/ip_forward", "1")
+    bed.router.run("nft", "-f", "-", stdin=firewall)
+    talk = Talk(bed, bed.h1, H1, 40001)
+    another = Talk(bed, bed.h2, H2, 40002, 7001)
+    for _ in range(2):
+        bed.start()
+        # More than the window of which the kernel has seen the beginning.
+        for _ in range(3):
+            talk.go_on()
+            another.go_on()
+        bed.stop()
+        talk.go_on()
+        another.go_on()
+    talk.close()
+    another.close()
 
 
 def test_flows_that_the_kernel_forwarded_before(make_bed):
