@@ -318,8 +318,8 @@ export class Engine {
 		this.tableBytes = bytes;
 		this.#state = openState(paths.state, layout, this.#boot, Math.floor(native.now() / 1000));
 		const { memory, image } = this.#state;
-		const keys = new Int32Array(4);
-		native.random(keys.buffer, 0, 16);
+		const keys = new Int32Array(5);
+		native.random(keys.buffer, 0, keys.byteLength);
 		if (image !== null) keys.set(image.keys);
 		this.table = new Table(memory, layout, keys, stateTimeouts(plan.timeouts), image !== null);
 		this.hosts = new Hosts(memory, layout, keys[3]);
@@ -379,7 +379,7 @@ export class Engine {
 			drops,
 			dropLog,
 			algCounts: makeAlgCounts(),
-			ipId: keys[3] & 0x7fff,
+			ipId: keys[4],
 			routerSpeaks: (protocol, peer) => this.#routerProtocols.speaks(protocol, peer),
 			random: () => {
 				if (randomAt === random.length) {

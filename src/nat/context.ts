@@ -234,8 +234,8 @@ export interface Context {
 	strangersFrom: number;
 	/** A TCP segment in mid-connection without a session makes one (its table may be lost); false: it is answered with a reset. */
 	adopt: boolean;
-	/** Identification of the next datagram that may be fragmented (RFC 6864 section 5.3.1), counted up from a random start. */
-	ipId: number;
+	/** Random integer, secret, that identifications of datagrams which may be fragmented begin with (identification.ts). */
+	readonly ipId: number;
 	/** Mask of the identifications that are user space's to give: all, or the lower half beside offload. */
 	ipIds: number;
 	/** Seconds now, and the same modulo 2^16. */

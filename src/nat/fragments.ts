@@ -4,8 +4,9 @@
  * Theory of operation. Only the first fragment has ports, and it may come last; what is to be done with the others follows from it. So nothing is forwarded
  * before the datagram is complete and free of overlaps (RFC 1858, RFC 5722 for IPv6: an overlap is never honest); it is not put together, because each
  * fragment needs nothing but another address. The pool is fixed: {@link DATAGRAMS} datagrams, {@link PER_SOURCE} of one source, in blocks of frame
- * memory that are sent from where they are. When it is full the source's own oldest, then the oldest of all, goes: a datagram whose pieces follow each other is
- * complete long before a flood of stray pieces has gone once round. Blocks that were handed out stay untouched until the queues are empty.
+ * memory that are sent from where they are. When it is full a datagram goes of the side, LAN or WAN, that holds more, and there the oldest of the source that holds most: so a flood
+ * takes from itself, from outside nothing from the inside, and no host takes from another that has less. A datagram whose pieces follow each other is complete long
+ * before a flood of stray pieces has gone once round. Blocks that were handed out stay untouched until the queues are empty.
  */
 import { IP_MORE, IP_OFFSET, IP_WORD, SCTP, SLOT_IP, TCP } from "../packet/layout.ts";
 import { BLOCK, type Context } from "./context.ts";
@@ -15,6 +16,8 @@ const DATAGRAMS = 64;
 const PER_SOURCE = 16;
 /** Seconds that an incomplete datagram is kept, counted from its first piece to come. */
 const PATIENCE = 30;
+/** Numbers that a secret hash makes of sources, to count what each holds. */
+const SOURCES_BITS = 8;
 /** Largest payload of an IPv4 packet without options. */
 const PAYLOAD_MAX = 65515;
 
@@ -46,6 +49,10 @@ export class Fragments {
 	readonly #offset: Uint16Array;
 	readonly #payload: Uint16Array;
 	readonly #blocks: Uint8Array;
+	/** By hash of source and side: blocks, and one for each datagram. By side (0: WAN, 1: LAN): the same. */
+	readonly #held = new Uint16Array(1 << SOURCES_BITS);
+	readonly #sides = new Int32Array(2);
+	readonly #key: number;
 	#handedOut = false;
 	#order = 0;
 	/** Slots of the datagram that {@link add} completed, in order, and its payload bytes. */
@@ -57,6 +64,7 @@ export class Fragments {
 	constructor(c: Context) {
 		const { count } = c.spare;
 		this.#c = c;
+		this.#key = Math.imul(c.ipId, 0x9e3779b1) | 1;
 		this.#use = new Uint8Array(count);
 		this.#next = new Uint16Array(count);
 		this.#offset = new Uint16Array(count);
@@ -130,6 +138,7 @@ export class Fragments {
 		else this.#next[before - 1] = b + 1;
 		D[d + D_RECEIVED] += payload;
 		D[d + D_PIECES]++;
+		this.#hold(d, this.#blocks[b]);
 		if (last) D[d + D_TOTAL] = end;
 		return D[d + D_RECEIVED] === D[d + D_TOTAL] ? this.#complete(d) : 0;
 	}
@@ -148,12 +157,49 @@ export class Fragments {
 	/** Blocks of a datagram's pieces become free (0) or handed out (2). */
 	#empty(d: number, use: number): void {
 		const D = this.#datagrams;
-		for (let p = D[d + D_FIRST]; p !== 0; p = this.#next[p - 1]) this.#use.fill(use, p - 1, p - 1 + this.#blocks[p - 1]);
+		for (let p = D[d + D_FIRST]; p !== 0; p = this.#next[p - 1]) {
+			this.#use.fill(use, p - 1, p - 1 + this.#blocks[p - 1]);
+			this.#hold(d, -this.#blocks[p - 1]);
+		}
 		if (use === 2) this.#handedOut = true;
 		D.fill(0, d + D_FIRST, d + D_ORDER);
 	}
 
+	/** Number of a datagram's source among {@link #held}. */
+	#source(d: number): number {
+		const side = (this.#datagrams[d + D_KEY] >> 8) & 1;
+		return Math.imul(this.#datagrams[d + D_SOURCE] + side, this.#key) >>> (32 - SOURCES_BITS);
+	}
+
+	/** Counts what the source and the side of a datagram hold. */
+	#hold(d: number, more: number): void {
+		this.#held[this.#source(d)] += more;
+		this.#sides[(this.#datagrams[d + D_KEY] >> 8) & 1] += more;
+	}
+
+	/** The side that holds more, `inside` if none does. */
+	#larger(inside: number): number {
+		return this.#sides[inside] >= this.#sides[inside ^ 1] ? inside : inside ^ 1;
+	}
+
+	/** The datagram of a side that gives way, see above; with `but` one with pieces, not this one. -1 if there is none. */
+	#victim(side: number, but: number): number {
+		const D = this.#datagrams;
+		let found = -1;
+		let most = 0;
+		for (let d = 0; d < D.length; d += D_WORDS) {
+			if (D[d + D_KEY] === 0 || d === but || (but >= 0 && D[d + D_FIRST] === 0) || ((D[d + D_KEY] >> 8) & 1) !== side) continue;
+			const held = this.#held[this.#source(d)];
+			if (held > most || (held === most && D[d + D_ORDER] < D[found + D_ORDER])) {
+				found = d;
+				most = held;
+			}
+		}
+		return found;
+	}
+
 	#free(d: number): void {
+		this.#hold(d, -1);
 		this.#datagrams[d + D_KEY] = 0;
 		this.waiting--;
 	}
@@ -174,7 +220,6 @@ export class Fragments {
 		let free = -1;
 		let own = -1;
 		let owned = 0;
-		let oldest = 0;
 		for (let d = 0; d < D.length; d += D_WORDS) {
 			if (D[d + D_KEY] === 0) {
 				free = d;
@@ -185,11 +230,10 @@ export class Fragments {
 				owned++;
 				if (own < 0 || D[d + D_ORDER] < D[own + D_ORDER]) own = d;
 			}
-			if (D[oldest + D_KEY] !== 0 && D[d + D_ORDER] < D[oldest + D_ORDER]) oldest = d;
 		}
 		let d = free;
 		if (owned >= PER_SOURCE) d = own;
-		else if (free < 0) d = oldest;
+		else if (free < 0) d = this.#victim(this.#larger((key >> 8) & 1), -1);
 		if (D[d + D_KEY] !== 0) this.#give(d, REASON["fragment-overload"]);
 		D[d + D_SOURCE] = source;
 		D[d + D_DESTINATION] = destination;
@@ -197,21 +241,22 @@ export class Fragments {
 		D[d + D_SINCE] = now;
 		D[d + D_ORDER] = ++this.#order;
 		this.waiting++;
+		this.#hold(d, 1);
 		return d;
 	}
 
-	/** Finds and takes blocks for a piece of datagram `d`; older datagrams give way. -1 if there is no room even then. */
+	/** Finds and takes blocks for a piece of datagram `d`; others give way. -1 if there is no room even then, or its source has half of all and more than others. */
 	#room(d: number, bytes: number): number {
 		for (;;) {
 			const b = this.#take(bytes, 1);
 			if (b >= 0) return b;
-			const D = this.#datagrams;
-			let oldest = -1;
-			for (let k = 0; k < D.length; k += D_WORDS) {
-				if (D[k + D_FIRST] !== 0 && k !== d && (oldest < 0 || D[k + D_ORDER] < D[oldest + D_ORDER])) oldest = k;
-			}
-			if (oldest < 0) return -1;
-			this.#give(oldest, REASON["fragment-overload"]);
+			const side = this.#larger((this.#datagrams[d + D_KEY] >> 8) & 1);
+			let other = this.#victim(side, d);
+			if (other < 0) other = this.#victim(side ^ 1, d);
+			if (other < 0) return -1;
+			const own = this.#held[this.#source(d)];
+			if (own * 2 > this.#use.length && this.#held[this.#source(other)] < own) return -1;
+			this.#give(other, REASON["fragment-overload"]);
 		}
 	}
 

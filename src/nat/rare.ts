@@ -87,6 +87,7 @@ import {
 	TIME_EXCEEDED,
 } from "./icmp-error.ts";
 import { translateError } from "./icmp-quote.ts";
+import { Identifications } from "./identification.ts";
 import { clampMss } from "./mss.ts";
 import { LEFT_TO_KERNEL, Opening, refused, transportFault } from "./opening.ts";
 import { REASON, type ReasonName } from "./reason.ts";
@@ -120,6 +121,7 @@ export class Rare {
 	readonly #ftp: FtpAlg;
 	readonly #silence: Silence;
 	readonly fragments: Fragments;
+	readonly #ids: Identifications;
 	/** Session of the fragmented datagram that is being turned around, and the identification of its fragments. */
 	#hairpinSession = 0;
 	#hairpinId = -1;
@@ -134,6 +136,7 @@ export class Rare {
 		this.#ftp = new FtpAlg(c, ftpMemory);
 		this.#opening = new Opening(c, admission);
 		this.fragments = new Fragments(c);
+		this.#ids = new Identifications(c.ipId);
 		this.#silence = new Silence(c, this.fragments, errors);
 	}
 
@@ -385,17 +388,15 @@ export class Rare {
 	identify(s: number): void {
 		const { P, H } = this.#c.views;
 		const w = s + SLOT_IP;
-		const id = this.#nextId((P[s >> 2] & VNET_GSO) === 0 ? 1 : IDS_OF_SUPER_PACKET);
+		const id = this.#nextId(P[(w >> 2) + 4], (P[s >> 2] & VNET_GSO) === 0 ? 1 : IDS_OF_SUPER_PACKET);
 		const at = (w >> 1) + 2;
 		H[(w >> 1) + 5] = adjust(H[(w >> 1) + 5], halfDelta(H[at], id));
 		H[at] = id;
 	}
 
-	/** Takes `count` identifications; returns the first, as loaded. */
-	#nextId(count: number): number {
-		const id = this.#c.ipId;
-		this.#c.ipId = (id + count) & this.#c.ipIds;
-		return swap16(id);
+	/** Takes `count` identifications of datagrams to a destination; returns the first, as loaded. */
+	#nextId(destination: number, count: number): number {
+		return swap16(this.#ids.take(destination, count, this.#c.ipIds, this.#c.now16));
 	}
 
 	/**
@@ -532,7 +533,7 @@ export class Rare {
 		const split = length > mtu && !this.#segmentsFit(s, mtu, protocol);
 		if (split && this.#mustNotSplit(s, length, mtu, port)) return;
 		if (pieces === 1) return this.#emitOut(s, length, header, protocol, i, port, room, split);
-		const id = this.#nextId(1);
+		const id = this.#nextId(peer, 1);
 		const { slots } = this.fragments;
 		this.#hairpinId = -1;
 		this.#hairpinRoom = room;

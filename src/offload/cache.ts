@@ -11,6 +11,8 @@
  */
 import {
 	CACHE_HEADER,
+	CACHE_IDS,
+	CACHE_IDS_BITS,
 	CHAIN_MAX,
 	SEEN_FIN,
 	SEEN_RESET,
@@ -116,6 +118,7 @@ export class FlowCache {
 		this.#shift = 32 - layout.bits;
 		this.#slots = layout.slots >> 2;
 		this.#moments = new Int32Array(layout.sessions + 1);
+		for (let n = 0; n < 1 << CACHE_IDS_BITS; n++) this.setHeader(CACHE_IDS + n * 4, Math.imul(n + 1, random[2] | 1) >>> 8);
 	}
 
 	/** True if the session is in the cache. */

@@ -28,6 +28,7 @@ import {
 	CACHE_ALIVE,
 	CACHE_HEADER,
 	CACHE_IDS,
+	CACHE_IDS_BITS,
 	CACHE_NOW,
 	CHAIN_MAX,
 	SEEN_FIN,
@@ -398,7 +399,13 @@ function translate(a: Assembler, f: ProgramFacts, base: number, outbound: boolea
  */
 function identify(a: Assembler, f: ProgramFacts, base: number, half: (v: number) => number): void {
 	a.load(2, R0, R7, base + IP_FRAGMENT).jump("set", R0, half(DONT_FRAGMENT), "identified");
-	a.mapValue(R3, f.map, CACHE_IDS).load(4, R2, R3, 0);
+	// A counter for those destinations that the secret hash makes one of (identification.ts).
+	a.load(4, R0, R7, base + IP_DESTINATION)
+		.alu32("xor", R0, f.keys[0])
+		.alu32("mul", R0, f.keys[1])
+		.alu32("rsh", R0, 32 - CACHE_IDS_BITS)
+		.alu32("lsh", R0, 2);
+	a.mapValue(R3, f.map, CACHE_IDS).alu64("add", R3, R0).load(4, R2, R3, 0);
 	a.load(4, R0, R6, CTX_GSO_SIZE)
 		.jump("eq", R0, 0, "one")
 		.alu64("mov", R0, IDS_OF_SUPER_PACKET - 1);

@@ -1,8 +1,8 @@
 /**
  * Layout of the flow cache's memory: one value of an array map, which programs and engine share. Only constants and no imports stand here, so that esbuild inlines them.
  *
- *     header, 64 bytes     word 0: now, seconds modulo 2^32, written by the engine; word 1: sign of life, see program.ts "deadman";
- *                          word 2: identifications given to packets without DF
+ *     header               word 0: now, seconds modulo 2^32, written by the engine; word 1: sign of life, see program.ts "deadman";
+ *                          from byte 64: counters of identifications given to packets without DF, by a hash of the destination
  *     heads, 4 bytes each  number of the first slot of a chain, 0 for none
  *     slots, 64 bytes each slot 0 is not used
  *
@@ -12,8 +12,10 @@
 
 export const CACHE_NOW = 0;
 export const CACHE_ALIVE = 4;
-export const CACHE_IDS = 8;
-export const CACHE_HEADER = 64;
+export const CACHE_IDS = 64;
+/** log2 of their number. */
+export const CACHE_IDS_BITS = 8;
+export const CACHE_HEADER = 64 + (4 << CACHE_IDS_BITS);
 
 /** Key: source, destination, both ports as the header has them, or an ICMP query's identifier as a number; and {@link SLOT_KIND}. */
 export const SLOT_SOURCE = 0;

@@ -116,6 +116,37 @@ describe("fragments through the router", () => {
 		expect(first.id).not.toBe(second.id);
 	});
 
+	it("S40d: what goes to others does not show in a destination's identifications", () => {
+		const rig = rigOf();
+		const id = (host: string, to: string) => rig.toWan(udp(`${host}:40000`, `${to}:9`, { df: false })).id;
+		const own = [id(H1, S1)];
+		for (let n = 1; n < 8; n++) {
+			for (let k = 0; k < n * 10; k++) id(H2, `198.51.100.${1 + k}`);
+			own.push(id(H1, S1));
+		}
+		const steps = own.slice(1).map((v, n) => (v - own[n]) & 0xffff);
+		// A destination that shares the counter, if there is one, would show as a step; what is sent to 280 others would show in all.
+		expect(Math.max(...steps)).toBeLessThan(8);
+	});
+
+	it("S40d: they differ for two minutes at 200 a second, of all hosts together", () => {
+		for (const mask of [0xffff, 0x7fff]) {
+			const rig = rigOf();
+			rig.context.ipIds = mask;
+			const last = new Map<number, number>();
+			for (let second = 0; second < 200; second++) {
+				rig.at(rig.context.now + 1);
+				for (let n = 0; n < 200; n++) {
+					const { id } = rig.toWan(udp(`${n & 1 ? H1 : H2}:40000`, `${S1}:9`, { df: false }));
+					expect(id & ~mask).toBe(0);
+					const before = last.get(id);
+					if (before !== undefined) expect(second - before).toBeGreaterThanOrEqual(120);
+					last.set(id, second);
+				}
+			}
+		}
+	});
+
 	it("ID-1 a datagram without DF too, whole or not; one with DF keeps its own", () => {
 		const rig = rigOf();
 		rig.strict = true;
@@ -159,6 +190,49 @@ describe("fragments through the router", () => {
 			rig.in(parts[1]);
 			expect(rig.in(parts[2]).lan[0].length).toBe(3);
 		}
+	});
+
+	it("a flood from outside takes nothing from the inside, nor one from inside from the outside", () => {
+		const rig = rigOf();
+		rig.out(udp(`${H1}:40000`, `${S1}:3478`));
+		const out = cut(udp(`${H1}:40000`, `${S1}:3478`, { payload: 3000, df: false }), 1480, 77);
+		const back = cut(udp(`${S1}:3478`, `${X}:40000`, { payload: 3000, df: false }), 1480, 78);
+		rig.out(out.slice(0, 2));
+		for (let n = 0; n < 600; n++)
+			rig.in(
+				plain(ipv4(`198.51.${n >> 7}.${1 + (n & 127)}`, X, 17, new Uint8Array(1480), { df: false, id: n, fragment: 185, more: true })),
+			);
+		expect(rig.out(out[2]).wan.length).toBe(3);
+		rig.pass(31);
+		rig.in(back.slice(0, 2));
+		for (let n = 0; n < 600; n++)
+			rig.out(plain(ipv4(`192.168.1.${20 + (n % 200)}`, S1, 17, new Uint8Array(1480), { df: false, id: n, fragment: 185, more: true })));
+		expect(rig.in(back[2]).lan[0].length).toBe(3);
+	});
+
+	it("a host that floods takes from itself, with many datagrams or with large ones", () => {
+		for (const size of [8, 1480, 30_000]) {
+			const rig = rigOf();
+			const parts = cut(udp(`${H1}:40000`, `${S1}:3478`, { payload: 3000, df: false }), 1480, 77);
+			rig.out(parts.slice(0, 2));
+			for (let n = 0; n < 300; n++)
+				rig.out(
+					plain(
+						ipv4(H2, S1, 17, new Uint8Array(size), { df: false, id: 1000 + (n >> 2), fragment: 185 + (n & 3) * (size / 8), more: true }),
+					),
+				);
+			expect(rig.out(parts[2]).wan.length).toBe(3);
+		}
+	});
+
+	it("one of the largest size passes, also when others wait", () => {
+		const rig = rigOf();
+		for (let n = 0; n < 40; n++)
+			rig.in(plain(ipv4(`198.51.100.${1 + n}`, X, 17, new Uint8Array(1480), { df: false, id: n, fragment: 185, more: true })));
+		const parts = cut(udp(`${H1}:40000`, `${S1}:3478`, { payload: 45_000, df: false }), 1480, 77);
+		let sent = 0;
+		for (const part of parts) sent += rig.out(part).wan.length;
+		expect(sent).toBe(parts.length);
 	});
 
 	it("what is for the router itself is left to the kernel", () => {
