@@ -20,6 +20,8 @@ import {
 	USER_EX_QUOTA,
 } from "../packet/pcp.ts";
 import { type Context, type Forward, isBroadcast, isConfigured, lanOf, poolOf } from "./context.ts";
+import { portKind } from "./externals.ts";
+import { BORROW_FREE } from "./shares.ts";
 
 /** Most of all hosts, and of one. */
 const MOST = 256;
@@ -245,6 +247,8 @@ export class Requested {
 			const port = other?.forward.first ?? swap16(secondOf(c.table.T[(leader << 4) + R_IN]));
 			return q.preferFailure && q.suggested !== 0 && port !== q.suggested ? -1 : port;
 		}
+		// The last ones are for what hosts open (shares.ts).
+		if (c.externals.freePorts(0, portKind(q.protocol)) <= c.externals.ports * BORROW_FREE) return -1;
 		if (q.suggested >= 1024 && c.externals.reservePort(0, q.protocol, q.suggested)) return q.suggested;
 		if (q.preferFailure && q.suggested !== 0) return -1;
 		return c.externals.takePort(0, q.protocol, q.insidePort, c.random());

@@ -33,6 +33,19 @@ function listOf(memory: ArrayBuffer, now: number, boot = BOOT): { rig: Rig; list
 	return { rig, list, found: list.takeOver(boot) };
 }
 
+describe("S28: requests and few ports", () => {
+	it("leave the last fifth to what hosts open", () => {
+		const rig = new Rig({ ranges: [{ first: 40000, last: 40039 }] });
+		const list = new Requested(rig.context, new ArrayBuffer(REQUESTED_BYTES));
+		list.takeOver(BOOT);
+		const granted = [H1, H2].flatMap((host) => Array.from({ length: 30 }, (_, n) => list.handle(request(2000 + n), host, 0).result));
+		expect(granted.filter((result) => result === SUCCESS)).toHaveLength(32);
+		for (let n = 0; n < 8; n++) rig.toWan(udp(`192.168.1.30:${3000 + n}`, "203.0.113.10:9"));
+		// What a mapping has already can be asked for.
+		expect(list.handle(request(3000), loaded("192.168.1.30"), 0).result).toBe(SUCCESS);
+	});
+});
+
 describe("requested forwards over a restart", () => {
 	it("go on: port, owner, time left and epoch", () => {
 		const memory = new ArrayBuffer(REQUESTED_BYTES);
