@@ -60,6 +60,7 @@ import { type AddressRange, formatAddress, formatSubnet, type Subnet, subnetOf, 
 import { addressValue, hasPorts, IP_WORD, SLOT_SIZE, swap16, swap32, TCP, UDP, type Views, viewsOf } from "./packet/layout.ts";
 import { HOST_HEADERS, headerTag, LinkHeaders } from "./packet/link-header.ts";
 import { ArpResponder } from "./port/arp-responder.ts";
+import { deviceWarnings, filtersBridges } from "./port/device-warnings.ts";
 import { type ClaimedPorts, lanFilter, wanFilter } from "./port/filter.ts";
 import { foreignFilters, foreignWords } from "./port/foreign-filters.ts";
 import { foreignRouting } from "./port/foreign-routing.ts";
@@ -169,6 +170,21 @@ export function planTable(plan: Plan): { layout: TableLayout; bytes: number } {
 	return { layout, bytes: layout.words * 4 };
 }
 
+/** What is amiss with the devices of a plan now, in sentences; none if that can not be found out. */
+export function planWarnings(plan: Plan): string[] {
+	const kernel = new KernelView(native);
+	try {
+		kernel.open();
+		const lans = plan.lan.map(({ device, subnets, driver }) => ({ role: "lan" as const, device, subnets, driver }));
+		const wan = { role: "wan" as const, device: plan.wan.device, subnets: [], driver: "" as const };
+		return deviceWarnings(kernel, [wan, ...lans], filtersBridges(native));
+	} catch {
+		return [];
+	} finally {
+		kernel.close();
+	}
+}
+
 /** The offload programs of a plan as text; devices that are there give addresses and kind, others count as Ethernet. */
 export function dumpOffload(plan: Plan): string {
 	const kernel = new KernelView(native);
@@ -267,6 +283,8 @@ export class Engine {
 	#impaired = true;
 	/** Some session has no route. */
 	#unroutable = false;
+	/** What was amiss with the devices when it was last told of. */
+	#deviceWarnings: string[] = [];
 	/** The WAN's subnet overlaps a LAN's, in words; "" if not. */
 	conflict = "";
 	#guard = false;
@@ -496,7 +514,7 @@ export class Engine {
 		// Before the sessions, whose ports they may be.
 		this.#requestedAnew = !this.#requested.takeOver(this.#boot);
 		const successor = this.#takeOver();
-		this.#warnOfBridgeFilter();
+		this.#tellOfDevices();
 		this.#tellRouting();
 		// Before the routes, so that the kernel never tracks or forwards a packet that is masqd's.
 		this.#guardBefore = guardPresent(native);
@@ -583,19 +601,19 @@ export class Engine {
 		this.#keepGuard();
 	}
 
-	/** br_netfilter shows bridged frames to the guard before the bridge's own socket has them: the packet driver would get nothing. */
-	#warnOfBridgeFilter(): void {
-		const bridged = (p: LanPort) => p.kind === "packet" && [...this.kernel.links.values()].some((link) => link.master === p.index);
-		const lan = this.lan.find(bridged);
-		if (lan === undefined) return;
-		try {
-			if (native.readFile("/proc/sys/net/bridge/bridge-nf-call-iptables").trim() === "0") return;
-		} catch {
-			return;
-		}
-		this.warnings.push(
-			`net.bridge.bridge-nf-call-iptables is 1: nothing would be forwarded from the bridge ${lan.name}; set it to 0, or use option driver 'tun'`,
+	/** What is amiss with the devices now, in sentences. */
+	deviceWarnings(): string[] {
+		const lans = this.lan.flatMap((p) =>
+			p.kind === "tap" ? [] : [{ role: "lan" as const, device: p.name, subnets: p.subnets, driver: p.kind }],
 		);
+		return deviceWarnings(this.kernel, [{ role: "wan", device: this.wan.name, subnets: [], driver: "" }, ...lans], filtersBridges(native));
+	}
+
+	/** Logs what has come to be amiss with the devices. */
+	#tellOfDevices(): void {
+		const found = this.deviceWarnings();
+		for (const text of found) if (!this.#deviceWarnings.includes(text)) this.log.say("warning", text);
+		this.#deviceWarnings = found;
 	}
 
 	#openTuns(): void {
@@ -1361,6 +1379,7 @@ export class Engine {
 		this.#renewHops();
 		this.#renewOffloadQuietly();
 		this.#offload?.routesChanged();
+		this.#step("device warnings", () => this.#tellOfDevices());
 	}
 
 	#renewFilters(): void {

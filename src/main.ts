@@ -11,7 +11,7 @@ import { Lines } from "./control/lines.ts";
 import { LEVELS, type Level, Log } from "./control/log.ts";
 import { selftest } from "./control/selftest.ts";
 import { cleanup } from "./daemon/cleanup.ts";
-import { dumpOffload, Engine, planTable, StartError } from "./engine.ts";
+import { dumpOffload, Engine, planTable, planWarnings, StartError } from "./engine.ts";
 import { loadPlan } from "./load.ts";
 import { largestGap } from "./port/local-ports.ts";
 import { resolveDevices } from "./port/netifd.ts";
@@ -92,6 +92,7 @@ function check({ options }: Line): number {
 		// The plan is shown whole.
 		const { problem, leftOut } = resolveDevices(native, { wan: plan.wan, lan: plan.lan });
 		for (const why of new Set([...leftOut, ...(problem === null ? [] : [problem])])) warnings.push(`warning: ${why}`);
+		for (const why of planWarnings(plan)) warnings.push(`warning: ${why}`);
 		text = describePlan(plan, planTable(plan).bytes);
 		// The service script reads this line to keep dnsmasq's ports out of masqd's.
 		const own = largestGap(plan.ports);

@@ -35,7 +35,7 @@ function wanWarnings({ wan, kernel, conflict }: Engine): string[] {
 
 /** All warnings that hold now. */
 export function* warnings(engine: Engine, nft: NftView): Generator<undefined, string[]> {
-	const found = [...wanWarnings(engine), ...addressWarnings(addressValue(engine.wan.link.address))];
+	const found = [...wanWarnings(engine), ...engine.deviceWarnings(), ...addressWarnings(addressValue(engine.wan.link.address))];
 	if (engine.conflict !== "") found.push(`${engine.conflict}: nothing is translated`);
 	found.push(...engine.foreignRouting());
 	for (const { step, count, last, internal } of engine.barrier.failures())

@@ -1,0 +1,63 @@
+/** What is said about devices that cannot do what the configuration wants of them. */
+import { describe, expect, it } from "vitest";
+import { parseAddress } from "../../src/packet/address.ts";
+import { type ConfiguredDevice, deviceWarnings } from "../../src/port/device-warnings.ts";
+import type { KernelView, Link } from "../../src/port/kernel-view.ts";
+
+/** The devices of a router as "name", "name<master" and their addresses. */
+function kernel(devices: Record<string, string[]>): KernelView {
+	const names = Object.keys(devices).map((text) => text.split("<"));
+	const index = (name: string | undefined) => 1 + names.findIndex(([n]) => n === name);
+	const links = names.map(([name, master]) => ({ name, index: index(name), master: master === undefined ? 0 : index(master) }) as Link);
+	const list = (n: number) =>
+		(Object.values(devices)[n - 1] ?? []).map((text) => ({
+			address: parseAddress(text.split("/")[0]),
+			prefix: Number(text.split("/")[1]),
+		}));
+	return {
+		links: new Map(links.map((link) => [link.index, link])),
+		linkByName: (name: string) => links.find((link) => link.name === name),
+		addresses: list,
+		ownAddresses: () => links.flatMap((link) => list(link.index).map((a) => a.address)),
+	} as unknown as KernelView;
+}
+
+const WAN: ConfiguredDevice = { role: "wan", device: "eth1", subnets: [], driver: "" };
+const lan = (device: string, driver: "packet" | "tun" = "tun"): ConfiguredDevice => ({ role: "lan", device, subnets: [], driver });
+const HOME = { eth1: ["203.0.113.1/24"], "br-lan": ["192.168.1.1/24"], "eth0<br-lan": [] };
+
+describe("devices", () => {
+	it("that are as they should be are not talked about", () => {
+		expect(deviceWarnings(kernel(HOME), [WAN, lan("br-lan")], false)).toEqual([]);
+		expect(deviceWarnings(kernel(HOME), [WAN, lan("missing")], true)).toEqual([]);
+	});
+
+	it("that are ports of another are named with it, whatever their role", () => {
+		expect(deviceWarnings(kernel(HOME), [WAN, lan("eth0")], false)).toEqual([
+			"lan device 'eth0' is a port of br-lan, which gets its packets: use option device 'br-lan'",
+		]);
+		const bonded = kernel({ "eth1<bond0": [], bond0: ["203.0.113.1/24"], "br-lan": ["192.168.1.1/24"] });
+		expect(deviceWarnings(bonded, [WAN, lan("br-lan")], false)).toEqual([
+			"wan device 'eth1' is a port of bond0, which gets its packets: use option device 'bond0'",
+		]);
+	});
+
+	it("without an address need a list subnet", () => {
+		const bare = kernel({ ...HOME, lan2: [] });
+		expect(deviceWarnings(bare, [WAN, lan("lan2")], false)[0]).toContain("lan device 'lan2' has no IPv4 address");
+		const subnet = { address: 0x0a000000, mask: 0xff000000, prefix: 8 };
+		expect(deviceWarnings(bare, [WAN, { ...lan("lan2"), subnets: [subnet] }], false)).toEqual([]);
+	});
+
+	it("that are bridges are hidden by br_netfilter, with both drivers in their own way; others are not", () => {
+		expect(deviceWarnings(kernel(HOME), [WAN, lan("br-lan", "packet")], true)[0]).toMatch(/nothing would be forwarded.*br-lan.*'tun'/);
+		expect(deviceWarnings(kernel(HOME), [WAN, lan("br-lan")], true)[0]).toMatch(/br-lan hairpinning and the first hop of traceroute/);
+		expect(deviceWarnings(kernel({ eth1: [], eth0: ["192.168.1.1/24"] }), [WAN, lan("eth0")], true)).toEqual([]);
+	});
+
+	it("whose subnet another device has a part in are told of it, unless that is configured too", () => {
+		const shared = kernel({ ...HOME, vrrp0: ["192.168.1.254/32"], wg0: ["10.9.0.1/24"] });
+		expect(deviceWarnings(shared, [WAN, lan("br-lan")], false)[0]).toMatch(/^192\.168\.1\.254, .*'br-lan', is on vrrp0/);
+		expect(deviceWarnings(shared, [WAN, lan("br-lan"), lan("vrrp0")], false)).toEqual([]);
+	});
+});
