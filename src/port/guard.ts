@@ -26,6 +26,9 @@
  * At output, where errors that come out of the TUN device do not pass:
  *  - `refused`: the kernel's "protocol unreachable" to the WAN, and to a LAN from the WAN's address. It gets a copy of every SCTP, GRE or ESP packet for
  *    an inside host (one cannot tell those from the router's own by a port) and would refuse it for want of a socket.
+ * Before and after source NAT:
+ *  - Pings have identifiers where others have ports. What the kernel sends by the WAN under one of masqd's range gets another; replies under one of masqd's range pass to the
+ *    kernel only where it has asked so all the same. Its raw sockets would take those of inside hosts for their own.
  * After source NAT, at postrouting:
  *  - `leak`: what would leave by the WAN with a source that is not the WAN device's. It must stay 0: masqd's own packets do
  *    not pass here, and the kernel has nothing to send under another address.
@@ -97,6 +100,9 @@ export type Separation = "zone" | "notrack";
 /** What is done with the flows that an earlier guard has learned: they are kept, or begun anew, or (a kernel without what that needs) nothing is learned. */
 export type Learning = "keep" | "anew" | "none";
 
+/** Whether the kernel can give its pings identifiers that are not masqd's: it has NAT. */
+export type Identifiers = "apart" | "shared";
+
 /** Names of the guard's counters. */
 export const GUARD_COUNTERS = ["lan_unicast", "claimed_lan", "claimed_wan", "owned", "inbound", "refused", "leak", "own_full"] as const;
 export type GuardCounter = (typeof GUARD_COUNTERS)[number];
@@ -110,6 +116,10 @@ export const GUARD_TABLE = "inet masqd";
 const PREROUTING_PRIORITY = -450;
 /** Before the firewall's rules (0). */
 const FORWARD_PRIORITY = -10;
+/** Before others' source NAT (100). */
+const IDENTIFIERS_PRIORITY = 95;
+/** Fewer identifiers than these are not worth being kept for the kernel. */
+const FEW_IDENTIFIERS = 256;
 /** After source NAT (100). */
 const POSTROUTING_PRIORITY = 300;
 /** "MQ". */
@@ -128,6 +138,7 @@ const LEARNED = [
 	// What the last fragment has deleted makes room at the next collection only.
 	["cut", "typeof ip saddr . ip protocol . ip id", 4096, "2s", "100ms"],
 	["fragment_peers", "type ipv4_addr", 256, "60s", ""],
+	["own_pings", "typeof ip daddr . icmp id", 1024, "60s", ""],
 ] as const;
 /** The kernel's clock of an established connection is above this, of one that opens or closes below. */
 const ESTABLISHED = "300s";
@@ -146,6 +157,7 @@ const MULTICAST = "224.0.0.0";
  *
  * @param addressTest - "sets" for kernels without `fib` expressions.
  * @param separation - "notrack" for kernels without conntrack zones.
+ * @param identifiers - "shared" for kernels without NAT.
  * @param learning - "keep" to leave the flows that were learned in place; refused if another version's sets are there.
  */
 export function guardRuleset(
@@ -153,6 +165,7 @@ export function guardRuleset(
 	addressTest: AddressTest = "fib",
 	separation: Separation = "zone",
 	learning: Learning = "anew",
+	identifiers: Identifiers = "apart",
 ): string {
 	const packetLans = g.lan.filter((lan) => lan.driver === "packet").map((lan) => lan.device);
 	const tunPorts = g.lan.filter((lan) => lan.driver === "tun");
@@ -183,6 +196,9 @@ export function guardRuleset(
 			lines.push(...(collection === "" ? [] : [`\t\tgc-interval ${collection}`]), "\t}");
 		}
 	}
+	const masqds = mergeRanges([...g.portRanges]);
+	const theirs = learns && identifiers === "apart" ? widestGap(masqds) : null;
+	const pinged = `icmp id { ${elementsOf(masqds).join(", ")} }`;
 	const cut = "ip saddr . ip protocol . ip id";
 	const unlearned = learns ? " ip saddr . meta l4proto . th dport . th sport != @own_flows" : "";
 	if (learns) {
@@ -226,6 +242,10 @@ export function guardRuleset(
 		const unknown = learns ? " ip saddr != @fragment_peers" : "";
 		lines.push(`${later} ip daddr @externals${unknown} meta l4proto { tcp, udp } limit rate over ${STRAYS} drop`);
 	}
+	if (theirs !== null) {
+		const reply = `ip frag-off & 0x3fff == 0 icmp type echo-reply ${pinged}`;
+		lines.push(`\t\t${fromWan} ip daddr @externals ${reply} ip saddr . icmp id != @own_pings counter name claimed_wan drop`);
+	}
 	if (g.pcp !== undefined && g.pcp.length > 0) {
 		const local = fib ? "fib daddr type local" : "ip daddr @own";
 		lines.push(`\t\tiifname ${names(g.pcp)} udp dport ${PCP_PORT} ${local} drop`);
@@ -261,6 +281,11 @@ export function guardRuleset(
 	lines.push(`\t\toifname ${quoted(g.wanDevice)} icmp type destination-unreachable icmp code 2 counter name refused drop`);
 	if (lans.length > 0)
 		lines.push(`\t\toifname ${names(lans)} ip saddr @externals icmp type destination-unreachable icmp code 2 counter name refused drop`);
+	const asks = `\t\toifname ${quoted(g.wanDevice)} ip saddr @externals icmp type echo-request ${pinged}`;
+	if (theirs !== null) {
+		lines.push("\t}", "\tchain identifiers {", `\t\ttype nat hook postrouting priority ${IDENTIFIERS_PRIORITY}; policy accept;`);
+		lines.push(`${asks} masquerade to :${theirs.first}-${theirs.last}`);
+	}
 	lines.push("\t}", "\tchain postrouting {", `\t\ttype filter hook postrouting priority ${POSTROUTING_PRIORITY}; policy accept;`);
 	const strange = fib ? " fib saddr . oif type != local" : "";
 	lines.push(`\t\toifname ${quoted(g.wanDevice)} ip saddr != @may_leave ip daddr != @exempt_destinations${strange} counter name leak drop`);
@@ -268,6 +293,7 @@ export function guardRuleset(
 		const ours = `\t\toifname ${quoted(g.wanDevice)} ip saddr @externals`;
 		lines.push(`${ours} tcp sport @claimed_tcp jump learn`, `${ours} udp sport @claimed_udp jump learn`);
 	}
+	if (theirs !== null) lines.push(`${asks} update @own_pings { ip daddr . icmp id }`);
 	lines.push("\t}", "}", "");
 	const before = learning === "keep" ? emptied(lines) : [`delete table ${GUARD_TABLE}`];
 	return [`add table ${GUARD_TABLE}`, ...before, `table ${GUARD_TABLE} {`, ...lines].join("\n");
@@ -297,11 +323,13 @@ export function installGuard(io: GuardIo, g: GuardFacts): { addressTest: Address
 	const separations: Separation[] = g.lan.some((lan) => lan.driver === "tun") ? ["zone", "notrack"] : ["zone"];
 	let refusal = "";
 	for (const learning of ["keep", "anew", "none"] as const) {
-		for (const addressTest of ["fib", "sets"] as const) {
-			for (const separation of separations) {
-				const result = nft(io, ["nft", "-f", "-"], guardRuleset(g, addressTest, separation, learning));
-				if (result.status === 0) return { addressTest, learning };
-				refusal ||= firstLine(result.output);
+		for (const identifiers of learning === "none" ? (["shared"] as const) : (["apart", "shared"] as const)) {
+			for (const addressTest of ["fib", "sets"] as const) {
+				for (const separation of separations) {
+					const result = nft(io, ["nft", "-f", "-"], guardRuleset(g, addressTest, separation, learning, identifiers));
+					if (result.status === 0) return { addressTest, learning };
+					refusal ||= firstLine(result.output);
+				}
 			}
 		}
 	}
@@ -354,7 +382,22 @@ export function guardedPorts(g: GuardFacts, proto: number): PortRange[] {
 }
 
 function portElements(g: GuardFacts, proto: number): string[] {
-	return guardedPorts(g, proto).map(({ first, last }) => (first === last ? `${first}` : `${first}-${last}`));
+	return elementsOf(guardedPorts(g, proto));
+}
+
+/** The widest range of numbers from 1024 on that `ranges`, in order and apart, leave free; null if there are none, or none that is of use. */
+function widestGap(ranges: readonly PortRange[]): PortRange | null {
+	let gap = { first: 0, last: -1 };
+	let first = 1024;
+	for (const range of [...ranges, { first: 65536, last: 65536 }]) {
+		if (range.first - first > gap.last - gap.first + 1) gap = { first, last: range.first - 1 };
+		first = Math.max(first, range.last + 1);
+	}
+	return ranges.length === 0 || gap.last - gap.first < FEW_IDENTIFIERS ? null : gap;
+}
+
+function elementsOf(ranges: readonly PortRange[]): string[] {
+	return ranges.map(({ first, last }) => (first === last ? `${first}` : `${first}-${last}`));
 }
 
 function names(devices: readonly string[]): string {

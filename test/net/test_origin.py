@@ -50,3 +50,19 @@ def test_the_routers_own_tunnel(bed, protocol):
     peer.sendto(b"secret 2", (GATEWAY, 0))
     assert payloads(router) == [b"secret 2"]
     assert payloads(host) == []
+
+
+def test_pings_with_one_identifier(bed):
+    """The router and two hosts, 20 each: all have their own replies, and nobody's else."""
+    pings = [host.start("ping", "-n", "-e", "777", "-c", "20", "-i", "0.2", S1) for host in (bed.router, bed.h1, bed.h2)]
+    for ping in pings:
+        ping.expect("20 packets transmitted, 20 received, 0% packet loss")
+        assert "DUP" not in ping.output
+    assert bed.drops() == {}
+
+
+def test_large_pings_of_the_router(bed):
+    """Later fragments are no replies, whatever stands in them."""
+    for pattern in ("00", "ff", "0000ffff"):
+        done = bed.router.run("ping", "-n", "-c", "3", "-i", "0.2", "-s", "4000", "-p", pattern, S1)
+        assert "3 received" in done.stdout

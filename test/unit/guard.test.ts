@@ -107,6 +107,12 @@ table inet masqd {
 		flags dynamic,timeout
 		timeout 60s
 	}
+	set own_pings {
+		typeof ip daddr . icmp id
+		size 1024
+		flags dynamic,timeout
+		timeout 60s
+	}
 	chain first_fragment {
 		tcp dport @claimed_tcp ip saddr . meta l4proto . th dport . th sport != @own_flows goto cut_first
 		udp dport @claimed_udp ip saddr . meta l4proto . th dport . th sport != @own_flows goto cut_first
@@ -137,6 +143,7 @@ table inet masqd {
 		iifname "pppoe-wan" ip frag-off & 0x3fff == 0x2000 ip daddr @externals jump first_fragment
 		iifname "pppoe-wan" ip frag-off & 0x1fff != 0 ip daddr @externals ip saddr . ip protocol . ip id @cut goto cut_later
 		iifname "pppoe-wan" ip frag-off & 0x1fff != 0 ip daddr @externals ip saddr != @fragment_peers meta l4proto { tcp, udp } limit rate over 64/second burst 256 packets drop
+		iifname "pppoe-wan" ip daddr @externals ip frag-off & 0x3fff == 0 icmp type echo-reply icmp id { 32768-65535 } ip saddr . icmp id != @own_pings counter name claimed_wan drop
 		iifname != "br-guest" ip daddr @owned_externals counter name owned drop
 		iifname "br-guest" ip daddr != @elsewhere fib daddr type unicast ct zone set 19793
 		iifname "masq0" ct zone set 19793
@@ -156,11 +163,16 @@ table inet masqd {
 		oifname "pppoe-wan" icmp type destination-unreachable icmp code 2 counter name refused drop
 		oifname { "br-lan", "br-guest" } ip saddr @externals icmp type destination-unreachable icmp code 2 counter name refused drop
 	}
+	chain identifiers {
+		type nat hook postrouting priority 95; policy accept;
+		oifname "pppoe-wan" ip saddr @externals icmp type echo-request icmp id { 32768-65535 } masquerade to :1024-32767
+	}
 	chain postrouting {
 		type filter hook postrouting priority 300; policy accept;
 		oifname "pppoe-wan" ip saddr != @may_leave ip daddr != @exempt_destinations fib saddr . oif type != local counter name leak drop
 		oifname "pppoe-wan" ip saddr @externals tcp sport @claimed_tcp jump learn
 		oifname "pppoe-wan" ip saddr @externals udp sport @claimed_udp jump learn
+		oifname "pppoe-wan" ip saddr @externals icmp type echo-request icmp id { 32768-65535 } update @own_pings { ip daddr . icmp id }
 	}
 }
 `;
@@ -255,7 +267,26 @@ describe("guard installation", () => {
 		const packet: GuardFacts = { ...FACTS, lan: [{ device: "br-lan", driver: "packet", tun: "" }] };
 		const none = nft(["fib", "own"]);
 		expect(() => installGuard(none, packet)).toThrow("refused");
-		expect(none.calls.length).toBe(6);
+		expect(none.calls.length).toBe(10);
+	});
+	it("leaves the kernel's pings as they are where it has no NAT, or no identifiers are left for it", () => {
+		const io = nft(["type nat"]);
+		expect(installGuard(io, FACTS)).toEqual({ addressTest: "fib", learning: "keep" });
+		expect(io.calls.at(-1)?.stdin).toBe(guardRuleset(FACTS, "fib", "zone", "keep", "shared"));
+		for (const [portRanges, gap] of [
+			[[{ first: 1, last: 65535 }], undefined],
+			[[], undefined],
+			[[{ first: 1100, last: 65535 }], undefined],
+			[[{ first: 600, last: 40000 }], "40001-65535"],
+			[
+				[
+					{ first: 2000, last: 2999 },
+					{ first: 50000, last: 65535 },
+				],
+				"3000-49999",
+			],
+		] as const)
+			expect(guardRuleset({ ...FACTS, portRanges }).match(/masquerade to :(\S+)/)?.[1]).toBe(gap);
 	});
 	it("begins anew beside another version's sets, and learns nothing where the kernel can not", () => {
 		const other = nft(["flush table"]);
@@ -263,7 +294,7 @@ describe("guard installation", () => {
 		expect(other.calls.at(-1)?.stdin).toBe(GOLDEN);
 		const poor = nft(["dynamic"]);
 		expect(installGuard(poor, FACTS)).toEqual({ addressTest: "fib", learning: "none" });
-		expect(poor.calls.at(-1)?.stdin).not.toMatch(/own_flows|@cut|fragment_peers|ct original|_fragment/);
+		expect(poor.calls.at(-1)?.stdin).not.toMatch(/own_flows|@cut|fragment_peers|ct original|_fragment|own_pings|type nat/);
 	});
 	it("fails with nft's first line", () => {
 		expect(() => installGuard(nft(["table"]), FACTS)).toThrow("install the guard table: nft: Error: refused");
