@@ -5,7 +5,8 @@
  * Record (32-bit words; halfwords in memory order):
  *
  *   0 inside address          1 peer address
- *   2 ports as an outbound packet has them (inside, peer)    3 ports as an inbound packet has them (peer, external)
+ *   2 ports as an outbound packet has them (inside, peer)    3 ports as an inbound packet has them (peer, external);
+ *     the peer's is another one in 2 only with nat/renamed-peer.ts
  *   4 protocol | external address number << 8 | state << 16 | flags << 21 | next hop number << 24
  *   5 delta of the address | delta of address and port << 16 (outbound; inbound is the complement)
  *   6 last use (half), host number (half)                    7 list: previous, next (halves)
@@ -47,7 +48,7 @@ export const HOP_SHIFT = 24;
 export const FORWARDED = 1 << 23;
 /** ICMP queries and protocols without ports: the peer has answered. */
 export const ANSWERED = 1 << 21;
-/** TCP: an ALG looks at every segment (nat/alg.ts); the session is TCP_TENDED where others are TCP_ESTABLISHED. */
+/** TCP: an ALG (nat/alg.ts), or who changes the peer's port (nat/renamed-peer.ts), looks at every segment; the session is TCP_TENDED where others are TCP_ESTABLISHED. */
 export const TENDED = 1 << 21;
 /** TCP: its sequence numbers have been moved, so that without the ALG's memory it can not go on. */
 export const MOVED = 1 << 22;

@@ -6,7 +6,20 @@
  * one or two such are normal then, and more mean that the file is damaged and not to be trusted at all.
  */
 import { DCCP, firstOf, ICMP, SCTP, secondOf, TCP, UDP, UDPLITE } from "../packet/layout.ts";
-import { EXTERNAL_SHIFT, R_DELTA, R_HOST, R_IN, R_LAST, R_META, R_OUT, R_PEER, RECORD_WORDS, STATE_MASK, STATE_SHIFT } from "./record.ts";
+import {
+	EXTERNAL_SHIFT,
+	R_DELTA,
+	R_HOST,
+	R_IN,
+	R_LAST,
+	R_META,
+	R_OUT,
+	R_PEER,
+	RECORD_WORDS,
+	STATE_MASK,
+	STATE_SHIFT,
+	TENDED,
+} from "./record.ts";
 import { FREE, ICMP_QUERY, OTHER, RESTING, STATES, STRANGER, UDP_DNS, UDP_NEW, UDP_OPEN } from "./states.ts";
 import {
 	deltaOf,
@@ -148,7 +161,11 @@ export function restore(table: Table, image: Image, now: number, keep: (i: numbe
 		const inn = t[e + R_IN];
 		const inside = t[e];
 		const address = addresses[(meta >> EXTERNAL_SHIFT) & 0xff];
-		let whole = state < STATES && address !== 0 && secondOf(out) === firstOf(inn) && POSSIBLE[(meta & 0xff) * STATES + state] !== 0;
+		let whole =
+			state < STATES &&
+			address !== 0 &&
+			(secondOf(out) === firstOf(inn) || ((meta & 0xff) === TCP && (meta & TENDED) !== 0)) &&
+			POSSIBLE[(meta & 0xff) * STATES + state] !== 0;
 		let due = false;
 		// As deltaOf, spelled out: this is the restore's time.
 		let delta = ((inside & 0xffff) ^ 0xffff) + ((inside >>> 16) ^ 0xffff) + (address & 0xffff) + (address >>> 16);

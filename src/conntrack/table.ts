@@ -825,7 +825,8 @@ export class Table {
 
 	/**
 	 * Creates a session from a free record; the caller has made sure that there is one ({@link count} of FREE > 0) and that neither key exists.
-	 * All addresses and ports as loaded; `address` is the external address whose number is `external`, `leader` a session of the same mapping, 0 if there is none.
+	 * All addresses and ports as loaded; `address` is the external address whose number is `external`, `leader` a session of the same mapping, 0 if there is none;
+	 * `peerPortInside` is the peer's port as the inside knows it.
 	 * Returns the record's number. Spelt out like {@link relink}: 1.8 instead of 2.7 us in QuickJS.
 	 */
 	create(
@@ -842,6 +843,7 @@ export class Table {
 		hop: number,
 		now16: number,
 		leader: number,
+		peerPortInside = peerPort,
 	): number {
 		const l = this.#lists;
 		const i = l[FREE << 1];
@@ -850,7 +852,7 @@ export class Table {
 		const { key0, key1, key2, shift, outHeads, inHeads } = this;
 		const e = i << 4;
 		const h16 = i << 5;
-		const out = pair(insidePort, peerPort);
+		const out = pair(insidePort, peerPortInside);
 		const inn = pair(peerPort, externalPort);
 		// Off the head of the list of the free.
 		const free = t16[h16 + R_NEXT];

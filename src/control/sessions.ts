@@ -61,7 +61,7 @@ function flow({ context: c, offload }: Owner, i: number): Flow {
 		protocol: protocolName(meta & 0xff),
 		internal: formatEndpoint(t[e], firstOf(t[e + R_OUT])),
 		external: formatEndpoint(c.externals.A[(meta >> EXTERNAL_SHIFT) & 0xff], secondOf(t[e + R_IN])),
-		peer: formatEndpoint(t[e + R_PEER], secondOf(t[e + R_OUT])),
+		peer: formatEndpoint(t[e + R_PEER], firstOf(t[e + R_IN])),
 		state: STATE_NAMES[state],
 		idle,
 		left: Math.max(0, table.timeouts[state] - idle),
@@ -89,7 +89,7 @@ export function selector(c: Context, filter: FlowFilter): (i: number) => boolean
 	}
 	if (filter.peer !== undefined) {
 		const { address, port } = wantedEndpoint("peer", String(filter.peer));
-		tests.push((i) => t[(i << 4) + R_PEER] === address && (port === 0 || secondOf(t[(i << 4) + R_OUT]) === port));
+		tests.push((i) => t[(i << 4) + R_PEER] === address && (port === 0 || firstOf(t[(i << 4) + R_IN]) === port));
 	}
 	if (filter.protocol !== undefined) {
 		const protocol = parseProtocol(String(filter.protocol));

@@ -13,6 +13,7 @@ import type { Context } from "./context.ts";
 import { REDIRECT, SOURCE_QUENCH } from "./icmp-error.ts";
 import { refusal } from "./opening.ts";
 import { REASON } from "./reason.ts";
+import { isRenamed } from "./renamed-peer.ts";
 
 /**
  * Rewrites the quote of the ICMP error that begins at byte `at` of the frame buffer and has `room` bytes. `fromInside` tells the direction; for errors from
@@ -62,7 +63,13 @@ export function translateError(
 	const addressAt = w + (fromInside ? 4 : 3);
 	const portAt = protocol === ICMP ? l4 + 2 : l4 + (fromInside ? 1 : 0);
 	const addressChange = wordDelta(P[addressAt], address);
-	const portChange = ported || protocol === ICMP ? halfDelta(H[portAt], port) : 0;
+	let portChange = ported || protocol === ICMP ? halfDelta(H[portAt], port) : 0;
+	if (isRenamed(table, i)) {
+		const peerAt = l4 + (fromInside ? 0 : 1);
+		const peerPort = fromInside ? firstOf(t[e + R_IN]) : secondOf(t[e + R_OUT]);
+		portChange = fold(portChange + halfDelta(H[peerAt], peerPort));
+		H[peerAt] = peerPort;
+	}
 	// The quoted header's checksum change cancels its address change in the ICMP sum, the transport checksum's change is added to it.
 	let icmp = portChange;
 	H[(quote >> 1) + 5] = adjust(H[(quote >> 1) + 5], addressChange);

@@ -14,6 +14,7 @@ import {
 	R_IN,
 	R_META,
 	R_OUT,
+	TENDED,
 } from "../conntrack/record.ts";
 import { ICMP_QUERY, OTHER, STRANGER, TCP_SYN_IN, TCP_SYN_OUT, UDP_NEW } from "../conntrack/states.ts";
 import {
@@ -55,6 +56,7 @@ import type { Expectation } from "./expectations.ts";
 import { type External, portKind } from "./externals.ts";
 import { isHostAddress, isLinkLocal, isPrivate } from "./icmp-error.ts";
 import { REASON } from "./reason.ts";
+import { otherPeerPort } from "./renamed-peer.ts";
 
 const TFTP = swap16(69);
 
@@ -383,7 +385,12 @@ export class Opening {
 			return this.#unwanted(reason, protocol, peer, peerPort, external, externalPort, hairpin);
 		}
 		if (protocol === UDP && external === 0 && !hairpin && this.#isKernels(protocol, peer, peerPort, externalPort)) return LEFT_TO_KERNEL;
-		if (c.table.findOut(protocol, inside, peer, pair(insidePort, peerPort)) !== 0) return refusal(REASON["endpoint-busy"]);
+		let peerPortInside = peerPort;
+		if (c.table.findOut(protocol, inside, peer, pair(insidePort, peerPort)) !== 0) {
+			peerPortInside = protocol === TCP ? otherPeerPort(c, inside, insidePort, peer) : -1;
+			if (peerPortInside < 0) return refusal(REASON["endpoint-busy"]);
+			forwarded |= TENDED;
+		}
 		const port = lanOf(c.lan, inside);
 		const hop = hairpin ? HAIRPIN : c.hops.find(peer);
 		if (port < 0 || hop < 0) return refusal(REASON["no-route"]);
@@ -415,6 +422,7 @@ export class Opening {
 			hop,
 			c.now16,
 			mapped,
+			peerPortInside,
 		);
 		c.table.T[(i << 4) + R_META] |= forwarded;
 		if (!c.lan[port].ethernet) c.hosts.place(host, port);

@@ -91,6 +91,7 @@ import { Identifications } from "./identification.ts";
 import { clampMss } from "./mss.ts";
 import { LEFT_TO_KERNEL, Opening, refused, transportFault } from "./opening.ts";
 import { REASON, type ReasonName } from "./reason.ts";
+import { isRenamed, renamePeer } from "./renamed-peer.ts";
 import { Silence } from "./silence.ts";
 import { replyReset } from "./tcp-reset.ts";
 
@@ -309,13 +310,15 @@ export class Rare {
 		const flags = swap16(c.views.H[(w << 1) + 6]) & 0x3f;
 		const seq = c.views.P[w + 1];
 		const ack = c.views.P[w + 2];
+		const renamed = isRenamed(c.table, i);
 		if (flags & SYN) clampMss(c.views, s, w << 1, length - header, this.#mss(i));
-		else if (c.table.T[(i << 4) + R_META] & TENDED) {
+		else if (!renamed && c.table.T[(i << 4) + R_META] & TENDED) {
 			length = this.#ftp.outbound(i, s, header, length);
 			if (length === 0) return 0;
 		}
 		tcpOut(c.table, i, flags, seq, ack, c.now16);
-		if (flags & SYN && c.table.state(i) === TCP_SYN_OUT) this.#ftp.opened(i, true);
+		if (renamed) renamePeer(c, i, s, w << 1, true);
+		else if (flags & SYN && c.table.state(i) === TCP_SYN_OUT) this.#ftp.opened(i, true);
 		return length;
 	}
 
@@ -334,8 +337,10 @@ export class Rare {
 			this.#drop(REASON["tcp-bad-reset"]);
 			return false;
 		}
-		if (flags & SYN && c.table.state(i) === TCP_SYN_IN) this.#ftp.opened(i, false);
-		const tended = (c.table.T[(i << 4) + R_META] & TENDED) !== 0;
+		const renamed = isRenamed(c.table, i);
+		if (renamed) renamePeer(c, i, s, w << 1, false);
+		else if (flags & SYN && c.table.state(i) === TCP_SYN_IN) this.#ftp.opened(i, false);
+		const tended = !renamed && (c.table.T[(i << 4) + R_META] & TENDED) !== 0;
 		if (flags & SYN) clampMss(c.views, s, w << 1, length - header, this.#mss(i) - (tended ? GROWTH : 0));
 		return !tended || this.#ftp.inbound(i, s, header, length);
 	}
@@ -826,6 +831,7 @@ export class Rare {
 		this.#rewrite(s, header, protocol, ~t[(i << 4) + R_DELTA], 0, c.wan, lan);
 		P[w + 3] = t[i << 4];
 		this.#setPort(s, header, protocol, length - header, 0, firstOf(t[(i << 4) + R_OUT]));
+		if (isRenamed(c.table, i)) this.#setPort(s, header, protocol, length - header, 1, secondOf(t[(i << 4) + R_OUT]));
 		B.set(new Uint8Array(c.headers.buffer, (HOST_HEADERS + host) * HEADER_SIZE, 6), s + SLOT_ETHER + 6);
 		this.#errors.send(s, length, c.lan.indexOf(lan), kind);
 	}

@@ -280,15 +280,15 @@ const CASES: Record<ReasonName, Case> = {
 	"endpoint-busy": {
 		options: {
 			forwards: [
-				{ protocol: 6, first: 5202, inside: H1, insideFirst: 5201 },
-				{ protocol: 6, first: 5203, inside: H1, insideFirst: 5201 },
+				{ protocol: 17, first: 5202, inside: H1, insideFirst: 5201 },
+				{ protocol: 17, first: 5203, inside: H1, insideFirst: 5201 },
 			],
 		},
 		before: (rig) => {
 			rig.hops.answersInside = true;
-			rig.toLan(tcp(`${S1}:10000`, `${X}:5202`, { flags: "S" }));
+			rig.toLan(udp(`${S1}:10000`, `${X}:5202`));
 		},
-		in: tcp(`${S1}:10000`, `${X}:5203`, { flags: "S" }),
+		in: udp(`${S1}:10000`, `${X}:5203`),
 		from: `${S1}:10000`,
 		to: `${X}:5203`,
 		dry: true,
