@@ -20,7 +20,7 @@ import {
 import { STATE_NAMES } from "../conntrack/states.ts";
 import { Admission } from "../nat/admission.ts";
 import { makeAlgCounts } from "../nat/alg.ts";
-import { BLOCK, type Context, ELSEWHERE, inNets, makeDrops, type NextHops, NO_ROUTE, Queue } from "../nat/context.ts";
+import { BLOCK, type Context, ELSEWHERE, inNets, lanOf, makeDrops, type NextHops, NO_ROUTE, Queue } from "../nat/context.ts";
 import { DropLog } from "../nat/drop-log.ts";
 import { IcmpSender } from "../nat/icmp-error.ts";
 import { Rare } from "../nat/rare.ts";
@@ -169,10 +169,7 @@ export function why(o: DryRunOwner, request: { protocol: string; source: string;
 		heard: () => {},
 	};
 	const c = copyContext(live, hops);
-	const lanPort = Math.max(
-		0,
-		c.lan.findIndex((l) => inNets(l.nets, out ? probe.source : probe.destination)),
-	);
+	const lanPort = Math.max(0, lanOf(c.lan, out ? probe.source : probe.destination));
 	const admission = new Admission(c);
 	const rare = new Rare(c, admission, new IcmpSender(c));
 

@@ -4,7 +4,7 @@ import socket
 
 import pytest
 
-from bed import GATEWAY, S1
+from bed import GATEWAY, H1, S1
 from namespace import wait_until
 
 pytestmark = pytest.mark.masqd
@@ -66,3 +66,28 @@ def test_large_pings_of_the_router(bed):
     for pattern in ("00", "ff", "0000ffff"):
         done = bed.router.run("ping", "-n", "-c", "3", "-i", "0.2", "-s", "4000", "-p", pattern, S1)
         assert "3 received" in done.stdout
+
+
+def test_one_peer_endpoint_by_two_forwards(make_bed):
+    """Two redirects to one inside endpoint, and a client that has one port for both connections."""
+    forwards = [("redirect", f"port{port}", {"proto": "tcp", "src_dport": port, "dest_ip": H1, "dest_port": "5201"}) for port in ("5202", "5203")]
+    bed = make_bed().start(extra=forwards)
+    listener = bed.h1.listener(H1, 5201)
+    connections = []
+    for port in (5202, 5203):
+        client = bed.wan.tcp(S1, 10000)
+        client.connect((GATEWAY, port))
+        connections.append((client, listener.accept()[0]))
+    data = bytes(range(256)) * 1000
+    for client, served in connections:
+        for sender, receiver in ((client, served), (served, client)):
+            sender.settimeout(10)
+            receiver.settimeout(10)
+            heard = b""
+            sent = 0
+            while len(heard) < len(data):
+                sent += sender.send(data[sent:sent + 20000])
+                heard += receiver.recv(65536)
+            assert heard == data
+    # Each is named by the endpoint that the peer has.
+    assert {flow["peer"] for flow in bed.flows()} == {f"{S1}:10000"}
