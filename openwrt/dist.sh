@@ -3,7 +3,7 @@
 # Node. Proves of the finished file that the bundle in it is byte for byte what the source in it builds, and that
 # another packing gives the same file. Beside it goes build/feed/masqd, a feed's folder with this release's sum.
 #
-#   openwrt/dist.sh
+#   [MASQD_HOME=URL] openwrt/dist.sh        URL: where the project is published, its releases below releases/download/
 set -eu
 cd "$(dirname "$0")/.."
 version=$(sed -n 's/.*"version": "\(.*\)",/\1/p' package.json)
@@ -50,6 +50,7 @@ pack "$work/proof" | cmp - "$release"
 rm -rf build/feed/masqd
 mkdir -p build/feed/masqd
 sum=$(sha256sum "$release" | cut -d ' ' -f 1)
-sed "s/^PKG_VERSION:=.*/PKG_VERSION:=$version/; s/^PKG_HASH:=.*/PKG_HASH:=$sum/" openwrt/Makefile > build/feed/masqd/Makefile
+sed "s/^PKG_VERSION:=.*/PKG_VERSION:=$version/; s/^PKG_HASH:=.*/PKG_HASH:=$sum/; s|^MASQD_HOME:=.*|MASQD_HOME:=${MASQD_HOME:-https://masqd.example}|" \
+	openwrt/Makefile > build/feed/masqd/Makefile
 cp openwrt/test.sh build/feed/masqd/
 echo "$release $sum"

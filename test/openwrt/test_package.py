@@ -4,6 +4,7 @@ import hashlib
 import io
 import os
 import pathlib
+import re
 import shutil
 import struct
 import subprocess
@@ -59,6 +60,31 @@ def test_control(arch):
         for script in "postinst", "prerm":
             assert control.getmember(f"./{script}").mode == 0o755
             assert f"default_{script} $0 $@" in control.extractfile(f"./{script}").read().decode()
+
+
+def test_makefile_is_fit_for_a_feed():
+    """What reviewers of OpenWrt's packages ask for; the sum and the place of the release are filled in by `make dist`."""
+    text = (ROOT / "openwrt/Makefile").read_text()
+    assert re.search(r"^PKG_MAINTAINER:=.+ <\S+@\S+>$", text, re.M)
+    assert re.search(r"^# Copyright \(C\) \d{4} .+$", text, re.M) and text.startswith("# SPDX-License-Identifier: MIT\n")
+    assert re.search(r"^  URL:=", text, re.M) and "file://" not in text
+    fields = [line.split(":=")[0] for line in text.splitlines() if re.match(r"PKG_\w+:=", line)]
+    order = ["PKG_NAME", "PKG_VERSION", "PKG_RELEASE", "PKG_SOURCE", "PKG_SOURCE_URL", "PKG_HASH", "PKG_MAINTAINER", "PKG_LICENSE", "PKG_LICENSE_FILES"]
+    assert fields[: len(order)] == order
+    assert text.endswith("$(eval $(call BuildPackage,masqd))\n")
+    # What the SDK puts into the package is what `make ipk` puts there.
+    for script, name in (("postinst", "postinst-pkg"), ("postrm", "postrm")):
+        defined = text.split(f"define Package/masqd/{script}\n")[1].split("endef")[0].replace("$$", "$")
+        written = "".join(line for line in (ROOT / "openwrt" / name).read_text().splitlines(True) if not re.match("# ", line))
+        assert defined == written
+
+
+def test_workflow_builds_every_architecture_for_both_package_managers():
+    text = (ROOT / ".github/workflows/packages.yml").read_text()
+    [listed] = re.findall(r"arch: \[(.*)\]", text)
+    assert set(listed.split(", ")) == set(ARCHITECTURES)
+    assert 'release: ["25.12", "24.10"]' in text and "has not run yet" in text
+    assert "KEY_BUILD: ${{ secrets.KEY_BUILD }}" in text and "PRIVATE_KEY: ${{ secrets.PRIVATE_KEY }}" in text and "INDEX: 1" in text
 
 
 def test_files_are_those_of_openwrt_files_and_the_program(arch):
@@ -121,7 +147,7 @@ def test_bytecode_of_another_byte_order_is_refused(tmp_path):
 
 def test_release_builds_its_own_bundle_and_a_feed_builds_from_it(tmp_path):
     """`make dist`, then openwrt/Makefile as `make dist` filled it in, in a stand-in of the SDK."""
-    output = run("openwrt/dist.sh")
+    output = run("openwrt/dist.sh", env={**os.environ, "MASQD_HOME": "https://example.org/masqd"})
     assert "masqd.js: as the source in the release builds it" in output
     release, digest = output.splitlines()[-1].split()
     assert hashlib.sha256((ROOT / release).read_bytes()).hexdigest() == digest
@@ -133,7 +159,7 @@ def test_release_builds_its_own_bundle_and_a_feed_builds_from_it(tmp_path):
     (sdk / "sums").write_text(f"{digest}  {release}\n")
     # Of the SDK's two downloads the engine's is not tried: its source is put where the build looks first.
     makefile = (ROOT / "build/feed/masqd/Makefile").read_text()
-    assert f"PKG_HASH:={digest}\n" in makefile
+    assert f"PKG_HASH:={digest}\n" in makefile and "MASQD_HOME:=https://example.org/masqd\n" in makefile
     engine = next((ROOT / "build").glob("quickjs-*"))
     place = f"mkdir -p $(PKG_BUILD_DIR)/build && cp -pR {engine} $(PKG_BUILD_DIR)/build/ && touch $(PKG_BUILD_DIR)/build/{engine.name}/.verified"
     (sdk / "Makefile").write_text(makefile.replace("define Build/Configure\n", f"define Build/Configure\n\t{place}\n"))
