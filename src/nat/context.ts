@@ -18,12 +18,15 @@ export const BATCH = 64;
 export class Queue {
 	readonly pairs: Int32Array;
 	count = 0;
-	/** Words of `pairs` that {@link push} fills. */
+	/** Words of `pairs`. */
+	readonly size: number;
+	/** Words of them that {@link push} fills. */
 	readonly #full: number;
 
-	/** Room for `capacity` frames, and for those of a whole batch besides, which the fast loops append themselves without asking ({@link takes}). */
+	/** Room for `capacity` frames, and for those of a whole batch besides, which the fast loops append themselves: they ask for room once a batch. */
 	constructor(capacity: number) {
-		this.pairs = new Int32Array((capacity + BATCH) * 2);
+		this.size = (capacity + BATCH) * 2;
+		this.pairs = new Int32Array(this.size);
 		this.#full = capacity * 2;
 	}
 
@@ -35,11 +38,6 @@ export class Queue {
 		this.pairs[m + 1] = length | tag;
 		this.count++;
 		return true;
-	}
-
-	/** How many of a batch of `count` frames there is room for, whatever {@link push} does meanwhile: all of them unless the last batch is still here. */
-	takes(count: number): number {
-		return Math.min(count, BATCH, (this.pairs.length >> 1) - Math.max(this.count, this.#full >> 1));
 	}
 }
 

@@ -12,7 +12,7 @@
  * is, if it is in the subnet that this port alone has, else the host's record. An inbound packet is never of a session between two inside hosts, whose peer is
  * one of our own addresses.
  *
- * Room in a queue is asked for once a batch ({@link Queue.takes}): what the rare code pushes leaves a batch's room free.
+ * Whether a queue has room is looked at once a batch: what the rare code pushes leaves a batch's room free ({@link Queue}).
  *
  * Checksums: the delta of the address pair is `delta & 0xffff`, with the ports `delta >>> 16`; inbound is the ones-complement of both. A partial checksum
  * (virtio flag) holds the pseudo-header sum only, not complemented, so it takes the address delta and no ports.
@@ -89,14 +89,13 @@ export function makeFast(c: Context, rare: Rare): Fast {
 	var chainShift = table.shift;
 	var hostWords = c.hosts.W;
 
-	/** Drops the frames of a batch from number `from` on: their port's queue has no room, because what was there before has not been sent. */
-	function refuse(rx: Int32Array, from: number, count: number, port: number): void {
+	/** Drops the frames of a batch from number `from` on: their port's queue has no room, because what was there before has not been sent. Returns `from`. */
+	function refuse(rx: Int32Array, from: number, count: number, port: number): number {
 		for (let n = from; n < count; n++) c.dropLog.add(REASON["queue-full"], rx[n * 2], port, c.now);
+		return from;
 	}
 
 	function outbound(rx: Int32Array, frames: number, port: number): void {
-		var count = c.wan.queue.takes(frames);
-		if (count < frames) refuse(rx, count, frames, port);
 		var P = c.views.P;
 		var H = c.views.H;
 		var t = T0;
@@ -155,6 +154,8 @@ export function makeFast(c: Context, rare: Rare): Fast {
 		var meta = 0;
 		var f: number;
 		var field: number;
+		var count = frames;
+		if (m + (count << 1) > queue.size) count = refuse(rx, (queue.size - m) >> 1, count, port);
 		for (var n = 0, end = count << 1; n < end; n += 2) {
 			s = rx[n];
 			sw = s >> 2;
@@ -295,9 +296,6 @@ export function makeFast(c: Context, rare: Rare): Fast {
 	}
 
 	function inbound(rx: Int32Array, frames: number): void {
-		var count = frames;
-		for (let n = 0; n < c.lan.length; n++) count = c.lan[n].queue.takes(count);
-		if (count < frames) refuse(rx, count, frames, -1);
 		var P = c.views.P;
 		var H = c.views.H;
 		var t = T0;
@@ -354,6 +352,8 @@ export function makeFast(c: Context, rare: Rare): Fast {
 		var meta = 0;
 		var f: number;
 		var field: number;
+		var count = frames;
+		if (m + (count << 1) > queue.size) count = refuse(rx, (queue.size - m) >> 1, count, -1);
 		for (var n = 0, end = count << 1; n < end; n += 2) {
 			s = rx[n];
 			sw = s >> 2;
@@ -438,6 +438,11 @@ export function makeFast(c: Context, rare: Rare): Fast {
 				queue = lan.queue;
 				X = queue.pairs;
 				m = queue.count << 1;
+				if (m + end - n > queue.size) {
+					refuse(rx, n >> 1, count, -1);
+					skipped += (end - n) >> 1;
+					break;
+				}
 				mtu = lan.mtu;
 				cross = (lan.ethernet ? 14 : 0) - wanHeader;
 				ttlOne = lan.kernelForwards ? 0 : TTL_ONE;

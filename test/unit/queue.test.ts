@@ -85,3 +85,24 @@ describe.each(["out", "in"] as const)("the queue that a batch going %s fills", (
 		expect(queue.pairs[0] % SLOT_SIZE).toBe(0);
 	});
 });
+
+it("a batch for two LANs stops where one of them has no room", () => {
+	const rig = new Rig({ lan: [{}, {}] });
+	rig.accounts = false;
+	for (const host of [H1, "192.168.2.10"]) {
+		const port = host === H1 ? 0 : 1;
+		rig.out(udp(`${host}:4000${port}`, `${S1}:5000`), port);
+		rig.in(udp(`${S1}:5000`, `${X}:4000${port}`));
+	}
+	const { lan, drops } = rig.context;
+	lan[1].queue = new Queue(2);
+	lan[1].queue.count = lan[1].queue.pairs.length / 2 - 1;
+	const to = [0, 0, 1, 0, 1, 1];
+	batch(
+		rig,
+		"in",
+		to.map((port) => udp(`${S1}:5000`, `${X}:4000${port}`)),
+	);
+	expect(lan[1].queue.count).toBeLessThanOrEqual(lan[1].queue.pairs.length / 2);
+	expect(lan[0].queue.count + lan[1].queue.count - (lan[1].queue.pairs.length / 2 - 1) + drops[REASON["queue-full"]]).toBe(to.length);
+});
