@@ -364,18 +364,15 @@ export class Admission {
 		const protocol = meta & 0xff;
 		const external = c.externals.list[n];
 		const port = swap16(secondOf(c.table.T[(i << 4) + R_IN]));
+		const forwarded = this.#forwarded(n, protocol, port, swap16(firstOf(c.table.T[(i << 4) + R_OUT])));
 		if (c.table.state(i) === RESTING) {
 			c.table.removeResting(i);
-			if (owned) c.externals.releasePort(n, protocol, port);
+			if (owned && !forwarded) c.externals.releasePort(n, protocol, port);
 			return;
 		}
 		const host = c.table.T16[(i << 5) + R_HOST];
 		const last = c.table.alone(i);
-		const own =
-			owned &&
-			external.shared &&
-			portKind(protocol) >= 0 &&
-			!this.#forwarded(n, protocol, port, swap16(firstOf(c.table.T[(i << 4) + R_OUT])));
+		const own = owned && external.shared && portKind(protocol) >= 0 && !forwarded;
 		if (own && protocol === UDP && (c.hosts.W[host * 4 + HOST_PLACE] & HOST_EIF) !== 0 && last) {
 			c.table.rest(i, external.address, c.now16);
 		} else if (c.table.remove(i, external.address) && own) c.externals.releasePort(n, protocol, port);

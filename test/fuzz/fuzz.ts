@@ -15,7 +15,7 @@
  */
 import * as native from "masq:native";
 import { BLOCK, inNets, type LanLink, type Link } from "../../src/nat/context.ts";
-import { REASONS } from "../../src/nat/reason.ts";
+import { REASON, REASONS } from "../../src/nat/reason.ts";
 import { SLOT_SIZE } from "../../src/packet/layout.ts";
 import { LENGTH_MASK } from "../../src/packet/link-header.ts";
 import { seededRandom } from "../unit/mutation.ts";
@@ -376,6 +376,7 @@ class Episode {
 			errors: c.errorsSent + c.resetsSent,
 			left: c.left,
 			drops: dropSum(c.drops),
+			full: c.drops[REASON["queue-full"]],
 		};
 		rig.hops.held.length = 0;
 		rig.hops.answersInside = this.#below(2) === 1;
@@ -392,10 +393,11 @@ class Episode {
 		for (const lan of c.lan) queued += this.#check(lan, lan);
 		if (queued !== forwarded + errors) throw new Failure(`${queued} frames queued, ${forwarded} forwarded and ${errors} errors`, -1);
 		const dropped = dropSum(c.drops) - before.drops;
-		// A frame that was cut counts as many times as there are pieces of it.
+		// A frame that was cut counts as many times as there are pieces of it, those that found no room too.
+		const full = c.drops[REASON["queue-full"]] - before.full;
 		const waiting = rig.rare.fragments.pieces - waited;
 		const account = forwarded + dropped + left + held + waiting;
-		if (account < count || account > count + this.#made + held)
+		if (account < count || account > count + this.#made + held + full)
 			throw new Failure(`${count} frames in: ${forwarded} forwarded, ${dropped} dropped, ${left} left, ${held} held, ${waiting} wait`, -1);
 		totals.forwarded += forwarded;
 		totals.errors += errors;

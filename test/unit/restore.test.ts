@@ -448,6 +448,21 @@ describe("C-8: rest of a port", () => {
 		expect(again(rig, one, 71).resting()).toEqual([]);
 	});
 
+	it("that has become a forward's over a reload or a restart is the forward's when the rest is over", () => {
+		const forwards = [{ protocol: 17, first: 40000, inside: H1 }];
+		const reloaded = ended(one);
+		reloaded.reload({ filtering: "eif", forwards });
+		for (const rig of [reloaded, again(ended(one), { ...one, forwards })]) {
+			rig.hops.answersInside = true;
+			rig.verify();
+			rig.pass(121);
+			expect(rig.resting()).toEqual([]);
+			expect(rig.toWan(udp(`${H2}:40000`, `${S1}:1`)).sourcePort).not.toBe(40000);
+			expect(rig.toLan(udp(`${S2}:9`, `${X}:40000`)).destination).toBe(H1);
+			rig.verify();
+		}
+	});
+
 	it("when the state was lost strangers are let in only after 120 s", () => {
 		const rig = new Rig({ filtering: "eif" });
 		rig.context.strangersFrom = rig.context.now + 120;
