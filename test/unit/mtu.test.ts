@@ -11,7 +11,7 @@ const S2 = "192.0.2.20";
 /** The route to S1 has an MTU of 1280, all others the link's. */
 function rigOf(): Rig {
 	const rig = new Rig();
-	rig.hops.mtus.set(S1, 1280);
+	rig.hops.route(S1, 1280);
 	rig.hops.answersInside = true;
 	rig.accounts = false;
 	return rig;

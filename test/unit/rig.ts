@@ -176,8 +176,10 @@ export class FakeHops implements NextHops {
 	/** Way of every destination that `ways` does not name. */
 	default: Way = "gateway";
 	readonly ways = new Map<string, Way>();
+	/** Set like {@link mtuTo} by {@link route}; a plain field, as the real one, because every batch reads it. */
+	least = 0;
 	/** MTUs of routes that have their own. */
-	readonly mtus = new Map<string, number>();
+	readonly #mtus = new Map<string, number>();
 	/** True: an inside host that was not heard yet answers at once, so that its frame goes to the queue within the call. */
 	answersInside = false;
 	readonly held: { slot: number; length: number; host: number }[] = [];
@@ -188,13 +190,15 @@ export class FakeHops implements NextHops {
 		this.tags[GATEWAY_HOP] = headerTag(GATEWAY_HOP);
 	}
 
-	get least(): number {
-		return Math.min(this.#rig().context.wan.mtu, ...this.mtus.values());
+	/** The route to a destination has an MTU of its own; without one: reads the link's. */
+	route(destination?: string, mtu = 0): void {
+		if (destination !== undefined) this.#mtus.set(destination, mtu);
+		this.least = Math.min(this.#rig().context.wan.mtu, ...this.#mtus.values());
 	}
 
 	mtuTo(destination: number): number {
 		const { mtu } = this.#rig().context.wan;
-		return Math.min(mtu, this.mtus.get(dotted(destination)) ?? mtu);
+		return Math.min(mtu, this.#mtus.get(dotted(destination)) ?? mtu);
 	}
 
 	find(destination: number): number {
@@ -368,6 +372,7 @@ export class Rig {
 			ipId: 0x4321,
 			random: () => this.random(),
 		};
+		this.hops.route();
 		this.at(o.from?.second ?? 100_000);
 		this.admission = new Admission(this.context);
 		this.rare = new Rare(this.context, this.admission, new IcmpSender(this.context), o.ftp);
