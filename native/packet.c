@@ -33,6 +33,7 @@ static JSValue held_buffer, held_rx, held_headers;
 
 static struct iovec send_vectors[2 * BATCH_MAX];
 static struct mmsghdr send_messages[BATCH_MAX];
+static struct sockaddr_ll send_names[BATCH_MAX];
 
 /**
  * frames_forget() - let go of the registered buffers
@@ -368,60 +369,158 @@ NATIVE(native_packet_receive)
 }
 
 /**
- * native_packet_send() - send a batch of frames
+ * native_packet_send_open() - a packet socket that only sends
  *
- * The system call is made directly because one C library takes sendmmsg() apart into single calls; the padding that it
- * does this for is zero here.
+ * Bound to nothing, so that the kernel does not look at it for every frame that a device receives: each frame is sent with a name that says where to.
  */
-NATIVE(native_packet_send)
+NATIVE(native_packet_send_open)
 {
-	int32_t fd, count, *pairs, done = 0, sent = 0;
-	bool ether = JS_ToBool(ctx, argv[1]);
+	int32_t priority, send_buffer;
+	bool datagram = JS_ToBool(ctx, argv[0]);
+	int fd;
 
-	if (argument_fd(ctx, argv[0], &fd) < 0 || argument_pairs(ctx, argv[2], argv[3], argv[4], &pairs, &count) < 0)
+	if (argument_int(ctx, argv[1], "priority", 0, INT32_MAX, &priority) < 0 ||
+	    argument_int(ctx, argv[2], "sendBuffer", 1, INT32_MAX, &send_buffer) < 0)
 		return JS_EXCEPTION;
-	for (int32_t i = 0; i < count; i++) {
-		uint8_t *slot = frames.base + pairs[2 * i];
-		size_t length = (size_t)pairs[2 * i + 1] & LENGTH_MASK;
-		int32_t header = pairs[2 * i + 1] >> HEADER_SHIFT;
-		struct iovec *vectors = &send_vectors[2 * i];
-
-		if (ether) {
-			if (header)
-				memcpy(slot + SLOT_ETHER, frames.headers + (header - 1) * HEADER_SIZE, ETHER_SIZE);
-			vectors[0] = (struct iovec){ slot, SLOT_IP + length };
-		} else {
-			vectors[0] = (struct iovec){ slot + SLOT_VNET, VNET_SIZE };
-			vectors[1] = (struct iovec){ slot + SLOT_IP, length };
-		}
-		send_messages[i].msg_hdr.msg_iov = vectors;
-		send_messages[i].msg_hdr.msg_iovlen = ether ? 1 : 2;
+	fd = socket(AF_PACKET, (datagram ? SOCK_DGRAM : SOCK_RAW) | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
+	if (fd < 0)
+		return throw_errno(ctx, errno, "socket", "AF_PACKET");
+	if ((!datagram && set_option(ctx, fd, SOL_PACKET, PACKET_VNET_HDR, 1, "PACKET_VNET_HDR") < 0) ||
+	    set_option(ctx, fd, SOL_SOCKET, SO_PRIORITY, priority, "SO_PRIORITY") < 0 ||
+	    set_option(ctx, fd, SOL_SOCKET, SO_SNDBUFFORCE, send_buffer, "SO_SNDBUFFORCE") < 0) {
+		close(fd);
+		return JS_EXCEPTION;
 	}
-	send_errno = 0;
-	while (done < count) {
-		int put = (int)syscall(SYS_sendmmsg, fd, send_messages + done, count - done, MSG_DONTWAIT);
-
-		if (put > 0) {
-			done += put;
-			sent += put;
-			continue;
-		}
-		if (put < 0 && errno == EINTR)
-			continue;
-		send_errno = put < 0 ? errno : 0;
-		if (put == 0 || send_errno == EAGAIN || send_errno == ENOBUFS)
-			break;
-		done++;
-	}
-	return JS_NewInt32(ctx, sent);
+	return JS_NewInt32(ctx, fd);
 }
 
 /**
- * native_send_errno() - why the last frame that the last send refused was refused
+ * send_batch() - send the messages that have been laid out
+ *
+ * The system call is made directly because one C library takes sendmmsg() apart into single calls; the padding that it
+ * does this for is zero here.
+ *
+ * Return: how many were sent; if not all, send_errno says why the next one was not.
  */
-NATIVE(native_send_errno)
+static int32_t send_batch(int fd, int32_t count)
 {
-	return JS_NewInt32(ctx, send_errno);
+	int32_t sent = 0;
+
+	send_errno = 0;
+	while (sent < count && !send_errno) {
+		int put = (int)syscall(SYS_sendmmsg, fd, send_messages + sent, count - sent, MSG_DONTWAIT);
+
+		if (put > 0)
+			sent += put;
+		else if (put == 0 || errno != EINTR)
+			send_errno = put == 0 ? EAGAIN : errno;
+	}
+	return sent;
+}
+
+/**
+ * lay_out() - the vectors of a frame to send
+ * @i: number of its message
+ * @pair: its slot and descriptor
+ * @form: SEND_ETHERNET: from the link header on, which is put there first if the descriptor names one; SEND_DATAGRAM: the packet alone, and
+ *	the neighbour that the link header leads to in the message's name; 0: virtio header and packet
+ * @ifindex: device that the name says, 0: no name
+ */
+static void lay_out(int32_t i, const int32_t *pair, int32_t form, int32_t ifindex)
+{
+	uint8_t *slot = frames.base + pair[0];
+	size_t length = (size_t)pair[1] & LENGTH_MASK;
+	int32_t number = pair[1] >> HEADER_SHIFT;
+	const uint8_t *header = number ? frames.headers + (number - 1) * HEADER_SIZE : slot + SLOT_ETHER;
+	struct iovec *vectors = &send_vectors[2 * i];
+	struct msghdr *message = &send_messages[i].msg_hdr;
+
+	message->msg_iov = vectors;
+	message->msg_iovlen = 1;
+	message->msg_name = ifindex ? &send_names[i] : NULL;
+	message->msg_namelen = ifindex ? sizeof send_names[i] : 0;
+	if (ifindex) {
+		send_names[i] = (struct sockaddr_ll){ .sll_family = AF_PACKET, .sll_protocol = htons(ETH_P_IP), .sll_ifindex = ifindex };
+		if (form & SEND_ETHERNET) {
+			send_names[i].sll_halen = ETH_ALEN;
+			memcpy(send_names[i].sll_addr, header, ETH_ALEN);
+		}
+	}
+	if (form & SEND_DATAGRAM) {
+		vectors[0] = (struct iovec){ slot + SLOT_IP, length };
+	} else if (form & SEND_ETHERNET) {
+		if (number)
+			memcpy(slot + SLOT_ETHER, header, ETHER_SIZE);
+		vectors[0] = (struct iovec){ slot, SLOT_IP + length };
+	} else {
+		vectors[0] = (struct iovec){ slot + SLOT_VNET, VNET_SIZE };
+		vectors[1] = (struct iovec){ slot + SLOT_IP, length };
+		message->msg_iovlen = 2;
+	}
+}
+
+/**
+ * native_packet_send() - send a batch of frames on the device that the socket is bound to
+ */
+NATIVE(native_packet_send)
+{
+	int32_t fd, count, *pairs, form = JS_ToBool(ctx, argv[1]) ? SEND_ETHERNET : 0;
+
+	if (argument_fd(ctx, argv[0], &fd) < 0 || argument_pairs(ctx, argv[2], argv[3], argv[4], &pairs, &count) < 0)
+		return JS_EXCEPTION;
+	for (int32_t i = 0; i < count; i++)
+		lay_out(i, pairs + 2 * i, form, 0);
+	return JS_NewInt32(ctx, send_batch(fd, count));
+}
+
+/**
+ * native_packet_send_to() - send a batch of frames by a socket of packetSendOpen()
+ */
+NATIVE(native_packet_send_to)
+{
+	int32_t fd, ifindex, form, count, *pairs;
+
+	if (argument_fd(ctx, argv[0], &fd) < 0 || argument_int(ctx, argv[1], "ifindex", 1, INT32_MAX, &ifindex) < 0 ||
+	    argument_int(ctx, argv[2], "form", 0, SEND_ETHERNET | SEND_DATAGRAM, &form) < 0 ||
+	    argument_pairs(ctx, argv[3], argv[4], argv[5], &pairs, &count) < 0)
+		return JS_EXCEPTION;
+	for (int32_t i = 0; i < count; i++)
+		lay_out(i, pairs + 2 * i, form, ifindex);
+	return JS_NewInt32(ctx, send_batch(fd, count));
+}
+
+/**
+ * native_send_error() - name of the errno that ended the last send early, "" if none did
+ */
+NATIVE(native_send_error)
+{
+	return JS_NewString(ctx, send_errno ? error_name(send_errno) : "");
+}
+
+/**
+ * native_frame_sum() - ones-complement sum of a part of the frame buffer, by 16-bit units in the byte order of the machine
+ *
+ * Here because of what it costs: 1480 bytes take 84 us in the engine, 0.1 us here.
+ */
+NATIVE(native_frame_sum)
+{
+	int32_t offset, length;
+	uint64_t sum = 0;
+
+	if (!frames.base)
+		return JS_ThrowRangeError(ctx, "setFrames() has not been called");
+	if (argument_int(ctx, argv[0], "offset", 0, (int32_t)frames.size, &offset) < 0 ||
+	    argument_int(ctx, argv[1], "length", 0, (int32_t)frames.size - offset, &length) < 0)
+		return JS_EXCEPTION;
+	for (const uint8_t *at = frames.base + offset; length > 0; at += 4, length -= 4) {
+		uint32_t word = 0;
+
+		memcpy(&word, at, length < 4 ? (size_t)length : 4);
+		sum += word;
+	}
+	while (sum >> 16)
+		sum = (sum & 0xffff) + (sum >> 16);
+	return JS_NewInt32(ctx, (int32_t)sum);
 }
 
 /**

@@ -34,6 +34,9 @@
 /* The second word of a frame to send: its length, and above it one more than the number of its link header (0: as in the slot). */
 #define HEADER_SHIFT 17
 #define LENGTH_MASK ((1 << HEADER_SHIFT) - 1)
+/* How a socket of packetSendOpen() wants its frames; 0: a virtio header and the packet. */
+#define SEND_ETHERNET 1
+#define SEND_DATAGRAM 2
 /* Bytes from one registered link header to the next. */
 #define HEADER_SIZE 16
 
@@ -182,7 +185,10 @@ NATIVE(native_packet_open);
 NATIVE(native_packet_filter);
 NATIVE(native_packet_receive);
 NATIVE(native_packet_send);
-NATIVE(native_send_errno);
+NATIVE(native_packet_send_open);
+NATIVE(native_packet_send_to);
+NATIVE(native_send_error);
+NATIVE(native_frame_sum);
 NATIVE(native_packet_statistics);
 NATIVE(native_ether_open);
 

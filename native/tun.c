@@ -92,21 +92,15 @@ NATIVE(native_tun_send)
 	if (argument_fd(ctx, argv[0], &fd) < 0 || argument_pairs(ctx, argv[1], argv[2], argv[3], &pairs, &count) < 0)
 		return JS_EXCEPTION;
 	send_errno = 0;
-	for (int32_t i = 0; i < count; i++) {
-		uint8_t *slot = frames.base + pairs[2 * i];
-		struct iovec vectors[2] = { { slot + SLOT_VNET, VNET_SIZE }, { slot + SLOT_IP, (size_t)pairs[2 * i + 1] & LENGTH_MASK } };
-		ssize_t put;
+	while (sent < count && !send_errno) {
+		const int32_t *pair = pairs + 2 * sent;
+		uint8_t *slot = frames.base + pair[0];
+		struct iovec vectors[2] = { { slot + SLOT_VNET, VNET_SIZE }, { slot + SLOT_IP, (size_t)pair[1] & LENGTH_MASK } };
 
-		do
-			put = writev(fd, vectors, 2);
-		while (put < 0 && errno == EINTR);
-		if (put >= 0) {
+		if (writev(fd, vectors, 2) >= 0)
 			sent++;
-			continue;
-		}
-		send_errno = errno;
-		if (send_errno == EAGAIN || send_errno == ENOBUFS)
-			break;
+		else if (errno != EINTR)
+			send_errno = errno;
 	}
 	return JS_NewInt32(ctx, sent);
 }

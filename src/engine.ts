@@ -77,6 +77,7 @@ import { Announcements, PcpServer } from "./port/pcp-responder.ts";
 import { Placement } from "./port/placement.ts";
 import { BATCH_LARGE, type Driver, PacketDriver, TunDriver } from "./port/port.ts";
 import { RouterProtocols } from "./port/router-protocols.ts";
+import { type Refused, SEGMENT_BYTES, takesRaw } from "./port/sending.ts";
 import { GRO_LIST, Settings } from "./port/settings.ts";
 import { SocketDiag, type SocketPlace } from "./port/socket-diag.ts";
 import { removeLeftovers, TUN_NAME, TunRoutes } from "./port/tun-routes.ts";
@@ -254,6 +255,11 @@ export class Engine {
 	readonly #hops: NextHopTable;
 	readonly #rx = new Int32Array(BATCH * 2);
 	readonly #frames: ArrayBuffer;
+	/** Where in it segments are cut to. */
+	readonly #segmentsAt: number;
+	/** What counts frames that were not sent, to the WAN and to a LAN. */
+	readonly #unsentOut: Refused = (reason, slot) => this.context.dropLog.add(reason, slot, 0, this.context.now);
+	readonly #unsentIn: Refused = (reason, slot) => this.context.dropLog.add(reason, slot, -1, this.context.now);
 	readonly #pollSet = new Int32Array(POLL_ENTRIES * 3);
 	readonly #placement = new Placement(native);
 	readonly #lock: native.Fd;
@@ -345,7 +351,8 @@ export class Engine {
 		this.externals = new Externals(mapWords, plan.ports);
 
 		const blocks = Math.min(BLOCKS_MAX, Math.max(BLOCKS_MIN, plan.sessions >> 4));
-		this.#frames = native.mapFile("", RECEIVE_BYTES + blocks * BLOCK);
+		this.#segmentsAt = RECEIVE_BYTES + blocks * BLOCK;
+		this.#frames = native.mapFile("", this.#segmentsAt + SEGMENT_BYTES);
 		const headers = new LinkHeaders(layout.hosts);
 		native.setFrames(this.#frames, SLOT_SIZE, this.#rx, headers.buffer);
 		this.wan = makePort(plan.wan.device, emptyLink());
@@ -406,6 +413,8 @@ export class Engine {
 				}
 				return random[randomAt++];
 			},
+			sum: native.frameSum,
+			flush: () => this.#flush(),
 		};
 		this.#readClock();
 		this.context.policy = this.#policy(plan, image === null ? 0 : image.addresses[0], image?.addresses ?? new Int32Array(0));
@@ -622,7 +631,7 @@ export class Engine {
 
 	#openTun(p: LanPort): void {
 		try {
-			p.driver = new TunDriver(p.tun, this.#rx);
+			p.driver = new TunDriver(p.tun, this.#rx, this.context.views, this.#segmentsAt);
 		} catch (error) {
 			const e = error as native.NativeError;
 			if (e.code === "ENOENT" || e.code === "ENODEV")
@@ -1178,7 +1187,9 @@ export class Engine {
 			native.setFeature(p.name, GRO_LIST, false);
 		}
 		p.restoreGro = this.#settings.original(setting) !== undefined;
-		p.driver = new PacketDriver(p.index, p.link.ethernet, this.#filterOf(p), this.#rx);
+		const raw = takesRaw(native, this.kernel.linkByName(p.name)?.type ?? -1, p.name);
+		const device = { ifindex: p.index, ethernet: p.link.ethernet, raw };
+		p.driver = new PacketDriver(device, this.#filterOf(p), this.#rx, this.context.views, this.#segmentsAt);
 	}
 
 	#claimed(): ClaimedPorts[] {
@@ -1796,29 +1807,16 @@ export class Engine {
 
 	#send(p: Port): void {
 		const { queue } = p.link;
-		const total = queue.count;
+		const unsent = isLan(p) ? this.#unsentIn : this.#unsentOut;
 		if (p.driver === null) {
-			this.#unsent(p, REASON["send-refused"], 0, total);
+			for (let n = 0; n < queue.count; n++) unsent(REASON["send-refused"], queue.pairs[n * 2]);
 			queue.count = 0;
 			return;
 		}
 		const meter = this.meter;
 		const t0 = meter === null ? 0 : native.nanoseconds();
-		for (let from = 0; from < total; from += BATCH) {
-			const count = Math.min(BATCH, total - from);
-			const sent = p.driver.send(queue.pairs, from, count);
-			p.sent += sent;
-			if (sent < count)
-				this.#unsent(p, native.sendErrno() === 0 ? REASON["queue-full"] : REASON["send-refused"], from + sent, count - sent);
-		}
-		queue.count = 0;
+		p.sent += p.driver.send(queue, unsent);
 		if (meter !== null) meter.ioNs += native.nanoseconds() - t0;
-	}
-
-	/** Counts `count` frames of a queue, from number `from` on, that were not sent. Of frames passed over in between the ones remembered are their successors. */
-	#unsent(p: Port, reason: number, from: number, count: number): void {
-		const came = isLan(p) ? -1 : 0;
-		for (let n = from; n < from + count; n++) this.context.dropLog.add(reason, p.link.queue.pairs[n * 2], came, this.context.now);
 	}
 
 	/** The line printed when packets can flow. */

@@ -171,6 +171,9 @@ declare module "masq:native" {
 	export const HEADER_SIZE: 16;
 	/** Bit above which a `tx` pair's second word names its link header. */
 	export const HEADER_SHIFT: 17;
+	/** Bits of {@link packetSendTo}'s form. */
+	export const SEND_ETHERNET: 1;
+	export const SEND_DATAGRAM: 2;
 	/** Most frames in one receive or send call. */
 	export const BATCH_MAX: 64;
 
@@ -195,12 +198,24 @@ declare module "masq:native" {
 	 */
 	export function packetReceive(fd: Fd, ethernet: boolean, first: number, max: number): number;
 	/**
-	 * Sends `count` (<= BATCH_MAX) frames described by pairs of `tx` starting at pair `from`. Frames that the kernel refuses are passed over.
-	 * Returns the number sent; {@link sendErrno} tells the last refusal of this call. Stops at a full send buffer (EAGAIN, ENOBUFS).
+	 * Sends `count` (<= BATCH_MAX) frames described by pairs of `tx` starting at pair `from`, in order, up to the first that the kernel refuses. Returns
+	 * the number sent; if that is not `count`, {@link sendError} says why the next one was refused.
 	 */
 	export function packetSend(fd: Fd, ethernet: boolean, tx: Int32Array, from: number, count: number): number;
-	/** errno of the last frame refused in the last {@link packetSend} or {@link tunSend}, 0 if none was. */
-	export function sendErrno(): number;
+	/**
+	 * A socket for {@link packetSendTo}: receives nothing, belongs to no device, gives its frames the `priority` of a qdisc (SO_PRIORITY) and has a buffer of its
+	 * own (bytes, SO_SNDBUFFORCE). `datagram`: SOCK_DGRAM, for devices that do not take what a raw socket sends; it has no virtio header.
+	 */
+	export function packetSendOpen(datagram: boolean, priority: number, sendBuffer: number): Fd;
+	/**
+	 * As {@link packetSend}, by a socket of {@link packetSendOpen} on the device `ifindex`. `form`: SEND_ETHERNET if the device has an Ethernet header, plus
+	 * SEND_DATAGRAM if the socket is one: then the IP packet alone is sent, whole and with complete checksums, and the kernel writes the link header.
+	 */
+	export function packetSendTo(fd: Fd, ifindex: number, form: number, tx: Int32Array, from: number, count: number): number;
+	/** Name ("ENOBUFS") of the errno that ended the last {@link packetSend}, {@link packetSendTo} or {@link tunSend} early, "" if none did. */
+	export function sendError(): string;
+	/** Ones-complement sum of `length` bytes of the frame buffer from byte `offset` (even), folded to 16 bits, as loaded; an odd last byte is padded with zero. */
+	export function frameSum(offset: number, length: number): number;
 	/** [frames seen, frames dropped for want of buffer] of a packet socket since the last call. */
 	export function packetStatistics(fd: Fd): [number, number];
 	/**

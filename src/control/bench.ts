@@ -26,6 +26,7 @@ import { IcmpSender } from "../nat/icmp-error.ts";
 import { Rare } from "../nat/rare.ts";
 import { REASONS } from "../nat/reason.ts";
 import { formatAddress } from "../packet/address.ts";
+import { sumOf } from "../packet/checksum.ts";
 import { addressValue, hasPorts, IP_WORD, SLOT_IP, swap16, swap32, viewsOf } from "../packet/layout.ts";
 import { headerTag, LinkHeaders } from "../packet/link-header.ts";
 import { formatEndpoint, parseEndpoint, parseProtocol } from "./endpoint.ts";
@@ -117,6 +118,8 @@ export class Bench {
 				this.#random = Math.imul(this.#random, 1103515245) + 12345;
 				return this.#random >> 4;
 			},
+			sum: (from, length) => sumOf(views.H, views.B, from, length),
+			flush: () => {},
 		};
 		this.#admission = new Admission(this.context);
 		this.#rare = new Rare(this.context, this.#admission, new IcmpSender(this.context));

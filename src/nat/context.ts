@@ -22,6 +22,8 @@ export class Queue {
 	readonly size: number;
 	/** Words of them that {@link push} fills. */
 	readonly #full: number;
+	/** Some frame is not ordinary traffic (port/sending.ts): each has to be looked at before it is sent. */
+	mixed = false;
 
 	/** Room for `capacity` frames, and for those of a whole batch besides, which the fast loops append themselves: they ask for room once a batch. */
 	constructor(capacity: number) {
@@ -37,6 +39,7 @@ export class Queue {
 		this.pairs[m] = slot;
 		this.pairs[m + 1] = length | tag;
 		this.count++;
+		this.mixed = true;
 		return true;
 	}
 }
@@ -243,6 +246,10 @@ export interface Context {
 	routerSpeaks(protocol: number, peer: number): boolean;
 	/** A fresh random 32-bit integer. */
 	random(): number;
+	/** As sumOf (packet/checksum.ts) on the frame memory, for whole packets. */
+	sum(from: number, length: number): number;
+	/** Sends what is queued anywhere: the blocks of what is made here are free then. */
+	flush(): void;
 }
 
 /** What of a context is the same at every start. */

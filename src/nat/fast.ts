@@ -15,7 +15,8 @@
  * Whether a queue has room is looked at once a batch: what the rare code pushes leaves a batch's room free ({@link Queue}).
  *
  * Checksums: the delta of the address pair is `delta & 0xffff`, with the ports `delta >>> 16`; inbound is the ones-complement of both. A partial checksum
- * (virtio flag) holds the pseudo-header sum only, not complemented, so it takes the address delta and no ports.
+ * (virtio flag) holds the pseudo-header sum only, not complemented, so it takes the address delta and no ports. If it begins elsewhere than at the UDP header, it is that of a
+ * packet in a tunnel. The first words of all frames of a batch, or-ed together, say whether the port has to look at each one's type of service.
  */
 import {
 	BYTES_CARRY,
@@ -47,6 +48,7 @@ import {
 	IP_FRAGMENT,
 	IP_PLAIN,
 	IP_SUM_SHIFT,
+	IP_TOS_CLASS,
 	IP_VERSION_MASK,
 	IP_WORD,
 	LITTLE,
@@ -118,6 +120,8 @@ export function makeFast(c: Context, rare: Rare): Fast {
 		var sole = lan.sole.address;
 		var soleMask = lan.sole.mask;
 		var cross = (wan.ethernet ? 14 : 0) - (lan.ethernet ? 14 : 0);
+		var start = (lan.ethernet ? 14 : 0) + 20;
+		var any = 0;
 		var ttlOne = lan.kernelForwards ? 0 : TTL_ONE;
 		var ttlSum = lan.kernelForwards ? 0 : TTL_ONE_SUM;
 		var ttlLeast = lan.kernelForwards ? 1 : 2;
@@ -133,6 +137,7 @@ export function makeFast(c: Context, rare: Rare): Fast {
 		var flagShift = TCP_FLAG_SHIFT;
 		var partial = VNET_PARTIAL;
 		var little = LITTLE;
+		var classes = IP_TOS_CLASS;
 		var m = queue.count << 1;
 		var skipped = 0;
 		var i: number;
@@ -162,6 +167,7 @@ export function makeFast(c: Context, rare: Rare): Fast {
 			w = sw + IP_WORD;
 			h = w << 1;
 			a = P[w];
+			any |= a;
 			b = P[w + 1];
 			w2 = P[w + 2];
 			inside = P[w + 3];
@@ -262,8 +268,11 @@ export function makeFast(c: Context, rare: Rare): Fast {
 			x = P[sw];
 			b = H[field];
 			if ((x & partial) !== 0) {
-				b += v & 0xffff;
-				H[field] = (b & 0xffff) + (b >> 16);
+				if (protocol === UDP && H[(sw << 1) + 3] !== start) rare.tunnelled(queue, field, v);
+				else {
+					b += v & 0xffff;
+					H[field] = (b & 0xffff) + (b >> 16);
+				}
 				if (cross !== 0) H[(sw << 1) + 3] += cross;
 			} else if (b !== 0 || protocol === TCP) {
 				b = (b ^ 0xffff) + (v >>> 16);
@@ -292,6 +301,7 @@ export function makeFast(c: Context, rare: Rare): Fast {
 			m += 2;
 		}
 		queue.count = m >> 1;
+		if ((any & classes) !== 0) queue.mixed = true;
 		c.forwardedOut += count - skipped;
 	}
 
@@ -316,6 +326,8 @@ export function makeFast(c: Context, rare: Rare): Fast {
 		var own = c.externals.A[0];
 		var mtu = lan.mtu;
 		var wanHeader = wan.ethernet ? 14 : 0;
+		var start = wanHeader + 20;
+		var any = 0;
 		var cross = (lan.ethernet ? 14 : 0) - wanHeader;
 		var ttlOne = lan.kernelForwards ? 0 : TTL_ONE;
 		var ttlSum = lan.kernelForwards ? 0 : TTL_ONE_SUM;
@@ -330,6 +342,7 @@ export function makeFast(c: Context, rare: Rare): Fast {
 		var flagShift = TCP_FLAG_SHIFT;
 		var partial = VNET_PARTIAL;
 		var little = LITTLE;
+		var classes = IP_TOS_CLASS;
 		var m = queue.count << 1;
 		var skipped = 0;
 		var i: number;
@@ -360,6 +373,7 @@ export function makeFast(c: Context, rare: Rare): Fast {
 			w = sw + IP_WORD;
 			h = w << 1;
 			a = P[w];
+			any |= a;
 			b = P[w + 1];
 			w2 = P[w + 2];
 			peer = P[w + 3];
@@ -469,8 +483,11 @@ export function makeFast(c: Context, rare: Rare): Fast {
 			key = P[sw];
 			b = H[field];
 			if ((key & partial) !== 0) {
-				b += v & 0xffff;
-				H[field] = (b & 0xffff) + (b >> 16);
+				if (protocol === UDP && H[(sw << 1) + 3] !== start) rare.tunnelled(queue, field, v);
+				else {
+					b += v & 0xffff;
+					H[field] = (b & 0xffff) + (b >> 16);
+				}
 				if (cross !== 0) H[(sw << 1) + 3] += cross;
 			} else if (b !== 0 || protocol === TCP) {
 				b = (b ^ 0xffff) + (v >>> 16);
@@ -499,6 +516,7 @@ export function makeFast(c: Context, rare: Rare): Fast {
 			m += 2;
 		}
 		queue.count = m >> 1;
+		if ((any & classes) !== 0) for (i = 0; i < lans.length; i++) lans[i].queue.mixed = true;
 		c.forwardedIn += count - skipped;
 	}
 

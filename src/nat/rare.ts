@@ -73,9 +73,10 @@ import {
 	VNET_PARTIAL,
 } from "../packet/layout.ts";
 import { HEADER_SIZE, HOST_HEADERS, headerTag } from "../packet/link-header.ts";
+import { completeSum, GSO_UDP, isTunnelled, Segments } from "../packet/segments.ts";
 import type { Admission } from "./admission.ts";
 import { FtpAlg, GROWTH } from "./alg.ts";
-import { type Context, HAIRPIN, type LanLink, type Link, lanOf, NO_ROUTE } from "./context.ts";
+import { type Context, HAIRPIN, type LanLink, type Link, lanOf, NO_ROUTE, type Queue } from "./context.ts";
 import { Fragments } from "./fragments.ts";
 import {
 	FRAGMENTATION_NEEDED,
@@ -109,6 +110,8 @@ const DCCP_RESET = 7;
 const IDS_OF_SUPER_PACKET = 64;
 /** IPv4 option bit: repeated in every fragment (RFC 791 section 3.1). */
 const OPTION_COPIED = 0x80;
+/** Segments of a super-packet that are cut further before they are sent, so that the blocks which they take stay few. */
+const SEGMENTS_AT_ONCE = 8;
 
 /** The rare ways of a packet. `s` is a slot's byte offset, `length` bytes of IPv4, `port` a LAN port number. */
 export class Rare {
@@ -123,6 +126,7 @@ export class Rare {
 	readonly #silence: Silence;
 	readonly fragments: Fragments;
 	readonly #ids: Identifications;
+	readonly #segments: Segments;
 	/** Session of the fragmented datagram that is being turned around, and the identification of its fragments. */
 	#hairpinSession = 0;
 	#hairpinId = -1;
@@ -138,6 +142,7 @@ export class Rare {
 		this.#opening = new Opening(c, admission);
 		this.fragments = new Fragments(c);
 		this.#ids = new Identifications(c.ipId);
+		this.#segments = new Segments(c.views);
 		this.#silence = new Silence(c, this.fragments, errors);
 	}
 
@@ -405,6 +410,16 @@ export class Rare {
 	}
 
 	/**
+	 * A UDP packet of the common form that holds a packet of a tunnel whose checksum is partial: its own, in halfword `field`, is not. `delta` is the
+	 * session's, by direction. The port has to look at it: what it is, the virtio header can not say.
+	 */
+	tunnelled(queue: Queue, field: number, delta: number): void {
+		const { H } = this.#c.views;
+		if (H[field] !== 0) H[field] = adjustUdp(H[field], delta >>> 16);
+		queue.mixed = true;
+	}
+
+	/**
 	 * A packet of the common form that is larger than the MTU of its way out may be: `least` is the smallest of any. Returns 0 if it may go all the same (it, or
 	 * its segments, fit), 1 if it was dealt with: sent in fragments, or with DF answered with the MTU (RFC 1191, RFC 4787 REQ-13). `port` is where it came from,
 	 * -1 for the WAN; `i` its session.
@@ -415,7 +430,7 @@ export class Rare {
 		const c = this.#c;
 		const mtu = port >= 0 ? this.#mtuOut(i) : least;
 		if (length <= mtu) return 0;
-		if (this.#segmentsFit(s, mtu, c.table.T[(i << 4) + R_META] & 0xff)) return 0;
+		if (this.#segmentsFit(s, mtu, port < 0 ? c.wan : c.lan[port])) return 0;
 		if (this.#mustNotSplit(s, length, mtu, port)) return 1;
 		this.fragments.recycle();
 		const protocol = c.views.B[s + SLOT_IP + 9];
@@ -425,18 +440,18 @@ export class Rare {
 	}
 
 	/** True if a packet is a super-packet whose segments fit the MTU. */
-	#segmentsFit(s: number, mtu: number, protocol: number): boolean {
+	#segmentsFit(s: number, mtu: number, from: Link): boolean {
 		const { P, H, B } = this.#c.views;
 		if ((P[s >> 2] & VNET_GSO) === 0) return false;
-		const ip = (B[s + SLOT_IP] & 15) * 4;
-		const header = ip + (protocol === TCP ? (swap16(H[((s + SLOT_IP + ip) >> 1) + 6]) >> 12) * 4 : 8);
-		return H[(s >> 1) + VNET_GSO_SIZE] + header <= mtu;
+		// As segmentHeaders() has it: this is asked of every super-packet.
+		const at = H[(s >> 1) + VNET_CSUM_START] - (from.ethernet ? 14 : 0);
+		return H[(s >> 1) + VNET_GSO_SIZE] + at + (B[s + 1] === GSO_UDP ? 8 : (B[s + SLOT_IP + at + 12] >> 4) * 4) <= mtu;
 	}
 
-	/** True if a packet beyond the MTU can not be cut; its sender has been told then. */
+	/** True if a packet beyond the MTU must not be cut; its sender has been told then. */
 	#mustNotSplit(s: number, length: number, mtu: number, port: number): boolean {
 		const { P } = this.#c.views;
-		if ((P[(s >> 2) + IP_WORD + 1] & IP_DF) === 0 && (P[s >> 2] & VNET_GSO) === 0) return false;
+		if ((P[(s >> 2) + IP_WORD + 1] & IP_DF) === 0) return false;
 		this.#drop(REASON["too-big"]);
 		this.#errors.send(s, length, port, FRAGMENTATION_NEEDED, mtu);
 		return true;
@@ -535,7 +550,7 @@ export class Rare {
 			else this.#saidInside(i, protocol);
 		}
 		const mtu = this.#mtuOut(i);
-		const split = length > mtu && !this.#segmentsFit(s, mtu, protocol);
+		const split = length > mtu && !this.#segmentsFit(s, mtu, c.lan[port]);
 		if (split && this.#mustNotSplit(s, length, mtu, port)) return;
 		if (pieces === 1) return this.#emitOut(s, length, header, protocol, i, port, room, split);
 		const id = this.#nextId(peer, 1);
@@ -660,7 +675,7 @@ export class Rare {
 		const hops = this.#hops(i, hairpin);
 		const lan = this.#lanOf(i);
 		const most = lan.mtu;
-		const split = length > most && !this.#segmentsFit(s, most, protocol);
+		const split = length > most && !this.#segmentsFit(s, most, c.wan);
 		if (split && this.#mustNotSplit(s, length, most, -1)) return false;
 		if (pieces === 1) this.#emitIn(s, length, header, protocol, i, room, hops, split);
 		else {
@@ -700,7 +715,7 @@ export class Rare {
 		this.#setPort(s, header, protocol, room, 0, secondOf(t[(i << 4) + R_IN]));
 		this.#count(i, length, 0);
 		const hop = meta >>> HOP_SHIFT;
-		if (split && hop !== HAIRPIN) this.#split(s, length, this.#mtuOut(i), (f, bytes) => this.#toWan(f, bytes, hop));
+		if (split && hop !== HAIRPIN) this.#split(s, length, c.wan, this.#mtuOut(i), (f, bytes) => this.#toWan(f, bytes, hop));
 		else this.#toWan(s, length, hop);
 	}
 
@@ -714,7 +729,7 @@ export class Rare {
 		c.views.P[(s >> 2) + IP_WORD + 4] = t[i << 4];
 		this.#setPort(s, header, protocol, room, protocol === ICMP ? 0 : 1, firstOf(t[(i << 4) + R_OUT]));
 		this.#count(i, length, 1);
-		if (split) this.#split(s, length, lan.mtu, (f, bytes) => this.#toLan(f, bytes, host, lan));
+		if (split) this.#split(s, length, lan, lan.mtu, (f, bytes) => this.#toLan(f, bytes, host, lan));
 		else this.#toLan(s, length, host, lan);
 	}
 
@@ -729,15 +744,17 @@ export class Rare {
 	}
 
 	/**
-	 * Cuts the packet in slot `s` into fragments no larger than `mtu` and gives each to `send`, in order (RFC 791 section 3.2, RFC 1812 section 4.2.2.7). Every
-	 * fragment has the whole header; options that are not to be repeated become no-operations.
+	 * Cuts the packet in slot `s`, which is translated, into fragments no larger than `mtu` for the port `to` and gives each to `send`, in order (RFC 791
+	 * section 3.2, RFC 1812 section 4.2.2.7). Every fragment has the whole header; options that are not to be repeated become no-operations.
 	 */
-	#split(s: number, length: number, mtu: number, send: (s: number, length: number) => void): void {
-		const { P, H, B } = this.#c.views;
+	#split(s: number, length: number, to: Link, mtu: number, send: (s: number, length: number) => void): void {
+		const c = this.#c;
+		const { P, H, B } = c.views;
+		if ((P[s >> 2] & VNET_GSO) !== 0) return this.#splitSegments(s, length, to, mtu, send);
 		const ip = s + SLOT_IP;
 		const header = (B[ip] & 15) * 4;
 		const step = (mtu - header) & ~7;
-		this.#completeSum(s, length, header);
+		completeSum(c.views, s, length, linkBytes(to), c.sum);
 		const word = P[(ip >> 2) + 1];
 		const base = ((B[ip + 6] & 0x1f) << 8) | B[ip + 7];
 		const slots = [s];
@@ -763,16 +780,21 @@ export class Rare {
 		}
 	}
 
-	/** A partial checksum is completed here, because the frame can not leave it to the device any more. */
-	#completeSum(s: number, length: number, header: number): void {
-		const { P, H, B } = this.#c.views;
-		if (P[s >> 2] & VNET_PARTIAL) {
-			const start = s + SLOT_IP + header;
-			const field = (start >> 1) + (B[s + SLOT_IP + 9] === TCP ? 8 : 3);
-			const sum = sumOf(H, B, start, length - header) ^ 0xffff;
-			H[field] = sum === 0 && B[s + SLOT_IP + 9] === UDP ? 0xffff : sum;
+	/** A super-packet whose segments are too large themselves: they are fragmented one by one, as they would be had they come so. */
+	#splitSegments(s: number, length: number, to: Link, mtu: number, send: (s: number, length: number) => void): void {
+		const c = this.#c;
+		const segments = this.#segments;
+		const count = segments.begin(s, length, linkBytes(to));
+		if (count === 0) return void this.#drop(REASON["too-big"]);
+		for (let k = 0; k < count; k++) {
+			if (k > 0 && k % SEGMENTS_AT_ONCE === 0) {
+				c.flush();
+				this.fragments.recycle();
+			}
+			const f = this.fragments.borrow(segments.largest);
+			if (f < 0) return void this.#drop(REASON["fragment-overload"], count - k);
+			this.#split(f, segments.write(k, f), to, mtu, send);
 		}
-		B.fill(0, s, s + 10);
 	}
 
 	/** A translated packet that has no link header yet: its next hop is not known, or is one of our own addresses. */
@@ -888,7 +910,7 @@ export class Rare {
 					putSctpSum(B, l4 * 2, sctpSum(B, l4 * 2, swap16(H[h + 1]) - header));
 					B.fill(0, s, s + 10);
 				}
-			} else if (partial) {
+			} else if (partial && !isTunnelled(this.#c.views, s, linkBytes(from))) {
 				// The pseudo-header is summed already.
 				const field = protocol === TCP ? l4 + 8 : l4 + 3;
 				if (hasPorts(protocol)) H[field] = fold(H[field] + addresses);
@@ -903,7 +925,7 @@ export class Rare {
 	/** Virtio offsets count from the link header, if there is one: moves them between ports of different kinds. */
 	#cross(s: number, from: Link, to: Link): void {
 		const { P, H } = this.#c.views;
-		const by = (to.ethernet ? 14 : 0) - (from.ethernet ? 14 : 0);
+		const by = linkBytes(to) - linkBytes(from);
 		if (by === 0 || P[s >> 2] === 0) return;
 		if (P[s >> 2] & VNET_PARTIAL) H[(s >> 1) + VNET_CSUM_START] += by;
 		if (H[(s >> 1) + VNET_HDR_LEN] !== 0) H[(s >> 1) + VNET_HDR_LEN] += by;
@@ -1011,6 +1033,11 @@ export class Rare {
 		this.#toLan(s, length, host, lan);
 		return true;
 	}
+}
+
+/** Bytes of a port's link header, which its virtio headers count. */
+function linkBytes(link: Link): number {
+	return link.ethernet ? 14 : 0;
 }
 
 /** Replaces the options of a header that stand only in the first fragment by no-operations. */

@@ -86,6 +86,8 @@ export const REASONS = [
 	],
 	["not-ours", "The destination is not one of our external addresses.", "None needed."],
 	["queue-full", "The send buffer of the port was full.", "None needed: the link is slower than its senders."],
+	["qdisc-full", "The queue of the port's device (qdisc) was full.", "None needed: the link is slower than its senders."],
+	["tun-queue", "The queue of the TUN device was full before masqd came to it.", "None needed in a burst; else raise option sessions."],
 	["send-refused", "The kernel refused to send the frame.", "Look at the port's state in masqd status."],
 	[
 		"internal-error",

@@ -57,6 +57,9 @@ export const ETHERTYPE_IPV4 = LITTLE ? 0x0008 : 0x0800;
 export const IP_VERSION_MASK = LITTLE ? 0xff : -0x01000000;
 /** Version 4, five words of header. */
 export const IP_PLAIN = LITTLE ? 0x45 : 0x45000000;
+/** The two bits of the type of service by which the kernel gives a packet its priority (ip_tos2prio), and where they are. */
+export const IP_TOS_CLASS = LITTLE ? 0x1800 : 0x180000;
+export const IP_TOS_SHIFT = LITTLE ? 11 : 19;
 /** Word 1: identification, flags, fragment offset. More-fragments and offset. */
 export const IP_FRAGMENT = LITTLE ? -12648448 : 0x3fff;
 /** Fragment offset alone. */

@@ -3,8 +3,10 @@
  * Both receive into, and send from, the shared frame buffer (native.d.ts); `ethernet` tells whether slots carry a link header.
  */
 import * as native from "masq:native";
-import { BATCH } from "../nat/context.ts";
+import { BATCH, type Queue } from "../nat/context.ts";
+import type { Views } from "../packet/layout.ts";
 import { socketBuffers } from "./buffers.ts";
+import { type Outlet, PacketOutlet, type Refused, Sending } from "./sending.ts";
 
 /** Frames in one turn while they are large, so that one batch stays in the cache and RSS stays small. */
 export const BATCH_LARGE = 8;
@@ -16,8 +18,8 @@ export interface Driver {
 	readonly ethernet: boolean;
 	/** Receives up to a batch into the slots from 0; pairs go to the registered array. 0 if nothing is there. Throws when the device has gone. */
 	receive(): number;
-	/** Sends `count` frames described by `pairs` from pair `from`; returns the number sent. */
-	send(pairs: Int32Array, from: number, count: number): number;
+	/** Sends what is in a queue, which is empty then; returns the number sent, and tells `refused` of each of the others. */
+	send(queue: Queue, refused: Refused): number;
 	/** Replaces the socket filter; without one (TUN) does nothing. */
 	filter(program: Int32Array): void;
 	/** Whether, since the last call, large frames came in a batch meant for small ones: then slots from {@link BATCH_LARGE} on hold memory that they hardly need. */
@@ -61,21 +63,32 @@ export class PacketDriver implements Driver {
 	readonly fd: native.Fd;
 	readonly ethernet: boolean;
 	readonly #batch: BatchSize;
+	readonly #outlet: PacketOutlet;
+	readonly #sending: Sending;
 
-	/** Throws a native error (ENODEV, EPERM, ENETDOWN). */
-	constructor(ifindex: number, ethernet: boolean, filter: Int32Array, rx: Int32Array) {
+	/** Throws a native error (ENODEV, EPERM, ENETDOWN). `raw` as {@link takesRaw} says, `scratch` as {@link Sending} wants it. */
+	constructor(
+		device: { ifindex: number; ethernet: boolean; raw: boolean },
+		filter: Int32Array,
+		rx: Int32Array,
+		views: Views,
+		scratch: number,
+	) {
+		const { ifindex, ethernet } = device;
 		this.ethernet = ethernet;
-		const { receive, send } = socketBuffers(native.readFile("/proc/meminfo"));
+		const { receive, send, sendClass } = socketBuffers(native.readFile("/proc/meminfo"));
 		this.fd = native.packetOpen(ifindex, ethernet, filter, receive, send);
 		this.#batch = new BatchSize(rx);
+		this.#outlet = new PacketOutlet(this.fd, ifindex, ethernet, device.raw, [send, sendClass]);
+		this.#sending = new Sending(this.#outlet, views, scratch);
 	}
 
 	receive(): number {
 		return this.#batch.after(native.packetReceive(this.fd, this.ethernet, 0, this.#batch.size));
 	}
 
-	send(pairs: Int32Array, from: number, count: number): number {
-		return native.packetSend(this.fd, this.ethernet, pairs, from, count);
+	send(queue: Queue, refused: Refused): number {
+		return this.#sending.send(queue, refused);
 	}
 
 	filter(program: Int32Array): void {
@@ -87,6 +100,7 @@ export class PacketDriver implements Driver {
 	}
 
 	close(): void {
+		this.#outlet.close();
 		native.close(this.fd);
 	}
 }
@@ -96,19 +110,23 @@ export class TunDriver implements Driver {
 	readonly fd: native.Fd;
 	readonly ethernet = false;
 	readonly #batch: BatchSize;
+	readonly #sending: Sending;
 
-	/** Creates the device; throws a native error (EPERM, ENOENT or ENODEV without TUN, EBUSY). */
-	constructor(name: string, rx: Int32Array) {
+	/** Creates the device; throws a native error (EPERM, ENOENT or ENODEV without TUN, EBUSY). `scratch` as {@link Sending} wants it. */
+	constructor(name: string, rx: Int32Array, views: Views, scratch: number) {
 		this.fd = native.tunOpen(name);
 		this.#batch = new BatchSize(rx);
+		// The kernel forwards what goes there, so it is the kernel that gives it a priority.
+		const outlet: Outlet = { link: 0, whole: false, put: (_kind, pairs, from, count) => native.tunSend(this.fd, pairs, from, count) };
+		this.#sending = new Sending(outlet, views, scratch);
 	}
 
 	receive(): number {
 		return this.#batch.after(native.tunReceive(this.fd, 0, this.#batch.size));
 	}
 
-	send(pairs: Int32Array, from: number, count: number): number {
-		return native.tunSend(this.fd, pairs, from, count);
+	send(queue: Queue, refused: Refused): number {
+		return this.#sending.send(queue, refused);
 	}
 
 	filter(_program: Int32Array): void {}

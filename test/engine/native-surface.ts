@@ -826,6 +826,8 @@ test("frames: nothing before setFrames", () => {
 	outOfRange(() => native.tunReceive(0, 0, 1));
 	outOfRange(() => native.packetSend(0, true, tx, 0, 1));
 	outOfRange(() => native.tunSend(0, tx, 0, 1));
+	outOfRange(() => native.packetSendTo(0, 1, 0, tx, 0, 1));
+	outOfRange(() => native.frameSum(0, 0));
 });
 
 test("setFrames: bounds, replacement", () => {
@@ -917,7 +919,7 @@ test("a batch into the TUN device comes out of a packet socket", () => {
 	native.packetStatistics(packet);
 	for (let i = 0; i < BATCH; i++) fill(i, i, 60 + i, 1000 + i);
 	equal(native.tunSend(tun, tx, 0, BATCH), BATCH);
-	equal(native.sendErrno(), 0);
+	equal(native.sendError(), "");
 	receive((first, max) => native.packetReceive(packet, false, first, max), 64, BATCH);
 	for (let i = 0; i < BATCH; i++) check(i, 64 + i, 60 + i, 1000 + i);
 	equal(native.packetReceive(packet, false, 0, BATCH), 0);
@@ -982,20 +984,58 @@ test("filters: in force from the first frame, replaced later", () => {
 	outOfType(() => native.packetFilter(packet, null as unknown as Int32Array));
 });
 
-test("frames that the kernel refuses are passed over", () => {
+test("a frame that the kernel refuses ends the batch, and says why", () => {
 	for (let i = 0; i < 6; i++) fill(i, i, 100, 4000 + i);
 	for (const slot of [1, 4]) frame[slot * SLOT_SIZE + 1] = 0x7f;
-	equal(native.packetSend(packet, false, tx, 0, 6), 4);
-	equal(native.sendErrno(), 22);
+	const sent = (send: (from: number, count: number) => number) => {
+		const steps: (number | string)[] = [];
+		for (let at = 0; at < 6; at++) {
+			const n = send(at, 6 - at);
+			steps.push(n, native.sendError());
+			at += n;
+		}
+		equal(steps, [1, "EINVAL", 2, "EINVAL", 1, ""]);
+	};
+	sent((from, count) => native.packetSend(packet, false, tx, from, count));
 	receive((first, max) => native.tunReceive(tun, first, max), 64, 4);
 	for (const [pair, n] of [0, 2, 3, 5].entries()) check(pair, 64 + pair, 100, 4000 + n);
-	equal(native.tunSend(tun, tx, 0, 6), 4);
-	equal(native.sendErrno(), 22);
+	sent((from, count) => native.tunSend(tun, tx, from, count));
 	receive((first, max) => native.packetReceive(packet, false, first, max), 64, 4);
 	for (const [pair, n] of [0, 2, 3, 5].entries()) check(pair, 64 + pair, 100, 4000 + n);
-	equal(native.packetSend(packet, false, tx, 0, 1), 1);
-	equal(native.sendErrno(), 0);
-	receive((first, max) => native.tunReceive(tun, first, max), 64, 1);
+});
+
+test("sockets that only send: the same frames, raw and as datagrams", () => {
+	outOfRange(() => native.packetSendOpen(false, -1, 65536));
+	outOfRange(() => native.packetSendOpen(false, 0, 0));
+	for (const form of [0, native.SEND_DATAGRAM]) {
+		const only = native.packetSendOpen(form !== 0, 6, 65536);
+		outOfRange(() => native.packetSendTo(only, 0, form, tx, 0, 1));
+		outOfRange(() => native.packetSendTo(only, 1, 4, tx, 0, 1));
+		outOfRange(() => native.packetSendTo(only, 1, form, new Int32Array([frameBuffer.byteLength, 20]), 0, 1));
+		for (let i = 0; i < 6; i++) fill(i, i, 100, 4100 + i);
+		equal(native.packetSendTo(only, indexOf(TUN), form, tx, 1, 4), 4);
+		receive((first, max) => native.tunReceive(tun, first, max), 64, 4);
+		for (let i = 0; i < 4; i++) check(i, 64 + i, 100, 4101 + i);
+		equal(native.packetSendTo(only, 99999, form, tx, 0, 1), 0);
+		equal(native.sendError(), "ENXIO");
+		native.close(only);
+	}
+});
+
+test("frameSum", () => {
+	frame.set([1, 2, 3, 4, 5, 6, 7], 64);
+	const halves = new Uint16Array(frameBuffer, 64, 4);
+	const sum = (length: number) => {
+		let total = 0;
+		for (let i = 0; i < length >> 1; i++) total += halves[i]!;
+		if (length & 1) total += LITTLE_ENDIAN ? frame[64 + length - 1]! : frame[64 + length - 1]! << 8;
+		return (total & 0xffff) + (total >> 16);
+	};
+	for (let length = 0; length <= 7; length++) equal(native.frameSum(64, length), sum(length), `${length} bytes`);
+	frame.fill(0xff, 64, 64 + 64);
+	equal(native.frameSum(64, 64), 0xffff);
+	outOfRange(() => native.frameSum(-1, 1));
+	outOfRange(() => native.frameSum(frameBuffer.byteLength - 1, 2));
 });
 
 test("a socket whose buffer overflows counts what it lost", () => {
@@ -1015,9 +1055,9 @@ test("a device that goes down, and one that goes away", () => {
 	equal(native.packetReceive(packet, false, 0, BATCH), 0, "reported once");
 	fill(0, 0, 100, 1);
 	equal(native.packetSend(packet, false, tx, 0, 1), 0);
-	equal(native.sendErrno(), 100);
+	equal(native.sendError(), "ENETDOWN");
 	equal(native.tunSend(tun, tx, 0, 1), 0);
-	equal(native.sendErrno(), 5);
+	equal(native.sendError(), "EIO");
 	sh("ip", "link", "set", TUN, "up");
 	sh("ip", "link", "del", TUN);
 	const gone = caught(() => native.packetReceive(packet, false, 0, BATCH)) as NativeError;
@@ -1056,6 +1096,19 @@ test("Ethernet: frames between two devices, link header and all", () => {
 	equal(native.packetReceive(left, true, 0, BATCH), 0, "own frames");
 });
 
+test("Ethernet: sent by datagrams, the kernel writes the link header", () => {
+	const only = native.packetSendOpen(true, 0, 65536);
+	for (let i = 0; i < 4; i++) fill(i, i, 60 + i, 5100 + i);
+	equal(native.packetSendTo(only, indexOf(VETH_A), native.SEND_ETHERNET | native.SEND_DATAGRAM, tx, 0, 4), 4);
+	receive((first, max) => native.packetReceive(right, true, first, max), 64, 4);
+	for (let i = 0; i < 4; i++) {
+		check(i, 64 + i, 60 + i, 5100 + i);
+		const at = (64 + i) * SLOT_SIZE + native.SLOT_ETHER;
+		equal([...frame.subarray(at, at + 6), frame[at + 12], frame[at + 13]], [2, 0, 0, 0, 0, 2, 8, 0]);
+	}
+	native.close(only);
+});
+
 test("Ethernet: a frame of the link header alone has length 0", () => {
 	const at = native.SLOT_ETHER;
 	fill(0, 0, 0, 0);
@@ -1072,7 +1125,7 @@ test("a full send buffer stops the batch, without an exception", () => {
 	for (let i = 0; i < BATCH; i++) fill(i, i, 1400, i);
 	const sent = native.packetSend(small, true, tx, 0, BATCH);
 	truth(sent > 0 && sent < BATCH, `${sent} of ${BATCH} sent`);
-	equal(native.sendErrno(), 11);
+	equal(native.sendError(), "EAGAIN");
 	equal(native.packetSend(small, true, tx, sent, 1), 0);
 	native.close(small);
 	sh("tc", "qdisc", "del", "dev", VETH_A, "root");

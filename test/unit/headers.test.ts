@@ -213,7 +213,17 @@ const ELSEWHERE = [
 	"hairpin-filtered",
 	"endpoint-busy",
 ];
-const OF_THE_PORTS = ["internal-error", "address-conflict", "no-next-hop", "host-unreachable", "waiting-full", "send-refused", "leak"];
+const OF_THE_PORTS = [
+	"internal-error",
+	"address-conflict",
+	"no-next-hop",
+	"host-unreachable",
+	"waiting-full",
+	"qdisc-full",
+	"tun-queue",
+	"send-refused",
+	"leak",
+];
 
 describe("drop reasons", () => {
 	for (const row of ROWS) {

@@ -283,6 +283,79 @@ export function other(source: string, destination: string, protocol: number, o: 
 	return plain(ipv4(source, destination, protocol, payloadOf(o), o), o);
 }
 
+/** Tunnels that {@link tunnel} knows, by the bytes between the outer IP header and the inner one. */
+const TUNNELS = {
+	vxlan: { protocol: 17, port: 4789, between: [8, 0, 0, 0, 0, 0, 7, 0], ethernet: true },
+	"vxlan with checksum": { protocol: 17, port: 4789, between: [8, 0, 0, 0, 0, 0, 7, 0], ethernet: true },
+	geneve: { protocol: 17, port: 6081, between: [2, 0, 0x65, 0x58, 0, 0, 7, 0, 1, 2, 3, 1, 9, 9, 9, 9], ethernet: true },
+	fou: { protocol: 17, port: 5555, between: [], ethernet: false },
+	gre: { protocol: 47, port: 0, between: [0, 0, 8, 0], ethernet: false },
+	"gre with checksum": { protocol: 47, port: 0, between: [0x80, 0, 8, 0, 0, 0, 0, 0], ethernet: false },
+	gretap: { protocol: 47, port: 0, between: [0x20, 0, 0x65, 0x58, 0, 0, 0, 7], ethernet: true },
+	ipip: { protocol: 4, port: 0, between: [], ethernet: false },
+	"6in4": { protocol: 41, port: 0, between: [], ethernet: false },
+} as const;
+export type TunnelName = keyof typeof TUNNELS;
+export const TUNNEL_NAMES = Object.keys(TUNNELS) as TunnelName[];
+
+/** A packet in a tunnel, as the kernel hands it over: if the inner one is a super-packet or lacks its checksum, the virtio header says so of the whole. */
+export function tunnel(name: TunnelName, source: string, destination: string, inner: Frame, o: FrameOptions = {}): Frame {
+	const { protocol, port, between, ethernet } = TUNNELS[name];
+	const link = ethernet ? [2, 0, 0, 0, 7, 2, 2, 0, 0, 0, 7, 1, 8, 0] : [];
+	const body = new Uint8Array((protocol === 17 ? 8 : 0) + between.length + link.length + inner.ip.length);
+	const at = body.length - inner.ip.length;
+	body.set([...between, ...link], protocol === 17 ? 8 : 0);
+	body.set(inner.ip, at);
+	if (protocol === 17) {
+		put16(body, 0, 50_000);
+		put16(body, 2, port);
+		put16(body, 4, body.length);
+	}
+	const ip = ipv4(source, destination, protocol, body, o);
+	const header = (ip[0] & 15) * 4;
+	const moved = header + at;
+	const partial = inner.partial === null ? null : { start: moved + inner.partial.start, offset: inner.partial.offset };
+	if (name.endsWith("with checksum")) {
+		const field = header + (protocol === 17 ? 6 : 4);
+		const whole = partial === null ? ip : completed(ip, partial);
+		if (inner.gsoType !== 0) put16(ip, field, protocol === 17 ? pseudoSum(ip) : 0);
+		else put16(ip, field, sum(whole, header, ip.length, protocol === 17 ? pseudoSum(ip) : 0) ^ 0xffff);
+	}
+	return {
+		...plain(ip, o),
+		partial,
+		gsoType: inner.gsoType,
+		gsoSize: inner.gsoSize,
+		headers: inner.headers === 0 ? 0 : moved + inner.headers,
+	};
+}
+
+/** A TCP super-packet over IPv6, for 6in4. */
+export function tcp6(payload: number, gso: number): Frame {
+	const v4 = tcp("10.0.0.1:1000", "10.0.0.2:80", { payload, flags: "PA", seq: 0xffffff00 });
+	const ip = new Uint8Array(20 + v4.ip.length);
+	ip.set([0x60, 0, 0, 0, 0, 0, 6, 64, 0x20, 1], 0);
+	put16(ip, 4, v4.ip.length - 20);
+	ip[23] = 1;
+	ip.set([0x20, 1], 24);
+	ip[39] = 2;
+	ip.set(v4.ip.subarray(20), 40);
+	put16(ip, 56, pseudoSum6(ip));
+	return { ip, partial: { start: 40, offset: 16 }, gsoType: 4, gsoSize: gso, headers: 60, group: false };
+}
+
+/** Sum of the pseudo-header of a TCP segment over IPv6. */
+export function pseudoSum6(ip: Uint8Array): number {
+	return sum(ip, 8, 40, 6 + get16(ip, 4));
+}
+
+/** A packet whose partial checksum is complete. */
+export function completed(ip: Uint8Array, { start, offset }: { start: number; offset: number }): Uint8Array {
+	const whole = ip.slice();
+	put16(whole, start + offset, sum(ip, start, ip.length) ^ 0xffff);
+	return whole;
+}
+
 /** Bytes as a frame with nothing special about it. */
 export function plain(ip: Uint8Array, o: FrameOptions = {}): Frame {
 	return { ip, partial: null, gsoType: 0, gsoSize: 0, headers: 0, group: o.group ?? false };

@@ -54,6 +54,7 @@ import { Keeper, type Terms, unfit } from "../../src/nat/keep.ts";
 import { Rare } from "../../src/nat/rare.ts";
 import { REASONS } from "../../src/nat/reason.ts";
 import { formatAddress, parseAddress, parseSubnet } from "../../src/packet/address.ts";
+import { sumOf } from "../../src/packet/checksum.ts";
 import { firstOf, SLOT_ETHER, SLOT_SIZE, secondOf, swap16, swap32, viewsOf } from "../../src/packet/layout.ts";
 import { HEADER_SHIFT, HEADER_SIZE, HOST_HEADERS, headerTag, LENGTH_MASK, LinkHeaders } from "../../src/packet/link-header.ts";
 import { type Frame, type Packet, readPacket, sum } from "./rig-frame.ts";
@@ -371,6 +372,8 @@ export class Rig {
 			dropLog: new DropLog(drops, views),
 			ipId: 0x4321,
 			random: () => this.random(),
+			sum: (from, length) => sumOf(views.H, views.B, from, length),
+			flush: () => this.#flush(),
 		};
 		this.hops.route();
 		this.at(o.from?.second ?? 100_000);
@@ -549,14 +552,16 @@ export class Rig {
 		const drops = c.drops.slice();
 		const before = { left: c.left, forwarded: c.forwardedOut + c.forwardedIn, errors: c.errorsSent + c.resetsSent };
 		this.hops.held.length = 0;
+		this.#gone = [[], ...c.lan.map(() => [])];
 		run();
 		const outcome: Outcome = { wan: [], lan: c.lan.map(() => []), drops: [], left: c.left - before.left, held: [], errors: 0 };
 		c.drops.forEach((n, reason) => {
 			for (let k = drops[reason]; k < n; k++) outcome.drops.push(REASONS[reason][0]);
 		});
 		outcome.errors = c.errorsSent + c.resetsSent - before.errors;
-		outcome.wan = this.#read(c.wan, frames);
-		outcome.lan = c.lan.map((link) => this.#read(link, frames));
+		this.#flush(frames);
+		outcome.wan = this.#gone[0];
+		outcome.lan = this.#gone.slice(1);
 		outcome.held = this.hops.held.map((h) => this.#packet(h.slot, h.length, h.host === 0 ? c.wan : c.lan[0], frames));
 		for (const p of outcome.wan) {
 			if (this.externals.find(loaded(p.source)) < 0) throw new Error(`LEAK: ${p.line}`);
@@ -568,6 +573,14 @@ export class Rig {
 		if (this.accounts && account !== frames.length)
 			throw new Error(`${frames.length} frames in, ${account} accounted for: ${summary(outcome)}`);
 		return outcome;
+	}
+
+	/** What has been sent in this run, by the WAN and each LAN port. */
+	#gone: Packet[][] = [];
+
+	#flush(frames: Frame[] = []): void {
+		const { wan, lan } = this.context;
+		for (const [n, link] of [wan, ...lan].entries()) this.#gone[n].push(...this.#read(link, frames));
 	}
 
 	#read(link: Link, frames: Frame[]): Packet[] {

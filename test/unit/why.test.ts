@@ -296,6 +296,8 @@ const CASES: Record<ReasonName, Case> = {
 	filtered: { before: open, in: udp(`${S2}:9`, `${X}:40000`), from: `${S2}:9`, to: `${X}:40000`, dry: true, remedy: true },
 	"not-ours": { in: udp(`${S1}:9`, "203.0.113.99:5"), from: `${S1}:9`, to: "203.0.113.99:5" },
 	"queue-full": { run: byHand("queue-full", udp(`${X}:5`, `${S1}:9`), 0), from: `${X}:5`, to: `${S1}:9` },
+	"qdisc-full": { run: byHand("qdisc-full", udp(`${X}:5`, `${S1}:9`), 0), from: `${X}:5`, to: `${S1}:9` },
+	"tun-queue": { run: byHand("tun-queue", udp(`${X}:5`, `${S1}:9`), 0), from: `${X}:5`, to: `${S1}:9` },
 	"send-refused": { run: byHand("send-refused", udp(`${X}:5`, `${S1}:9`), 0), from: `${X}:5`, to: `${S1}:9` },
 	"internal-error": { run: byHand("internal-error", udp(`${H1}:5`, `${S1}:9`), 0), from: `${H1}:5`, to: `${S1}:9` },
 	leak: { run: byHand("leak", udp(`${H1}:5`, `${S1}:9`), 0), from: `${H1}:5`, to: `${S1}:9` },
