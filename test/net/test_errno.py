@@ -9,6 +9,7 @@ import itertools
 import os
 import re
 import signal
+import socket
 import threading
 
 import pytest
@@ -227,6 +228,12 @@ class Events:
         asker = self._bed.h1.udp(H1)
         asker.sendto(bytes(2), (LAN_GATEWAY, 5351))
         asker.close()
+
+    def classes(self):
+        """Traffic of another type of service, which has a socket of its own from its first packet on."""
+        for tos in (0x10, 0):
+            self._traffic.asker.setsockopt(socket.IPPROTO_IP, socket.IP_TOS, tos)
+            self._traffic.flows(f"type of service {tos}")
 
     def tun(self):
         self._bed.router.run("ip", "link", "del", "masq0", check=False)

@@ -28,10 +28,7 @@ def from_lan(packet):
 
 def shape(bed, bulk_limit, match):
     """HTB on the WAN: a slow class of `bulk_limit` packets for everything, and a fast one for what `match` (u32) finds."""
-    # The next hops are to be known before: address resolution would wait in the slow class.
-    for source, sport, destination, dport in ((H1, 40000, S1, BULK), (H2, 41000, S2, URGENT)):
-        bed.lan_wire.send_bytes(from_lan(udp(source, sport, destination, dport, b"first", flags="DF")))
-        bed.wan_wire.expect(lambda p, dport=dport: UDP in p and p[UDP].dport == dport)
+    know_next_hops(bed)
     for command in (
         "qdisc add dev wan0 root handle 1: htb default 20",
         "class add dev wan0 parent 1: classid 1:10 htb rate 100mbit prio 0",
@@ -41,6 +38,13 @@ def shape(bed, bulk_limit, match):
         f"filter add dev wan0 parent 1: protocol ip prio 1 u32 match ip {match} flowid 1:10",
     ):
         bed.router.run("tc", *command.split())
+
+
+def know_next_hops(bed):
+    """The next hops are to be known before: address resolution would wait in a slow class, and packets for it."""
+    for source, sport, destination, dport in ((H1, 40000, S1, BULK), (H2, 41000, S2, URGENT)):
+        bed.lan_wire.send_bytes(from_lan(udp(source, sport, destination, dport, b"first", flags="DF")))
+        bed.wan_wire.expect(lambda p, dport=dport: UDP in p and p[UDP].dport == dport)
 
 
 def backlog(bed):
@@ -150,6 +154,16 @@ def test_priority_of_the_type_of_service(make_bed):
         for tos in places:
             numbers = [n for n, its in got if its == tos]
             assert numbers == sorted(numbers)
+
+
+@pytest.mark.masqd
+def test_without_a_descriptor_for_a_class_its_packets_go_all_the_same(make_bed):
+    bed = make_bed().start()
+    know_next_hops(bed)
+    held = len(bed.router.run("ls", f"/proc/{bed.daemon.pid}/fd").stdout.split())
+    bed.router.run("prlimit", "--pid", bed.daemon.pid, f"--nofile={held}:1024")
+    urgent(bed, tos=0x10)
+    bed.router.run("prlimit", "--pid", bed.daemon.pid, "--nofile=1024:1024")
 
 
 # ---- super-packets that are not what their outer header says -------------------------------------------------
