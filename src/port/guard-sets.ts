@@ -43,6 +43,10 @@ export class GuardSets {
 	#at = 0;
 	#fd: Fd = -1;
 	#sequence = 0;
+	/** The question of {@link hasFlow}, and where in it the flow stands. */
+	#question: DataView | null = null;
+	#key = 0;
+	readonly #answer = new ArrayBuffer(1024);
 
 	constructor(io: SetsIo) {
 		this.#io = io;
@@ -76,11 +80,23 @@ export class GuardSets {
 			});
 		}
 		this.#message(NFNL_BATCH_END, 0, () => {});
-		return this.#exchange() === 0;
+		return this.#exchange(this.#buffer, this.#at) === 0;
 	}
 
 	/** Whether the kernel has a flow as its own; addresses are dotted values, ports in host order. */
 	hasFlow(protocol: number, peer: number, peerPort: number, port: number): boolean {
+		// Written once: it is asked for every packet that would open a session from outside.
+		const key = this.#question === null ? this.#writeQuestion() : this.#key;
+		const v = this.#question as DataView;
+		// Each part in words of its own.
+		v.setUint32(key, peer);
+		v.setUint8(key + 4, protocol);
+		v.setUint16(key + 8, port);
+		v.setUint16(key + 12, peerPort);
+		return this.#exchange(v.buffer as ArrayBuffer, v.byteLength) === NFT_MSG_NEWSETELEM;
+	}
+
+	#writeQuestion(): number {
 		this.#begin(128);
 		this.#message(NFNL_SUBSYS_NFTABLES | NFT_MSG_GETSETELEM, 0, () => {
 			this.#names("own_flows");
@@ -88,17 +104,14 @@ export class GuardSets {
 				this.#nest(LIST_ELEMENT, () =>
 					this.#nest(ELEMENT.KEY, () =>
 						this.#attribute(DATA_VALUE, 16, (at) => {
-							// Each part in words of its own.
-							this.#view.setUint32(at, peer);
-							this.#view.setUint8(at + 4, protocol);
-							this.#view.setUint16(at + 8, port);
-							this.#view.setUint16(at + 12, peerPort);
+							this.#key = at;
 						}),
 					),
 				),
 			);
 		});
-		return this.#exchange() === NFT_MSG_NEWSETELEM;
+		this.#question = new DataView(this.#buffer.slice(0, this.#at));
+		return this.#key;
 	}
 
 	/** A range's first port, or ~ the one behind its last. */
@@ -158,14 +171,16 @@ export class GuardSets {
 		this.#view.setUint16(at + 2, type | NLA_NESTED, this.#little);
 	}
 
-	/** Sends what was written. The first answer: 0 or minus errno, or a message's number; what can not be asked is a refusal. */
-	#exchange(): number {
-		const v = this.#view;
+	/** Sends messages. The first answer: 0 or minus errno, or a message's number; what can not be asked is a refusal. */
+	#exchange(messages: ArrayBuffer, length: number): number {
 		try {
 			if (this.#fd < 0) this.#fd = this.#io.netlinkOpen(NETLINK_NETFILTER, []);
-			this.#io.netlinkSend(this.#fd, this.#buffer, this.#at);
+			this.#io.netlinkSend(this.#fd, messages, length);
+			// A refusal quotes what it refuses.
+			const answers = length > this.#answer.byteLength ? new ArrayBuffer(length + 64) : this.#answer;
+			const v = new DataView(answers);
 			let answer = -1;
-			for (let first = true; this.#io.netlinkReceive(this.#fd, this.#buffer) > 0; first = false) {
+			for (let first = true; this.#io.netlinkReceive(this.#fd, answers) > 0; first = false) {
 				const type = v.getUint16(4, this.#little);
 				// One refusal is that of the whole transaction.
 				const told = type === NLMSG_ERROR ? v.getInt32(16, this.#little) : type & 0xff;

@@ -34,6 +34,8 @@
  *    not pass here, and the kernel has nothing to send under another address.
  *  - what leaves from a port that masqd claims is a flow of the kernel's: its answers are let in. Not one of a translated LAN, which the kernel
  *    has masqueraded while masqd was away. `own_full` counts packets of flows that found no room.
+ *  - before the firewall's source NAT, the router's own new TCP connections from such a port get another, as the kernel's NAT would do when a host of the LAN has
+ *    that port to that server already: the kernel can not know masqd's sessions. Not UDP: a tunnel's peers would learn a wrong port.
  *
  * The script makes the table anew in one transaction, so there is never a moment without a guard and what a killed predecessor left is
  * replaced; but for the flows that were learned, which are kept where the kernel allows it. Addresses are told apart by `fib` expressions, which follow the kernel's addresses by
@@ -100,7 +102,7 @@ export type Separation = "zone" | "notrack";
 /** What is done with the flows that an earlier guard has learned: they are kept, or begun anew, or (a kernel without what that needs) nothing is learned. */
 export type Learning = "keep" | "anew" | "none";
 
-/** Whether the kernel can give its pings identifiers that are not masqd's: it has NAT. */
+/** Whether the kernel can give its pings identifiers, and the router's TCP connections ports, that are not masqd's: it has NAT. */
 export type Identifiers = "apart" | "shared";
 
 /** Names of the guard's counters. */
@@ -122,6 +124,8 @@ const IDENTIFIERS_PRIORITY = 95;
 const FEW_IDENTIFIERS = 256;
 /** After source NAT (100). */
 const POSTROUTING_PRIORITY = 300;
+/** Ports that a connection is not moved from: a server may want to see such a one. */
+const UNPRIVILEGED = 1024;
 /** "MQ". */
 const TUN_ZONE = 0x4d51;
 /**
@@ -282,9 +286,13 @@ export function guardRuleset(
 	if (lans.length > 0)
 		lines.push(`\t\toifname ${names(lans)} ip saddr @externals icmp type destination-unreachable icmp code 2 counter name refused drop`);
 	const asks = `\t\toifname ${quoted(g.wanDevice)} ip saddr @externals icmp type echo-request ${pinged}`;
-	if (theirs !== null) {
+	const moved = learns && identifiers === "apart" ? widestGap(guardedPorts(g, TCP)) : null;
+	if (theirs !== null || moved !== null)
 		lines.push("\t}", "\tchain identifiers {", `\t\ttype nat hook postrouting priority ${IDENTIFIERS_PRIORITY}; policy accept;`);
-		lines.push(`${asks} masquerade to :${theirs.first}-${theirs.last}`);
+	if (theirs !== null) lines.push(`${asks} masquerade to :${theirs.first}-${theirs.last}`);
+	if (moved !== null) {
+		const connects = `oifname ${quoted(g.wanDevice)} ip saddr @externals tcp sport @claimed_tcp tcp sport >= ${UNPRIVILEGED}`;
+		lines.push(`\t\t${connects} masquerade to :${moved.first}-${moved.last}`);
 	}
 	lines.push("\t}", "\tchain postrouting {", `\t\ttype filter hook postrouting priority ${POSTROUTING_PRIORITY}; policy accept;`);
 	const strange = fib ? " fib saddr . oif type != local" : "";

@@ -106,15 +106,26 @@ def test_a_resolver_with_random_ports(bed):
 
 
 def test_the_router_connects_from_a_port_of_the_range(bed):
+    """Also from one that a host has a connection to that server from, before and after: each has its own, and nobody's is reset."""
     listener = bed.wan.listener(S1, 80)
-    for port in (40001, 1023, 65000):
-        client = bed.router.tcp("", port)
+
+    def connect(host, port):
+        client = host.tcp("", port)
         client.settimeout(2)
         client.connect((S1, 80))
         server, seen = listener.accept()
-        assert seen == (GATEWAY, port)
-        server.sendall(b"page")
-        assert client.recv(10) == b"page"
+        assert seen[0] == GATEWAY
+        return client, server
+
+    pairs = [connect(bed.router, port) for port in (1023, 65000, 40000)]
+    pairs.append(connect(bed.h1, 40000))
+    pairs.append(connect(bed.h1, 40001))
+    pairs.append(connect(bed.router, 40001))
+    for n, (client, server) in enumerate(pairs * 2):
+        server.sendall(b"page %d" % n)
+        assert client.recv(10) == b"page %d" % n
+        client.sendall(b"more %d" % n)
+        assert server.recv(10) == b"more %d" % n
 
 
 def test_answers_of_strangers_stay_out(bed):

@@ -166,6 +166,7 @@ table inet masqd {
 	chain identifiers {
 		type nat hook postrouting priority 95; policy accept;
 		oifname "pppoe-wan" ip saddr @externals icmp type echo-request icmp id { 32768-65535 } masquerade to :1024-32767
+		oifname "pppoe-wan" ip saddr @externals tcp sport @claimed_tcp tcp sport >= 1024 masquerade to :2223-32767
 	}
 	chain postrouting {
 		type filter hook postrouting priority 300; policy accept;
@@ -286,7 +287,7 @@ describe("guard installation", () => {
 				"3000-49999",
 			],
 		] as const)
-			expect(guardRuleset({ ...FACTS, portRanges }).match(/masquerade to :(\S+)/)?.[1]).toBe(gap);
+			expect(guardRuleset({ ...FACTS, portRanges }).match(/icmp .* masquerade to :(\S+)/)?.[1]).toBe(gap);
 	});
 	it("begins anew beside another version's sets, and learns nothing where the kernel can not", () => {
 		const other = nft(["flush table"]);
