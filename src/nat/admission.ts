@@ -5,7 +5,7 @@
  * room for it. In a full table room is made in this order: a port's rest; what is due; the host's own GIVEN sessions; anybody's finished ones; what strangers have opened
  * and nobody inside has answered; and for what the inside opens itself, unanswered ones: of the host that holds most, for a host with less than its part (shares.ts) whatever
  * their age, and then of a host that nobody has answered at all, or of one with more sessions. So whoever is below its part is served while anybody has a session that may go.
- * What a stranger opens never displaces what the inside has opened. Every search looks at few records: the lists are by host (table.ts).
+ * What a stranger opens never displaces what the inside has opened, but for unanswered sessions of a host beyond its part. Every search looks at few records: the lists are by host (table.ts).
  */
 
 import { EXTERNAL_SHIFT, HOST_EIF, HOST_PLACE, R_HOST, R_IN, R_META, R_OUT } from "../conntrack/record.ts";
@@ -150,10 +150,15 @@ export class Admission {
 			const i = table.head(state);
 			if (i !== 0 && table.age(i, c.now16) >= age) return this.#evict(i);
 		}
-		if (stranger) return false;
+		// For a stranger only whoever holds more than its part, and only for half of the host's own.
+		if (stranger && hosts.sessions(host) >= guaranteed(c, host) >> 1) return false;
 		this.#press();
 		if (!newcomer && this.#fullAt === c.now) return false;
 		const largest = hosts.largest();
+		if (stranger) {
+			const i = hosts.sessions(largest) > guaranteed(c, largest) ? this.#unanswered(largest, 0) : 0;
+			return i !== 0 && this.#evict(i);
+		}
 		let i = this.#unanswered(largest, age);
 		if (i === 0 && newcomer) i = this.#unanswered(this.#spareHost(host), 0) || this.#unanswered(host, EVICT_AGE);
 		if (i !== 0) return this.#evict(i);

@@ -137,6 +137,16 @@ describe("S13: what strangers open", () => {
 		rig.verify();
 	});
 
+	it("make room for themselves where a host floods beyond its part, for a host that has little", () => {
+		const rig = rigOf({ sessions: SESSIONS, filtering: "eif" });
+		rig.toWan(udp(`${H1}:40000`, `${S1}:9`));
+		for (let n = 0; n < SESSIONS; n++) rig.out(udp(`${H3}:${1024 + n}`, `${S1}:9`));
+		for (let n = 0; n < 256; n++) rig.out(udp(`192.168.1.${100 + (n >> 4)}:${1024 + n}`, `${S1}:9`));
+		expect(rig.table.count(FREE)).toBe(0);
+		for (let n = 0; n < 50; n++) rig.toLan(udp(`${stranger(n)}:7`, `${X}:40000`));
+		rig.verify();
+	});
+
 	it("do not use up the rate at which the host may open sessions", () => {
 		const rig = rigOf({ ...udpForward, hosts: [{ address: H1, maxRate: 5 }] });
 		for (let n = 0; n < 50; n++) rig.toLan(udp(`${stranger(n)}:7`, `${X}:5000`));
