@@ -7,6 +7,7 @@
 #include "shim.h"
 
 #include <poll.h>
+#include <signal.h>
 
 static const JSCFunctionListEntry exports[] = {
 	JS_CFUNC_DEF("args", 0, native_args),
@@ -18,6 +19,7 @@ static const JSCFunctionListEntry exports[] = {
 	JS_CFUNC_DEF("processor", 0, native_processor),
 	JS_CFUNC_DEF("runOn", 1, native_run_on),
 	JS_CFUNC_DEF("run", 3, native_run),
+	JS_PROP_INT32_DEF("SIGUSR1", SIGUSR1, 0),
 	JS_CFUNC_DEF("signalOpen", 1, native_signal_open),
 	JS_CFUNC_DEF("signalRead", 1, native_signal_read),
 	JS_CFUNC_DEF("keepCapabilities", 1, native_keep_capabilities),

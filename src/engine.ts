@@ -88,7 +88,6 @@ const CAP_NET_ADMIN = 12;
 const CAP_NET_RAW = 13;
 const SIGHUP = 1;
 const SIGINT = 2;
-const SIGUSR1 = 10;
 const SIGTERM = 15;
 const TUN_QUEUE = 2000;
 /** More destinations of the kernel's own than a socket filter holds are told apart here, and counted as "not-through-wan". */
@@ -499,7 +498,7 @@ export class Engine {
 	}
 
 	#start(): void {
-		this.#signals = native.signalOpen([SIGHUP, SIGINT, SIGUSR1, SIGTERM]);
+		this.#signals = native.signalOpen([SIGHUP, SIGINT, native.SIGUSR1, SIGTERM]);
 		for (const [n, name] of [
 			[CAP_NET_ADMIN, "CAP_NET_ADMIN"],
 			[CAP_NET_RAW, "CAP_NET_RAW"],
@@ -1657,8 +1656,8 @@ export class Engine {
 
 	#signalled(): void {
 		for (let signal = native.signalRead(this.#signals); signal !== 0; signal = native.signalRead(this.#signals)) {
-			if (signal === SIGTERM || signal === SIGINT || signal === SIGUSR1) this.#stopping = true;
-			if (signal === SIGUSR1) this.#relieved = true;
+			if (signal === SIGTERM || signal === SIGINT || signal === native.SIGUSR1) this.#stopping = true;
+			if (signal === native.SIGUSR1) this.#relieved = true;
 			if (signal === SIGHUP) {
 				const { errors } = this.reload();
 				for (const line of errors) this.log.say("error", line);

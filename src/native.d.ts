@@ -49,6 +49,8 @@ declare module "masq:native" {
 	 * A program that runs for more than `timeoutMs` is killed and reported as status 137. Throws ENOENT if there is none, and what kept its input from it.
 	 */
 	export function run(argv: string[], stdin: string, timeoutMs: number): { status: number; output: string };
+	/** 10 on most machines, 16 on MIPS, where 10 is SIGBUS; the numbers of SIGHUP, SIGINT and SIGTERM are everywhere the same. */
+	export const SIGUSR1: number;
 	/** Blocks the given signal numbers for normal delivery and returns a non-blocking signalfd for them. SIGPIPE is ignored. */
 	export function signalOpen(signals: number[]): Fd;
 	/** Next pending signal number of a {@link signalOpen} descriptor, 0 if there is none. */
