@@ -108,14 +108,14 @@ class Row:
     lost: int
     pids: set
 
-    HEAD = f"{'event':<38} {'times':>5} {'TCP reset':>9} {'UDP moved':>9} {'TCP gap s':>15} {'UDP gap s':>15} {'datagrams lost':>14}  masqd's pid"
+    HEAD = f"{'event':<52} {'times':>5} {'TCP reset':>9} {'UDP moved':>9} {'TCP gap s (max)':>15} {'UDP gap s (max)':>15} {'datagrams lost':>14}  masqd's pid"
 
     def __str__(self):
         def gaps(found):
             return f"{statistics.median(found):.2f} ({max(found):.2f})"
 
         kept = "" if not self.pids - {""} else "kept" if len(self.pids) == 1 else "another"
-        return f"{self.event:<38} {self.times:>5} {self.resets:>9} {self.moves:>9} {gaps(self.tcp_gaps):>15} {gaps(self.udp_gaps):>15} {self.lost:>14}  {kept}"
+        return f"{self.event:<52} {self.times:>5} {self.resets:>9} {self.moves:>9} {gaps(self.tcp_gaps):>15} {gaps(self.udp_gaps):>15} {self.lost:>14}  {kept}"
 
 
 class Streams:
