@@ -65,6 +65,7 @@ import { type ClaimedPorts, lanFilter, wanFilter } from "./port/filter.ts";
 import { foreignFilters, foreignWords } from "./port/foreign-filters.ts";
 import { foreignRouting } from "./port/foreign-routing.ts";
 import { type GuardFacts, guardedPorts, guardPresent, installGuard, removeGuard } from "./port/guard.ts";
+import { GuardPace } from "./port/guard-pace.ts";
 import { GuardSets } from "./port/guard-sets.ts";
 import { GuardWatch } from "./port/guard-watch.ts";
 import { IngressFilters } from "./port/ingress-filter.ts";
@@ -297,6 +298,9 @@ export class Engine {
 	#guardBefore = false;
 	/** Facts of the installed guard; "" if it must be installed again. */
 	#guardText = "";
+	/** It is to be installed as soon as its pace allows. */
+	#guardLate = false;
+	readonly #guardPace = new GuardPace();
 	#guardWatch: GuardWatch | null = null;
 	#restoreEphemeral: (() => void) | null = null;
 	/** The first words of what {@link foreignRouting} last told. */
@@ -1425,10 +1429,16 @@ export class Engine {
 
 	/** Installs the guard if it is not as it must be; false if that fails: every second tries again. */
 	#keepGuard(): boolean {
+		const facts = this.#guardFacts();
+		const started = native.now();
+		this.#guardLate = !this.#guardPace.may(facts, this.#guardText === "", started);
+		if (this.#guardLate) return false;
 		try {
 			this.#refreshGuard();
+			this.#guardPace.took(facts, started, native.now(), false);
 			return true;
 		} catch (error) {
+			this.#guardPace.took(facts, started, native.now(), true);
 			this.#guardText = "";
 			this.log.often("error", "guard", (error as Error).message, this.#milliseconds);
 			return false;
@@ -1541,7 +1551,7 @@ export class Engine {
 		["slow path timer", () => this.#rare.everySecond()],
 		["requested ports timer", () => this.#requested.expire()],
 		["kernel news", () => this.#behind && this.#kernelNews()],
-		["guard timer", () => this.#guardText === "" && this.#keepGuard()],
+		["guard timer", () => (this.#guardText === "" || this.#guardLate) && this.#keepGuard()],
 		["own protocols timer", () => this.#lookForOwnProtocols()],
 		["next hops timer", () => this.#hops.waiting > 0 && this.#hops.flush()],
 		["next hops confirmation", () => this.#hops.everySecond()],
@@ -1634,6 +1644,7 @@ export class Engine {
 			this.#hops.waiting === 0 &&
 			this.#busyAt === 0 &&
 			this.#guardText !== "" &&
+			!this.#guardLate &&
 			!this.#rare.pending &&
 			!this.#behind &&
 			!this.#requested.pending
