@@ -197,6 +197,52 @@ def test_a_log_whose_reader_has_gone(make_bed, kind):
     assert "masqd" not in tables(bed)
 
 
+def with_log_folder(folder, argv):
+    """The command that runs `argv` where `folder` is /dev: with a /dev/log of our own."""
+    for name in ("null", "urandom", "net/tun"):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        subprocess.run(["cp", "-a", f"/dev/{name}", folder / name], check=True)
+    return ["unshare", "-m", "sh", "-c", f'mount --bind {folder} /dev && exec "$@"', "sh", *argv]
+
+
+def test_a_system_log_that_nobody_reads(make_bed):
+    """syslog(3) would wait: lines are lost instead, and it says so when somebody reads again, also a log that was started anew."""
+    bed = make_bed()
+    bed.configure()
+    folder = bed.folder / "dev"
+    folder.mkdir()
+
+    def listen():
+        made = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+        (folder / "log").unlink(missing_ok=True)
+        made.bind(str(folder / "log"))
+        made.settimeout(GUARD)
+        return made
+
+    log = listen()
+    bed.daemon = bed.router.start(*with_log_folder(folder, map(str, bed.command("--syslog"))))
+    bed._closing.callback(bed.daemon.kill)
+    bed.daemon.expect("^masqd: ready:")
+    traffic = Traffic(bed)
+    traffic.flows("the start")
+    reload = lambda: bed.daemon.send_signal(signal.SIGHUP)
+    reload()
+    line = log.recv(2000)
+    assert re.fullmatch(rb"<29>\w{3} [ \d]\d \d\d:\d\d:\d\d masqd\[\d+\]: configuration in force", line), line
+
+    def lost():
+        reload()
+        return bed.status()["logLost"] > 0
+
+    wait_until(lost, "lost lines")
+    traffic.flows("a full log")
+    log.close()
+    log = listen()
+    reload()
+    assert b"lines of the log were lost" in log.recv(2000)
+    traffic.stop()
+
+
 # ---- the state file ----------------------------------------------------------------------------------------
 
 
