@@ -685,6 +685,7 @@ export class Engine {
 					neighbour: (ifindex, host) => this.#neighbourOf(ifindex, host),
 					inUse: (host) => this.#hops.inUse(host),
 					mtuTo: (peer) => this.#hops.mtuTo(peer),
+					routeMtu: (destination) => this.kernel.lookup(destination)?.mtu ?? 0,
 					attachClassic: (ifindex, program) => this.#ingress.attach(ifindex, program),
 					detachClassic: (ifindex) => this.#ingress.detach(ifindex),
 				},

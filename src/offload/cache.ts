@@ -164,11 +164,6 @@ export class FlowCache {
 		return true;
 	}
 
-	/** MTU of a session's way out, as it was entered. */
-	mtu(i: number): number {
-		return this.#H[((this.#slots + i * 2 * WORDS) << 1) + (SLOT_MTU >> 1)];
-	}
-
 	#publish(slot: number, protocol: number, d: Direction, links: Uint16Array, now: number, head: number): void {
 		const w = this.#W;
 		const h = this.#H;
@@ -236,6 +231,11 @@ export class FlowCache {
 	/** Moves the acknowledgment number of one direction on, as loaded. */
 	acknowledge(i: number, inbound: 0 | 1, ack: number): void {
 		this.#W[this.#slots + (i * 2 + inbound) * WORDS + (SLOT_ACK >> 2)] = ack;
+	}
+
+	/** Largest packet of one direction, at most 65535. */
+	mtu(i: number, inbound: 0 | 1): number {
+		return this.#H[((this.#slots + (i * 2 + inbound) * WORDS) << 1) + (SLOT_MTU >> 1)];
 	}
 
 	/** Number of the port that outbound packets have to come in by. */

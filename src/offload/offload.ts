@@ -118,6 +118,8 @@ export interface OffloadOwner {
 	neighbour(ifindex: number, host: number): { address: number; mac: Uint8Array } | null;
 	/** An inside host (its number) has packets that only the programs see. */
 	inUse(host: number): void;
+	/** Largest packet that the route to an inside host (dotted value) takes, 0 if it says nothing of that. */
+	routeMtu(destination: number): number;
 	/** Puts a program on a device's ingress as a classic filter, in the place of one that is there. Throws an Error. */
 	attachClassic(ifindex: number, program: native.Fd): void;
 	/** Removes it. Throws an Error. */
@@ -417,10 +419,15 @@ export class Offload implements Bypass {
 		out.mtu = o.mtuTo(T[e + R_PEER]);
 		out.link = facts.wan.ethernet ? hop : -1;
 		back.device = lan.index;
-		back.mtu = lan.mtu;
+		back.mtu = this.#mtu(lan, back.newAddress);
 		back.link = lan.ethernet ? HOST_HEADERS + host : -1;
 		// One that goes in again without being used is as old as it was.
 		this.#cache.enter(i, protocol, out, back, this.#links, o.seconds() - o.table.age(i, o.now16()));
+	}
+
+	/** Largest packet to a destination (as loaded) by a device: what the device takes, or its route. */
+	#mtu(device: OffloadDevice, destination: number): number {
+		return Math.min(device.mtu, this.#owner.routeMtu(addressValue(destination)) || device.mtu);
 	}
 
 	/** Number of the port that a session's outbound packets come in by. */
@@ -513,10 +520,9 @@ export class Offload implements Bypass {
 		}
 	}
 
-	/** Routes changed: hosts of the kernel's LANs may be behind another neighbour. */
+	/** Routes changed: they may take other sizes, and hosts of the kernel's LANs may be behind another neighbour. */
 	routesChanged(): void {
-		const { T } = this.#owner.table;
-		this.#leaveWhere((i) => this.#cache.mtu(i) !== Math.min(this.#owner.mtuTo(T[(i << 4) + R_PEER]), 0xffff));
+		this.#leaveWhere((i) => this.#sizesDiffer(i));
 		if (this.#facts?.lan.some((lan) => lan.kernelForwards)) {
 			const { T16 } = this.#owner.table;
 			for (let host = 1; host < this.#via.length; host++) {
@@ -528,6 +534,15 @@ export class Offload implements Bypass {
 				this.#leaveWhere((i) => T16[(i << 5) + R_HOST] === host);
 			}
 		}
+	}
+
+	/** Whether the routes of a session take other sizes than when it was entered. */
+	#sizesDiffer(i: number): boolean {
+		const { T } = this.#owner.table;
+		const facts = this.#facts as OffloadFacts;
+		const lan = facts.lan[this.#cache.port(i) - 1];
+		const out = this.#owner.mtuTo(T[(i << 4) + R_PEER]);
+		return this.#cache.mtu(i, 0) !== Math.min(out, 0xffff) || this.#cache.mtu(i, 1) !== Math.min(this.#mtu(lan, T[i << 4]), 0xffff);
 	}
 
 	// ---- time ----------------------------------------------------------------------------------------------------------------

@@ -46,6 +46,7 @@ const offload = new Offload(
 		now16: () => 1,
 		milliseconds: () => milliseconds,
 		neighbour: () => null,
+		routeMtu: () => 0,
 		attachClassic: () => {},
 		detachClassic: () => {},
 		inUse: () => {},

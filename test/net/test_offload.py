@@ -13,7 +13,7 @@ import pytest
 from scapy.layers.inet import IP, TCP, UDP
 from scapy.layers.l2 import Ether
 
-from bed import GATEWAY, H1, H3, MASQD, S1, S2, S3, iperf_server, lan_mac
+from bed import GATEWAY, H1, H3, MASQD, S1, S2, S3, iperf_server, lan_mac, wan_mac
 from namespace import GUARD, run, wait_until
 from packets import assert_checksums, echo, is_echo_reply, is_udp, tcp, udp
 
@@ -241,6 +241,31 @@ def test_too_big_is_answered(make_bed):
     result = json.loads(bed.h1.run("iperf3", "-J", "-c", S1, "-t", "1").stdout)
     assert result["end"]["sum_received"]["bytes"] > 1_000_000
     assert sum(carried(bed)) > 100
+
+
+@pytest.mark.parametrize("way", ["wan", "lan"])
+def test_a_route_takes_less(bed, way):
+    """`mtu` of a route holds for cached sessions as for the kernel's own forwarding: what is larger is user space's, whenever the route came."""
+    port = raw_session(bed)
+    route = f"route replace {S3} via 203.0.113.254 dev wan0 mtu 1300" if way == "wan" else f"route replace {H3} dev {bed.lan_device} mtu 1300"
+    if way == "wan":
+        bed.router.ip(f"neigh replace 203.0.113.254 lladdr {wan_mac(S3)} dev wan0 nud permanent")
+
+    def told(size, by_the_kernel):
+        heard, kernel = seen(bed), carried(bed)
+        if way == "wan":
+            bed.lan_wire.send(udp(H3, 5000, S3, 7, b"z" * (size - 28)))
+        else:
+            bed.wan_wire.send(udp(S3, 7, GATEWAY, port, b"z" * (size - 28)))
+        wait_until(lambda: seen(bed) != heard or carried(bed) != kernel, "somebody to take it")
+        assert (carried(bed) != kernel) == by_the_kernel
+
+    told(1400, True)
+    bed.router.ip(route)
+    wait_until(lambda: offload(bed)["flows"] == 0 or time.sleep(0.02), "the session out of the cache")
+    wait_until(lambda: offload(bed)["flows"] == 1 or time.sleep(0.02), "the session in the cache again")
+    told(1300, True)
+    told(1301, False)
 
 
 # ---- out of the cache --------------------------------------------------------------------------------------
