@@ -131,6 +131,10 @@ errno: build ## every system call of the daemon fails once with every errno, at 
 	@$(MAKE) --no-print-directory build FAULTS=1
 	ERRNO_WALK=1 /usr/bin/python3 -m pytest -q test/net/test_errno.py -n 2 -rP
 
+.PHONY: differential
+differential: build ## hold the offload's programs against the slow path, frame by frame (FRAMES=n, SEED=n; needs root)
+	test/fuzz/run-offload.sh $(or $(FRAMES),100000) $(or $(SEED),$$(date +%s))
+
 .PHONY: soak
 soak: build ## kill the daemon a thousand times, restart it under load, and move sessions in and out of the kernel for a minute (KILLS=n RESTARTS=n SECONDS=n)
 	KILLS=$(or $(KILLS),1000) /usr/bin/python3 -m pytest test/net/test_life.py -k test_kills -q

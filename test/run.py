@@ -118,6 +118,7 @@ SUITES = [
     Suite("conformance-tun", conformance("tun"), summary, cores=2),
     Suite("conformance-offload", conformance("packet", "--offload", "on", "--only", OFFLOADED), summary, cores=2),
     Suite("fuzz", ["test/fuzz/run.sh"]),
+    Suite("differential", ["test/fuzz/run-offload.sh"], summary),
     Suite("unit", ["node_modules/.bin/vitest", "run", "--testTimeout=600000", "--reporter=default", "--reporter=json", "--outputFile={report}"], vitest),
     Suite("engine-unit", ["test/engine/run-unit.sh"], summary),
     Suite("lint", ["node_modules/.bin/biome", "check", "."]),

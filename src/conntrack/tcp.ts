@@ -24,8 +24,8 @@ import type { Table } from "./table.ts";
  * The acknowledgment number is remembered to judge resets from outside.
  */
 export function tcpOut(table: Table, i: number, flags: number, seq: number, ack: number, now16: number): void {
-	// What the bypass has carried decides what a SYN means.
-	if ((flags & SYN) !== 0 && table.bypass !== null) table.bypass.sync(i);
+	// What the bypass has carried decides what this means.
+	if (table.bypass !== null) table.bypass.sync(i);
 	const state = table.state(i);
 	const t = table.T;
 	const e = i << 4;
@@ -58,7 +58,7 @@ export function tcpOut(table: Table, i: number, flags: number, seq: number, ack:
  * section 3.2), which leaves the session as it was.
  */
 export function tcpIn(table: Table, i: number, flags: number, seq: number, ack: number, now16: number): boolean {
-	if ((flags & (SYN | RST)) !== 0 && table.bypass !== null) table.bypass.sync(i);
+	if (table.bypass !== null) table.bypass.sync(i);
 	const state = table.state(i);
 	const t = table.T;
 	const e = i << 4;

@@ -456,7 +456,13 @@ export class Offload implements Bypass {
 		const { table } = this.#owner;
 		// If that finds it closing, it leaves.
 		if (this.sync(i) && !this.#cache.has(i)) return;
+		const age = this.age(i);
 		this.#cache.leave(i, this.#owner.milliseconds());
+		const now16 = this.#owner.now16();
+		if (age < table.age(i, now16)) {
+			table.T16[(i << 5) + R_LAST] = now16 - age;
+			table.setStateKeepingTime(i, table.state(i), now16);
+		}
 		const out = this.#cache.packets(i, 0);
 		const back = this.#cache.packets(i, 1);
 		this.#packetsOut += out;

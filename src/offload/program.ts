@@ -224,7 +224,7 @@ function generate(f: ProgramFacts, outbound: boolean): ArrayBuffer {
 	send(a, f, base, kind);
 	a.label("reset").jump("set", R1, SYN, "pass").jump("set", R1, RST, "ports").goto("pass");
 	end(a, base, outbound);
-	trim(a, base, kind);
+	trim(a, base, outbound, kind);
 	pull(a, base);
 	a.label("pass").alu64("mov", R0, TC_ACT_UNSPEC).exit();
 	if (!f.fromEthernet && f.toEthernet) a.label("lose").alu64("mov", R0, TC_ACT_SHOT).exit();
@@ -315,8 +315,16 @@ function exact(a: Assembler, base: number): void {
  * Cuts off what follows behind the packet: the padding of a short frame, or worse. Passes a packet that its frame (R1) does not hold, and a super-packet, whose segments
  * would not be one any more. Nothing else can stand in the way by now.
  */
-function trim(a: Assembler, base: number, kind: Kind): void {
+function trim(a: Assembler, base: number, outbound: boolean, kind: Kind): void {
 	a.label("trim").jump("gt", R5, R1, "pass").load(4, R1, R6, CTX_GSO_SIZE).jump("ne", R1, 0, "pass");
+	a.jump("ne", R9, kind.tcp, "cut").jump("lt", R5, LONG, "pass");
+	if (!outbound) {
+		a.load(1, R1, R7, base + TCP_FLAGS)
+			.alu32("and", R1, RST)
+			.jump("eq", R1, 0, "cut");
+		judge(a, base);
+	}
+	a.label("cut");
 	a.store(8, R10, STACK_LENGTH, R5).alu64("mov", R1, R6).alu64("mov", R2, R5);
 	if (base !== 0) a.alu64("add", R2, base);
 	a.alu64("mov", R3, 0).call(SKB_CHANGE_TAIL).jump("ne", R0, 0, "pass");
@@ -329,6 +337,17 @@ function trim(a: Assembler, base: number, kind: Kind): void {
 		.alu64("add", R2, base + SHORT)
 		.jump("gt", R2, R1, "pass")
 		.goto("exact");
+}
+
+/** Passes a RST from outside whose sequence number is not what the inside expects, or of which that is not known. */
+function judge(a: Assembler, base: number): void {
+	a.load(4, R2, R8, SLOT_ACK - SLOT_SIZE)
+		.jump("eq", R2, 0, "pass")
+		.bigEndian(R2, 32);
+	a.load(4, R1, R7, base + TCP_SEQUENCE)
+		.bigEndian(R1, 32)
+		.alu32("sub", R1, R2)
+		.jump32("gt", R1, RESET_WINDOW, "pass");
 }
 
 /** Whether this is the last of its direction, what an off-path reset would have to guess, last use, packets, bytes (R5). */
@@ -351,15 +370,7 @@ function end(a: Assembler, base: number, outbound: boolean): void {
 	a.label("end").jump("set", R1, RST, "judge");
 	a.load(1, R1, R8, SLOT_SEEN).alu32("or", R1, SEEN_FIN).store(1, R8, SLOT_SEEN, R1).goto("heard");
 	a.label("judge");
-	if (!outbound) {
-		a.load(4, R2, R8, other + SLOT_ACK)
-			.jump("eq", R2, 0, "pass")
-			.bigEndian(R2, 32);
-		a.load(4, R1, R7, base + TCP_SEQUENCE)
-			.bigEndian(R1, 32)
-			.alu32("sub", R1, R2)
-			.jump32("gt", R1, RESET_WINDOW, "pass");
-	}
+	if (!outbound) judge(a, base);
 	a.load(4, R1, R8, SLOT_PACKETS).alu32("add", R1, 1).store(1, R8, SLOT_MARK, R1);
 	a.load(4, R1, R8, other + SLOT_PACKETS).store(1, R8, other + SLOT_MARK, R1);
 	a.alu64("mov", R1, 0).store(1, R8, other + SLOT_SEEN, R1);
