@@ -382,6 +382,7 @@ export class Engine {
 			milliseconds: () => this.#milliseconds,
 			sessionOf: (slot) => this.#rare.sessionOf(slot),
 			undeliverable: (slot, length, lost) => this.#rare.undeliverable(slot, length, lost ? NET_UNREACHABLE : HOST_UNREACHABLE),
+			undeliverableInside: (slot, length) => this.#rare.undeliverableInside(slot, length),
 			spareSlot: (n) => BATCH * SLOT_SIZE + n * SPARE_SLOT_SIZE,
 		});
 		const random = new Int32Array(64);

@@ -858,6 +858,27 @@ export class Rare {
 		this.#errors.send(s, length, c.lan.indexOf(lan), kind);
 	}
 
+	/** The same of a packet for an inside host that does not answer: who sent it is told, outside or, of a hairpinned one, inside. */
+	undeliverableInside(s: number, length: number): void {
+		const c = this.#c;
+		const { P, H, B } = c.views;
+		const ip = s + SLOT_IP;
+		const w = ip >> 2;
+		if ((P[w + 1] & IP_OFFSET) !== 0) return;
+		const header = (B[ip] & 15) * 4;
+		const l4 = (ip + header) >> 1;
+		const protocol = B[ip + 9];
+		const ports = hasPorts(protocol) ? pair(H[l4 + 1], H[l4]) : protocol === ICMP ? pair(H[l4 + 2], 0) : 0;
+		const i = c.table.findOut(protocol, P[w + 4], P[w + 3], ports);
+		if (i === 0) return;
+		const t = c.table.T;
+		this.#rewrite(s, header, protocol, t[(i << 4) + R_DELTA], 0, this.#lanOf(i), c.wan);
+		P[w + 4] = c.externals.A[(t[(i << 4) + R_META] >> EXTERNAL_SHIFT) & 0xff];
+		this.#setPort(s, header, protocol, length - header, protocol === ICMP ? 0 : 1, secondOf(t[(i << 4) + R_IN]));
+		if (c.externals.find(P[w + 3]) >= 0) this.undeliverable(s, length);
+		else this.#errors.send(s, length, -1, HOST_UNREACHABLE);
+	}
+
 	/** What the WAN port's own address gets and we do not want is the kernel's; at the other external addresses there is only us. */
 	#leave(external: number, pieces: number, reason: ReasonName = "no-mapping"): boolean {
 		if (external === 0) this.#c.left += pieces;

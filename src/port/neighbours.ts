@@ -51,6 +51,8 @@ export interface NextHopOwner {
 	sessionOf(slot: number): number;
 	/** A translated packet in a slot was given up: there is no route any more (`lost`), or the next hop did not answer. */
 	undeliverable(slot: number, length: number, lost: boolean): void;
+	/** The same of a frame for an inside host that does not answer. */
+	undeliverableInside(slot: number, length: number): void;
 	/** Device of the WAN port and of a LAN port; 0 while it is not there. */
 	wanIndex(): number;
 	lanIndex(port: number): number;
@@ -277,6 +279,7 @@ export class NextHopTable implements NextHops {
 			if (!usable) {
 				o.dropped(f.wan ? REASON["no-next-hop"] : REASON["host-unreachable"], slot, f.wan ? 0 : -1);
 				if (f.wan) o.undeliverable(slot, f.length, false);
+				else o.undeliverableInside(slot, f.length);
 			} else if (f.wan) this.#sendTo(known, slot, f.length);
 			else if (o.hosts.W[f.host * 4 + HOST_ADDRESS] !== f.inside || !this.#inside.find(f.host))
 				o.dropped(REASON["host-unreachable"], slot, -1);

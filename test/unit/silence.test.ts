@@ -2,7 +2,7 @@
 import { describe, expect, it } from "vitest";
 import { sctpSum } from "../../src/packet/crc32c.ts";
 import { Rig } from "./rig.ts";
-import { icmpError, ipv4, other, plain, sum, tcp, udp } from "./rig-frame.ts";
+import { icmpError, ipv4, other, plain, readPacket, sum, tcp, udp } from "./rig-frame.ts";
 
 const H1 = "192.168.1.10";
 const H2 = "192.168.1.20";
@@ -88,6 +88,48 @@ describe("a next hop that does not answer", () => {
 		expect([...B.subarray(24 + 28 + 12, 24 + 28 + 16)].join(".")).toBe(H1);
 		expect(sum(B, 24 + 28, 24 + 48)).toBe(0xffff);
 		expect([...B.subarray(10, 16)]).toEqual([2, 16, 192, 168, 1, 10]);
+	});
+});
+
+describe("an inside host that does not answer", () => {
+	const forwards = [{ protocol: 17, first: 5000, inside: "192.168.1.99", insideFirst: 6000 }];
+
+	function quoted(queue: { count: number }, B: Uint8Array) {
+		expect(queue.count).toBe(1);
+		expect([...B.subarray(24 + 20, 24 + 22)]).toEqual([3, 1]);
+		expect(sum(B, 24 + 28, 24 + 48)).toBe(0xffff);
+		return readPacket(B.slice(24 + 28, 24 + 28 + 40), null, true);
+	}
+
+	it("B4 is told to who sent it outside, with the packet as it was sent", () => {
+		const rig = new Rig({ forwards });
+		const { held } = rig.in(udp(`${S1}:9`, `${X}:5000`));
+		expect(held[0].line).toBe(`udp ${S1}:9 > 192.168.1.99:6000`);
+		const c = rig.context;
+		rig.rare.undeliverableInside(0, 40);
+		const packet = quoted(c.wan.queue, c.views.B);
+		expect([packet.line, packet.faults]).toEqual([`udp ${S1}:9 > ${X}:5000`, []]);
+		expect([...c.views.B.subarray(24 + 12, 24 + 20)].join(".")).toBe(`${X}.${S1}`);
+	});
+
+	it("and of a hairpinned one to who sent it inside", () => {
+		const rig = new Rig({ forwards });
+		rig.out(udp(`${H1}:1025`, `${X}:5000`));
+		const c = rig.context;
+		rig.rare.undeliverableInside(0, 40);
+		const packet = quoted(c.lan[0].queue, c.views.B);
+		expect([packet.line, packet.faults]).toEqual([`udp ${H1}:1025 > ${X}:5000`, []]);
+	});
+
+	it("nothing is sent about a packet of no session, nor about a later fragment", () => {
+		const rig = new Rig({ forwards });
+		rig.in(udp(`${S1}:9`, `${X}:5000`));
+		rig.context.views.B[24 + 7] = 1;
+		rig.rare.undeliverableInside(0, 40);
+		rig.context.views.B[24 + 7] = 0;
+		rig.context.views.B[24 + 21] = 1;
+		rig.rare.undeliverableInside(0, 40);
+		expect(rig.context.wan.queue.count).toBe(0);
 	});
 });
 
