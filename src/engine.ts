@@ -90,7 +90,9 @@ const CAP_NET_RAW = 13;
 const SIGHUP = 1;
 const SIGINT = 2;
 const SIGTERM = 15;
-const TUN_QUEUE = 2000;
+/** Packets that may wait in a TUN device: as many as a burst of new sessions brings, which take masqd longest (30 us each). */
+const TUN_QUEUE_LEAST = 2000;
+const TUN_QUEUE_MOST = 8192;
 /** More destinations of the kernel's own than a socket filter holds are told apart here, and counted as "not-through-wan". */
 const FILTER_ROUTES = 500;
 /** Milliseconds between two looks at the router's own sockets, at least. */
@@ -663,7 +665,7 @@ export class Engine {
 		return TunRoutes.install(this.kernel, this.#settings, {
 			lans: [p.name],
 			elsewhere: this.#elsewhere(),
-			tun: { name: p.tun, ifindex: tun.index, mtu: this.wan.link.mtu || 1500, queueLength: TUN_QUEUE },
+			tun: { name: p.tun, ifindex: tun.index, mtu: this.wan.link.mtu || 1500, queueLength: tunQueue(this.plan) },
 		});
 	}
 
@@ -1454,7 +1456,7 @@ export class Engine {
 			const link = routes === null ? undefined : this.kernel.linkByName(tun);
 			if (link === undefined) continue;
 			try {
-				this.kernel.setLinkUp(link.index, this.wan.link.mtu, TUN_QUEUE);
+				this.kernel.setLinkUp(link.index, this.wan.link.mtu, tunQueue(this.plan));
 			} catch (error) {
 				this.#behind = true;
 				this.log.often("warning", "tun mtu", `${tun}: ${(error as Error).message}`, this.#milliseconds);
@@ -1557,6 +1559,7 @@ export class Engine {
 		["own protocols timer", () => this.#lookForOwnProtocols()],
 		["next hops timer", () => this.#hops.waiting > 0 && this.#hops.flush()],
 		["next hops confirmation", () => this.#hops.everySecond()],
+		["tun queue", () => this.#countOverruns()],
 		["rates", () => this.rates.tick()],
 		["limits", () => this.#tellLimits()],
 		["log timer", () => this.log.tick(this.#milliseconds)],
@@ -1569,6 +1572,11 @@ export class Engine {
 		this.table.header[H_CLOCK] = this.context.now;
 		for (const [step, action] of this.#everySecondSteps) this.barrier.attempt(step, action);
 		this.#flushRest();
+	}
+
+	/** What the queues of the TUN devices had no room for, of which masqd has seen nothing. */
+	#countOverruns(): void {
+		for (const { driver } of this.lan) if (driver instanceof TunDriver) this.context.drops[REASON["tun-queue"]] += driver.overruns();
 	}
 
 	#lookForOwnProtocols(): void {
@@ -1975,6 +1983,11 @@ function formatNet(net: Net): string {
 
 function filteringFlags(filtering: Plan["filtering"]): number {
 	return filtering === "endpoint-independent" ? HOST_EIF : filtering === "address-dependent" ? HOST_ADF : 0;
+}
+
+/** Places in the queue of a plan's TUN devices. */
+function tunQueue(plan: Plan): number {
+	return Math.min(TUN_QUEUE_MOST, Math.max(TUN_QUEUE_LEAST, plan.sessions));
 }
 
 /** Why the tun drivers of a plan can not be had, "" if they can. */

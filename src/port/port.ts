@@ -108,6 +108,8 @@ export class PacketDriver implements Driver {
 /** The TUN driver: the kernel keeps the LAN, masqd is its default route. */
 export class TunDriver implements Driver {
 	readonly fd: native.Fd;
+	readonly #counter: string;
+	#overrun = 0;
 	readonly ethernet = false;
 	readonly #batch: BatchSize;
 	readonly #sending: Sending;
@@ -115,6 +117,7 @@ export class TunDriver implements Driver {
 	/** Creates the device; throws a native error (EPERM, ENOENT or ENODEV without TUN, EBUSY). `scratch` as {@link Sending} wants it. */
 	constructor(name: string, rx: Int32Array, views: Views, scratch: number) {
 		this.fd = native.tunOpen(name);
+		this.#counter = `/sys/class/net/${name}/statistics/tx_dropped`;
 		this.#batch = new BatchSize(rx);
 		// The kernel forwards what goes there, so it is the kernel that gives it a priority.
 		const outlet: Outlet = { link: 0, whole: false, put: (_kind, pairs, from, count) => native.tunSend(this.fd, pairs, from, count) };
@@ -127,6 +130,19 @@ export class TunDriver implements Driver {
 
 	send(queue: Queue, refused: Refused): number {
 		return this.#sending.send(queue, refused);
+	}
+
+	/** Packets that the kernel has dropped since the last call because the device's queue was full; 0 where it does not tell. */
+	overruns(): number {
+		let dropped = 0;
+		try {
+			dropped = Number(native.readFile(this.#counter));
+		} catch {
+			// No sysfs here, or no such device any more.
+		}
+		const more = Math.max(0, dropped - this.#overrun);
+		this.#overrun = Math.max(dropped, this.#overrun);
+		return more;
 	}
 
 	filter(_program: Int32Array): void {}

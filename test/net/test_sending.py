@@ -1,6 +1,8 @@
 """What happens to frames that masqd hands to the kernel: queueing disciplines that are full, priorities, super-packets of tunnels."""
 
+import errno
 import re
+import signal
 import socket
 import struct
 
@@ -244,3 +246,37 @@ def test_datagrams_sent_at_once_without_df_are_fragmented(make_bed, wan):
         assert [back.recv(2000) for _ in range(count)] == [struct.pack("!I", n) * 350 for n in range(count)]
     if not bed.baseline:
         assert bed.drops() == {}
+
+
+# ---- hosts and queues behind masqd ---------------------------------------------------------------------------
+
+
+@pytest.mark.drivers("packet")
+def test_a_forward_to_a_dead_host_is_refused(make_bed):
+    """B4: the client outside hears that the host cannot be reached, as from the kernel's own forwarding, of the address that it asked."""
+    bed = make_bed()
+    bed.start({}, [("redirect", None, {"proto": "tcp", "src_dport": "8080", "dest_ip": "192.168.1.99", "dest_port": "80"})])
+    with pytest.raises(OSError) as refused:
+        bed.wan.tcp(S1).connect((GATEWAY, 8080))
+    assert refused.value.errno == errno.EHOSTUNREACH
+
+
+@pytest.mark.masqd
+@pytest.mark.drivers("tun")
+def test_the_tun_queue_that_overflows_is_counted(make_bed):
+    """F16: as many packets wait as a burst of new sessions brings, and those beyond are seen in `status`."""
+    bed = make_bed().start({"sessions": "4096"})
+    sender, receiver = bed.h1.udp(H1, 40001), bed.wan.udp(S1, 5001)
+    receiver.setsockopt(socket.SOL_SOCKET, 33, 32 << 20)
+    sender.sendto(b"open", (S1, 5001))
+    assert receiver.recv(10) == b"open"
+    bed.daemon.send_signal(signal.SIGSTOP)
+    for n in range(5000):
+        sender.sendto(b"%d" % n, (S1, 5001))
+    bed.daemon.send_signal(signal.SIGCONT)
+    bed.await_drops("tun-queue", 1)
+    lost = bed.drops("tun-queue")
+    assert lost <= 5000 - 4095
+    for n in range(5000 - lost):
+        assert receiver.recv(10) == b"%d" % n
+    assert bed.drops() == {"tun-queue": lost}
