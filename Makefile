@@ -10,6 +10,7 @@ include native/build.mk
 include test/bench/build.mk
 include openwrt/package.mk
 include test/conformance/conformance.mk
+include test/guest/guest.mk
 
 VERSION := $(shell sed -n 's/.*"version": "\(.*\)",/\1/p' package.json)
 SOURCES := $(shell find src -name '*.ts')
@@ -102,6 +103,7 @@ demo: build ## show masqd at work on real traffic (SHELL=1: keep the hosts and o
 
 .PHONY: test
 test: build ## run all tests
+	@$(MAKE) --no-print-directory guest
 	@$(MAKE) --no-print-directory build SANITIZE=1
 	@$(MAKE) --no-print-directory build FAULTS=1
 	@$(MAKE) --no-print-directory build LIBC=musl

@@ -117,6 +117,7 @@ SUITES = [
     Suite("conformance", conformance("packet"), summary, cores=2),
     Suite("conformance-tun", conformance("tun"), summary, cores=2),
     Suite("conformance-offload", conformance("packet", "--offload", "on", "--only", OFFLOADED), summary, cores=2),
+    Suite("guest", [PYTHON, "test/guest/run.py", "--quick"], summary),
     Suite("fuzz", ["test/fuzz/run.sh"]),
     Suite("differential", ["test/fuzz/run-offload.sh"], summary),
     Suite("unit", ["node_modules/.bin/vitest", "run", "--testTimeout=600000", "--reporter=default", "--reporter=json", "--outputFile={report}"], vitest),
