@@ -108,6 +108,7 @@ const SCTP_SHUTDOWN_COMPLETE = 14;
 const DCCP_RESET = 7;
 /** Identifications that a super-packet may use up. */
 const IDS_OF_SUPER_PACKET = 64;
+const TTL_MAX = 255;
 /** IPv4 option bit: repeated in every fragment (RFC 791 section 3.1). */
 const OPTION_COPIED = 0x80;
 /** Segments of a super-packet that are cut further before they are sent, so that the blocks which they take stay few. */
@@ -911,7 +912,7 @@ export class Rare {
 
 	/**
 	 * Checksums, hop count and virtio offsets of a packet with any header length; addresses and ports are the caller's. `delta` is the session's, by direction;
-	 * `hops` are counted off (-1: one is given back). Of a later fragment only the IP header changes.
+	 * `hops` are counted off (-1: one is given back, if there is room for it). Of a later fragment only the IP header changes.
 	 */
 	#rewrite(s: number, header: number, protocol: number, delta: number, hops: number, from: Link, to: Link): void {
 		const { P, H, B } = this.#c.views;
@@ -920,6 +921,7 @@ export class Rare {
 		const l4 = (ip + header) >> 1;
 		const both = delta >>> 16;
 		const addresses = delta & 0xffff;
+		if (hops < 0 && B[ip + 8] === TTL_MAX) hops = 0;
 		const counted = hops === 0 ? 0 : hops > 0 ? TTL_ONE_SUM : TTL_ONE_SUM ^ 0xffff;
 		H[h + 5] = adjust(H[h + 5], fold(addresses + counted));
 		P[(ip >> 2) + 2] -= hops * TTL_ONE;
@@ -1044,7 +1046,8 @@ export class Rare {
 		const inside = c.table.T[found << 4];
 		const host = c.table.T16[(found << 5) + R_HOST];
 		const lan = this.#lanOf(found);
-		const hops = this.#hops(found, hairpin);
+		const back = this.#hops(found, hairpin);
+		const hops = back < 0 && B[s + SLOT_IP + 8] === TTL_MAX ? 0 : back;
 		const counted = hops === 0 ? 0 : hops > 0 ? TTL_ONE_SUM : TTL_ONE_SUM ^ 0xffff;
 		const delta = fold(halfDelta(P[w + 4] & 0xffff, inside & 0xffff) + halfDelta(P[w + 4] >>> 16, inside >>> 16));
 		H[(w << 1) + 5] = adjust(H[(w << 1) + 5], fold(delta + counted));

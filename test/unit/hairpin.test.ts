@@ -90,5 +90,10 @@ describe("hairpin", () => {
 		rig.toWan(udp(`${H1}:40000`, `${S1}:3478`));
 		// The kernel has counted on the way in (64 -> 63 before it came here) and will on the way out.
 		expect(turned(rig, udp(`${H2}:41000`, `${X}:40000`, { ttl: 63 })).ttl).toBe(64);
+		// A hop for which there is no room is not given back.
+		const there = turned(rig, udp(`${H2}:41000`, `${X}:40000`, { ttl: 255 }));
+		expect([there.ttl, there.line]).toEqual([255, `udp ${X}:41000 > ${H1}:40000`]);
+		const error = turned(rig, icmpError(H1, X, 3, 3, there.bytes, { ttl: 255 }));
+		expect([error.ttl, error.line]).toEqual([255, `icmp 3/3 ${X} > ${H2} about udp ${H2}:41000 > ${X}:40000`]);
 	});
 });
