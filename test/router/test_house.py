@@ -302,7 +302,7 @@ def test_rules_from_the_wan_hold_for_port_forwards(house):
             client.close()
         return True
 
-    assert connects()
+    wait_until(connects, "a connection by the port forward")
     house.run("uci add firewall rule; uci set firewall.@rule[-1].name=Ban; uci set firewall.@rule[-1].src=wan; uci set firewall.@rule[-1].dest='*'")
     house.run(f"uci set firewall.@rule[-1].src_ip={SERVER}; uci set firewall.@rule[-1].target=DROP; uci commit; reload_config")
     house.quiet()
@@ -311,7 +311,7 @@ def test_rules_from_the_wan_hold_for_port_forwards(house):
     house.h1.ping(SERVER)
     house.run("uci delete firewall.@rule[-1]; uci commit; reload_config")
     house.quiet()
-    assert connects()
+    wait_until(connects, "a connection after the ban")
     listener.close()
 
 
@@ -355,7 +355,7 @@ DEATHS = {
     "no nft": (f"mv /usr/sbin/nft /root/; {KILL}", "No such file or directory", "mv /root/nft /usr/sbin/"),
     "no TUN": (f"{KILL}; mount --bind /dev/null /dev/net/tun", "TUN: ", "umount /dev/net/tun"),
     "full /tmp": (f"dd if=/dev/zero of=/tmp/full bs=64k 2> /dev/null; {KILL}", "", "rm -f /tmp/full"),
-    "its device is taken": (f"{KILL}; /bin/busybox brctl addbr masq0", "masq0", "ip link del masq0"),
+    "its device is taken": (f"{KILL}; until /bin/busybox brctl addbr masq0 2> /dev/null; do usleep 5000; done", "masq0", "ip link del masq0"),
     "its LAN device is gone": (f"{KILL}; ip link del br-lan", "does not exist", ""),
     "SIGSTOP": ("kill -STOP $(cat /var/run/procd/masqd/pid)", "", ""),
 }
