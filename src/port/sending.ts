@@ -27,8 +27,8 @@ const ARPHRD_SIT = 776;
 const ARPHRD_IPGRE = 778;
 const ARPHRD_NONE = 0xfffe;
 /**
- * Kinds of devices that take what a raw socket sends, super-packets and all: tried in a guest with Linux 6.12 (test/guest/devices.py: Ethernet, VLAN, macvlan, bridge; IPIP, 6in4, GRE;
- * TUN and WireGuard). PPP (512) does not; neither is it known of raw-ip modems (519) and all others.
+ * Kinds of devices that take what a raw socket sends, super-packets and all. Ethernet, VLAN, macvlan, TUN and WireGuard are played in a guest with
+ * Linux 6.12 (test/guest/wans.py), IPIP, 6in4 and GRE were tried there by hand. PPP (512) does not; of raw-ip modems (519) and others it is not known.
  */
 const TAKE_RAW = [ARPHRD_ETHER, ARPHRD_LOOPBACK, ARPHRD_TUNNEL, ARPHRD_SIT, ARPHRD_IPGRE, ARPHRD_NONE];
 

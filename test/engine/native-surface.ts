@@ -26,6 +26,7 @@ const NO_PACKET_OPTIONS = "setsockopt SOL_PACKET: ENOPROTOOPT for PACKET_VNET_HD
  */
 const NOT_EMULATED: Record<string, string> = {
 	"signals by descriptor": "signalfd: the blocked signal ends the process, for qemu-user takes it for itself",
+	"mapFile: a file that somebody cuts short reads as zeros and is whole again": "a SIGBUS in the program's own memory ends qemu-user",
 	"frames: bounds of every call": NO_PACKET_OPTIONS,
 	tunOpen: NO_PACKET_OPTIONS,
 	"a batch into the TUN device comes out of a packet socket": NO_PACKET_OPTIONS,
@@ -33,7 +34,9 @@ const NOT_EMULATED: Record<string, string> = {
 	"part of the pairs, part of the slots, no frame at all": NO_PACKET_OPTIONS,
 	"a frame that does not fit its slot is cut": NO_PACKET_OPTIONS,
 	"filters: in force from the first frame, replaced later": NO_PACKET_OPTIONS,
-	"frames that the kernel refuses are passed over": NO_PACKET_OPTIONS,
+	"a frame that the kernel refuses ends the batch, and says why": NO_PACKET_OPTIONS,
+	"sockets that only send: the same frames, raw and as datagrams": NO_PACKET_OPTIONS,
+	"Ethernet: sent by datagrams, the kernel writes the link header": NO_PACKET_OPTIONS,
 	"a socket whose buffer overflows counts what it lost": NO_PACKET_OPTIONS,
 	"a device that goes down, and one that goes away": NO_PACKET_OPTIONS,
 	"a TUN device goes with its descriptor": NO_PACKET_OPTIONS,
