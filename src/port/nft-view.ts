@@ -233,7 +233,8 @@ export class NftView {
 				this.firewallKnowsUs = true;
 		}
 		const expressions = a.get(RULE.EXPRESSIONS);
-		if (expressions === undefined) return;
+		// The guard's own keeps the router's ping identifiers apart.
+		if (expressions === undefined || table === "masqd") return;
 		let masquerades = false;
 		this.#each(expressions[0], expressions[1], (_, from, to) => {
 			const e = this.#attributes(from, to);

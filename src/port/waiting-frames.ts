@@ -1,11 +1,11 @@
 /**
- * Frames that wait for a neighbour to answer: few, copied out of the frame buffer, and shared fairly. No inside host has more than {@link WAITING_EACH} of the
- * {@link WAITING_MAX} places; when all are taken, the host that has most loses its oldest to one that has less. So a host that scans a subnet loses its own frames only.
+ * Frames that wait for a neighbour to answer: few, copied out of the frame buffer, and shared fairly. A host alone may have all of the {@link WAITING_MAX}
+ * places (it may open many connections at once by a gateway that is just being asked for); when all are taken, the host that has most loses its oldest to
+ * one that has less. So a host that scans a subnet loses its own frames only.
  */
 
-/** Frames that may wait, in all and for one inside host, and the longest of them that is kept (with its slot's headers). */
+/** Frames that may wait, and the longest of them that is kept (with its slot's headers). */
 export const WAITING_MAX = 32;
-export const WAITING_EACH = 8;
 export const WAITING_BYTES = 2048;
 /** Milliseconds after which a waiting frame is given up: the kernel's three ARP requests take as long. */
 const PATIENCE = 3000;
@@ -47,13 +47,11 @@ export class WaitingFrames {
 	}
 
 	/**
-	 * Number of the frame that has to go so that one of this inside host can wait; -1: there is a place; -2: it must not wait, because the host has its share.
+	 * Number of the frame that has to go so that one of this inside host can wait; -1: there is a place; -2: it must not wait, because no host has more.
 	 */
 	room(inside: number): number {
-		const own = this.#countOf(inside);
-		if (own === WAITING_EACH) return -2;
 		if (this.#list.length < WAITING_MAX) return -1;
-		let most = own + 1;
+		let most = this.#countOf(inside) + 1;
 		let leaves = -2;
 		for (const [n, waiting] of this.#list.entries()) {
 			const count = this.#countOf(waiting.inside);

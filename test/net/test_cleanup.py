@@ -41,7 +41,7 @@ def test_after_a_crash(make_bed, offload, monkeypatch):
     assert "removed the nft table inet masqd" in lines
     assert "set /proc/sys/net/ipv4/ip_local_port_range back to 20000 50000" in lines
     assert f"removed {bed.socket_path}" in lines and not bed.socket_path.exists()
-    assert ("removed 1 policy rule of masqd's" in lines) == (bed.driver == "tun")
+    assert ("removed 2 policy rules of masqd's" in lines) == (bed.driver == "tun")
     if offload == "clsact":
         assert "removed the offload's filter on wan0" in lines
         assert run("ip", "netns", "exec", bed.router.name, "tc", "filter", "show", "dev", "wan0", "ingress").stdout == ""

@@ -62,7 +62,7 @@ describe("programs", () => {
 			const facts = someFacts(form);
 			const lan = lanProgram(facts).byteLength / 8;
 			const wan = wanProgram(facts).byteLength / 8;
-			expect(Math.max(lan, wan)).toBeLessThan(420);
+			expect(Math.max(lan, wan)).toBeLessThan(440);
 			expect(lanProgram({ ...facts, littleEndian: false }).byteLength / 8).toBe(lan);
 			expect(wanProgram({ ...facts, littleEndian: false }).byteLength / 8).toBe(wan);
 		}

@@ -7,7 +7,7 @@ import { addressValue, SLOT_SIZE } from "../../src/packet/layout.ts";
 import type { KernelView, Neighbour, Route } from "../../src/port/kernel-view.ts";
 import { NextHopTable } from "../../src/port/neighbours.ts";
 import { NUD } from "../../src/port/rtnetlink.ts";
-import { WAITING_EACH, WAITING_MAX } from "../../src/port/waiting-frames.ts";
+import { WAITING_MAX } from "../../src/port/waiting-frames.ts";
 import { type LanOptions, loaded, macOf, type Outcome, Rig } from "./rig.ts";
 import { udp } from "./rig-frame.ts";
 
@@ -173,6 +173,9 @@ describe("MTUs", () => {
 	});
 });
 
+/** Port of the last forged frame. */
+let forged = 50000;
+
 describe("next hops", () => {
 	it("sends to a gateway and to a peer on the link, each by its own MAC", () => {
 		const b = new Bench();
@@ -297,13 +300,14 @@ describe("frames that wait", () => {
 
 	it("of one host are few, and those beyond are counted", () => {
 		const b = new Bench();
-		expect(scan(b, H1, 1, 100)).toEqual(Array(100 - WAITING_EACH).fill("waiting-full"));
-		expect(b.hops.waiting).toBe(WAITING_EACH);
-		expect(b.kernel.asked.filter((a) => a.startsWith("198.18.")).length).toBe(WAITING_EACH);
+		expect(scan(b, H1, 1, 100)).toEqual(Array(100 - WAITING_MAX).fill("waiting-full"));
+		expect(b.hops.waiting).toBe(WAITING_MAX);
+		expect(b.kernel.asked.filter((a) => a.startsWith("198.18.")).length).toBe(WAITING_MAX);
 	});
 
 	it("leave every host a place, however many others scan", () => {
 		const b = new Bench();
+		scan(b, H2, 3000, 300);
 		for (let h = 0; h < 20; h++) scan(b, `192.168.1.${100 + h}`, 1 + h * 50, 50);
 		expect(b.hops.waiting).toBe(WAITING_MAX);
 		expect(scan(b, H1, 2000, 1)).toEqual(["waiting-full"]);
@@ -465,4 +469,3 @@ function forge(b: Bench, address: string, mac: string): Outcome {
 		rig.put = put;
 	}
 }
-let forged = 50000;

@@ -1,5 +1,5 @@
 /** The PCP server on its LAN devices (src/port/pcp-responder.ts): whom it answers, whom not, and sockets of devices that come and go. RFC 6887 section 18. */
-import { beforeEach, describe, expect, it } from "vitest";
+import { describe, expect, it } from "vitest";
 import { type PortAnswer, type PortRequest, SUCCESS } from "../../src/packet/pcp.ts";
 import { type PcpOwner, type PcpPlace, PcpServer } from "../../src/port/pcp-responder.ts";
 
@@ -79,7 +79,15 @@ function receive(...frames: Uint8Array[]): void {
 	responder.serve();
 }
 
-beforeEach(() => {
+/** A test with a server of its own. */
+function play(name: string, body: () => void): void {
+	it(name, () => {
+		prepare();
+		body();
+	});
+}
+
+function prepare(): void {
 	sockets = new Map();
 	closed = [];
 	down = false;
@@ -91,10 +99,10 @@ beforeEach(() => {
 	clock = 1000;
 	server = new PcpServer(io, owner);
 	server.follow([LAN]);
-});
+}
 
 describe("a request", () => {
-	it("of a host that the kernel knows is answered to its station, from the address that it asked", () => {
+	play("of a host that the kernel knows is answered to its station, from the address that it asked", () => {
 		receive(frame());
 		expect(handled).toEqual([[HOST, 0]]);
 		expect(sent.length).toBe(1);
@@ -102,18 +110,18 @@ describe("a request", () => {
 		expect([...sent[0].subarray(26, 34)]).toEqual([192, 168, 1, 1, 192, 168, 1, 10]);
 	});
 
-	it("under an address that is another station's is dropped and counted", () => {
+	play("under an address that is another station's is dropped and counted", () => {
 		receive(frame(HOST, OTHER_MAC));
 		expect([handled, sent, spoofed]).toEqual([[], [], 1]);
 	});
 
-	it("under the router's own address is dropped", () => {
+	play("under the router's own address is dropped", () => {
 		neighbours.set(ROUTER, { mac: OTHER_MAC, sure: true });
 		receive(frame(ROUTER, OTHER_MAC));
 		expect([handled, sent, spoofed]).toEqual([[], [], 1]);
 	});
 
-	it("of a host that the kernel does not know waits until it has asked", () => {
+	play("of a host that the kernel does not know waits until it has asked", () => {
 		neighbours.clear();
 		receive(frame());
 		expect([handled, asked, sent]).toEqual([[], [HOST], []]);
@@ -127,7 +135,7 @@ describe("a request", () => {
 		expect(sent.length).toBe(1);
 	});
 
-	it("that waits is dropped if another station answers", () => {
+	play("that waits is dropped if another station answers", () => {
 		neighbours.clear();
 		receive(frame());
 		neighbours.set(HOST, { mac: OTHER_MAC, sure: true });
@@ -135,7 +143,7 @@ describe("a request", () => {
 		expect([handled, sent, spoofed]).toEqual([[], [], 1]);
 	});
 
-	it("from a new station of an address that the kernel is not sure of waits too", () => {
+	play("from a new station of an address that the kernel is not sure of waits too", () => {
 		neighbours.set(HOST, { mac: OTHER_MAC, sure: false });
 		receive(frame());
 		expect([handled, asked]).toEqual([[], [HOST]]);
@@ -144,7 +152,7 @@ describe("a request", () => {
 		expect(handled).toEqual([[HOST, 0]]);
 	});
 
-	it("waits no longer than its sender does, and of a flood of unknown senders the last ones", () => {
+	play("waits no longer than its sender does, and of a flood of unknown senders the last ones", () => {
 		neighbours.clear();
 		receive(frame());
 		clock += 4000;
@@ -154,14 +162,14 @@ describe("a request", () => {
 		expect(handled.map(([host]) => host - HOST)).toEqual(Array.from({ length: 16 }, (_, n) => 25 + n));
 	});
 
-	it("to an address that is none of the device's, or cut short, is left", () => {
+	play("to an address that is none of the device's, or cut short, is left", () => {
 		receive(frame(HOST, HOST_MAC, ROUTER + 1), frame().subarray(0, 43), frame(HOST, HOST_MAC, ROUTER, [0]));
 		expect([handled, sent]).toEqual([[], []]);
 	});
 });
 
 describe("the sockets", () => {
-	it("of a device that is down are opened when it is up, and closed once", () => {
+	play("of a device that is down are opened when it is up, and closed once", () => {
 		down = true;
 		server = new PcpServer(io, owner);
 		sockets.clear();
@@ -180,7 +188,7 @@ describe("the sockets", () => {
 		expect(closed.length).toBe(1);
 	});
 
-	it("are one a device, however many addresses it has, and stay while nothing changes", () => {
+	play("are one a device, however many addresses it has, and stay while nothing changes", () => {
 		const many = { ...LAN, addresses: Array.from({ length: 200 }, (_, n) => ROUTER + n) };
 		server.follow([many]);
 		expect(sockets.size).toBe(1);
