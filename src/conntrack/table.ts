@@ -82,7 +82,7 @@ export const H_CLOCK = 12;
 export const H_CHANGING = 13;
 
 /** Counters that may have gone beyond their place in a record at a time, of two words each: L_KEY, L_COUNT. Those of further sessions come round. */
-export const LARGE = 64;
+export const LARGE = 60;
 /** Record number | which << 16 (packets or bytes, 2 for bytes; inbound, 1) | 1 << 18; 0: free. Written last, cleared first. */
 const L_KEY = 0;
 /** Carries that the record does not hold, of PACKETS_CARRY packets or BYTES_CARRY bytes. */
