@@ -261,10 +261,9 @@ export class Admission {
 				this.end(i, "evicted");
 				if (externals.freePorts(external, kind) > 0) return true;
 			}
-			if (this.#takeOverPort(host, external, kind)) return true;
+			if (this.#takeOverPort(host, external, kind) || this.#givePort(host, UNANSWERED, external, kind, EVICT_AGE)) return true;
+			this.#portsAt[kind] = c.now;
 		}
-		if (this.#givePort(host, UNANSWERED, external, kind, EVICT_AGE)) return true;
-		if (mappings < part) this.#portsAt[kind] = c.now;
 		return false;
 	}
 

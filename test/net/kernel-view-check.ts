@@ -384,7 +384,7 @@ function checkTunRoutes(view: KernelView): void {
 	check("and taken again", shell("ip route get 203.0.113.9 from 192.168.1.10 iif lan0").includes("dev masq0"));
 	check("the router's own way as ever", shell("ip route get 8.8.8.8").includes("dev wan0"));
 	const changes = drainUntil(view, 500, (c) => c.rules && c.links);
-	check("the view sees its own rules and the device up", changes.rules && view.rules.length === 5 && view.linkByName("masq0")?.up === true);
+	check("the view sees its own rules and the device up", changes.rules && view.rules.length === 6 && view.linkByName("masq0")?.up === true);
 	const conf = (path: string): string => native.readFile(`/proc/sys/net/ipv4/conf/${path}`).trim();
 	check("sysctls", conf("masq0/rp_filter") + conf("masq0/accept_local") + conf("masq0/forwarding") + conf("lan0/forwarding") === "0111");
 	check("queue length and MTU", view.linkByName("masq0")?.queueLength === 1000 && view.linkByName("masq0")?.mtu === 1500);

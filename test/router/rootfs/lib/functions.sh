@@ -43,6 +43,7 @@ _package_scripts() { # /usr/lib/opkg/info/NAME.postinst
 default_postinst() {
 	local file name=${1##*/}
 	name=/usr/lib/opkg/info/${name%.*}.postinst-pkg
+	# shellcheck source=/dev/null
 	[ ! -e "$name" ] || (. "$name")
 	for file in $(_package_scripts "$1"); do
 		[ "$PKG_UPGRADE" = 1 ] || "$file" enable

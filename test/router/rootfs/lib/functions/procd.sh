@@ -9,6 +9,7 @@ PROCD_RELOAD_DELAY=1000
 
 # One lock a service, kept to the end of the script.
 procd_lock() {
+	# shellcheck disable=SC2154 # the service's name, which rc.common sets
 	local lock=$PROCD/lock.$name
 	mkdir -p "$PROCD"
 	until mkdir "$lock" 2> /dev/null; do
