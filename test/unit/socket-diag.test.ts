@@ -6,6 +6,12 @@ const X = parseAddress("203.0.113.1") as number;
 const PLACE = { ranges: [{ first: 32768, last: 65535 }], addresses: [X], ifindex: 3 };
 const TCP = 6;
 const UDP = 17;
+const LITTLE = new Uint8Array(new Uint16Array([1]).buffer)[0] === 1;
+/** Bytes of a number in the machine's order. */
+const word = (n: number) => [...new Uint8Array(new Int32Array([n]).buffer)];
+const half = (n: number) => [...new Uint8Array(new Uint16Array([n]).buffer)];
+/** An address as /proc/net has it: each of its words as the machine reads it. */
+const hex = (little: string) => (LITTLE ? little : little.replace(/.{8}/g, (text) => (text.match(/../g) as string[]).reverse().join("")));
 
 interface Socket {
 	address?: string;
@@ -33,14 +39,14 @@ function kernel(sockets: Record<string, Socket[]>, { diag = true, slice = 2, fil
 	const message = (type: number, body: number[]) => {
 		const m = new Uint8Array((16 + body.length + 3) & ~3);
 		const v = new DataView(m.buffer);
-		v.setUint32(0, 16 + body.length, true);
-		v.setUint16(4, type, true);
+		v.setUint32(0, 16 + body.length, LITTLE);
+		v.setUint16(4, type, LITTLE);
 		m.set(body, 16);
 		return m;
 	};
 	const told = (s: Socket, family: number) => {
-		const id = [s.port >> 8, s.port & 255, 0, 0, ...bytesOf(s.address ?? "0.0.0.0"), ...new Array(16).fill(0), s.device ?? 0, 0, 0, 0];
-		const attributes = family === 10 ? [5, 0, 8, 0, 0, 0, 0, 0, 5, 0, 11, 0, s.v6only ? 1 : 0, 0, 0, 0] : [];
+		const id = [s.port >> 8, s.port & 255, 0, 0, ...bytesOf(s.address ?? "0.0.0.0"), ...new Array(16).fill(0), ...word(s.device ?? 0)];
+		const attributes = family === 10 ? [...half(5), ...half(8), 0, 0, 0, 0, ...half(5), ...half(11), s.v6only ? 1 : 0, 0, 0, 0] : [];
 		return [family, s.state, 0, 0, ...id, ...new Array(8 + 20).fill(0), ...attributes];
 	};
 	const io: SocketIo = {
@@ -57,10 +63,10 @@ function kernel(sockets: Record<string, Socket[]>, { diag = true, slice = 2, fil
 			const family = v.getUint8(16);
 			const protocol = v.getUint8(17);
 			if (refuse === `${protocol} ${family}`) {
-				answers = [message(2, [254, 255, 255, 255])];
+				answers = [message(2, word(-2))];
 				return;
 			}
-			const list = (sockets[`${protocol} ${family}`] ?? []).filter((s) => (v.getUint32(20, true) >>> s.state) & 1);
+			const list = (sockets[`${protocol} ${family}`] ?? []).filter((s) => (v.getUint32(20, LITTLE) >>> s.state) & 1);
 			answers = [];
 			for (let n = 0; n < list.length; n += slice) {
 				const parts = list.slice(n, n + slice).map((s) => message(20, told(s, family)));
@@ -140,7 +146,7 @@ describe("the router's own sockets", () => {
 
 	it("are found in files where the kernel has no sock_diag, or not all of it", () => {
 		const line = (n: number, address: string, port: number, state: string, peer: string) =>
-			`${String(n).padStart(4)}: ${address}:${port.toString(16).toUpperCase().padStart(4, "0")} ${peer} ${state} 00000000:00000000 00:00000000\n`;
+			`${String(n).padStart(4)}: ${hex(address)}:${port.toString(16).toUpperCase().padStart(4, "0")} ${peer} ${state} 00000000:00000000 00:00000000\n`;
 		const none = "00000000:0000";
 		const none6 = `${"0".repeat(32)}:0000`;
 		const files = {
