@@ -20,7 +20,8 @@ import { Rates } from "./control/rates.ts";
 import { CONTROL_ENTRIES, ControlServer } from "./control/server.ts";
 import { Watch } from "./control/watch.ts";
 import { Barrier } from "./daemon/barrier.ts";
-import { loadPlan } from "./load.ts";
+import { loadPlan } from "./daemon/load-plan.ts";
+import { bootWords, mapOrMemory, openState, type State } from "./daemon/state.ts";
 import { Admission, EXPIRE_BUDGET } from "./nat/admission.ts";
 import { ALG_BYTES, makeAlgCounts } from "./nat/alg.ts";
 import {
@@ -82,7 +83,6 @@ import { type Refused, SEGMENT_BYTES, takesRaw } from "./port/sending.ts";
 import { GRO_LIST, Settings } from "./port/settings.ts";
 import { SocketDiag, type SocketPlace } from "./port/socket-diag.ts";
 import { removeLeftovers, TUN_NAME, TunRoutes } from "./port/tun-routes.ts";
-import { bootWords, mapOrMemory, openState, type State } from "./state.ts";
 
 const ARPHRD_ETHER = 1;
 const CAP_NET_ADMIN = 12;

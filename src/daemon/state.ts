@@ -2,8 +2,8 @@
  * The file that the table lives in: opened, recognised and taken over. It lies on tmpfs, so it outlives the process and not the machine.
  */
 import * as native from "masq:native";
-import { type Image, NOT_OURS, readImage } from "./conntrack/restore.ts";
-import type { TableLayout } from "./conntrack/table.ts";
+import { type Image, NOT_OURS, readImage } from "../conntrack/restore.ts";
+import type { TableLayout } from "../conntrack/table.ts";
 
 const BOOT_ID = "/proc/sys/kernel/random/boot_id";
 
