@@ -2,19 +2,19 @@
  * The command line: one program that is the daemon (`run`) and its own client.
  */
 import * as native from "masq:native";
+import { ControlError } from "./cli/client.ts";
+import { COMMANDS, type Command, flushOutput, type Line, parseLine, SOCKET, UsageError } from "./cli/commands.ts";
+import { helpOn, helpText } from "./cli/help.ts";
 import { describePlan } from "./config/describe.ts";
 import type { Plan } from "./config/plan.ts";
-import { ControlError } from "./control/client.ts";
-import { COMMANDS, type Command, flushOutput, type Line, parseLine, SOCKET, UsageError } from "./control/commands.ts";
-import { helpOn, helpText } from "./control/help.ts";
-import { Lines } from "./control/lines.ts";
-import { LEVELS, type Level, Log } from "./control/log.ts";
-import { selftest } from "./control/selftest.ts";
 import { cleanup } from "./daemon/cleanup.ts";
+import { Lines } from "./daemon/lines.ts";
 import { loadPlan } from "./daemon/load-plan.ts";
+import { LEVELS, type Level, Log } from "./daemon/log.ts";
 import { dumpOffload, Engine, planTable, planWarnings, StartError } from "./engine.ts";
 import { largestGap } from "./port/local-ports.ts";
 import { resolveDevices } from "./port/netifd.ts";
+import { selftest } from "./selftest/selftest.ts";
 import { VERSION } from "./version.ts";
 
 const CONFIG = "/etc/config/masqd";

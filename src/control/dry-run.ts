@@ -23,9 +23,11 @@ import { makeAlgCounts } from "../nat/alg.ts";
 import { BLOCK, type Context, ELSEWHERE, inNets, lanOf, makeDrops, type NextHops, NO_ROUTE, Queue } from "../nat/context.ts";
 import { DropLog } from "../nat/drop-log.ts";
 import { IcmpSender } from "../nat/icmp-error.ts";
+import { type Probe, putProbe } from "../nat/probe.ts";
 import { Rare } from "../nat/rare.ts";
 import { reason } from "../nat/reason.ts";
 import { formatAddress, formatSubnet } from "../packet/address.ts";
+import { formatEndpoint, parseEndpoint, parseProtocol, protocolName } from "../packet/endpoint.ts";
 import {
 	ACK,
 	addressValue,
@@ -42,8 +44,6 @@ import {
 	viewsOf,
 } from "../packet/layout.ts";
 import { LinkHeaders } from "../packet/link-header.ts";
-import { formatEndpoint, parseEndpoint, parseProtocol, protocolName } from "./endpoint.ts";
-import { type Probe, putProbe } from "./probe.ts";
 import type { WhyReply } from "./protocol.ts";
 import { hostLimit } from "./sessions.ts";
 

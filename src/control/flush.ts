@@ -5,8 +5,8 @@ import { EXTERNAL_SHIFT, R_IN, R_META } from "../conntrack/record.ts";
 import { FREE, RESTING } from "../conntrack/states.ts";
 import type { Engine } from "../engine.ts";
 import { parseAddress } from "../packet/address.ts";
+import { parseEndpoint, parseProtocol } from "../packet/endpoint.ts";
 import { secondOf, swap16, swap32 } from "../packet/layout.ts";
-import { parseEndpoint, parseProtocol } from "./endpoint.ts";
 
 /** What a client may ask to end. */
 export type FlushRequest =

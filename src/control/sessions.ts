@@ -18,8 +18,8 @@ import type { Context } from "../nat/context.ts";
 import { reason } from "../nat/reason.ts";
 import { BORROW_FREE, guaranteed } from "../nat/shares.ts";
 import { formatAddress, parseAddress } from "../packet/address.ts";
+import { formatEndpoint, parseEndpoint, parseProtocol, protocolName } from "../packet/endpoint.ts";
 import { addressValue, firstOf, hasPorts, ICMP, secondOf, swap16, swap32 } from "../packet/layout.ts";
-import { formatEndpoint, parseEndpoint, parseProtocol, protocolName } from "./endpoint.ts";
 import type { DropRow, Flow, FlowFilter, HostRow, Mapping } from "./protocol.ts";
 
 /** Records looked at, and rows made, in one slice: about 0.2 ms on a desktop machine. */

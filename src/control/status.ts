@@ -7,10 +7,10 @@ import type { Engine } from "../engine.ts";
 import { ALG_NOTES } from "../nat/alg.ts";
 import { reason } from "../nat/reason.ts";
 import { formatAddress } from "../packet/address.ts";
+import { protocolName } from "../packet/endpoint.ts";
 import { addressValue, ICMP, TCP, UDP } from "../packet/layout.ts";
 import { NftView } from "../port/nft-view.ts";
 import { VERSION } from "../version.ts";
-import { protocolName } from "./endpoint.ts";
 import type { StatusReply } from "./protocol.ts";
 import { warnings } from "./warnings.ts";
 

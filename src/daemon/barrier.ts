@@ -6,7 +6,7 @@
  * cannot be helped from inside: {@link Unrecoverable} ends the process for its supervisor, which starts another with the same state, and the guard stands
  * meanwhile. Not so while it is the system that refuses a step that forwarding can do without: another process would be refused as well.
  */
-import type { Log } from "../control/log.ts";
+import type { Log } from "./log.ts";
 
 /** Failures of one step in a row, and the milliseconds over which they are spread at least, that end the process: a fast step, and one that runs once a second. */
 const TOO_MANY = 100;

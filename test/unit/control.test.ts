@@ -1,12 +1,12 @@
 /** What of the control commands needs no daemon: the log, the text forms, pcapng, the event stream. */
 import { describe, expect, it } from "vitest";
-import { renderEvent, renderMappingLog, type WatchEvent } from "../../src/control/event-text.ts";
-import { Log } from "../../src/control/log.ts";
-import { PcapngWriter } from "../../src/control/pcapng.ts";
+import { renderEvent, renderMappingLog, type WatchEvent } from "../../src/cli/event-text.ts";
+import { PcapngWriter } from "../../src/cli/pcapng.ts";
+import { remedyLines, remedySection } from "../../src/cli/remedy.ts";
+import { formatBytes, formatCount, renderDrop, renderFlow, renderHost, renderMapping, renderStatus } from "../../src/cli/render.ts";
 import type { WhyReply } from "../../src/control/protocol.ts";
-import { remedyLines, remedySection } from "../../src/control/remedy.ts";
-import { formatBytes, formatCount, renderDrop, renderFlow, renderHost, renderMapping, renderStatus } from "../../src/control/render.ts";
 import { Watch } from "../../src/control/watch.ts";
+import { Log } from "../../src/daemon/log.ts";
 import { Rig } from "./rig.ts";
 import { udp } from "./rig-frame.ts";
 

@@ -1,9 +1,9 @@
 /** `drops` and `why` name the right reason for every drop there is, and a dry run leaves no trace. */
 import { describe, expect, it } from "vitest";
+import { remedyLines, remedySection } from "../../src/cli/remedy.ts";
+import { renderDrop, renderWhy } from "../../src/cli/render.ts";
 import { type DryRunOwner, why } from "../../src/control/dry-run.ts";
 import type { DropRow, WhyReply } from "../../src/control/protocol.ts";
-import { remedyLines, remedySection } from "../../src/control/remedy.ts";
-import { renderDrop, renderWhy } from "../../src/control/render.ts";
 import { drops } from "../../src/control/sessions.ts";
 import { REASON, REASONS, type ReasonName } from "../../src/nat/reason.ts";
 import { SLOT_SIZE } from "../../src/packet/layout.ts";

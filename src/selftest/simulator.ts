@@ -23,14 +23,14 @@ import { Expectations } from "../nat/expectations.ts";
 import { Externals, externalsWords } from "../nat/externals.ts";
 import { type Fast, makeFast } from "../nat/fast.ts";
 import { IcmpSender } from "../nat/icmp-error.ts";
+import { type Probe, putProbe } from "../nat/probe.ts";
 import { Rare } from "../nat/rare.ts";
 import { REASONS } from "../nat/reason.ts";
 import { formatAddress } from "../packet/address.ts";
 import { sumOf } from "../packet/checksum.ts";
+import { formatEndpoint, parseEndpoint, parseProtocol } from "../packet/endpoint.ts";
 import { addressValue, hasPorts, IP_WORD, SLOT_IP, swap16, swap32, viewsOf } from "../packet/layout.ts";
 import { headerTag, LinkHeaders } from "../packet/link-header.ts";
-import { formatEndpoint, parseEndpoint, parseProtocol } from "./endpoint.ts";
-import { type Probe, putProbe } from "./probe.ts";
 
 const SESSIONS = 256;
 const RANGES = [{ first: 32768, last: 65535 }];

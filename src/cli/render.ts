@@ -1,7 +1,7 @@
 /**
  * Replies as text for a serial console: at most 76 columns, ASCII, no colour.
  */
-import type { DropRow, Flow, HostRow, Mapping, StatusReply, WhyReply } from "./protocol.ts";
+import type { DropRow, Flow, HostRow, Mapping, StatusReply, WhyReply } from "../control/protocol.ts";
 import { remedyLines, remedySection } from "./remedy.ts";
 
 /** Width of a serial console that everything fits. */

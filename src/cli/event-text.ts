@@ -1,7 +1,7 @@
 /**
  * Events of `masqd watch` as text: at most 76 columns.
  */
-import { protocolName } from "./endpoint.ts";
+import { protocolName } from "../packet/endpoint.ts";
 import { formatBytes } from "./render.ts";
 
 /** An event as it comes over the socket, in the names of RFC 8158. */

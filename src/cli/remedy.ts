@@ -1,7 +1,7 @@
 /**
  * The configuration that would let a dropped packet pass, as lines for /etc/config/masqd. Reasons that no configuration changes have none.
  */
-import type { WhyReply } from "./protocol.ts";
+import type { WhyReply } from "../control/protocol.ts";
 
 const SESSIONS_MAX = 65535;
 

@@ -3,7 +3,7 @@
  */
 import { HOST_EIF } from "../conntrack/record.ts";
 import { ACK, RST, SYN } from "../packet/layout.ts";
-import { Bench, OUTSIDE } from "./bench.ts";
+import { Bench, OUTSIDE } from "./simulator.ts";
 
 const H1 = "192.168.1.10";
 const H2 = "192.168.1.20";

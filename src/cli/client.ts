@@ -2,7 +2,7 @@
  * The command line's end of the control socket.
  */
 import * as native from "masq:native";
-import { PROTOCOL_VERSION, type Reply, type Request } from "./protocol.ts";
+import { PROTOCOL_VERSION, type Reply, type Request } from "../control/protocol.ts";
 
 /** Something went wrong between client and daemon; the message is for the operator. */
 export class ControlError extends Error {}

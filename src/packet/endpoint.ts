@@ -1,8 +1,8 @@
 /**
  * Endpoints and protocols as words on the command line and in replies.
  */
-import { formatAddress, parseAddress } from "../packet/address.ts";
-import { addressValue, ICMP, swap16, TCP, UDP } from "../packet/layout.ts";
+import { formatAddress, parseAddress } from "./address.ts";
+import { addressValue, ICMP, swap16, TCP, UDP } from "./layout.ts";
 
 const NAMES: Record<number, string> = {
 	[ICMP]: "icmp",
