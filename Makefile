@@ -116,12 +116,18 @@ test: build ## run all tests
 unit: node_modules/.ready ## unit tests, on Node
 	node_modules/.bin/vitest run --testTimeout=600000
 
-.PHONY: lint
-lint: node_modules/.ready ## format, types and shell scripts
-	node_modules/.bin/biome check .
+.PHONY: types
+types: node_modules/.ready ## check the types
 	node_modules/.bin/tsc -p tsconfig.json
+
+.PHONY: lint
+lint: node_modules/.ready ## check format and style of TypeScript and shell scripts
+	node_modules/.bin/biome check .
 	git ls-files '*.sh' '.ci/*' | xargs shellcheck -x
 	shfmt -d -sr -s openwrt/*.sh openwrt/files/etc/init.d/*
+
+.PHONY: check
+check: lint types unit ## all of the three
 
 .PHONY: fuzz
 fuzz: ## mutate frames, between random events, at the sanitizer build (FRAMES=n, SEED=n; ON=node: faster, without sanitizers)
