@@ -46,13 +46,13 @@ import {
 import { DropLog } from "./nat/drop-log.ts";
 import { Expectations } from "./nat/expectations.ts";
 import { type External, Externals, externalsWords, numberExternals, type WantedExternal } from "./nat/externals.ts";
-import { type Fast, makeFast, sourcesAreOurs } from "./nat/fast.ts";
+import { type FastPath, makeFastPath, sourcesAreOurs } from "./nat/fast-path.ts";
 import { HOST_UNREACHABLE, IcmpSender, NET_UNREACHABLE, PROHIBITED } from "./nat/icmp-error.ts";
 import { Keeper, unfit } from "./nat/keep.ts";
-import { Rare } from "./nat/rare.ts";
 import { readdress } from "./nat/readdress.ts";
 import { REASON } from "./nat/reason.ts";
 import { REQUESTED_BYTES, Requested } from "./nat/requested.ts";
+import { SlowPath } from "./nat/slow-path.ts";
 import { sessionReset } from "./nat/tcp-reset.ts";
 import { yieldToRouter } from "./nat/yielding.ts";
 import { dumpPrograms } from "./offload/dump.ts";
@@ -242,9 +242,9 @@ export class Engine {
 	capture: Capture | null = null;
 
 	/** The batch functions in use: {@link own}, or a capture's around them. */
-	#fast: Fast;
-	readonly #own: Fast;
-	readonly #rare: Rare;
+	#fast: FastPath;
+	readonly #own: FastPath;
+	readonly #slowPath: SlowPath;
 	readonly #requested: Requested;
 	/** A predecessor's list of requested forwards was not there: hosts are to be told. */
 	#requestedAnew = true;
@@ -287,7 +287,7 @@ export class Engine {
 	#noOffload = "";
 	/** Filters of others on the ports, in words. */
 	#filtered = "";
-	/** The WAN has no address that can be used, or some session no route: packets from inside take the slow way (Rare.outboundImpaired). */
+	/** The WAN has no address that can be used, or some session no route: packets from inside take the slow way (SlowPath.outboundImpaired). */
 	#impaired = true;
 	/** Some session has no route. */
 	#unroutable = false;
@@ -382,9 +382,9 @@ export class Engine {
 			wanIndex: () => this.wan.index,
 			lanIndex: (n) => this.lan[n].index,
 			milliseconds: () => this.#milliseconds,
-			sessionOf: (slot) => this.#rare.sessionOf(slot),
-			undeliverable: (slot, length, lost) => this.#rare.undeliverable(slot, length, lost ? NET_UNREACHABLE : HOST_UNREACHABLE),
-			undeliverableInside: (slot, length) => this.#rare.undeliverableInside(slot, length),
+			sessionOf: (slot) => this.#slowPath.sessionOf(slot),
+			undeliverable: (slot, length, lost) => this.#slowPath.undeliverable(slot, length, lost ? NET_UNREACHABLE : HOST_UNREACHABLE),
+			undeliverableInside: (slot, length) => this.#slowPath.undeliverableInside(slot, length),
 			spareSlot: (n) => BATCH * SLOT_SIZE + n * SPARE_SLOT_SIZE,
 		});
 		const random = new Int32Array(64);
@@ -426,8 +426,8 @@ export class Engine {
 		this.context.policy = this.#policy(plan, image === null ? 0 : image.addresses[0], image?.addresses ?? new Int32Array(0));
 		this.admission = new Admission(this.context);
 		this.#errors = new IcmpSender(this.context);
-		this.#rare = new Rare(this.context, this.admission, this.#errors, mapOrMemory(`${paths.state}.ftp`, ALG_BYTES).memory);
-		this.#own = makeFast(this.context, this.#rare);
+		this.#slowPath = new SlowPath(this.context, this.admission, this.#errors, mapOrMemory(`${paths.state}.ftp`, ALG_BYTES).memory);
+		this.#own = makeFastPath(this.context, this.#slowPath);
 		this.#fast = this.#own;
 		this.watch = new Watch(this.context, native.wallClock);
 		this.rates = new Rates(this.context, native.now);
@@ -474,7 +474,7 @@ export class Engine {
 	}
 
 	/** Puts other batch functions in place of the engine's own, between two batches; null puts those back. */
-	tap(wrap: ((own: Fast) => Fast) | null): void {
+	tap(wrap: ((own: FastPath) => FastPath) | null): void {
 		this.#fast = wrap === null ? this.#own : wrap(this.#own);
 	}
 
@@ -1042,7 +1042,7 @@ export class Engine {
 	/** Goes on with the sessions that a predecessor left, or begins with none. Returns true if there was one. */
 	#takeOver(): boolean {
 		const { table, context } = this;
-		this.#rare.takeOver(this.#boot);
+		this.#slowPath.takeOver(this.#boot);
 		const state = this.#state as State;
 		this.#state = null;
 		let { refused } = state;
@@ -1552,7 +1552,7 @@ export class Engine {
 		["placement", () => this.#placement.rest(this.#milliseconds)],
 		["offload timer", () => this.#offload?.everySecond()],
 		["expiry", () => this.admission.expire(EXPIRE_BUDGET)],
-		["slow path timer", () => this.#rare.everySecond()],
+		["slow path timer", () => this.#slowPath.everySecond()],
 		["requested ports timer", () => this.#requested.expire()],
 		["kernel news", () => this.#behind && this.#kernelNews()],
 		["guard timer", () => (this.#guardText === "" || this.#guardLate) && this.#keepGuard()],
@@ -1594,7 +1594,7 @@ export class Engine {
 		if (stretched) native.releasePages(this.#frames, BATCH_LARGE * SLOT_SIZE, (BATCH - BATCH_LARGE) * SLOT_SIZE);
 		if (this.#busyAt !== 0 && this.#milliseconds - this.#busyAt > IDLE_RELEASE_SECONDS * 1000) {
 			// Fragments that wait stay.
-			native.releasePages(this.#frames, 0, this.#rare.fragments.waiting > 0 ? RECEIVE_BYTES : this.#frames.byteLength);
+			native.releasePages(this.#frames, 0, this.#slowPath.fragments.waiting > 0 ? RECEIVE_BYTES : this.#frames.byteLength);
 			this.#busyAt = 0;
 		}
 	}
@@ -1655,7 +1655,7 @@ export class Engine {
 			this.#busyAt === 0 &&
 			this.#guardText !== "" &&
 			!this.#guardLate &&
-			!this.#rare.pending &&
+			!this.#slowPath.pending &&
 			!this.#behind &&
 			!this.#requested.pending
 				? 30_000
@@ -1732,7 +1732,7 @@ export class Engine {
 	#outboundImpaired(count: number, port: number): void {
 		const rx = this.#rx;
 		const fault = this.impaired ?? -1;
-		for (let n = 0; n < count; n++) this.#rare.outboundImpaired(rx[n * 2], rx[n * 2 + 1], port, fault);
+		for (let n = 0; n < count; n++) this.#slowPath.outboundImpaired(rx[n * 2], rx[n * 2 + 1], port, fault);
 	}
 
 	#breatheWan(): number {

@@ -6,7 +6,7 @@
  * in the time that the control socket has. The ring also serves `capture on`, which keeps the last packets until somebody asks for them.
  */
 import type { Context, Queue } from "../nat/context.ts";
-import type { Fast } from "../nat/fast.ts";
+import type { FastPath } from "../nat/fast-path.ts";
 import { reason } from "../nat/reason.ts";
 import { SLOT_IP } from "../packet/layout.ts";
 import { LENGTH_MASK } from "../packet/link-header.ts";
@@ -59,7 +59,7 @@ export interface CaptureOwner {
 	readonly wan: { name: string };
 	readonly lan: readonly { name: string }[];
 	/** Puts other batch functions in place of the engine's own; null puts those back. */
-	tap(fast: ((own: Fast) => Fast) | null): void;
+	tap(fast: ((own: FastPath) => FastPath) | null): void;
 	/** Milliseconds since 1970. */
 	wallClock(): number;
 }
@@ -86,7 +86,7 @@ export class Capture {
 	}
 
 	/** The engine's batch functions with a look at every frame. */
-	wrap(own: Fast): Fast {
+	wrap(own: FastPath): FastPath {
 		return {
 			outbound: (rx, count, port) => {
 				for (let n = 0; n < count; n++) this.#look(rx, n, port, () => own.outbound(this.#one, 1, port));

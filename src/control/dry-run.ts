@@ -24,8 +24,8 @@ import { BLOCK, type Context, ELSEWHERE, inNets, lanOf, makeDrops, type NextHops
 import { DropLog } from "../nat/drop-log.ts";
 import { IcmpSender } from "../nat/icmp-error.ts";
 import { type Probe, putProbe } from "../nat/probe.ts";
-import { Rare } from "../nat/rare.ts";
 import { reason } from "../nat/reason.ts";
+import { SlowPath } from "../nat/slow-path.ts";
 import { formatAddress, formatSubnet } from "../packet/address.ts";
 import { formatEndpoint, parseEndpoint, parseProtocol, protocolName } from "../packet/endpoint.ts";
 import {
@@ -171,7 +171,7 @@ export function why(o: DryRunOwner, request: { protocol: string; source: string;
 	const c = copyContext(live, hops);
 	const lanPort = Math.max(0, lanOf(c.lan, out ? probe.source : probe.destination));
 	const admission = new Admission(c);
-	const rare = new Rare(c, admission, new IcmpSender(c));
+	const slowPath = new SlowPath(c, admission, new IcmpSender(c));
 
 	const ported = hasPorts(protocol);
 	const external = c.externals.find(probe.destination);
@@ -266,9 +266,9 @@ export function why(o: DryRunOwner, request: { protocol: string; source: string;
 
 	const past = out ? o.passesBy(protocol, addressValue(probe.destination), swap16(probe.destinationPort)) : null;
 	if (past !== null) say("route", `${formatAddress(addressValue(probe.destination))} is ${past}: the packet never comes to masqd`);
-	else if (out && o.impaired !== null) rare.outboundImpaired(0, length, lanPort, o.impaired);
-	else if (out) rare.outbound(0, length, lanPort);
-	else rare.inbound(0, length);
+	else if (out && o.impaired !== null) slowPath.outboundImpaired(0, length, lanPort, o.impaired);
+	else if (out) slowPath.outbound(0, length, lanPort);
+	else slowPath.inbound(0, length);
 
 	const dropped = c.dropLog.last;
 	const queues = [c.wan.queue, ...c.lan.map((l) => l.queue)];

@@ -1,9 +1,9 @@
 /**
  * The FTP application level gateway (RFC 2663 section 2.9, RFC 3022 section 4.5): the one protocol whose payload masqd reads. TFTP's needs no reading and
- * stands with the filtering (opening.ts).
+ * stands with the filtering (outbound.ts).
  *
  * Theory of operation. A session to port 21 outside, or that came in to port 21 of an inside server, is marked TENDED by its SYN: where others are established it
- * is "tended", so that every segment of it goes the rare way and no other session pays. What the inside host sends is read line by line. PORT and EPRT of a
+ * is "tended", so that every segment of it takes the slow path and no other session pays. What the inside host sends is read line by line. PORT and EPRT of a
  * client, replies 227 and 229 of a server, are rewritten to the external endpoint, and the session they announce is expected (expectations.ts) from the
  * control connection's peer alone. An inside host can announce itself only, and no port below 1024; everything else is left as it is and counted. Outside
  * hosts' addresses are never rewritten: they mean what they say.

@@ -150,7 +150,7 @@ export interface Policy {
 	hairpin: HairpinMode;
 	/** FTP control connections are read (alg.ts). */
 	algFtp: boolean;
-	/** A TFTP server may answer from another port than it was asked at (opening.ts). */
+	/** A TFTP server may answer from another port than it was asked at (outbound.ts). */
 	algTftp: boolean;
 }
 

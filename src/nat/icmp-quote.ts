@@ -11,7 +11,7 @@ import { changeSctpPort } from "../packet/crc32c.ts";
 import { firstOf, hasPorts, ICMP, IP_OFFSET, LITTLE, pair, SCTP, secondOf, swap16, TCP, UDP } from "../packet/layout.ts";
 import type { Context } from "./context.ts";
 import { REDIRECT, SOURCE_QUENCH } from "./icmp-error.ts";
-import { refusal } from "./opening.ts";
+import { refusal } from "./outbound.ts";
 import { REASON } from "./reason.ts";
 import { isRenamed } from "./renamed-peer.ts";
 

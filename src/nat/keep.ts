@@ -8,7 +8,7 @@ import { firstOf, hasPorts, ICMP, secondOf, swap16, TCP, UDP } from "../packet/l
 import { HOST_HEADERS } from "../packet/link-header.ts";
 import { type Context, HAIRPIN, inNets, lanOf, type Net, type Policy, poolOf } from "./context.ts";
 import type { External } from "./externals.ts";
-import { hold } from "./opening.ts";
+import { hold } from "./outbound.ts";
 
 /** What sessions are judged by. */
 export interface Terms {

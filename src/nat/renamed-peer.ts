@@ -3,8 +3,8 @@
  * told apart (the kernel does the same).
  *
  * The two ports words of a record have the peer's port each, as the inside and as the outside knows it. Such a session is TENDED, so that all its segments come
- * to the rare code, which changes that port with its checksum here; the session's stored delta is that of its own endpoint, as ever. TCP only: datagrams
- * have no state that keeps them from the common way.
+ * to the slow path, which changes that port with its checksum here; the session's stored delta is that of its own endpoint, as ever. TCP only: datagrams
+ * have no state that keeps them from the fast path.
  */
 import { R_IN, R_OUT } from "../conntrack/record.ts";
 import type { Table } from "../conntrack/table.ts";

@@ -1,5 +1,5 @@
 /**
- * Protocols without ports are one's at a time towards a peer. The router may be the one: it is asked before a session opens (opening.ts), and what it begins to
+ * Protocols without ports are one's at a time towards a peer. The router may be the one: it is asked before a session opens (outbound.ts), and what it begins to
  * speak afterwards is taken back here.
  */
 import { EXTERNAL_SHIFT, R_META, R_PEER } from "../conntrack/record.ts";

@@ -2,7 +2,7 @@
  * The two BPF programs, generated for one configuration: LAN ingress rewrites source addresses, WAN ingress destination addresses.
  *
  * Theory of operation. A program looks its packet up in the flow cache (slot.ts). If it is a plain TCP, UDP or ICMP echo packet of a cached session, the program does to it
- * what nat/fast.ts would: hop count, both checksums, address and port, link header, counters; and redirects it to the device in the slot, through that device's
+ * what nat/fast-path.ts would: hop count, both checksums, address and port, link header, counters; and redirects it to the device in the slot, through that device's
  * queueing discipline. Everything else is passed on untouched and reaches masqd's sockets as if there were no program: fragments, IP options, a last
  * hop, a wrong header checksum, packets larger than the way out, TCP segments with SYN, or with neither ACK nor RST, frames that are not to us.
  *
@@ -405,7 +405,7 @@ function translate(a: Assembler, f: ProgramFacts, base: number, outbound: boolea
 }
 
 /**
- * Gives a packet without DF an identification that no other host behind our address uses (RFC 6864 section 5.3.1), from the upper half of the numbers; the lower is nat/rare.ts's. The
+ * Gives a packet without DF an identification that no other host behind our address uses (RFC 6864 section 5.3.1), from the upper half of the numbers; the lower is nat/slow-path.ts's. The
  * change goes into the sum in R5; R1 and R4 are kept.
  */
 function identify(a: Assembler, f: ProgramFacts, base: number, half: (v: number) => number): void {

@@ -21,11 +21,11 @@ import {
 import { DropLog } from "../nat/drop-log.ts";
 import { Expectations } from "../nat/expectations.ts";
 import { Externals, externalsWords } from "../nat/externals.ts";
-import { type Fast, makeFast } from "../nat/fast.ts";
+import { type FastPath, makeFastPath } from "../nat/fast-path.ts";
 import { IcmpSender } from "../nat/icmp-error.ts";
 import { type Probe, putProbe } from "../nat/probe.ts";
-import { Rare } from "../nat/rare.ts";
 import { REASONS } from "../nat/reason.ts";
+import { SlowPath } from "../nat/slow-path.ts";
 import { formatAddress } from "../packet/address.ts";
 import { sumOf } from "../packet/checksum.ts";
 import { formatEndpoint, parseEndpoint, parseProtocol } from "../packet/endpoint.ts";
@@ -64,8 +64,8 @@ function loaded(text: string): number {
 export class Bench {
 	readonly context: Context;
 	readonly #admission: Admission;
-	readonly #rare: Rare;
-	readonly #fast: Fast;
+	readonly #slowPath: SlowPath;
+	readonly #fast: FastPath;
 	readonly #rx = new Int32Array(2);
 	#random = 1;
 
@@ -122,8 +122,8 @@ export class Bench {
 			flush: () => {},
 		};
 		this.#admission = new Admission(this.context);
-		this.#rare = new Rare(this.context, this.#admission, new IcmpSender(this.context));
-		this.#fast = makeFast(this.context, this.#rare);
+		this.#slowPath = new SlowPath(this.context, this.#admission, new IcmpSender(this.context));
+		this.#fast = makeFastPath(this.context, this.#slowPath);
 	}
 
 	/** Lets seconds go by and ends what is due. */
@@ -131,7 +131,7 @@ export class Bench {
 		this.context.now += seconds;
 		this.context.now16 = this.context.now & 0xffff;
 		while (this.#admission.expire(EXPIRE_BUDGET) > 0);
-		this.#rare.everySecond();
+		this.#slowPath.everySecond();
 	}
 
 	/** Sessions now. */

@@ -370,7 +370,7 @@ class Episode {
 			const received = this.#put(n, frame, direction === 0 ? c.lan[port] : c.wan);
 			this.batch.push({ frame, direction, received });
 		}
-		const waited = rig.rare.fragments.pieces;
+		const waited = rig.slowPath.fragments.pieces;
 		const before = {
 			forwarded: c.forwardedOut + c.forwardedIn,
 			errors: c.errorsSent + c.resetsSent,
@@ -383,7 +383,7 @@ class Episode {
 		const { impaired } = this.world;
 		if (direction === 1) this.world.fast.inbound(rig.rx, count);
 		else if (impaired === null) this.world.fast.outbound(rig.rx, count, port);
-		else for (let n = 0; n < count; n++) rig.rare.outboundImpaired(rig.rx[n * 2], rig.rx[n * 2 + 1], port, impaired);
+		else for (let n = 0; n < count; n++) rig.slowPath.outboundImpaired(rig.rx[n * 2], rig.rx[n * 2 + 1], port, impaired);
 		const forwarded = c.forwardedOut + c.forwardedIn - before.forwarded;
 		const errors = c.errorsSent + c.resetsSent - before.errors;
 		const left = c.left - before.left;
@@ -395,7 +395,7 @@ class Episode {
 		const dropped = dropSum(c.drops) - before.drops;
 		// A frame that was cut counts as many times as there are pieces of it, those that found no room too.
 		const full = c.drops[REASON["queue-full"]] - before.full;
-		const waiting = rig.rare.fragments.pieces - waited;
+		const waiting = rig.slowPath.fragments.pieces - waited;
 		const account = forwarded + dropped + left + held + waiting;
 		if (account < count || account > count + this.#made + held + full)
 			throw new Failure(`${count} frames in: ${forwarded} forwarded, ${dropped} dropped, ${left} left, ${held} held, ${waiting} wait`, -1);

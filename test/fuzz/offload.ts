@@ -1,6 +1,6 @@
 /**
  * The offload held against the slow path, on the real engine and the real kernel (run-offload.sh): seeded frames, most of them mutated, go through the BPF programs by
- * BPF_PROG_TEST_RUN and through the core (nat/fast.ts, nat/rare.ts), and both have to do the same.
+ * BPF_PROG_TEST_RUN and through the core (nat/fast-path.ts, nat/slow-path.ts), and both have to do the same.
  *
  * Theory of operation. An episode has two cores that are made alike and stay so. The first one never hears of an offload. The second one has the daemon's own (Offload: cache,
  * programs, what goes in and comes home), and gets a frame only if the program of the port that it came by has passed it up. What must hold for each frame: a

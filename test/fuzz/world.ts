@@ -11,7 +11,7 @@ import { drops, flows, hosts, mappings } from "../../src/control/sessions.ts";
 import { Watch } from "../../src/control/watch.ts";
 import { ALG_BYTES } from "../../src/nat/alg.ts";
 import { HAIRPIN, NO_ROUTE } from "../../src/nat/context.ts";
-import type { Fast } from "../../src/nat/fast.ts";
+import type { FastPath } from "../../src/nat/fast-path.ts";
 import { readdress } from "../../src/nat/readdress.ts";
 import { REASON } from "../../src/nat/reason.ts";
 import { REQUESTED_BYTES, Requested } from "../../src/nat/requested.ts";
@@ -34,7 +34,7 @@ export interface Dice {
 /** The core of an episode and everything around it. */
 export class World {
 	rig: Rig;
-	fast: Fast;
+	fast: FastPath;
 	/** Why packets from inside take the slow way: a reason number, -1 for whatever their route says; null: they do not. */
 	impaired: number | null = null;
 	/** The event at work, for a failure's message. */
@@ -112,7 +112,7 @@ export class World {
 
 	#second(): void {
 		this.rig.at(this.rig.context.now + 1);
-		this.rig.rare.everySecond();
+		this.rig.slowPath.everySecond();
 	}
 
 	/** The gateway's link address becomes known, or is forgotten. */
@@ -285,7 +285,7 @@ export class World {
 			impaired: this.impaired,
 			peek: (destination: number) => rig.hops.find(destination),
 			passesBy: () => null,
-			tap: (wrap: ((own: Fast) => Fast) | null) => {
+			tap: (wrap: ((own: FastPath) => FastPath) | null) => {
 				this.fast = wrap === null ? rig.fast : wrap(rig.fast);
 			},
 			wallClock: () => 0,

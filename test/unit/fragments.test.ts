@@ -173,9 +173,9 @@ describe("fragments through the router", () => {
 	it("one that never becomes whole is given up after 30 s and changes nothing", () => {
 		const rig = rigOf();
 		rig.out(cut(udp(`${H1}:40000`, `${S1}:3478`, { payload: 1000, df: false }), 480)[0]);
-		expect(rig.rare.pending).toBe(true);
+		expect(rig.slowPath.pending).toBe(true);
 		expect(rig.idle(31).drops).toEqual(["fragment-timeout"]);
-		expect([rig.rare.pending, rig.flows()]).toEqual([false, []]);
+		expect([rig.slowPath.pending, rig.flows()]).toEqual([false, []]);
 	});
 
 	it("U-14a a flood of stray pieces does not hurt those that come in order", () => {

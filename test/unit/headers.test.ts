@@ -193,7 +193,7 @@ const ROWS: Row[] = [
 	{ reason: "not-ours", what: "R-11 the private address itself", in: udp(`${S1}:9`, `${H1}:40000`), before: session },
 ];
 
-/** Reasons that frames reach only with a full table or a failing port: full.test.ts, mapping.test.ts, tcp.test.ts, fragments.test.ts, silence.test.ts, alg.test.ts; the last four are the ports'. */
+/** Reasons that frames reach only with a full table or a failing port: full.test.ts, mapping.test.ts, tcp.test.ts, fragments.test.ts, unsolicited-syn.test.ts, alg.test.ts; the last four are the ports'. */
 const ELSEWHERE = [
 	"fragment-overlap",
 	"fragment-timeout",
@@ -247,7 +247,7 @@ describe("drop reasons", () => {
 		});
 	}
 
-	it("queue-full: the rare way says so when a port's queue has no room", () => {
+	it("queue-full: the slow path says so when a port's queue has no room", () => {
 		const rig = new Rig();
 		rig.toWan(query(H1, S1, 40001));
 		const { queue } = rig.context.wan;

@@ -78,7 +78,7 @@ class Bench {
 	constructor(lan?: LanOptions[], sessions = 1024) {
 		this.rig = new Rig({ sessions, ...(lan && { lan }) });
 		this.rig.accounts = false;
-		const { context, rare } = this.rig;
+		const { context, slowPath } = this.rig;
 		this.kernel.route("0.0.0.0/0", WAN, GATEWAY);
 		this.kernel.route("203.0.113.0/24", WAN);
 		this.kernel.route("198.18.0.0/15", WAN);
@@ -96,7 +96,7 @@ class Bench {
 				if (out) context.forwardedOut++;
 				else context.forwardedIn++;
 			},
-			sessionOf: (slot) => rare.sessionOf(slot),
+			sessionOf: (slot) => slowPath.sessionOf(slot),
 			undeliverableInside: (slot) => this.undeliverable.push(formatAddress(addressValue(context.views.P[(slot + 24 + 16) >> 2]))),
 			undeliverable: (slot) => this.undeliverable.push(formatAddress(addressValue(context.views.P[(slot + 24 + 16) >> 2]))),
 			wanIndex: () => WAN,

@@ -198,7 +198,7 @@ describe("the LAN port of a session", () => {
 			"02:00:00:00:10:02",
 			"02:00:00:00:00:09",
 		);
-		rig.rare.outboundImpaired(rig.rx[0], rig.rx[1], 1, REASON["no-external-address"]);
+		rig.slowPath.outboundImpaired(rig.rx[0], rig.rx[1], 1, REASON["no-external-address"]);
 		expect(rig.table.T[(i << 4) + R_ACK_OUT]).toBe(before);
 	});
 });

@@ -4,7 +4,7 @@
  */
 import { describe, expect, it } from "vitest";
 import { Table } from "../../src/conntrack/table.ts";
-import { makeFast } from "../../src/nat/fast.ts";
+import { makeFastPath } from "../../src/nat/fast-path.ts";
 import { readdress } from "../../src/nat/readdress.ts";
 import { seededRandom } from "./mutation.ts";
 import { loaded, Rig, type RigOptions } from "./rig.ts";
@@ -60,7 +60,7 @@ function recordingRig(): { rig: Rig; stores: [number, number, number][] } {
 	table.header = recording(table.header, stores);
 	table.addresses = recording(table.addresses, stores);
 	// The fast loops keep the arrays that they find when they are made.
-	(rig as { fast: unknown }).fast = makeFast(rig.context, rig.rare);
+	(rig as { fast: unknown }).fast = makeFastPath(rig.context, rig.slowPath);
 	return { rig, stores };
 }
 

@@ -48,11 +48,11 @@ import {
 import { DropLog } from "../../src/nat/drop-log.ts";
 import { Expectations } from "../../src/nat/expectations.ts";
 import { Externals, externalsWords, portKind } from "../../src/nat/externals.ts";
-import { type Fast, makeFast } from "../../src/nat/fast.ts";
+import { type FastPath, makeFastPath } from "../../src/nat/fast-path.ts";
 import { IcmpSender } from "../../src/nat/icmp-error.ts";
 import { Keeper, type Terms, unfit } from "../../src/nat/keep.ts";
-import { Rare } from "../../src/nat/rare.ts";
 import { REASONS } from "../../src/nat/reason.ts";
+import { SlowPath } from "../../src/nat/slow-path.ts";
 import { formatAddress, parseAddress, parseSubnet } from "../../src/packet/address.ts";
 import { sumOf } from "../../src/packet/checksum.ts";
 import { firstOf, SLOT_ETHER, SLOT_SIZE, secondOf, swap16, swap32, viewsOf } from "../../src/packet/layout.ts";
@@ -275,8 +275,8 @@ export class Rig {
 	readonly externals: Externals;
 	readonly admission: Admission;
 	readonly hops: FakeHops;
-	readonly fast: Fast;
-	readonly rare: Rare;
+	readonly fast: FastPath;
+	readonly slowPath: SlowPath;
 	/** Received frames: pairs [slot, bytes of IP]. */
 	readonly rx = new Int32Array(SLOTS * 2);
 	/** Packets may come out with wrong transport checksums (the test sent some in). */
@@ -378,9 +378,9 @@ export class Rig {
 		this.hops.route();
 		this.at(o.from?.second ?? 100_000);
 		this.admission = new Admission(this.context);
-		this.rare = new Rare(this.context, this.admission, new IcmpSender(this.context), o.ftp);
-		if (o.ftp !== undefined) this.rare.takeOver(BOOT);
-		this.fast = makeFast(this.context, this.rare);
+		this.slowPath = new SlowPath(this.context, this.admission, new IcmpSender(this.context), o.ftp);
+		if (o.ftp !== undefined) this.slowPath.takeOver(BOOT);
+		this.fast = makeFastPath(this.context, this.slowPath);
 		this.#exempts = o.exempts?.map(net) ?? [];
 		if (image !== null) this.#restore(image);
 	}
@@ -472,7 +472,7 @@ export class Rig {
 	/** Lets seconds go by, ending what is due in each as the engine does. */
 	pass(seconds: number): void {
 		this.at(this.context.now + seconds);
-		this.rare.everySecond();
+		this.slowPath.everySecond();
 		while (this.admission.expire(256) > 0);
 	}
 

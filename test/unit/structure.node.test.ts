@@ -79,8 +79,8 @@ describe("dependency direction", () => {
 
 	it("sees the imports that there are", () => {
 		const seen = new Map(sources().map(([path, text]) => [path, imports(text).map((i) => i.specifier)]));
-		expect(seen.get("nat/fast.ts")).toContain("../packet/layout.ts");
-		expect(seen.get("nat/fast.ts")).toContain("./context.ts");
+		expect(seen.get("nat/fast-path.ts")).toContain("../packet/layout.ts");
+		expect(seen.get("nat/fast-path.ts")).toContain("./context.ts");
 		expect(seen.get("conntrack/table.ts")).toContain("./states.ts");
 		expect(seen.get("engine.ts")).toContain("masq:native");
 	});
@@ -95,7 +95,7 @@ describe("dependency direction", () => {
 			["nat/x.ts", 'export { a } from "../engine.ts";', "nat/x.ts imports engine.ts"],
 			["config/x.ts", 'import { now } from "masq:native";', "config/x.ts imports masq:native"],
 			["nat/x.ts", 'import { plan } from "../config/plan.ts";', "nat/x.ts imports config/plan.ts"],
-			["port/x.ts", 'import { makeFast } from "../nat/fast.ts";', "port/x.ts imports nat/fast.ts"],
+			["port/x.ts", 'import { makeFastPath } from "../nat/fast-path.ts";', "port/x.ts imports nat/fast-path.ts"],
 			["control/x.ts", 'import { Engine } from "../engine.ts";', "control/x.ts imports engine.ts"],
 			["control/x.ts", 'import { plan } from "../config/plan.ts";', "control/x.ts imports config/plan.ts"],
 			["nat/x.ts", 'import fs from "node:fs";', "nat/x.ts imports node:fs"],

@@ -345,7 +345,7 @@ describe("link headers", () => {
 });
 
 describe("counters", () => {
-	it("count packets and bytes of IPv4 in each direction, on the fast way and the rare one", () => {
+	it("count packets and bytes of IPv4 in each direction, on the fast path and the slow one", () => {
 		const rig = new Rig();
 		rig.toWan(udp(`${H1}:40000`, `${S1}:3478`, { payload: 100 }));
 		rig.toWan(udp(`${H1}:40000`, `${S1}:3478`, { payload: 100, ipOptions: [1] }));

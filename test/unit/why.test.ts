@@ -113,7 +113,7 @@ const CASES: Record<ReasonName, Case> = {
 		options: { wan: { address: null } },
 		run: (rig) => {
 			rig.put(0, udp(`${H1}:5`, `${S1}:9`), rig.context.lan[0], "02:00:00:00:00:01", "02:00:00:00:00:02");
-			rig.rare.outboundImpaired(rig.rx[0], rig.rx[1], 0, REASON["address-conflict"]);
+			rig.slowPath.outboundImpaired(rig.rx[0], rig.rx[1], 0, REASON["address-conflict"]);
 		},
 		from: `${H1}:5`,
 		to: `${S1}:9`,

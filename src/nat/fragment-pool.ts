@@ -39,7 +39,7 @@ const D_PIECES = 7;
 const D_ORDER = 8;
 
 /** The pool. */
-export class Fragments {
+export class FragmentPool {
 	readonly #c: Context;
 	readonly #datagrams = new Int32Array(DATAGRAMS * D_WORDS);
 	/** By block: 0 free, 1 in use, 2 handed out to be sent. */

@@ -1,9 +1,9 @@
 /**
- * The common way of a packet, both directions: a plain IPv4 TCP or UDP packet of a known session. Hot file: function locals, `var`, signed 32-bit
- * arithmetic, one call a batch, everything rare handed to `rare.ts` (performance.md "JavaScript idioms").
+ * The fast path of a packet, both directions: a plain IPv4 TCP or UDP packet of a known session. Hot file: function locals, `var`, signed 32-bit
+ * arithmetic, one call a batch, everything rare handed to `slow-path.ts` (performance.md "JavaScript idioms").
  *
  * Per packet: header checks (RFC 1812 section 5.2.2; the IPv4 header checksum is verified before a frame gets here: the kernel does it for TUN, the socket
- * filter for packet sockets, which cuts a faulty frame and a link-layer broadcast short so that it fails the length check and is judged by the rare code),
+ * filter for packet sockets, which cuts a faulty frame and a link-layer broadcast short so that it fails the length check and is judged by the slow path),
  * session lookup, state and timer, RFC 1624 update of both checksums from the session's stored delta,
  * address, port, hop count, counters, link header. The two loops are mirror images; the differences are which address and port words change and
  * that only outbound packets refresh a UDP mapping (RFC 4787 REQ-6).
@@ -12,7 +12,7 @@
  * is, if it is in the subnet that this port alone has, else the host's record. An inbound packet is never of a session between two inside hosts, whose peer is
  * one of our own addresses.
  *
- * Whether a queue has room is looked at once a batch: what the rare code pushes leaves a batch's room free ({@link Queue}).
+ * Whether a queue has room is looked at once a batch: what the slow path pushes leaves a batch's room free ({@link Queue}).
  *
  * Checksums: the delta of the address pair is `delta & 0xffff`, with the ports `delta >>> 16`; inbound is the ones-complement of both. A partial checksum
  * (virtio flag) holds the pseudo-header sum only, not complemented, so it takes the address delta and no ports. If it begins elsewhere than at the UDP header, it is that of a
@@ -66,19 +66,19 @@ import {
 } from "../packet/layout.ts";
 import { HEADER_SHIFT, HOST_TAG } from "../packet/link-header.ts";
 import { type Context, HAIRPIN } from "./context.ts";
-import type { Rare } from "./rare.ts";
 import { REASON } from "./reason.ts";
+import type { SlowPath } from "./slow-path.ts";
 
 /** The two batch functions. */
-export interface Fast {
+export interface FastPath {
 	/** Translates `count` received frames of LAN port `port` (pairs in `rx`) into the WAN queue. */
 	outbound(rx: Int32Array, count: number, port: number): void;
 	/** Translates `count` received frames of the WAN port into the queues of the LAN ports. */
 	inbound(rx: Int32Array, count: number): void;
 }
 
-/** Builds the batch functions over a context. The rare cases go to `rare`, which pushes its own results to the queues. */
-export function makeFast(c: Context, rare: Rare): Fast {
+/** Builds the batch functions over a context. The rare cases go to `slow`, which pushes its own results to the queues. */
+export function makeFastPath(c: Context, slow: SlowPath): FastPath {
 	var imul = Math.imul;
 	var table = c.table;
 	var T0 = table.T;
@@ -189,13 +189,13 @@ export function makeFast(c: Context, rare: Rare): Fast {
 					(protocol === UDP ? length < 28 : protocol !== TCP || length < 40)
 				) {
 					queue.count = m >> 1;
-					rare.outbound(s, rx[n + 1], port);
+					slow.outbound(s, rx[n + 1], port);
 					m = queue.count << 1;
 					skipped++;
 					continue;
 				}
 				// All that it lacks is DF.
-				rare.identify(s);
+				slow.identify(s);
 				w2 = P[w + 2];
 			}
 			ports = P[w + 5];
@@ -209,7 +209,7 @@ export function makeFast(c: Context, rare: Rare): Fast {
 			}
 			if (i === 0) {
 				queue.count = m >> 1;
-				i = rare.openOutbound(s, length, port);
+				i = slow.openOutbound(s, length, port);
 				m = queue.count << 1;
 				if (i === 0) {
 					skipped++;
@@ -221,7 +221,7 @@ export function makeFast(c: Context, rare: Rare): Fast {
 			if (
 				((inside ^ sole) & soleMask) !== 0 &&
 				((hw[(t16[(i << 5) + R_HOST] << 2) + HOST_PLACE] >>> HOST_PORT_SHIFT) & 0xff) !== home &&
-				!rare.comesFrom(i, s, port)
+				!slow.comesFrom(i, s, port)
 			) {
 				skipped++;
 				continue;
@@ -231,7 +231,7 @@ export function makeFast(c: Context, rare: Rare): Fast {
 				field = h + 18;
 				v = P[w + 8] >> flagShift;
 				if ((v & 7) !== 0 || f !== TCP_ESTABLISHED) {
-					length = rare.tcpOutbound(i, s, length);
+					length = slow.tcpOutbound(i, s, length);
 					if (length === 0) {
 						skipped++;
 						continue;
@@ -243,12 +243,12 @@ export function makeFast(c: Context, rare: Rare): Fast {
 				}
 			} else {
 				field = h + 13;
-				if (f !== UDP_OPEN && f !== UDP_NEW) rare.udpOutbound(i);
+				if (f !== UDP_OPEN && f !== UDP_NEW) slow.udpOutbound(i);
 				else if (t16[(i << 5) + R_LAST] !== now16) table.touch(i, now16);
 			}
 			if (length > mtu) {
 				queue.count = m >> 1;
-				v = rare.tooBig(s, length, mtu, port, i);
+				v = slow.tooBig(s, length, mtu, port, i);
 				m = queue.count << 1;
 				if (v !== 0) {
 					skipped++;
@@ -268,7 +268,7 @@ export function makeFast(c: Context, rare: Rare): Fast {
 			x = P[sw];
 			b = H[field];
 			if ((x & partial) !== 0) {
-				if (protocol === UDP && H[(sw << 1) + 3] !== start) rare.tunnelled(queue, field, v);
+				if (protocol === UDP && H[(sw << 1) + 3] !== start) slow.tunnelled(queue, field, v);
 				else {
 					b += v & 0xffff;
 					H[field] = (b & 0xffff) + (b >> 16);
@@ -291,7 +291,7 @@ export function makeFast(c: Context, rare: Rare): Fast {
 			t[e + R_BYTES_OUT] = b;
 			if (a === 0) {
 				queue.count = m >> 1;
-				rare.hold(meta >>> HOP_SHIFT, s, length);
+				slow.hold(meta >>> HOP_SHIFT, s, length);
 				m = queue.count << 1;
 				skipped++;
 				continue;
@@ -390,7 +390,7 @@ export function makeFast(c: Context, rare: Rare): Fast {
 				key < 0
 			) {
 				queue.count = m >> 1;
-				rare.inbound(s, rx[n + 1]);
+				slow.inbound(s, rx[n + 1]);
 				m = queue.count << 1;
 				skipped++;
 				continue;
@@ -406,7 +406,7 @@ export function makeFast(c: Context, rare: Rare): Fast {
 			}
 			if (i === 0) {
 				queue.count = m >> 1;
-				i = rare.openInbound(s, length);
+				i = slow.openInbound(s, length);
 				m = queue.count << 1;
 				if (i === 0) {
 					skipped++;
@@ -417,7 +417,7 @@ export function makeFast(c: Context, rare: Rare): Fast {
 			}
 			// Hop numbers from 128 on make it negative, HAIRPIN among them.
 			if (meta < 0 && meta >>> HOP_SHIFT === HAIRPIN) {
-				rare.notFromOutside(s);
+				slow.notFromOutside(s);
 				skipped++;
 				continue;
 			}
@@ -427,7 +427,7 @@ export function makeFast(c: Context, rare: Rare): Fast {
 				v = P[w + 8] >> flagShift;
 				if ((v & 7) !== 0 || f !== TCP_ESTABLISHED) {
 					queue.count = m >> 1;
-					f = rare.tcpInbound(i, s, length) ? 1 : 0;
+					f = slow.tcpInbound(i, s, length) ? 1 : 0;
 					m = queue.count << 1;
 					if (f === 0) {
 						skipped++;
@@ -439,7 +439,7 @@ export function makeFast(c: Context, rare: Rare): Fast {
 				}
 			} else {
 				field = h + 13;
-				if (f !== UDP_OPEN) rare.udpInbound(i);
+				if (f !== UDP_OPEN) slow.udpInbound(i);
 			}
 
 			x = t16[(i << 5) + R_HOST] << 2;
@@ -464,7 +464,7 @@ export function makeFast(c: Context, rare: Rare): Fast {
 			}
 			if (length > mtu) {
 				queue.count = m >> 1;
-				v = rare.tooBig(s, length, mtu, -1, i);
+				v = slow.tooBig(s, length, mtu, -1, i);
 				m = queue.count << 1;
 				if (v !== 0) {
 					skipped++;
@@ -483,7 +483,7 @@ export function makeFast(c: Context, rare: Rare): Fast {
 			key = P[sw];
 			b = H[field];
 			if ((key & partial) !== 0) {
-				if (protocol === UDP && H[(sw << 1) + 3] !== start) rare.tunnelled(queue, field, v);
+				if (protocol === UDP && H[(sw << 1) + 3] !== start) slow.tunnelled(queue, field, v);
 				else {
 					b += v & 0xffff;
 					H[field] = (b & 0xffff) + (b >> 16);

@@ -1,6 +1,6 @@
 /**
- * Everything that is not the common way of a packet: header faults, options, ICMP queries, packets that open a session, TCP segments that change a
- * state, packets that are too big. The fast loops (fast.ts) hand frames over and this code drops, answers or queues them.
+ * The slow path, everything that the fast path does not take: header faults, options, ICMP queries, packets that open a session, TCP segments that change a
+ * state, packets that are too big. The fast loops (fast-path.ts) hand frames over and this code drops, answers or queues them.
  */
 
 import {
@@ -77,7 +77,7 @@ import { completeSum, GSO_UDP, isTunnelled, Segments } from "../packet/segments.
 import type { Admission } from "./admission.ts";
 import { FtpAlg, GROWTH } from "./alg.ts";
 import { type Context, HAIRPIN, type LanLink, type Link, lanOf, NO_ROUTE, type Queue } from "./context.ts";
-import { Fragments } from "./fragments.ts";
+import { FragmentPool } from "./fragment-pool.ts";
 import {
 	FRAGMENTATION_NEEDED,
 	HOST_UNREACHABLE,
@@ -90,11 +90,11 @@ import {
 import { translateError } from "./icmp-quote.ts";
 import { Identifications } from "./identification.ts";
 import { clampMss } from "./mss.ts";
-import { LEFT_TO_KERNEL, Opening, refused, transportFault } from "./opening.ts";
+import { LEFT_TO_KERNEL, Opening, refused, transportFault } from "./outbound.ts";
 import { REASON, type ReasonName } from "./reason.ts";
 import { isRenamed, renamePeer } from "./renamed-peer.ts";
-import { Silence } from "./silence.ts";
 import { replyReset } from "./tcp-reset.ts";
+import { UnsolicitedSyns } from "./unsolicited-syn.ts";
 
 const ECHO_REPLY = 0;
 const ECHO = 8;
@@ -114,8 +114,8 @@ const OPTION_COPIED = 0x80;
 /** Segments of a super-packet that are cut further before they are sent, so that the blocks which they take stay few. */
 const SEGMENTS_AT_ONCE = 8;
 
-/** The rare ways of a packet. `s` is a slot's byte offset, `length` bytes of IPv4, `port` a LAN port number. */
-export class Rare {
+/** The slow path. `s` is a slot's byte offset, `length` bytes of IPv4, `port` a LAN port number. */
+export class SlowPath {
 	readonly #c: Context;
 	readonly #admission: Admission;
 	readonly #opening: Opening;
@@ -124,8 +124,8 @@ export class Rare {
 	#port = -1;
 	readonly #errors: IcmpSender;
 	readonly #ftp: FtpAlg;
-	readonly #silence: Silence;
-	readonly fragments: Fragments;
+	readonly #unsolicited: UnsolicitedSyns;
+	readonly fragments: FragmentPool;
 	readonly #ids: Identifications;
 	readonly #segments: Segments;
 	/** Session of the fragmented datagram that is being turned around, and the identification of its fragments. */
@@ -141,10 +141,10 @@ export class Rare {
 		this.#errors = errors;
 		this.#ftp = new FtpAlg(c, ftpMemory);
 		this.#opening = new Opening(c, admission);
-		this.fragments = new Fragments(c);
+		this.fragments = new FragmentPool(c);
 		this.#ids = new Identifications(c.ipId);
 		this.#segments = new Segments(c.views);
-		this.#silence = new Silence(c, this.fragments, errors);
+		this.#unsolicited = new UnsolicitedSyns(c, this.fragments, errors);
 	}
 
 	/** As {@link FtpAlg.takeOver}. */
@@ -154,14 +154,14 @@ export class Rare {
 
 	/** True if {@link everySecond} has something to wait for. */
 	get pending(): boolean {
-		return this.fragments.waiting > 0 || this.#silence.waiting > 0;
+		return this.fragments.waiting > 0 || this.#unsolicited.waiting > 0;
 	}
 
 	/** What is due by time alone. */
 	everySecond(): void {
 		this.fragments.recycle();
 		this.fragments.expire();
-		this.#silence.expire();
+		this.#unsolicited.expire();
 	}
 
 	#drop(reason: number, pieces = 1): 0 {
@@ -294,7 +294,7 @@ export class Rare {
 		else {
 			const reason = i === LEFT_TO_KERNEL ? REASON["no-mapping"] : refused(i);
 			const unwanted = reason === REASON["no-mapping"] || reason === REASON.filtered;
-			if (unwanted && protocol === TCP && !hairpin && (flags & (SYN | ACK | RST | FIN)) === SYN) this.#silence.add(s, length);
+			if (unwanted && protocol === TCP && !hairpin && (flags & (SYN | ACK | RST | FIN)) === SYN) this.#unsolicited.add(s, length);
 			this.#drop(reason, pieces);
 		}
 		return 0;

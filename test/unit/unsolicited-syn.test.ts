@@ -81,7 +81,7 @@ describe("a next hop that does not answer", () => {
 		rig.hops.default = "unknown";
 		rig.out(udp(`${H1}:1025`, `${S1}:9`));
 		const c = rig.context;
-		rig.rare.undeliverable(0, 40);
+		rig.slowPath.undeliverable(0, 40);
 		expect(c.lan[0].queue.count).toBe(1);
 		const B = c.views.B;
 		expect([...B.subarray(24 + 20, 24 + 22)]).toEqual([3, 1]);
@@ -106,7 +106,7 @@ describe("an inside host that does not answer", () => {
 		const { held } = rig.in(udp(`${S1}:9`, `${X}:5000`));
 		expect(held[0].line).toBe(`udp ${S1}:9 > 192.168.1.99:6000`);
 		const c = rig.context;
-		rig.rare.undeliverableInside(0, 40);
+		rig.slowPath.undeliverableInside(0, 40);
 		const packet = quoted(c.wan.queue, c.views.B);
 		expect([packet.line, packet.faults]).toEqual([`udp ${S1}:9 > ${X}:5000`, []]);
 		expect([...c.views.B.subarray(24 + 12, 24 + 20)].join(".")).toBe(`${X}.${S1}`);
@@ -116,7 +116,7 @@ describe("an inside host that does not answer", () => {
 		const rig = new Rig({ forwards });
 		rig.out(udp(`${H1}:1025`, `${X}:5000`));
 		const c = rig.context;
-		rig.rare.undeliverableInside(0, 40);
+		rig.slowPath.undeliverableInside(0, 40);
 		const packet = quoted(c.lan[0].queue, c.views.B);
 		expect([packet.line, packet.faults]).toEqual([`udp ${H1}:1025 > ${X}:5000`, []]);
 	});
@@ -125,10 +125,10 @@ describe("an inside host that does not answer", () => {
 		const rig = new Rig({ forwards });
 		rig.in(udp(`${S1}:9`, `${X}:5000`));
 		rig.context.views.B[24 + 7] = 1;
-		rig.rare.undeliverableInside(0, 40);
+		rig.slowPath.undeliverableInside(0, 40);
 		rig.context.views.B[24 + 7] = 0;
 		rig.context.views.B[24 + 21] = 1;
-		rig.rare.undeliverableInside(0, 40);
+		rig.slowPath.undeliverableInside(0, 40);
 		expect(rig.context.wan.queue.count).toBe(0);
 	});
 });

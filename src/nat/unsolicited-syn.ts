@@ -4,7 +4,7 @@
  */
 import { IP_WORD, SLOT_IP, secondOf, swap16, TCP } from "../packet/layout.ts";
 import type { Context } from "./context.ts";
-import type { Fragments } from "./fragments.ts";
+import type { FragmentPool } from "./fragment-pool.ts";
 import { type IcmpSender, PORT_UNREACHABLE } from "./icmp-error.ts";
 
 const KEPT = 32;
@@ -15,16 +15,16 @@ const STRIDE = 160;
 const PATIENCE = 7;
 
 /** The SYNs that are kept. */
-export class Silence {
+export class UnsolicitedSyns {
 	readonly #c: Context;
-	readonly #fragments: Fragments;
+	readonly #fragments: FragmentPool;
 	readonly #errors: IcmpSender;
 	readonly #store = new Uint8Array(KEPT * STRIDE);
 	/** By entry: bytes of the packet (0: free), peer, ports, second in which it is due. */
 	readonly #entries = new Int32Array(KEPT * 4);
 	waiting = 0;
 
-	constructor(c: Context, fragments: Fragments, errors: IcmpSender) {
+	constructor(c: Context, fragments: FragmentPool, errors: IcmpSender) {
 		this.#c = c;
 		this.#fragments = fragments;
 		this.#errors = errors;
