@@ -12,7 +12,7 @@ import type { PortRange } from "./conntrack/ports.ts";
 import { HOP_SHIFT, HOST_ADF, HOST_EIF, HOST_PLACE, HOST_PORT_SHIFT, HOST_REACHABLE, R_HOST, R_META, R_PEER } from "./conntrack/record.ts";
 import { type Image, type Restored, restore } from "./conntrack/restore.ts";
 import { OTHER, PORT_REST, RESTING, stateTimeouts } from "./conntrack/states.ts";
-import { H_CLOCK, H_MAGIC, layoutTable, Table, type TableLayout } from "./conntrack/table.ts";
+import { H_CLOCK, H_MAGIC, Table } from "./conntrack/table.ts";
 import type { Capture } from "./control/capture.ts";
 import type { ReloadReply } from "./control/protocol.ts";
 import { CONTROL_ENTRIES, ControlServer } from "./control/server.ts";
@@ -20,6 +20,7 @@ import { Watch } from "./control/watch.ts";
 import { Barrier } from "./daemon/barrier.ts";
 import { loadPlan } from "./daemon/load-plan.ts";
 import type { Log } from "./daemon/log.ts";
+import { emptyPolicy, netOf, planTable, policyOf, tunQueue, wantedExternals } from "./daemon/policy.ts";
 import { Rates } from "./daemon/rates.ts";
 import { bootWords, mapOrMemory, openState, type State } from "./daemon/state.ts";
 import { Admission, EXPIRE_BUDGET } from "./nat/admission.ts";
@@ -29,7 +30,6 @@ import {
 	BLOCK,
 	CONTEXT_START,
 	type Context,
-	type Forward,
 	findSoleNets,
 	HAIRPIN,
 	type LanLink,
@@ -39,15 +39,14 @@ import {
 	type Net,
 	NO_NET,
 	NO_ROUTE,
-	POLICY_DEFAULTS,
 	type Policy,
 	Queue,
 } from "./nat/context.ts";
 import { DropLog } from "./nat/drop-log.ts";
 import { Expectations } from "./nat/expectations.ts";
-import { type External, Externals, externalsWords, numberExternals, type WantedExternal } from "./nat/externals.ts";
+import { type External, Externals, numberExternals } from "./nat/externals.ts";
 import { type FastPath, makeFastPath, sourcesAreOurs } from "./nat/fast-path.ts";
-import { HOST_UNREACHABLE, IcmpSender, NET_UNREACHABLE, PROHIBITED } from "./nat/icmp-error.ts";
+import { HOST_UNREACHABLE, IcmpSender, NET_UNREACHABLE } from "./nat/icmp-error.ts";
 import { Keeper, unfit } from "./nat/keep.ts";
 import { readdress } from "./nat/readdress.ts";
 import { REASON } from "./nat/reason.ts";
@@ -90,9 +89,6 @@ const CAP_NET_RAW = 13;
 const SIGHUP = 1;
 const SIGINT = 2;
 const SIGTERM = 15;
-/** Packets that may wait in a TUN device: as many as a burst of new sessions brings, which take masqd longest (30 us each). */
-const TUN_QUEUE_LEAST = 2000;
-const TUN_QUEUE_MOST = 8192;
 /** More destinations of the kernel's own than a socket filter holds are told apart here, and counted as "not-through-wan". */
 const FILTER_ROUTES = 500;
 /** Milliseconds between two looks at the router's own sockets, at least. */
@@ -164,13 +160,6 @@ export interface Meter {
 	jsNs: number;
 	ioNs: number;
 	batches: number;
-}
-
-/** Size of the table that a plan gives, without building it. */
-export function planTable(plan: Plan): { layout: TableLayout; bytes: number } {
-	const poolShared = plan.pools.filter((p) => p.overload).length;
-	const layout = layoutTable(plan.sessions, externalsWords(1 + poolShared, plan.ports));
-	return { layout, bytes: layout.words * 4 };
 }
 
 /** What is amiss with the devices of a plan now, in sentences; none if that can not be found out. */
@@ -1854,60 +1843,6 @@ function watch(set: Int32Array, n: number, fd: native.Fd): void {
 	set[n * 3 + 1] = native.POLLIN;
 }
 
-/** Policy of a plan in as-loaded terms; `numbers` are those of its external addresses, in the order of {@link wantedExternals}. */
-function policyOf(plan: Plan, numbers: readonly number[]): Policy {
-	let at = 1 + plan.statics.length;
-	const everyLan = () => plan.lan.flatMap((l) => l.subnets.map(netOf));
-	const pools = plan.pools.map((p) => {
-		const from = at;
-		for (const range of p.external) at += range.last - range.first + 1;
-		return { nets: p.internal.length ? p.internal.map(netOf) : everyLan(), externals: numbers.slice(from, at), overload: p.overload };
-	});
-	const forwards: Forward[] = plan.redirects.flatMap((r) =>
-		r.protocols.map((p) => ({
-			protocol: p === "tcp" ? TCP : UDP,
-			first: r.externalPorts.first,
-			last: r.externalPorts.last,
-			inside: swap32(r.internal),
-			insideFirst: r.internalFirst,
-			source: r.source === null ? null : netOf(r.source),
-		})),
-	);
-	return {
-		filtering: filteringFlags(plan.filtering),
-		hosts: new Map(
-			plan.hosts.map((h) => [
-				swap32(h.address),
-				{ flags: filteringFlags(h.filtering ?? plan.filtering), maxSessions: h.maxSessions ?? 0, maxRate: h.maxRate ?? 0 },
-			]),
-		),
-		forwards,
-		pools,
-		ranges: plan.ports,
-		algFtp: plan.algs.ftp,
-		algTftp: plan.algs.tftp,
-		maxSessions: plan.maxSessions,
-		maxRate: plan.maxRate,
-		refusal: plan.refusal === "prohibited" ? PROHIBITED : HOST_UNREACHABLE,
-		hairpin: plan.hairpin,
-		blockPrivate: plan.blockPrivate,
-		rejectSyn: plan.unsolicitedSyn === "reject",
-		icmpRate: plan.icmpRate,
-	};
-}
-
-/** The external addresses that a plan wants, in the order that {@link Engine} numbers them by; `own` is the WAN port's. */
-function wantedExternals(plan: Plan, own: number): WantedExternal[] {
-	const wanted: WantedExternal[] = [{ address: own, shared: true, inside: 0, pool: -1 }];
-	for (const s of plan.statics) wanted.push({ address: swap32(s.external), shared: false, inside: swap32(s.internal), pool: -1 });
-	for (const [pool, p] of plan.pools.entries()) {
-		const list: number[] = [];
-		for (const range of p.external) for (let a = range.first; a <= range.last; a++) list.push(a);
-		for (const [n, a] of list.entries()) wanted.push({ address: swap32(a), shared: p.overload && n === list.length - 1, inside: 0, pool });
-	}
-	return wanted;
-}
-
 /** Takes the lock of a state file. A program that a killed predecessor had just started may hold it for a moment longer. */
 function lockState(path: string): native.Fd {
 	for (let waited = 0; ; waited += LOCK_STEP) {
@@ -1964,14 +1899,6 @@ function emptyLink(): Link {
 	return { ethernet: true, mtu: 1500, address: 0, mac: new Uint8Array(6), queue: new Queue(QUEUE_FRAMES) };
 }
 
-function emptyPolicy(): Policy {
-	return { ...POLICY_DEFAULTS, hosts: new Map(), forwards: [], pools: [], ranges: [] };
-}
-
-function netOf(subnet: Subnet): Net {
-	return { address: swap32(subnet.address), mask: swap32(subnet.mask) };
-}
-
 function subnetOfNet(net: Net): Subnet {
 	const mask = swap32(net.mask) >>> 0;
 	return { address: swap32(net.address) >>> 0, mask, prefix: 32 - Math.round(Math.log2(2 ** 32 - mask)) };
@@ -1979,15 +1906,6 @@ function subnetOfNet(net: Net): Subnet {
 
 function formatNet(net: Net): string {
 	return formatSubnet(subnetOfNet(net));
-}
-
-function filteringFlags(filtering: Plan["filtering"]): number {
-	return filtering === "endpoint-independent" ? HOST_EIF : filtering === "address-dependent" ? HOST_ADF : 0;
-}
-
-/** Places in the queue of a plan's TUN devices. */
-function tunQueue(plan: Plan): number {
-	return Math.min(TUN_QUEUE_MOST, Math.max(TUN_QUEUE_LEAST, plan.sessions));
 }
 
 /** Why the tun drivers of a plan can not be had, "" if they can. */
