@@ -7,12 +7,12 @@
 import * as native from "masq:native";
 import type { Plan } from "./config/plan.ts";
 import { MAX_LANS } from "./config/schema.ts";
-import { Hosts } from "./conntrack/hosts.ts";
+import type { Hosts } from "./conntrack/hosts.ts";
 import type { PortRange } from "./conntrack/ports.ts";
 import { HOP_SHIFT, HOST_ADF, HOST_EIF, HOST_PLACE, HOST_PORT_SHIFT, HOST_REACHABLE, R_HOST, R_META, R_PEER } from "./conntrack/record.ts";
 import { type Image, type Restored, restore } from "./conntrack/restore.ts";
 import { OTHER, PORT_REST, RESTING, stateTimeouts } from "./conntrack/states.ts";
-import { H_CLOCK, H_MAGIC, Table } from "./conntrack/table.ts";
+import { H_CLOCK, H_MAGIC, type Table } from "./conntrack/table.ts";
 import type { Capture } from "./control/capture.ts";
 import type { ReloadReply } from "./control/protocol.ts";
 import { CONTROL_ENTRIES, ControlServer } from "./control/server.ts";
@@ -23,35 +23,32 @@ import type { Log } from "./daemon/log.ts";
 import { emptyPolicy, netOf, planTable, policyOf, tunQueue, wantedExternals } from "./daemon/policy.ts";
 import { Rates } from "./daemon/rates.ts";
 import { bootWords, mapOrMemory, openState, type State } from "./daemon/state.ts";
-import { Admission, EXPIRE_BUDGET } from "./nat/admission.ts";
-import { ALG_BYTES, makeAlgCounts } from "./nat/alg.ts";
+import { type Admission, EXPIRE_BUDGET } from "./nat/admission.ts";
+import { ALG_BYTES } from "./nat/alg.ts";
 import {
 	BATCH,
 	BLOCK,
-	CONTEXT_START,
 	type Context,
 	findSoleNets,
 	HAIRPIN,
 	type LanLink,
 	type Link,
 	lanOf,
-	makeDrops,
 	type Net,
 	NO_NET,
 	NO_ROUTE,
 	type Policy,
 	Queue,
 } from "./nat/context.ts";
-import { DropLog } from "./nat/drop-log.ts";
-import { Expectations } from "./nat/expectations.ts";
-import { type External, Externals, numberExternals } from "./nat/externals.ts";
-import { type FastPath, makeFastPath, sourcesAreOurs } from "./nat/fast-path.ts";
-import { HOST_UNREACHABLE, IcmpSender, NET_UNREACHABLE } from "./nat/icmp-error.ts";
+import { makeContext, makeCore, makeTables } from "./nat/core.ts";
+import { type External, type Externals, numberExternals } from "./nat/externals.ts";
+import { type FastPath, sourcesAreOurs } from "./nat/fast-path.ts";
+import { HOST_UNREACHABLE, NET_UNREACHABLE } from "./nat/icmp-error.ts";
 import { Keeper, unfit } from "./nat/keep.ts";
 import { readdress } from "./nat/readdress.ts";
 import { REASON } from "./nat/reason.ts";
 import { REQUESTED_BYTES, Requested } from "./nat/requested.ts";
-import { SlowPath } from "./nat/slow-path.ts";
+import type { SlowPath } from "./nat/slow-path.ts";
 import { sessionReset } from "./nat/tcp-reset.ts";
 import { yieldToRouter } from "./nat/yielding.ts";
 import { dumpPrograms } from "./offload/dump.ts";
@@ -237,7 +234,6 @@ export class Engine {
 	readonly #requested: Requested;
 	/** A predecessor's list of requested forwards was not there: hosts are to be told. */
 	#requestedAnew = true;
-	readonly #errors: IcmpSender;
 	readonly #routerProtocols = new RouterProtocols(native, () => this.kernel.links.values());
 	readonly #settings: Settings;
 	readonly #boot = bootWords();
@@ -339,10 +335,10 @@ export class Engine {
 		const keys = new Int32Array(5);
 		native.random(keys.buffer, 0, keys.byteLength);
 		if (image !== null) keys.set(image.keys);
-		this.table = new Table(memory, layout, keys, stateTimeouts(plan.timeouts), image !== null);
-		this.hosts = new Hosts(memory, layout, keys[3]);
-		const mapWords = new Int32Array(memory, layout.portMaps * 4, layout.words - layout.portMaps);
-		this.externals = new Externals(mapWords, plan.ports);
+		const tables = makeTables(memory, layout, keys, plan.timeouts, plan.ports, image !== null);
+		this.table = tables.table;
+		this.hosts = tables.hosts;
+		this.externals = tables.externals;
 
 		const blocks = Math.min(BLOCKS_MAX, Math.max(BLOCKS_MIN, plan.sessions >> 4));
 		this.#segmentsAt = RECEIVE_BYTES + blocks * BLOCK;
@@ -353,8 +349,6 @@ export class Engine {
 		this.lan = lansOf(plan, []);
 		const lan = this.lan.map((p) => p.link);
 		const views: Views = viewsOf(this.#frames);
-		const drops = makeDrops();
-		const dropLog = new DropLog(drops, views);
 		this.#hops = new NextHopTable({
 			kernel: this.kernel,
 			views,
@@ -363,7 +357,7 @@ export class Engine {
 			headers,
 			wan: this.wan.link,
 			lan,
-			dropped: (reason, slot, port) => dropLog.add(reason, slot, port, this.context.now),
+			dropped: (reason, slot, port) => this.context.dropLog.add(reason, slot, port, this.context.now),
 			forwarded: (out) => {
 				if (out) this.context.forwardedOut++;
 				else this.context.forwardedIn++;
@@ -378,13 +372,8 @@ export class Engine {
 		});
 		const random = new Int32Array(64);
 		let randomAt = random.length;
-		this.context = {
-			...CONTEXT_START,
+		this.context = makeContext(tables, {
 			views,
-			table: this.table,
-			hosts: this.hosts,
-			externals: this.externals,
-			expectations: new Expectations(this.table, this.externals),
 			hops: this.#hops,
 			kernelShare: {
 				hasPort: (protocol, port) => this.ownPorts.has(protocol, port),
@@ -395,10 +384,6 @@ export class Engine {
 			lan,
 			policy: emptyPolicy(),
 			spare: { at: RECEIVE_BYTES, count: blocks },
-			requested: [],
-			drops,
-			dropLog,
-			algCounts: makeAlgCounts(),
 			ipId: keys[4],
 			routerSpeaks: (protocol, peer) => this.#routerProtocols.speaks(protocol, peer),
 			random: () => {
@@ -410,13 +395,13 @@ export class Engine {
 			},
 			sum: native.frameSum,
 			flush: () => this.#flush(),
-		};
+		});
 		this.#readClock();
 		this.context.policy = this.#policy(plan, image === null ? 0 : image.addresses[0], image?.addresses ?? new Int32Array(0));
-		this.admission = new Admission(this.context);
-		this.#errors = new IcmpSender(this.context);
-		this.#slowPath = new SlowPath(this.context, this.admission, this.#errors, mapOrMemory(`${paths.state}.ftp`, ALG_BYTES).memory);
-		this.#own = makeFastPath(this.context, this.#slowPath);
+		const core = makeCore(this.context, mapOrMemory(`${paths.state}.ftp`, ALG_BYTES).memory);
+		this.admission = core.admission;
+		this.#slowPath = core.slowPath;
+		this.#own = core.fast;
 		this.#fast = this.#own;
 		this.watch = new Watch(this.context, native.wallClock);
 		this.rates = new Rates(this.context, native.now);

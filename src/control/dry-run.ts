@@ -18,14 +18,12 @@ import {
 	R_OUT,
 } from "../conntrack/record.ts";
 import { STATE_NAMES } from "../conntrack/states.ts";
-import { Admission } from "../nat/admission.ts";
 import { makeAlgCounts } from "../nat/alg.ts";
 import { BLOCK, type Context, ELSEWHERE, inNets, lanOf, makeDrops, type NextHops, NO_ROUTE, Queue } from "../nat/context.ts";
+import { makeCore } from "../nat/core.ts";
 import { DropLog } from "../nat/drop-log.ts";
-import { IcmpSender } from "../nat/icmp-error.ts";
 import { type Probe, putProbe } from "../nat/probe.ts";
 import { reason } from "../nat/reason.ts";
-import { SlowPath } from "../nat/slow-path.ts";
 import { formatAddress, formatSubnet } from "../packet/address.ts";
 import { formatEndpoint, parseEndpoint, parseProtocol, protocolName } from "../packet/endpoint.ts";
 import {
@@ -170,8 +168,7 @@ export function why(o: DryRunOwner, request: { protocol: string; source: string;
 	};
 	const c = copyContext(live, hops);
 	const lanPort = Math.max(0, lanOf(c.lan, out ? probe.source : probe.destination));
-	const admission = new Admission(c);
-	const slowPath = new SlowPath(c, admission, new IcmpSender(c));
+	const { admission, slowPath } = makeCore(c);
 
 	const ported = hasPorts(protocol);
 	const external = c.externals.find(probe.destination);

@@ -1,31 +1,16 @@
 /**
  * The decision code over private memory: one LAN, one WAN, no devices, a clock that is set by hand. For `selftest`.
  */
-import { Hosts } from "../conntrack/hosts.ts";
-import { stateTimeouts, type Timeouts } from "../conntrack/states.ts";
-import { layoutTable, Table } from "../conntrack/table.ts";
-import { Admission, EXPIRE_BUDGET } from "../nat/admission.ts";
-import { makeAlgCounts } from "../nat/alg.ts";
-import {
-	BLOCK,
-	CONTEXT_START,
-	type Context,
-	type LanLink,
-	type Link,
-	makeDrops,
-	NO_NET,
-	POLICY_DEFAULTS,
-	type Policy,
-	Queue,
-} from "../nat/context.ts";
-import { DropLog } from "../nat/drop-log.ts";
-import { Expectations } from "../nat/expectations.ts";
-import { Externals, externalsWords } from "../nat/externals.ts";
-import { type FastPath, makeFastPath } from "../nat/fast-path.ts";
-import { IcmpSender } from "../nat/icmp-error.ts";
+import type { Timeouts } from "../conntrack/states.ts";
+import { layoutTable } from "../conntrack/table.ts";
+import { type Admission, EXPIRE_BUDGET } from "../nat/admission.ts";
+import { BLOCK, type Context, type LanLink, type Link, NO_NET, POLICY_DEFAULTS, type Policy, Queue } from "../nat/context.ts";
+import { makeContext, makeCore, makeTables } from "../nat/core.ts";
+import { externalsWords } from "../nat/externals.ts";
+import type { FastPath } from "../nat/fast-path.ts";
 import { type Probe, putProbe } from "../nat/probe.ts";
 import { REASONS } from "../nat/reason.ts";
-import { SlowPath } from "../nat/slow-path.ts";
+import type { SlowPath } from "../nat/slow-path.ts";
 import { formatAddress } from "../packet/address.ts";
 import { sumOf } from "../packet/checksum.ts";
 import { formatEndpoint, parseEndpoint, parseProtocol } from "../packet/endpoint.ts";
@@ -72,11 +57,9 @@ export class Bench {
 	constructor(policy: Partial<Policy> = {}) {
 		const layout = layoutTable(SESSIONS, externalsWords(1, RANGES));
 		const memory = new ArrayBuffer(layout.words * 4);
-		const table = new Table(memory, layout, Int32Array.of(0x1234567, 0x2345671, 0x3456713), stateTimeouts(TIMEOUTS));
-		const externals = new Externals(new Int32Array(memory, layout.portMaps * 4, layout.words - layout.portMaps), RANGES);
-		externals.add(loaded(OUTSIDE), true, 0, -1);
+		const tables = makeTables(memory, layout, Int32Array.of(0x1234567, 0x2345671, 0x3456713, 1), TIMEOUTS, RANGES);
+		tables.externals.add(loaded(OUTSIDE), true, 0, -1);
 		const views = viewsOf(new ArrayBuffer(SLOT + BLOCKS * BLOCK));
-		const drops = makeDrops();
 		const tags = new Int32Array(256);
 		tags[HOP] = headerTag(HOP);
 		const link = (address: string): Link => ({
@@ -94,23 +77,14 @@ export class Bench {
 			pcp: false,
 			sole: NO_NET,
 		};
-		this.context = {
-			...CONTEXT_START,
+		this.context = makeContext(tables, {
 			views,
-			table,
-			hosts: new Hosts(memory, layout, 1),
-			externals,
 			hops: { tags, least: MTU, mtuTo: () => MTU, find: () => HOP, hold: () => {}, holdInside: () => {}, heard: () => {} },
 			headers: new LinkHeaders(layout.hosts),
 			wan: link(OUTSIDE),
 			lan: [lan],
 			spare: { at: SLOT, count: BLOCKS },
-			expectations: new Expectations(table, externals),
-			requested: [],
-			algCounts: makeAlgCounts(),
 			policy: { ...POLICY_DEFAULTS, hosts: new Map(), forwards: [], pools: [], ranges: RANGES, ...policy },
-			drops,
-			dropLog: new DropLog(drops, views),
 			ipId: 1,
 			now: 100_000,
 			now16: 100_000 & 0xffff,
@@ -120,10 +94,11 @@ export class Bench {
 			},
 			sum: (from, length) => sumOf(views.H, views.B, from, length),
 			flush: () => {},
-		};
-		this.#admission = new Admission(this.context);
-		this.#slowPath = new SlowPath(this.context, this.#admission, new IcmpSender(this.context));
-		this.#fast = makeFastPath(this.context, this.#slowPath);
+		});
+		const { admission, slowPath, fast } = makeCore(this.context);
+		this.#admission = admission;
+		this.#slowPath = slowPath;
+		this.#fast = fast;
 	}
 
 	/** Lets seconds go by and ends what is due. */

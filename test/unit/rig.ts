@@ -7,7 +7,7 @@
  * packet (the bytes there are marked). A violation throws.
  */
 
-import { Hosts } from "../../src/conntrack/hosts.ts";
+import type { Hosts } from "../../src/conntrack/hosts.ts";
 import type { PortRange } from "../../src/conntrack/ports.ts";
 import {
 	EXTERNAL_SHIFT,
@@ -24,19 +24,17 @@ import {
 	R_PEER,
 } from "../../src/conntrack/record.ts";
 import { type Image, type Restored, readImage, restore } from "../../src/conntrack/restore.ts";
-import { FREE, OTHER, RESTING, STATE_NAMES, stateTimeouts, type Timeouts } from "../../src/conntrack/states.ts";
-import { layoutTable, Table } from "../../src/conntrack/table.ts";
-import { Admission } from "../../src/nat/admission.ts";
-import { ALG_NOTES, makeAlgCounts } from "../../src/nat/alg.ts";
+import { FREE, OTHER, RESTING, STATE_NAMES, type Timeouts } from "../../src/conntrack/states.ts";
+import { layoutTable, type Table } from "../../src/conntrack/table.ts";
+import type { Admission } from "../../src/nat/admission.ts";
+import { ALG_NOTES } from "../../src/nat/alg.ts";
 import {
 	BLOCK,
-	CONTEXT_START,
 	type Context,
 	ELSEWHERE,
 	findSoleNets,
 	type LanLink,
 	type Link,
-	makeDrops,
 	type Net,
 	type NextHops,
 	NO_NET,
@@ -45,14 +43,12 @@ import {
 	type Policy,
 	Queue,
 } from "../../src/nat/context.ts";
-import { DropLog } from "../../src/nat/drop-log.ts";
-import { Expectations } from "../../src/nat/expectations.ts";
-import { Externals, externalsWords, portKind } from "../../src/nat/externals.ts";
-import { type FastPath, makeFastPath } from "../../src/nat/fast-path.ts";
-import { IcmpSender } from "../../src/nat/icmp-error.ts";
+import { makeContext, makeCore, makeTables } from "../../src/nat/core.ts";
+import { type Externals, externalsWords, portKind } from "../../src/nat/externals.ts";
+import type { FastPath } from "../../src/nat/fast-path.ts";
 import { Keeper, type Terms, unfit } from "../../src/nat/keep.ts";
 import { REASONS } from "../../src/nat/reason.ts";
-import { SlowPath } from "../../src/nat/slow-path.ts";
+import type { SlowPath } from "../../src/nat/slow-path.ts";
 import { formatAddress, parseAddress, parseSubnet } from "../../src/packet/address.ts";
 import { sumOf } from "../../src/packet/checksum.ts";
 import { firstOf, SLOT_ETHER, SLOT_SIZE, secondOf, swap16, swap32, viewsOf } from "../../src/packet/layout.ts";
@@ -311,9 +307,10 @@ export class Rig {
 		}
 		this.#random = (o.seed ?? 1) | 0;
 		const keys = Int32Array.from([this.random(), this.random(), this.random(), this.random()]);
-		this.table = new Table(memory, layout, keys, stateTimeouts({ ...DEFAULT_TIMEOUTS, ...o.timeouts }), image !== null);
-		this.hosts = new Hosts(memory, layout, keys[3]);
-		this.externals = new Externals(new Int32Array(memory, layout.portMaps * 4, layout.words - layout.portMaps), ranges);
+		const tables = makeTables(memory, layout, keys, { ...DEFAULT_TIMEOUTS, ...o.timeouts }, ranges, image !== null);
+		this.table = tables.table;
+		this.hosts = tables.hosts;
+		this.externals = tables.externals;
 		if (sharedFrames === null && o.frames === undefined) sharedFrames = new ArrayBuffer(SLOTS * SLOT_SIZE + SPARE_BLOCKS * BLOCK);
 
 		const wanAddress = o.wan?.address === undefined ? WAN_ADDRESS : o.wan.address;
@@ -352,35 +349,26 @@ export class Rig {
 		const headers = new LinkHeaders(layout.hosts);
 		headers.set(GATEWAY_HOP, macBytes(GATEWAY_MAC), 0, macBytes(WAN_MAC));
 		const views = viewsOf(o.frames ?? (sharedFrames as ArrayBuffer));
-		const drops = makeDrops();
-		this.context = {
-			...CONTEXT_START,
+		this.context = makeContext(tables, {
 			views,
-			table: this.table,
-			hosts: this.hosts,
-			externals: this.externals,
-			expectations: new Expectations(this.table, this.externals),
 			hops: this.hops,
 			headers,
 			wan: link(WAN_MAC, o.wan?.ethernet ?? true, o.wan?.mtu ?? 1500, own),
 			lan,
 			policy,
 			spare: { at: SLOTS * SLOT_SIZE, count: SPARE_BLOCKS },
-			requested: [],
-			algCounts: makeAlgCounts(),
-			drops,
-			dropLog: new DropLog(drops, views),
 			ipId: 0x4321,
 			random: () => this.random(),
 			sum: (from, length) => sumOf(views.H, views.B, from, length),
 			flush: () => this.#flush(),
-		};
+		});
 		this.hops.route();
 		this.at(o.from?.second ?? 100_000);
-		this.admission = new Admission(this.context);
-		this.slowPath = new SlowPath(this.context, this.admission, new IcmpSender(this.context), o.ftp);
-		if (o.ftp !== undefined) this.slowPath.takeOver(BOOT);
-		this.fast = makeFastPath(this.context, this.slowPath);
+		const { admission, slowPath, fast } = makeCore(this.context, o.ftp);
+		this.admission = admission;
+		this.slowPath = slowPath;
+		this.fast = fast;
+		if (o.ftp !== undefined) slowPath.takeOver(BOOT);
 		this.#exempts = o.exempts?.map(net) ?? [];
 		if (image !== null) this.#restore(image);
 	}
