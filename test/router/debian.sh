@@ -1,5 +1,5 @@
 #!/bin/sh
-# Gets what the emulated router is made of besides masqd: a kernel, busybox and nft from
+# Gets what the emulated router is made of besides masqd: a kernel, busybox, flock and nft from
 # Debian's packages for its architecture, by an apt configuration of its own. The machine's
 # apt and dpkg are only read.
 #
@@ -21,9 +21,9 @@ case $1 in
 	mipsel) arch=mipsel kernels=linux-image-4kc-malta ;;
 	*) fail "no architecture $1" ;;
 esac
-packages='busybox-static nftables libnftables1 libnftnl11 libmnl0 libjansson4 libgmp10 libxtables12 libedit2 libbsd0 libmd0 libtinfo6 libc6'
+packages='busybox-static util-linux nftables libnftables1 libnftnl11 libmnl0 libjansson4 libgmp10 libxtables12 libedit2 libbsd0 libmd0 libtinfo6 libc6'
 
-[ -e "$folder/.ready" ] && exit 0
+[ "$packages" = "$(cat "$folder/.ready" 2> /dev/null)" ] && exit 0
 rm -rf "${folder:?}"/*
 mkdir -p "$folder/lists/partial" "$folder/cache/archives/partial" "$folder/packages"
 : > "$folder/status"
@@ -58,4 +58,4 @@ done
 (cd "$folder/packages" && foreign apt-get download $packages "$image") >> "$folder/log" 2>&1 || fail "$(cat "$folder/log")"
 for package in "$folder"/packages/*.deb; do dpkg-deb -x "$package" "$folder/root"; done
 rm -rf "$folder/packages" "$folder/lists" "$folder/cache"
-touch "$folder/.ready"
+echo "$packages" > "$folder/.ready"

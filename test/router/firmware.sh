@@ -37,7 +37,7 @@ ln -s ../init.d/firewall "$root/etc/rc.d/S19firewall"
 ln -s ../init.d/network "$root/etc/rc.d/S20network"
 ln -s ../init.d/dnsmasq "$root/etc/rc.d/S19dnsmasq"
 
-# busybox, nft and the libraries of nft.
+# busybox, nft and the libraries of nft, and the flock that OpenWrt's busybox has.
 cp "$debian/root/bin/busybox" "$root/bin/"
 while read -r name; do
 	case $name in
@@ -47,6 +47,7 @@ while read -r name; do
 	[ -e "$root/$folder/$name" ] || ln -s /bin/busybox "$root/$folder/$name"
 done < "$here/applets"
 cp "$debian/root/usr/sbin/nft" "$root/usr/sbin/"
+cp "$debian/root/usr/bin/flock" "$root/usr/bin/"
 cp -P "$debian/root/$libraries"/*.so* "$debian/root/usr/$libraries"/lib*.so* "$root/$libraries/" 2> /dev/null || :
 rm -f "$root/$libraries"/libnss_* "$root/$libraries"/libthread_db* "$root/$libraries"/libc_malloc_debug* "$root/$libraries"/libmemusage* "$root/$libraries"/libpcprofile*
 mkdir -p "$root/${loader%/*}"

@@ -187,7 +187,10 @@ class House:
 
     def quiet(self):
         """Waits until the router has nothing more to do: no event that a script waits for, no script that runs."""
-        wait_until(lambda: self.run("ls -d /var/run/procd/queue/* /var/run/procd/running.* /var/run/procd/lock.* /var/run/fw4.lock 2> /dev/null", status=None) == "", "a quiet router")
+        # The shell names what there is in one go, a waiting event before one that runs: `ls` would look for it again, and find it moved.
+        nothing = "/var/run/procd/queue/* /var/run/procd/running.* /var/run/fw4.loc[k]"
+        locks = "for lock in /var/run/procd/lock.*; do [ ! -e $lock ] || flock -n $lock true || echo $lock; done"
+        wait_until(lambda: self.run(f"echo {nothing}; {locks}", status=None).strip() == nothing, "a quiet router")
 
     def place(self, source, target):
         """Copies a file onto the router's flash."""

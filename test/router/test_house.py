@@ -130,8 +130,11 @@ def test_restarts(story):
 
 @pytest.mark.parametrize("command", ["opkg install", "apk add"])
 def test_upgrade(story, command):
-    before = story.pid()
-    unharmed(story.tell(f"upgrade: {command}", lambda: story.run(f"{command} {PACKAGE}"), after=story.ready))
+    """The next masqd does not wait for the watch that gives the LAN back should the upgrade fail; nor does whoever reads what the command prints."""
+    before, given_back = story.pid(), story.log().count("gave the LAN back")
+    row = unharmed(story.tell(f"upgrade: {command}", lambda: story.run(f"{command} {PACKAGE}; ps > /tmp/ps"), after=story.ready))
+    assert re.search("init.d/masqd (stop|restart)", story.run("cat /tmp/ps"))
+    assert max(row.udp_gaps) < 60 and story.log().count("gave the LAN back") == given_back, row
     assert story.pid() != before
     assert "deleted" not in story.run(f"ls -l /proc/{story.pid()}/exe")
     assert story.run("uci get masqd.main.enabled") == "1\n"

@@ -1,4 +1,4 @@
-# shellcheck shell=dash
+# shellcheck shell=dash disable=SC3023
 # Stand-in for procd and its shell library. An instance is a folder /var/run/procd/SERVICE with
 # one file a parameter; /sbin/procd-instance runs it. `set` does what procd's does: nothing if
 # nothing changed, the reload signal or a restart if something did, a stop if there is no
@@ -7,18 +7,13 @@
 PROCD=/var/run/procd
 PROCD_RELOAD_DELAY=1000
 
-# One lock a service, kept to the end of the script.
+# One lock a service, of descriptor 1000: as there, whoever has inherited that has the lock.
 procd_lock() {
-	# shellcheck disable=SC2154 # the service's name, which rc.common sets
-	local lock=$PROCD/lock.$name
+	flock -n 1000 2> /dev/null && return
 	mkdir -p "$PROCD"
-	until mkdir "$lock" 2> /dev/null; do
-		[ -d "/proc/$(cat "$lock/pid" 2> /dev/null)" ] || rm -rf "$lock"
-		usleep 50000
-	done
-	echo $$ > "$lock/pid"
-	# shellcheck disable=SC2064 # the lock of now
-	trap "rm -rf '$lock'" EXIT
+	# shellcheck disable=SC2154 # the service's name, which rc.common sets
+	exec 1000> "$PROCD/lock.$name"
+	flock 1000
 }
 
 procd_open_service() {
@@ -69,7 +64,7 @@ procd_close_service() {
 		_procd_end "$_service"
 	elif [ ! -d "$old" ]; then
 		mv "$_new" "$old"
-		setsid /sbin/procd-instance "$old" < /dev/null > /dev/null 2>&1 &
+		setsid /sbin/procd-instance "$old" < /dev/null > /dev/null 2>&1 1000>&- &
 	elif _procd_differs command env jail file netdev limits respawn reload_signal; then
 		cp "$_new"/* "$old"
 		rm -rf "$_new"
