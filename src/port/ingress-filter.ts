@@ -6,17 +6,9 @@
  */
 
 import type { Fd } from "masq:native";
+import { MessageWriter, NLM_F, type RequestHeader } from "../netlink/message.ts";
 import type { KernelView } from "./kernel-view.ts";
-import {
-	AF_UNSPEC,
-	type Message,
-	NLM_F,
-	type RequestHeader,
-	RequestWriter,
-	RTM,
-	type RtnetlinkError,
-	type TrafficMessage,
-} from "./rtnetlink.ts";
+import { AF_UNSPEC, type Message, RTM, type RtnetlinkError, type TrafficMessage } from "./rtnetlink.ts";
 
 /** Priority of the filter, behind those of SQM and the like, and its handle. */
 const PRIORITY = 0x6d71;
@@ -129,8 +121,8 @@ export class IngressFilters {
 }
 
 /** struct tcmsg. */
-function header(request: RequestHeader, ifindex: number, handle: number, parent: number, information: number): RequestWriter {
-	return new RequestWriter(request).byte(AF_UNSPEC).byte(0).short(0).word(ifindex).word(handle).word(parent).word(information);
+function header(request: RequestHeader, ifindex: number, handle: number, parent: number, information: number): MessageWriter {
+	return new MessageWriter().message(request).byte(AF_UNSPEC).byte(0).short(0).word(ifindex).word(handle).word(parent).word(information);
 }
 
 /** tcm_info: priority and protocol, the latter in network order. */

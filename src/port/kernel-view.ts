@@ -13,6 +13,7 @@
  */
 
 import type { Fd, NativeError } from "masq:native";
+import { NLM_F } from "../netlink/message.ts";
 import { prefixMask, type Subnet } from "../packet/address.ts";
 import {
 	type AddressMessage,
@@ -28,7 +29,6 @@ import {
 	type LinkMessage,
 	type Message,
 	type NeighbourMessage,
-	NLM_F,
 	NTF_USE,
 	NUD,
 	parseMessages,

@@ -5,8 +5,9 @@
  * Devices are known from the kernel's news; the rest is read when it is asked for, at most once in {@link FRESH} milliseconds.
  */
 import type { Fd } from "masq:native";
+import { LITTLE_ENDIAN, NLM_F } from "../netlink/message.ts";
 import { swap32 } from "../packet/layout.ts";
-import { IFF, LITTLE_ENDIAN, NLM_F, type Tunnel } from "./rtnetlink.ts";
+import { IFF, type Tunnel } from "./rtnetlink.ts";
 
 /** The system calls needed: `masq:native`, or a test's stand-in. */
 export type RouterProtocolsIo = Pick<

@@ -10,8 +10,17 @@
  * attributes, one that is too short for its type is passed over, a message that overruns its datagram becomes `malformed`.
  */
 
-/** True on little-endian machines (mipsel, arm, x86), false on big-endian ones (ath79). */
-export const LITTLE_ENDIAN: boolean = new Uint8Array(new Uint32Array([1]).buffer)[0] === 1;
+import {
+	AttributeReader,
+	align,
+	LITTLE_ENDIAN,
+	MessageReader,
+	MessageWriter,
+	NLM_F,
+	NLMSG_DONE,
+	NLMSG_ERROR,
+	type RequestHeader,
+} from "../netlink/message.ts";
 
 /** Message types (`nlmsg_type`). */
 export const RTM = {
@@ -36,18 +45,6 @@ export const RTM = {
 	NEWTFILTER: 44,
 	DELTFILTER: 45,
 	GETTFILTER: 46,
-} as const;
-
-/** Flags of `nlmsg_flags`. */
-export const NLM_F = {
-	REQUEST: 0x1,
-	MULTI: 0x2,
-	ACK: 0x4,
-	DUMP_INTR: 0x10,
-	DUMP: 0x300,
-	REPLACE: 0x100,
-	EXCL: 0x200,
-	CREATE: 0x400,
 } as const;
 
 /** Multicast groups of NETLINK_ROUTE, as `netlinkOpen` takes them. */
@@ -106,12 +103,6 @@ export const RTM_F_CLONED = 0x200;
 const SCOPE_UNIVERSE = 0;
 const SCOPE_LINK = 253;
 const IFA_F_SECONDARY = 0x1;
-
-const NLMSG_ERROR = 2;
-const NLMSG_DONE = 3;
-const NLMSG_HEADER = 16;
-const ATTRIBUTE_HEADER = 4;
-const ATTRIBUTE_TYPE = 0x3fff;
 
 const IFLA = { ADDRESS: 1, IFNAME: 3, MTU: 4, MASTER: 10, TXQLEN: 13, LINKINFO: 18, EXT_MASK: 29 } as const;
 const IFLA_INFO = { KIND: 1, DATA: 2 } as const;
@@ -297,77 +288,7 @@ export type Message =
 	| DoneMessage
 	| OtherMessage;
 
-/** Type, flags and sequence number of a request. */
-export interface RequestHeader {
-	type: number;
-	flags: number;
-	sequence: number;
-}
-
 // ---- reading -----------------------------------------------------------------------------------------------
-
-const align = (length: number): number => (length + 3) & ~3;
-
-class AttributeReader {
-	/** Type of the attribute that {@link next} came to, and where its payload lies. */
-	type = 0;
-	at = 0;
-	length = 0;
-	readonly #view: DataView;
-	readonly #end: number;
-	readonly #little: boolean;
-	#next: number;
-
-	constructor(view: DataView, from: number, end: number, little: boolean) {
-		this.#view = view;
-		this.#next = from;
-		this.#end = end;
-		this.#little = little;
-	}
-
-	next(): boolean {
-		const at = this.#next;
-		if (at + ATTRIBUTE_HEADER > this.#end) return false;
-		const length = this.#view.getUint16(at, this.#little);
-		if (length < ATTRIBUTE_HEADER || at + length > this.#end) return false;
-		this.type = this.#view.getUint16(at + 2, this.#little) & ATTRIBUTE_TYPE;
-		this.at = at + ATTRIBUTE_HEADER;
-		this.length = length - ATTRIBUTE_HEADER;
-		this.#next = at + align(length);
-		return true;
-	}
-
-	/** The payload as a host-order number, `otherwise` if it is too short. */
-	number(otherwise: number): number {
-		return this.length >= 4 ? this.#view.getUint32(this.at, this.#little) : otherwise;
-	}
-
-	byte(otherwise: number): number {
-		return this.length >= 1 ? this.#view.getUint8(this.at) : otherwise;
-	}
-
-	address(otherwise: number): number {
-		return this.length >= 4 ? this.#view.getUint32(this.at, false) : otherwise;
-	}
-
-	bytes(): Uint8Array | null {
-		return this.length === 0 ? null : new Uint8Array(this.#view.buffer, this.#view.byteOffset + this.at, this.length).slice();
-	}
-
-	text(): string {
-		let text = "";
-		for (let i = 0; i < this.length; i++) {
-			const byte = this.#view.getUint8(this.at + i);
-			if (byte === 0) break;
-			text += String.fromCharCode(byte);
-		}
-		return text;
-	}
-
-	nested(): AttributeReader {
-		return new AttributeReader(this.#view, this.at, this.at + this.length, this.#little);
-	}
-}
 
 /**
  * Reads all messages of one datagram. The result holds copies: the buffer may be reused.
@@ -377,36 +298,27 @@ class AttributeReader {
  * @param little - byte order; the host's unless a test says otherwise.
  */
 export function parseMessages(buffer: ArrayBuffer, length: number, little: boolean = LITTLE_ENDIAN): Message[] {
-	const view = new DataView(buffer, 0, Math.min(length, buffer.byteLength));
+	const reader = new MessageReader(buffer, length, little);
 	const messages: Message[] = [];
-	for (let at = 0; at + NLMSG_HEADER <= view.byteLength; ) {
-		const size = view.getUint32(at, little);
-		const type = view.getUint16(at + 4, little);
-		const envelope = { flags: view.getUint16(at + 6, little), sequence: view.getUint32(at + 8, little) };
-		if (size < NLMSG_HEADER || size > view.byteLength - at) {
-			messages.push({ kind: "malformed", ...envelope });
-			break;
-		}
-		messages.push(parseMessage(view, at + NLMSG_HEADER, at + size, type, envelope, little));
-		at += align(size);
-	}
+	while (reader.next()) messages.push(parseMessage(reader));
+	if (reader.malformed) messages.push({ kind: "malformed", flags: reader.flags, sequence: reader.sequence });
 	return messages;
 }
 
-function parseMessage(view: DataView, at: number, end: number, type: number, envelope: Envelope, little: boolean): Message {
-	if (type === NLMSG_DONE) {
-		return { kind: "done", ...envelope, errno: end - at >= 4 ? -view.getInt32(at, little) || 0 : 0 };
-	}
+function parseMessage(reader: MessageReader): Message {
+	const { view, at, end, type, little } = reader;
+	const envelope = { flags: reader.flags, sequence: reader.sequence };
+	if (type === NLMSG_DONE) return { kind: "done", ...envelope, errno: Math.max(0, reader.errno()) };
 	if (type === NLMSG_ERROR) {
-		if (end - at < 4) return { kind: "malformed", ...envelope };
-		return { kind: "error", ...envelope, errno: -view.getInt32(at, little) || 0 };
+		const errno = reader.errno();
+		return errno < 0 ? { kind: "malformed", ...envelope } : { kind: "error", ...envelope, errno };
 	}
 	const family = type >> 2;
 	const header = FAMILY_HEADER.get(family);
 	if (header === undefined || (type & 3) > 1) return { kind: "other", ...envelope };
 	if (end - at < header) return { kind: "malformed", ...envelope };
 	const deleted = (type & 3) === 1;
-	const attributes = new AttributeReader(view, at + header, end, little);
+	const attributes = reader.attributes(header);
 	switch (family) {
 		case RTM.NEWLINK >> 2:
 			return parseLink(view, at, attributes, deleted, envelope, little);
@@ -499,7 +411,7 @@ function parseTunnel(info: AttributeReader): Tunnel | null {
 		// The kind comes first.
 		if (info.type === IFLA_INFO.KIND) kind = Object.hasOwn(TUNNELS, info.text()) ? TUNNELS[info.text()] : undefined;
 		else if (info.type === IFLA_INFO.DATA && kind !== undefined)
-			for (const data = info.nested(); data.next(); ) if (data.type === kind.remote) peer = data.address(0);
+			for (const data = info.nested(); data.next(); ) if (data.type === kind.remote) peer = data.network(0);
 	}
 	return kind === undefined ? null : { protocols: kind.protocols, peer };
 }
@@ -526,9 +438,9 @@ function parseAddressMessage(
 	};
 	let local = 0;
 	while (a.next()) {
-		if (a.type === IFA.LOCAL) local = a.address(0);
-		else if (a.type === IFA.ADDRESS) message.peer = a.address(0);
-		else if (a.type === IFA.BROADCAST) message.broadcast = a.address(0);
+		if (a.type === IFA.LOCAL) local = a.network(0);
+		else if (a.type === IFA.ADDRESS) message.peer = a.network(0);
+		else if (a.type === IFA.BROADCAST) message.broadcast = a.network(0);
 		else if (a.type === IFA.FLAGS) message.secondary = (a.number(0) & IFA_F_SECONDARY) !== 0;
 	}
 	message.address = local === 0 ? message.peer : local;
@@ -557,11 +469,11 @@ function parseRoute(view: DataView, at: number, a: AttributeReader, deleted: boo
 		foreign: false,
 	};
 	while (a.next()) {
-		if (a.type === RTA.DST) route.destination = a.address(0);
+		if (a.type === RTA.DST) route.destination = a.network(0);
 		else if (a.type === RTA.OIF) route.ifindex = a.number(0);
-		else if (a.type === RTA.GATEWAY) route.gateway = a.address(0);
+		else if (a.type === RTA.GATEWAY) route.gateway = a.network(0);
 		else if (a.type === RTA.PRIORITY) route.metric = a.number(0);
-		else if (a.type === RTA.PREFSRC) route.source = a.address(0);
+		else if (a.type === RTA.PREFSRC) route.source = a.network(0);
 		else if (a.type === RTA.TABLE) route.table = a.number(route.table);
 		else if (a.type === RTA.VIA || a.type === RTA.ENCAP) route.foreign = true;
 		else if (a.type === RTA.METRICS) {
@@ -581,7 +493,7 @@ function takeFirstHop(view: DataView, from: number, end: number, route: RouteMes
 			route.routeFlags &= ~RTNH_F_DEAD;
 			route.ifindex = view.getInt32(at + 4, little);
 			for (const hop = new AttributeReader(view, at + 8, at + length, little); hop.next(); ) {
-				if (hop.type === RTA.GATEWAY) route.gateway = hop.address(0);
+				if (hop.type === RTA.GATEWAY) route.gateway = hop.network(0);
 				else if (hop.type === RTA.VIA || hop.type === RTA.ENCAP) route.foreign = true;
 			}
 			return;
@@ -610,7 +522,7 @@ function parseNeighbour(
 		mac: null,
 	};
 	while (a.next()) {
-		if (a.type === NDA.DST) neighbour.address = a.address(0);
+		if (a.type === NDA.DST) neighbour.address = a.network(0);
 		else if (a.type === NDA.LLADDR) neighbour.mac = a.bytes();
 	}
 	return neighbour;
@@ -636,7 +548,7 @@ function parseRule(view: DataView, at: number, a: AttributeReader, deleted: bool
 	while (a.next()) {
 		if (a.type === FRA.PRIORITY) rule.priority = a.number(0);
 		else if (a.type === FRA.TABLE) rule.table = a.number(rule.table);
-		else if (a.type === FRA.SRC) rule.source = a.address(0);
+		else if (a.type === FRA.SRC) rule.source = a.network(0);
 		else if (a.type === FRA.IIFNAME) rule.iif = a.text();
 		else if (a.type === FRA.OIFNAME) rule.oif = a.text();
 		else if (a.type === FRA.SUPPRESS_PREFIXLEN) rule.suppressPrefix = a.number(0xffffffff) | 0;
@@ -647,100 +559,13 @@ function parseRule(view: DataView, at: number, a: AttributeReader, deleted: bool
 
 // ---- writing -----------------------------------------------------------------------------------------------
 
-/** Room for the largest request that is built here. */
-const REQUEST_MAX = 256;
-
-/** Builds one request: the fixed header's fields in order, then attributes. */
-export class RequestWriter {
-	readonly #buffer = new ArrayBuffer(REQUEST_MAX);
-	readonly #view = new DataView(this.#buffer);
-	readonly #little: boolean;
-	#length = NLMSG_HEADER;
-
-	constructor(header: RequestHeader, little: boolean = LITTLE_ENDIAN) {
-		this.#little = little;
-		this.#view.setUint16(4, header.type, little);
-		this.#view.setUint16(6, header.flags, little);
-		this.#view.setUint32(8, header.sequence, little);
-	}
-
-	byte(value: number): this {
-		this.#view.setUint8(this.#length, value);
-		this.#length += 1;
-		return this;
-	}
-
-	short(value: number): this {
-		this.#view.setUint16(this.#length, value, this.#little);
-		this.#length += 2;
-		return this;
-	}
-
-	word(value: number): this {
-		this.#view.setUint32(this.#length, value, this.#little);
-		this.#length += 4;
-		return this;
-	}
-
-	#attribute(type: number, length: number): number {
-		const at = this.#length;
-		this.#view.setUint16(at, ATTRIBUTE_HEADER + length, this.#little);
-		this.#view.setUint16(at + 2, type, this.#little);
-		this.#length = align(at + ATTRIBUTE_HEADER + length);
-		return at + ATTRIBUTE_HEADER;
-	}
-
-	/** Begins an attribute that holds others; returns what {@link closeAttribute} needs. */
-	openAttribute(type: number): number {
-		return this.#attribute(type, 0);
-	}
-
-	/** Ends it behind the last attribute written. */
-	closeAttribute(open: number): this {
-		this.#view.setUint16(open - ATTRIBUTE_HEADER, this.#length - open + ATTRIBUTE_HEADER, this.#little);
-		return this;
-	}
-
-	numberAttribute(type: number, value: number): this {
-		this.#view.setUint32(this.#attribute(type, 4), value, this.#little);
-		return this;
-	}
-
-	byteAttribute(type: number, value: number): this {
-		this.#view.setUint8(this.#attribute(type, 1), value);
-		return this;
-	}
-
-	addressAttribute(type: number, value: number): this {
-		this.#view.setUint32(this.#attribute(type, 4), value, false);
-		return this;
-	}
-
-	bytesAttribute(type: number, value: Uint8Array): this {
-		new Uint8Array(this.#buffer).set(value, this.#attribute(type, value.length));
-		return this;
-	}
-
-	/** Device names are bytes to the kernel; masqd takes only those of one byte a character. */
-	nameAttribute(type: number, value: string): this {
-		const at = this.#attribute(type, value.length + 1);
-		for (let i = 0; i < value.length; i++) this.#view.setUint8(at + i, value.charCodeAt(i));
-		return this;
-	}
-
-	finish(): ArrayBuffer {
-		this.#view.setUint32(0, this.#length, this.#little);
-		return this.#buffer.slice(0, this.#length);
-	}
-}
-
 /**
  * A dump request: RTM_GETLINK, GETADDR, GETROUTE, GETNEIGH or GETRULE with NLM_F_DUMP.
  *
  * @param family - AF_INET, AF_UNSPEC for links.
  */
 export function encodeDump(type: number, family: number, sequence: number, little: boolean = LITTLE_ENDIAN): ArrayBuffer {
-	const out = new RequestWriter({ type, flags: NLM_F.REQUEST | NLM_F.DUMP, sequence }, little).byte(family);
+	const out = new MessageWriter(little).message({ type, flags: NLM_F.REQUEST | NLM_F.DUMP, sequence }).byte(family);
 	const header = FAMILY_HEADER.get(type >> 2) ?? 1;
 	for (let i = 1; i < header; i++) out.byte(0);
 	if (type === RTM.GETLINK) out.numberAttribute(IFLA.EXT_MASK, RTEXT_FILTER_SKIP_STATS);
@@ -762,7 +587,8 @@ export interface LinkRequest {
 
 /** RTM_NEWLINK, SETLINK, DELLINK or (one link) GETLINK. */
 export function encodeLink(header: RequestHeader, link: LinkRequest, little: boolean = LITTLE_ENDIAN): ArrayBuffer {
-	const out = new RequestWriter(header, little)
+	const out = new MessageWriter(little)
+		.message(header)
 		.byte(AF_UNSPEC)
 		.byte(0)
 		.short(0)
@@ -788,14 +614,15 @@ export interface AddressRequest {
 
 /** RTM_NEWADDR or DELADDR. */
 export function encodeAddress(header: RequestHeader, request: AddressRequest, little: boolean = LITTLE_ENDIAN): ArrayBuffer {
-	return new RequestWriter(header, little)
+	return new MessageWriter(little)
+		.message(header)
 		.byte(AF_INET)
 		.byte(request.prefix)
 		.byte(0)
 		.byte(SCOPE_UNIVERSE)
 		.word(request.ifindex)
-		.addressAttribute(IFA.LOCAL, request.address)
-		.addressAttribute(IFA.ADDRESS, request.peer ?? request.address)
+		.networkAttribute(IFA.LOCAL, request.address)
+		.networkAttribute(IFA.ADDRESS, request.peer ?? request.address)
 		.finish();
 }
 
@@ -817,7 +644,8 @@ export interface RouteRequest {
 /** RTM_NEWROUTE, DELROUTE or (one route) GETROUTE. */
 export function encodeRoute(header: RequestHeader, route: RouteRequest, little: boolean = LITTLE_ENDIAN): ArrayBuffer {
 	const onLink = route.ifindex !== undefined && route.gateway === undefined;
-	const out = new RequestWriter(header, little)
+	const out = new MessageWriter(little)
+		.message(header)
 		.byte(AF_INET)
 		.byte(route.prefix ?? 0)
 		.byte(0)
@@ -828,9 +656,9 @@ export function encodeRoute(header: RequestHeader, route: RouteRequest, little: 
 		.byte(route.routeType ?? RTN.UNICAST)
 		.word(0);
 	out.numberAttribute(RTA.TABLE, route.table);
-	if ((route.prefix ?? 0) > 0) out.addressAttribute(RTA.DST, route.destination ?? 0);
+	if ((route.prefix ?? 0) > 0) out.networkAttribute(RTA.DST, route.destination ?? 0);
 	if (route.ifindex !== undefined) out.numberAttribute(RTA.OIF, route.ifindex);
-	if (route.gateway !== undefined) out.addressAttribute(RTA.GATEWAY, route.gateway);
+	if (route.gateway !== undefined) out.networkAttribute(RTA.GATEWAY, route.gateway);
 	if (route.metric !== undefined) out.numberAttribute(RTA.PRIORITY, route.metric);
 	return out.finish();
 }
@@ -848,7 +676,8 @@ export interface NeighbourRequest {
 
 /** RTM_NEWNEIGH, DELNEIGH or (one neighbour) GETNEIGH. */
 export function encodeNeighbour(header: RequestHeader, neighbour: NeighbourRequest, little: boolean = LITTLE_ENDIAN): ArrayBuffer {
-	const out = new RequestWriter(header, little)
+	const out = new MessageWriter(little)
+		.message(header)
 		.byte(AF_INET)
 		.byte(0)
 		.short(0)
@@ -856,7 +685,7 @@ export function encodeNeighbour(header: RequestHeader, neighbour: NeighbourReque
 		.short(neighbour.state)
 		.byte(neighbour.neighbourFlags ?? 0)
 		.byte(RTN.UNICAST)
-		.addressAttribute(NDA.DST, neighbour.address);
+		.networkAttribute(NDA.DST, neighbour.address);
 	if (neighbour.mac !== undefined) out.bytesAttribute(NDA.LLADDR, neighbour.mac);
 	return out.finish();
 }
@@ -876,7 +705,8 @@ export interface RuleRequest {
 
 /** RTM_NEWRULE or DELRULE. */
 export function encodeRule(header: RequestHeader, rule: RuleRequest, little: boolean = LITTLE_ENDIAN): ArrayBuffer {
-	const out = new RequestWriter(header, little)
+	const out = new MessageWriter(little)
+		.message(header)
 		.byte(AF_INET)
 		.byte(0)
 		.byte(0)

@@ -1,8 +1,6 @@
 /**
- * The kernel-facing modules of src/port against a real kernel, on the real engine. Run as root in a namespace of its own:
- *
- *     npx esbuild test/net/kernel-view-check.ts --bundle --format=esm --external:masq:native --outfile=build/kernel-view-check.js
- *     unshare -n env MASQD_JS=build/kernel-view-check.js build/masqd
+ * The kernel-facing modules of src/port against a real kernel, on the real engine. Run as root by `test/net/run-check.sh kernel-view`,
+ * in a namespace of its own.
  *
  * The namespace is the router. `lan0` and `wan0` are its devices; the other ends of these veth pairs, `lan1` and `wan1`, have
  * no addresses and are what the check sends raw frames into and reads from, as the hosts and the provider would.

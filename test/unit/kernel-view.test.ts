@@ -1,4 +1,5 @@
 import { describe, expect, it } from "vitest";
+import { LITTLE_ENDIAN, NLM_F, type RequestHeader } from "../../src/netlink/message.ts";
 import { formatAddress, parseAddress } from "../../src/packet/address.ts";
 import { type KernelIo, KernelView, MASQD_PROTOCOL } from "../../src/port/kernel-view.ts";
 import {
@@ -8,10 +9,7 @@ import {
 	encodeRoute,
 	encodeRule,
 	IFF,
-	LITTLE_ENDIAN,
-	NLM_F,
 	NUD,
-	type RequestHeader,
 	RTM,
 	RTN,
 	TABLE,

@@ -1,4 +1,5 @@
 import { describe, expect, it } from "vitest";
+import { NLM_F } from "../../src/netlink/message.ts";
 import { formatAddress, parseAddress } from "../../src/packet/address.ts";
 import {
 	ARPHRD,
@@ -11,7 +12,6 @@ import {
 	errnoName,
 	IFF,
 	type Message,
-	NLM_F,
 	NTF_USE,
 	NUD,
 	parseMessages,
