@@ -1067,7 +1067,13 @@ export class Engine {
 
 	#restore(image: Image): Restored | null {
 		const keeper = this.#keeper(this.context.policy, this.externals.list, this.plan);
-		return restore(this.table, image, this.context.now, (i) => keeper.adopt(i));
+		return restore(
+			this.table,
+			image,
+			this.context.now,
+			(i) => keeper.adopt(i),
+			(i) => this.admission.end(i, "timeout"),
+		);
 	}
 
 	#keeper(policy: Policy, externals: readonly External[], plan: Plan): Keeper {

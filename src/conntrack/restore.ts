@@ -136,11 +136,12 @@ function possible(protocol: number, state: number): boolean {
 
 /**
  * Fills a table that was built with `keep` from the records of `image`, which are its own or those of another file. `now` is in seconds since boot. `keep`
- * judges a record that is whole and whose time is not up, and puts it into the indexes; false refuses it.
+ * judges a record that is whole and whose time is not up, and puts it into the indexes; false refuses it. `late` then ends those that would have ended while
+ * nobody was there, as long ago as a port rests at most: what they leave behind is as if somebody had been.
  *
  * @returns null if the records are damaged: the table is then to be cleared.
  */
-export function restore(table: Table, image: Image, now: number, keep: (i: number) => boolean): Restored | null {
+export function restore(table: Table, image: Image, now: number, keep: (i: number) => boolean, late: (i: number) => void): Restored | null {
 	const own = image.T.buffer === table.T.buffer;
 	const { T: t, T16: t16, addresses, changing } = image;
 	const { timeouts } = table;
@@ -150,6 +151,8 @@ export function restore(table: Table, image: Image, now: number, keep: (i: numbe
 	/** Time since the last use, counted down, above the record's number: sorted, it is the order of last use. */
 	const order = new Uint32Array(image.sessions);
 	let count = 0;
+	/** By record of the image: 1 if its time was up. */
+	const over = new Uint8Array(image.sessions + 1);
 	const sessions = image.sessions;
 	const fixedRoom = 0xffff - CLOCK_LAG;
 	for (let i = 1; i <= sessions; i++) {
@@ -185,7 +188,9 @@ export function restore(table: Table, image: Image, now: number, keep: (i: numbe
 		} else {
 			const idle = (clock16 - t16[(i << 5) + R_LAST]) & 0xffff;
 			const age = Math.max(0, (idle > fixedRoom ? idle - 0x10000 : idle) + elapsed);
-			if (!due && age <= timeouts[state]) {
+			const overdue = age - timeouts[state];
+			if (!due && overdue > 0 && state !== RESTING && (meta & 0xff) === UDP && overdue <= timeouts[RESTING]) over[i] = 1;
+			if (!due && (overdue <= 0 || over[i] !== 0)) {
 				order[count++] = ((0xffff - age) << 16) | i;
 				continue;
 			}
@@ -207,6 +212,7 @@ export function restore(table: Table, image: Image, now: number, keep: (i: numbe
 		}
 	}
 	const places = new Uint16Array(sessions + 1);
+	const ended: number[] = [];
 	for (let k = first; k < count; k++) {
 		const i = own ? sorted[k] & 0xffff : k - first + 1;
 		// Whoever keeps it says whose it is now.
@@ -214,7 +220,8 @@ export function restore(table: Table, image: Image, now: number, keep: (i: numbe
 		if (keep(i)) {
 			places[sorted[k] & 0xffff] = i;
 			table.relist(i);
-			if (table.state(i) !== RESTING) result.kept++;
+			if (over[sorted[k] & 0xffff] !== 0) ended.push(i);
+			else if (table.state(i) !== RESTING) result.kept++;
 		} else {
 			result.unfit++;
 			table.T[(i << 4) + R_META] = 0;
@@ -222,5 +229,7 @@ export function restore(table: Table, image: Image, now: number, keep: (i: numbe
 	}
 	for (let i = 1; i <= table.layout.sessions; i++) if (table.state(i) === FREE) table.relist(i);
 	table.restoreLarge(image.large, (i) => places[i] ?? 0);
+	result.expired += ended.length;
+	for (const i of ended) late(i);
 	return result;
 }

@@ -448,6 +448,24 @@ describe("C-8: rest of a port", () => {
 		expect(again(rig, one, 71).resting()).toEqual([]);
 	});
 
+	it("begins while nobody is there: the time of a mapping is up between a kill and the restart", () => {
+		for (const filtering of ["eif", "apdf"] as const) {
+			const o: RigOptions = { ...one, filtering };
+			const rig = new Rig(o);
+			rig.toWan(udp(`${H1}:40000`, `${S1}:1`));
+			rig.toWan(udp(`${H1}:40000`, `${S2}:1`));
+			const next = again(rig, o, 130);
+			expect(next.restored).toEqual({ kept: 0, expired: 2, unfit: 0, broken: 0, excess: 0 });
+			expect(next.flows()).toEqual([]);
+			expect(next.hosts.active).toBe(0);
+			next.verify();
+			expect(next.toWan(udp(`${H2}:40000`, `${S1}:1`)).sourcePort === 40000).toBe(filtering === "apdf");
+			next.verify();
+			// Its rest is over too.
+			expect(again(rig, o, 241).resting()).toEqual([]);
+		}
+	});
+
 	it("that has become a forward's over a reload or a restart is the forward's when the rest is over", () => {
 		const forwards = [{ protocol: 17, first: 40000, inside: H1 }];
 		const reloaded = ended(one);

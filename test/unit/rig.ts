@@ -415,7 +415,13 @@ export class Rig {
 		this.table.addresses.set(image.addresses);
 		if (image.addresses[0] !== 0) this.externals.setAddress(0, image.addresses[0]);
 		const keeper = this.keeper();
-		this.restored = restore(this.table, image, this.context.now, (i) => keeper.adopt(i));
+		this.restored = restore(
+			this.table,
+			image,
+			this.context.now,
+			(i) => keeper.adopt(i),
+			(i) => this.admission.end(i, "timeout"),
+		);
 	}
 
 	/** Who judges sessions by the policy in force, or by terms of which some are others. */
