@@ -1107,6 +1107,7 @@ export class Table {
 		}
 		if (listed !== n) fail("records are missing from the lists", listed);
 		this.#verifySpare(fail);
+		const rings = new Uint16Array(n + 1);
 		for (let i = 1; i <= n; i++) {
 			if (this.state(i) === FREE) continue;
 			const e = i << 4;
@@ -1125,10 +1126,9 @@ export class Table {
 			if (this.findPeer(leader, t[e + R_PEER], addressOf(x)) === 0) fail("not found by its peer's address", i);
 			if (this.state(i) === OTHER) continue;
 			if (!sameInside || this.findMapping(m & 0xff, t[e], firstOf(t[e + R_OUT])) === 0) fail("mapping indexes disagree", i);
-			let steps = 0;
-			let j = leader;
-			while (j !== i && steps++ <= n) j = this.sibling(j);
-			if (j !== i) fail("not in the ring of its mapping", i);
+			// Once around each ring: in the end each of its members has been met.
+			for (let j = leader; j !== 0 && rings[j] === 0; j = this.sibling(j)) rings[j] = leader;
+			if (rings[i] !== leader) fail("not in the ring of its mapping", i);
 			if (adjust(0, t[e + R_DELTA] & 0xffff) !== adjust(0, wordDelta(t[e], addressOf(x)))) fail("wrong delta", i);
 		}
 	}

@@ -29,6 +29,14 @@ const MARGIN = 64;
 const MARK = 0xee;
 /** Packets sent lately that are kept to be answered. */
 const RECENT = 64;
+/** Whole frames that are kept to be sent again, by direction and port: to make one takes many times as long. */
+const STOCK = 96;
+const MARK_WORD = Math.imul(MARK, 0x01010101);
+/** How often a frame is damaged. */
+const CHANGES = [0, 0, 0, 0, 0, 0, 0, 1, 1, 2, 5];
+const BATCHES = [1, 2, 3, 6];
+/** What stands where a packet socket has the link header. */
+const LINK = Uint8Array.from({ length: 14 }, (_, i) => i + 10);
 
 const X = "203.0.113.1";
 const HOSTS = ["192.168.1.10", "192.168.1.20", "192.168.1.30", "192.168.2.10", "192.168.2.20"];
@@ -110,6 +118,9 @@ class Episode {
 	/** What left on the WAN and on LAN ports, as bytes of IPv4, cut to 200. */
 	readonly #sentOut: Uint8Array[] = [];
 	readonly #sentIn: Uint8Array[] = [];
+	readonly #stock: Frame[][] = [];
+	/** The checksums of the frame that was made last are right. */
+	#whole = false;
 	/** Frames of the batch that came out of the spare blocks. */
 	#made = 0;
 	/** LAN port that the batch at work comes from. */
@@ -171,7 +182,13 @@ class Episode {
 				checksum: this.#of(["full", "partial"] as const),
 			});
 		}
-		if (r < 73) return tcp(a, b, { flags: "A", gso: 500 + this.#below(1000), payload: 2000 + this.#below(60_000), ttl: o.ttl });
+		if (r < 73)
+			return tcp(a, b, {
+				flags: "A",
+				gso: 500 + this.#below(1000),
+				payload: 2000 + this.#below(this.#of([4000, 4000, 60_000])),
+				ttl: o.ttl,
+			});
 		if (r < 75) return udp(a, b, { gso: 500 + this.#below(1000), payload: 2000 + this.#below(10_000) });
 		if (r < 85) return query(from, to, this.#portNumber(), { ...o, type: this.#of([8, 8, 8, 0, 13, 14]) });
 		if (r < 88) return icmp(from, to, this.#below(256), this.#below(256), [1, 2, 3, 4], new Uint8Array(this.#below(60)), o);
@@ -263,15 +280,48 @@ class Episode {
 	#make(direction: number): Frame {
 		const recent = direction === 0 ? this.#sentIn : this.#sentOut;
 		const r = this.#below(100);
-		if (recent.length > 0 && r < 40) return this.#answer(this.#of(recent));
+		this.#whole = recent.length === 0 || r >= 40;
+		if (!this.#whole) return this.#answer(this.#of(recent));
 		if (recent.length > 0 && r < 50) return this.#error(direction, this.#of(recent));
-		return this.#fresh(direction);
+		this.#stock[direction + this.#port * 2] ??= [];
+		const stock = this.#stock[direction + this.#port * 2];
+		if (stock.length > 8 && r >= 65) {
+			const frame = this.#of(stock);
+			const again = { ...frame, ip: frame.ip.slice() };
+			if (r < 90) this.#vary(again, direction);
+			return again;
+		}
+		const frame = this.#fresh(direction);
+		stock[stock.length < STOCK ? stock.length : this.#below(STOCK)] = { ...frame, ip: frame.ip.slice() };
+		return frame;
+	}
+
+	/** Makes another flow of a whole frame: another port or identifier, and where the table is to fill another host. */
+	#vary(frame: Frame, direction: number): void {
+		const { ip } = frame;
+		const header = (ip[0] & 15) * 4;
+		const protocol = ip[9];
+		if ((ip[6] & 0x3f) !== 0 || ip[7] !== 0 || ip.length < header + 8) return;
+		const field = protocol === 6 ? header + 16 : protocol === 17 ? header + 6 : protocol === 1 ? header + 2 : 0;
+		const sealed = field !== 0 && (protocol !== 17 || ip[field] + ip[field + 1] > 0);
+		if (direction === 0 && this.#slow) {
+			const host = ip[14] * 256 + 100 + this.#below(60);
+			// The sum of a partial checksum is not complemented, ICMP's does not cover addresses.
+			if (sealed && protocol !== 1) adjust(ip, field, 14, host, frame.partial !== null);
+			put16(ip, 14, adjust(ip, 10, 14, host, false));
+		}
+		const at = protocol === 1 ? header + 4 : header + 2 * this.#below(2);
+		if (protocol === 1 && ip[header] !== 8 && ip[header] !== 13) return;
+		if (sealed && frame.partial === null) put16(ip, at, adjust(ip, field, at, this.#portNumber(), false));
+		else if (field !== 0) put16(ip, at, this.#portNumber());
 	}
 
 	/** Damages a frame; seals most of what it damaged. */
 	#mutate(frame: Frame): void {
 		let { ip } = frame;
-		for (let changes = this.#of([0, 0, 0, 0, 0, 0, 0, 1, 1, 2, 5]); changes > 0 && ip.length > 0; changes--) {
+		let changes = CHANGES[this.#below(CHANGES.length)];
+		if (changes === 0 && this.#whole) return;
+		for (; changes > 0 && ip.length > 0; changes--) {
 			const at = this.#below(2) === 0 ? this.#below(Math.min(ip.length, 60)) : this.#below(ip.length);
 			switch (this.#below(9)) {
 				case 0:
@@ -344,7 +394,7 @@ class Episode {
 			H[(slot >> 1) + 1] = frame.headers + header;
 			H[(slot >> 1) + 2] = frame.gsoSize;
 		}
-		for (let i = 10; i < 24; i++) B[slot + i] = i;
+		B.set(LINK, slot + 10);
 		B[slot + 10] = frame.group ? 1 : 2;
 		B.set(ip, slot + 24);
 		B.fill(MARK, slot + 24 + ip.length, slot + 24 + ip.length + MARGIN);
@@ -362,7 +412,8 @@ class Episode {
 		const direction = this.#below(2);
 		const port = direction === 0 && c.lan.length > 1 ? this.#below(c.lan.length) : 0;
 		this.#port = port;
-		const count = this.#of([1, 2, 3, 6, 1 + this.#below(6), 1 + this.#below(6), 1 + this.#below(SLOTS), SLOTS]);
+		const size = this.#below(8);
+		const count = size < 4 ? BATCHES[size] : size === 7 ? SLOTS : 1 + this.#below(size === 6 ? SLOTS : 6);
 		this.batch.length = 0;
 		for (let n = 0; n < count; n++) {
 			const frame = this.#make(direction);
@@ -440,7 +491,12 @@ class Episode {
 			if (B[ip + 9] === 1 && (type === 3 || type === 11 || type === 12) && B[slot] === 0 && sum(B, ip + header, ip + length) !== 0xffff)
 				fail("ICMP checksum");
 			if (length === input?.frame.ip.length) {
-				for (let i = 0; i < MARGIN; i++) if (B[ip + length + i] !== MARK) fail(`byte ${length + i} behind the packet written`);
+				const end = ip + length + MARGIN;
+				let i = ip + length;
+				while ((i & 3) !== 0 && B[i] === MARK) i++;
+				while (i + 4 <= end && P[i >> 2] === MARK_WORD) i += 4;
+				while (i < end && B[i] === MARK) i++;
+				if (i < end) fail(`byte ${i - ip} behind the packet written`);
 			}
 			const list = lan === null ? this.#sentOut : this.#sentIn;
 			if (length < 2000 && (B[ip + 6] & 0x3f) === 0 && B[ip + 7] === 0)
@@ -470,6 +526,20 @@ class Episode {
 	describe(): string {
 		return `${this.rig.context.lan.length} LAN ports${this.#tunLan ? " (tun)" : ""}, ${this.rig.table.used} sessions`;
 	}
+}
+
+function put16(bytes: Uint8Array, at: number, value: number): void {
+	bytes[at] = value >> 8;
+	bytes[at + 1] = value & 255;
+}
+
+/** Makes a checksum at `field` right for `value` at `at` (RFC 1624, the sum itself if `plain`); returns the value. */
+function adjust(ip: Uint8Array, field: number, at: number, value: number, plain: boolean): number {
+	const flip = plain ? 0 : 0xffff;
+	let total = ((ip[field] * 256 + ip[field + 1]) ^ flip) + ((ip[at] * 256 + ip[at + 1]) ^ 0xffff) + value;
+	while (total > 0xffff) total = (total & 0xffff) + (total >> 16);
+	put16(ip, field, total ^ flip);
+	return value;
 }
 
 function dropSum(list: Float64Array): number {
@@ -521,17 +591,18 @@ function runEpisode(seed: number, number: number, most: number): void {
 function main(words: string[]): number {
 	const most = Number(words[0]);
 	const seed = Number(words[1]);
-	const only = words[2] === undefined ? -1 : Number(words[2]);
-	if (!Number.isInteger(most) || !Number.isInteger(seed) || most < 1 || !Number.isInteger(only)) {
-		native.print(2, "usage: fuzz FRAMES SEED [EPISODE]\n");
+	const [, number, onward] = /^(\d+)(\.\.)?$/.exec(words[2] ?? "0..") ?? [];
+	const first = Number(number);
+	if (!Number.isInteger(most) || !Number.isInteger(seed) || most < 1 || !Number.isInteger(first)) {
+		native.print(2, "usage: fuzz FRAMES SEED [EPISODE | FIRST-EPISODE..]\n");
 		return 2;
 	}
-	native.print(1, `fuzz: ${most} frames, seed ${seed}\n`);
+	native.print(1, `fuzz: ${most} frames, seed ${seed}${words[2] === undefined ? "" : `, episode ${words[2]}`}\n`);
 	const began = native.nanoseconds();
 	let failed = 0;
 	try {
-		if (only >= 0) runEpisode(seed, only, most);
-		else for (let number = 0; totals.frames < most; number++) runEpisode(seed, number, Math.min(EPISODE, most - totals.frames));
+		if (onward === undefined) runEpisode(seed, first, most);
+		else for (let n = first; n * EPISODE < most; n++) runEpisode(seed, n, Math.min(EPISODE, most - n * EPISODE));
 	} catch {
 		failed = 1;
 	}

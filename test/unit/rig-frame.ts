@@ -102,15 +102,25 @@ export interface Packet {
 const FLAGS = "FSRPAU";
 const NAMES: Record<number, string> = { 1: "icmp", 6: "tcp", 17: "udp" };
 
+const addresses = new Map<string, number[]>();
+
 /** Four bytes of a dotted address. */
 export function addressBytes(address: string): number[] {
-	return address.split(".").map(Number);
+	let bytes = addresses.get(address);
+	if (bytes === undefined) {
+		bytes = address.split(".").map(Number);
+		addresses.set(address, bytes);
+	}
+	return bytes;
 }
 
 /** Ones-complement sum of bytes [from, to) in network order, folded. */
 export function sum(bytes: Uint8Array, from: number, to: number, start = 0): number {
 	let total = start;
-	for (let i = from; i < to; i += 2) total += bytes[i] * 256 + (i + 1 < to ? bytes[i + 1] : 0);
+	const last = to - 1;
+	let i = from;
+	for (; i < last; i += 2) total += bytes[i] * 256 + bytes[i + 1];
+	if (i === last) total += bytes[i] * 256;
 	while (total > 0xffff) total = (total % 0x10000) + Math.floor(total / 0x10000);
 	return total;
 }
@@ -139,11 +149,10 @@ function padded(options: number[] | undefined): number[] {
 	return list;
 }
 
+const PATTERN = Uint8Array.from({ length: 65536 }, (_, i) => (i * 37 + 11) & 255);
+
 function payloadOf(o: FrameOptions): Uint8Array {
-	if (o.payload instanceof Uint8Array) return o.payload;
-	const bytes = new Uint8Array(o.payload ?? 12);
-	for (let i = 0; i < bytes.length; i++) bytes[i] = (i * 37 + 11) & 255;
-	return bytes;
+	return o.payload instanceof Uint8Array ? o.payload : PATTERN.subarray(0, o.payload ?? 12);
 }
 
 /** Sum of the pseudo-header of a TCP or UDP packet (RFC 9293 section 3.1). */

@@ -286,7 +286,7 @@ export class Rig {
 	readonly #memory: ArrayBuffer;
 	#exempts: Net[] = [];
 	#random: number;
-	#reserved = new Set<string>();
+	#reserved = new Set<number>();
 
 	constructor(o: RigOptions = {}) {
 		const ranges = o.ranges ?? [{ first: 32768, last: 65535 }];
@@ -377,7 +377,8 @@ export class Rig {
 	#reserve(policy: Policy): void {
 		this.#reserved.clear();
 		for (const f of policy.forwards)
-			for (let p = f.first; p <= f.last; p++) if (this.externals.reservePort(0, f.protocol, p)) this.#reserved.add(`0 ${f.protocol} ${p}`);
+			for (let p = f.first; p <= f.last; p++)
+				if (this.externals.reservePort(0, f.protocol, p)) this.#reserved.add(endpointKey(0, f.protocol, p));
 	}
 
 	/**
@@ -676,63 +677,76 @@ export class Rig {
 	 */
 	verify(): void {
 		this.table.verify((n) => this.externals.A[n]);
-		const t = this.table.T;
-		const perHost = new Map<number, number>();
-		const owners = new Map<string, string>();
-		const taken = new Map<string, Set<number>>();
-		const mappings = new Map<string, Set<string>>();
-		const inRange = (port: number) => this.context.policy.ranges.some((r) => port >= r.first && port <= r.last);
-		const asked = this.context.requested.filter((f) => inRange(f.first)).map((f) => `0 ${f.protocol} ${f.first}`);
-		const promised = new Set([...this.#reserved, ...asked]);
+		const { table, hosts, externals } = this;
+		const t = table.T;
+		const { ranges } = this.context.policy;
+		const inRange = (port: number) => ranges.some((r) => port >= r.first && port <= r.last);
+		const sessions = new Int32Array(hosts.capacity + 1);
+		/** By host and kind: the mappings that its sessions have. */
+		const mappings = new Int32Array((hosts.capacity + 1) * 3);
+		/** By external endpoint: the record that was met with it first. */
+		const owners = new Map<number, number>();
+		/** By external address and protocol: ports that somebody has by a mapping, and those kept for somebody. */
+		const taken = new Map<number, number>();
+		const reserved = new Map<number, number>();
+		const count = (of: Map<number, number>, key: number) => of.set(key >> 16, (of.get(key >> 16) ?? 0) + 1);
+		const promised = new Set(this.#reserved);
+		for (const f of this.context.requested) if (inRange(f.first)) promised.add(endpointKey(0, f.protocol, f.first));
+		for (const key of promised) count(reserved, key);
+		for (const e of this.context.expectations.pending) if (e.owner) count(reserved, endpointKey(e.external, e.protocol, 0));
+		let active = 0;
 		for (const i of [...this.records(), ...this.resting()]) {
 			const e = i << 4;
-			const host = this.table.T16[(i << 5) + R_HOST];
-			if (this.table.state(i) !== RESTING) {
-				perHost.set(host, (perHost.get(host) ?? 0) + 1);
-				if (this.hosts.W[host * 4] !== t[e]) throw new Error(`host record of another address: ${this.describe(i)}`);
+			const host = table.T16[(i << 5) + R_HOST];
+			const state = table.state(i);
+			if (state !== RESTING) {
+				if (sessions[host]++ === 0) active++;
+				if (hosts.W[host * 4] !== t[e]) throw new Error(`host record of another address: ${this.describe(i)}`);
 			}
+			if (state === OTHER) continue;
 			const protocol = t[e + R_META] & 0xff;
 			const n = (t[e + R_META] >> EXTERNAL_SHIFT) & 0xff;
 			const port = swap16(secondOf(t[e + R_IN]));
+			const key = endpointKey(n, protocol, port);
+			const owner = owners.get(key);
+			if (owner !== undefined) {
+				const o = owner << 4;
+				if (t[o] === t[e] && firstOf(t[o + R_OUT]) === firstOf(t[e + R_OUT])) continue;
+				throw new Error(`port overloading: ${dotted(t[o])}:${swap16(firstOf(t[o + R_OUT]))} and ${this.describe(i)}`);
+			}
+			owners.set(key, i);
 			const kind = portKind(protocol);
-			if (this.table.state(i) !== RESTING && kind >= 0) {
-				const key = `${host} ${kind}`;
-				mappings.set(key, (mappings.get(key) ?? new Set()).add(`${n} ${port} ${firstOf(t[e + R_OUT])}`));
-			}
-			if (this.table.state(i) === OTHER) continue;
-			const inside = `${dotted(t[e])}:${swap16(firstOf(t[e + R_OUT]))}`;
-			const owner = owners.get(`${n} ${protocol} ${port}`);
-			if (owner !== undefined && owner !== inside) throw new Error(`port overloading: ${owner} and ${this.describe(i)}`);
-			owners.set(`${n} ${protocol} ${port}`, inside);
-			if (!this.externals.list[n].shared || promised.has(`${n} ${protocol} ${port}`)) continue;
-			if (!inRange(port)) continue;
-			const set = taken.get(`${n} ${protocol}`) ?? new Set();
-			taken.set(`${n} ${protocol}`, set.add(port));
+			if (state !== RESTING && kind >= 0) mappings[host * 3 + kind]++;
+			if (externals.list[n].shared && !promised.has(key) && inRange(port)) count(taken, key);
 		}
-		for (const [host, count] of perHost) {
-			if (this.hosts.sessions(host) !== count)
-				throw new Error(`host ${dotted(this.hosts.W[host * 4])} counts ${this.hosts.sessions(host)} of ${count} sessions`);
-		}
-		for (let host = 1; this.hosts.counting && host <= this.hosts.capacity; host++) {
+		for (let host = 1; host <= hosts.capacity; host++) {
+			if (sessions[host] > 0 && hosts.sessions(host) !== sessions[host])
+				throw new Error(`host ${dotted(hosts.W[host * 4])} counts ${hosts.sessions(host)} of ${sessions[host]} sessions`);
+			if (!hosts.counting) continue;
 			for (const kind of [0, 1, 2]) {
-				const wanted = mappings.get(`${host} ${kind}`)?.size ?? 0;
-				if (this.hosts.mappings(host, kind) !== wanted)
-					throw new Error(`host ${host} counts ${this.hosts.mappings(host, kind)} of ${wanted} mappings of kind ${kind}`);
+				const wanted = mappings[host * 3 + kind];
+				if (hosts.mappings(host, kind) !== wanted)
+					throw new Error(`host ${host} counts ${hosts.mappings(host, kind)} of ${wanted} mappings of kind ${kind}`);
 			}
 		}
-		if (this.hosts.active !== perHost.size) throw new Error(`${this.hosts.active} hosts are active, ${perHost.size} have sessions`);
-		for (const [n, x] of this.externals.list.entries()) {
+		if (hosts.active !== active) throw new Error(`${hosts.active} hosts are active, ${active} have sessions`);
+		for (const [n, x] of externals.list.entries()) {
 			if (!x.shared) continue;
 			for (const protocol of [6, 17, 1]) {
-				const [free, total] = this.externals.portCount(n, protocol);
-				const used = taken.get(`${n} ${protocol}`)?.size ?? 0;
-				const announced = this.context.expectations.pending.filter((x) => x.owner && x.external === n && x.protocol === protocol);
-				const reserved = announced.length + [...promised].filter((r) => r.startsWith(`${n} ${protocol} `)).length;
-				if (free + used + reserved !== total)
-					throw new Error(`external ${n} protocol ${protocol}: ${free} free, ${used} used, ${reserved} reserved of ${total} ports`);
+				const [free, total] = externals.portCount(n, protocol);
+				const key = endpointKey(n, protocol, 0) >> 16;
+				const used = taken.get(key) ?? 0;
+				const kept = reserved.get(key) ?? 0;
+				if (free + used + kept !== total)
+					throw new Error(`external ${n} protocol ${protocol}: ${free} free, ${used} used, ${kept} reserved of ${total} ports`);
 			}
 		}
 	}
+}
+
+/** An external endpoint as a number: that of the address, protocol, port. */
+function endpointKey(external: number, protocol: number, port: number): number {
+	return (external << 24) | (protocol << 16) | port;
 }
 
 /** An outcome in a line, for messages. */
