@@ -13,7 +13,7 @@ import { HOP_SHIFT, HOST_ADF, HOST_EIF, HOST_PLACE, HOST_PORT_SHIFT, HOST_REACHA
 import { type Image, type Restored, restore } from "./conntrack/restore.ts";
 import { OTHER, PORT_REST, RESTING, stateTimeouts } from "./conntrack/states.ts";
 import { H_CLOCK, H_MAGIC, type Table } from "./conntrack/table.ts";
-import type { Capture } from "./control/capture.ts";
+import type { DaemonView } from "./control/daemon-view.ts";
 import type { ReloadReply } from "./control/protocol.ts";
 import { CONTROL_ENTRIES, ControlServer } from "./control/server.ts";
 import { Watch } from "./control/watch.ts";
@@ -202,7 +202,7 @@ export function dumpOffload(plan: Plan): string {
 }
 
 /** The running daemon. */
-export class Engine {
+export class Engine implements DaemonView {
 	/** What is in force; another one after a reload. */
 	plan: Plan;
 	readonly paths: Paths;
@@ -224,8 +224,6 @@ export class Engine {
 	readonly watch: Watch;
 	readonly rates: Rates;
 	readonly barrier: Barrier;
-	/** The capture that runs, null if none does. */
-	capture: Capture | null = null;
 
 	/** The batch functions in use: {@link own}, or a capture's around them. */
 	#fast: FastPath;

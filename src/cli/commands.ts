@@ -2,9 +2,19 @@
  * The commands that ask a running daemon. Everything here is the command line's side: it runs in a process of its own.
  */
 import * as native from "masq:native";
-import type { CapturedPacket, CaptureRequest } from "../control/capture.ts";
-import type { FlushRequest } from "../control/flush.ts";
-import type { DropRow, Flow, FlowFilter, HostRow, Mapping, ReloadReply, StatusReply, WhyReply } from "../control/protocol.ts";
+import type {
+	CapturedPacket,
+	CaptureRequest,
+	DropRow,
+	Flow,
+	FlowFilter,
+	FlushRequest,
+	HostRow,
+	Mapping,
+	ReloadReply,
+	StatusReply,
+	WhyReply,
+} from "../control/protocol.ts";
 import { parseAddress } from "../packet/address.ts";
 import { ControlClient, ControlError } from "./client.ts";
 import { renderEvent, renderMappingLog, type WatchEvent } from "./event-text.ts";

@@ -5,71 +5,31 @@
  * queues and counters; nothing of it is on the packet path while it is off. Heads of packets go into a ring of fixed size, and from there to the client
  * in the time that the control socket has. The ring also serves `capture on`, which keeps the last packets until somebody asks for them.
  */
-import type { Context, Queue } from "../nat/context.ts";
+import type { Queue } from "../nat/context.ts";
 import type { FastPath } from "../nat/fast-path.ts";
 import { reason } from "../nat/reason.ts";
 import { SLOT_IP } from "../packet/layout.ts";
 import { LENGTH_MASK } from "../packet/link-header.ts";
-import type { Answer, Stream } from "./answers.ts";
+import type { FramesView } from "./daemon-view.ts";
+import type { CapturedPacket, CaptureRequest } from "./protocol.ts";
 import { hostAddress } from "./sessions.ts";
+import type { Answer, Stream } from "./stream.ts";
 
 /** Packets in the ring, and bytes kept of each. */
 const RING = 512;
-export const SNAP = 192;
+const SNAP = 192;
 const WORDS = 8;
 /** Rows in one slice. */
 const SLICE = 8;
 
-export interface CaptureRequest {
-	/** `next`: packets from now on; `on`, `off`: keep the last ones, or no more; `last`: those kept. */
-	what: "next" | "on" | "off" | "last";
-	/** Packets wanted; 0 or absent: until the client goes. */
-	count?: number;
-	/** Only packets from or to this address, on either side. */
-	host?: string;
-	/** Only packets that were dropped. */
-	dropped?: boolean;
-}
-
-/** What became of a packet. */
-type Verdict = "forwarded" | "dropped" | "answered" | "waits" | "kernel";
-const VERDICTS: Verdict[] = ["forwarded", "dropped", "answered", "waits", "kernel"];
-
-/** One packet as a client gets it; the packets are hexadecimal, at most {@link SNAP} bytes of each. */
-export interface CapturedPacket {
-	/** Milliseconds since 1970. */
-	time: number;
-	/** Device it came in by, and the one it left by ("" if it did not). */
-	from: string;
-	to: string;
-	verdict: Verdict;
-	/** Reason and sentence of a drop. */
-	reason: string | null;
-	text: string | null;
-	length: number;
-	packet: string;
-	/** The packet that left: translated, or the answer; null if none did. */
-	sentLength: number;
-	sent: string | null;
-}
-
-/** What capturing needs of the engine. */
-export interface CaptureOwner {
-	readonly context: Context;
-	readonly wan: { name: string };
-	readonly lan: readonly { name: string }[];
-	/** Puts other batch functions in place of the engine's own; null puts those back. */
-	tap(fast: ((own: FastPath) => FastPath) | null): void;
-	/** Milliseconds since 1970. */
-	wallClock(): number;
-}
+const VERDICTS: CapturedPacket["verdict"][] = ["forwarded", "dropped", "answered", "waits", "kernel"];
 
 /** A test of a packet by its place `w` in the ring's words. */
 type Wanted = (W: Int32Array, w: number) => boolean;
 
 /** A capture that runs; one for all who listen. */
 export class Capture {
-	readonly #owner: CaptureOwner;
+	readonly #owner: FramesView;
 	readonly #bytes = new Uint8Array(RING * SNAP * 2);
 	/** Word 0: from port + 1 | to port + 2 << 8 | verdict << 16, 1: reason, 2: length, 3: sent length, 4: source, 5: destination, 6 and 7: the same of what was sent. */
 	readonly #W = new Int32Array(RING * WORDS);
@@ -81,7 +41,7 @@ export class Capture {
 	users = 0;
 	kept = false;
 
-	constructor(owner: CaptureOwner) {
+	constructor(owner: FramesView) {
 		this.#owner = owner;
 	}
 
@@ -181,46 +141,59 @@ function hex(bytes: Uint8Array, from: number, length: number): string {
 	return text;
 }
 
-/** Begins, ends or reads a capture. Throws Error in words. */
-export function startCapture(engine: CaptureOwner & { capture: Capture | null }, request: CaptureRequest): Answer {
-	const release = () => {
-		const capture = engine.capture;
-		if (capture === null || --capture.users > 0) return;
-		engine.tap(null);
-		engine.capture = null;
-	};
-	const obtain = (): Capture => {
-		if (engine.capture === null) {
-			const fresh = new Capture(engine);
-			engine.capture = fresh;
-			engine.tap((own) => fresh.wrap(own));
+/** The capture that runs, if any. */
+export class Captures {
+	readonly #view: FramesView;
+	#running: Capture | null = null;
+
+	constructor(view: FramesView) {
+		this.#view = view;
+	}
+
+	/** Begins, ends or reads a capture. Throws Error in words. */
+	answer(request: CaptureRequest): Answer {
+		const address = request.host === undefined ? 0 : hostAddress(String(request.host));
+		const wanted = (W: Int32Array, w: number) =>
+			(address === 0 || W.subarray(w + 4, w + 8).includes(address)) && (request.dropped !== true || W[w + 1] >= 0);
+		const most = Math.max(0, Math.floor(Number(request.count ?? 0)));
+		const running = this.#running;
+		switch (request.what) {
+			case "on":
+				if (!running?.kept) this.#obtain().kept = true;
+				return { data: { on: true } };
+			case "off":
+				if (running?.kept) {
+					running.kept = false;
+					this.#release();
+				}
+				return { data: { on: false } };
+			case "last":
+				if (!running?.kept) throw new Error("nothing is kept: say 'masqd capture on' first");
+				return { job: last(running, wanted, most) };
+			case "next":
+				return { stream: next(this.#obtain(), wanted, most, () => this.#release()) };
+			default:
+				throw new Error("capture what? next, on, off or last");
 		}
-		engine.capture.users++;
-		return engine.capture;
-	};
-	const address = request.host === undefined ? 0 : hostAddress(String(request.host));
-	const wanted = (W: Int32Array, w: number) =>
-		(address === 0 || W.subarray(w + 4, w + 8).includes(address)) && (request.dropped !== true || W[w + 1] >= 0);
-	const most = Math.max(0, Math.floor(Number(request.count ?? 0)));
-	switch (request.what) {
-		case "on":
-			if (!engine.capture?.kept) obtain().kept = true;
-			return { data: { on: true } };
-		case "off":
-			if (engine.capture?.kept) {
-				engine.capture.kept = false;
-				release();
-			}
-			return { data: { on: false } };
-		case "last": {
-			const capture = engine.capture;
-			if (!capture?.kept) throw new Error("nothing is kept: say 'masqd capture on' first");
-			return { job: last(capture, wanted, most) };
+	}
+
+	#obtain(): Capture {
+		let running = this.#running;
+		if (running === null) {
+			const fresh = new Capture(this.#view);
+			this.#view.tap((own) => fresh.wrap(own));
+			running = fresh;
+			this.#running = fresh;
 		}
-		case "next":
-			return { stream: next(obtain(), wanted, most, release) };
-		default:
-			throw new Error("capture what? next, on, off or last");
+		running.users++;
+		return running;
+	}
+
+	#release(): void {
+		const running = this.#running;
+		if (running === null || --running.users > 0) return;
+		this.#view.tap(null);
+		this.#running = null;
 	}
 }
 

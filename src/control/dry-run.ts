@@ -42,28 +42,9 @@ import {
 	viewsOf,
 } from "../packet/layout.ts";
 import { LinkHeaders } from "../packet/link-header.ts";
-import type { WhyReply } from "./protocol.ts";
+import type { DecisionsView } from "./daemon-view.ts";
+import type { Step, WhyReply } from "./protocol.ts";
 import { hostLimit } from "./sessions.ts";
-
-/** One decision in words. */
-export interface Step {
-	/** What was looked at. */
-	what: "source" | "session" | "route" | "mapping" | "forward" | "admission" | "port" | "external" | "neighbour";
-	text: string;
-}
-
-/** What is needed of the engine. */
-export interface DryRunOwner {
-	readonly context: Context;
-	readonly wan: { name: string };
-	readonly lan: readonly { name: string }[];
-	/** Next hop number of a destination, found without asking anybody. */
-	peek(destination: number): number;
-	/** Why packets from a LAN to a destination (dotted value, port in host order) never come to masqd, in words; null if they do. */
-	passesBy(protocol: number, destination: number, port: number): string | null;
-	/** What stands against every outbound packet now: a reason number, -1 for whatever its route says; null if nothing does. */
-	readonly impaired: number | null;
-}
 
 /** Frame memory: one slot with room for an ICMP error, and a few blocks for what is made. */
 const SLOT = 4096;
@@ -115,7 +96,7 @@ function listen<O, K extends keyof O>(
 
 /** What a request asks about. Throws Error with a sentence for the operator. */
 function parseRequest(
-	o: DryRunOwner,
+	o: DecisionsView,
 	request: { protocol: string; source: string; destination: string; direction?: string },
 ): Probe & { out: boolean } {
 	const protocol = parseProtocol(String(request.protocol));
@@ -141,7 +122,7 @@ function parseRequest(
 }
 
 /** The dry run of a packet. Throws Error with a sentence for the operator. */
-export function why(o: DryRunOwner, request: { protocol: string; source: string; destination: string; direction?: string }): WhyReply {
+export function why(o: DecisionsView, request: { protocol: string; source: string; destination: string; direction?: string }): WhyReply {
 	const probe = parseRequest(o, request);
 	const { out, protocol } = probe;
 	const live = o.context;
@@ -295,7 +276,7 @@ export function why(o: DryRunOwner, request: { protocol: string; source: string;
 	};
 }
 
-function facts(o: DryRunOwner, probe: Probe, inside: number | null, lanPort: number): WhyReply["facts"] {
+function facts(o: DecisionsView, probe: Probe, inside: number | null, lanPort: number): WhyReply["facts"] {
 	const c = o.context;
 	const subnets = (nets: { address: number; mask: number }[]) =>
 		nets.map((n) => {

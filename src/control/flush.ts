@@ -3,24 +3,20 @@
  */
 import { EXTERNAL_SHIFT, R_IN, R_META } from "../conntrack/record.ts";
 import { FREE, RESTING } from "../conntrack/states.ts";
-import type { Engine } from "../engine.ts";
 import { parseAddress } from "../packet/address.ts";
 import { parseEndpoint, parseProtocol } from "../packet/endpoint.ts";
 import { secondOf, swap16, swap32 } from "../packet/layout.ts";
+import type { DaemonView } from "./daemon-view.ts";
+import type { FlushRequest } from "./protocol.ts";
 
-/** What a client may ask to end. */
-export type FlushRequest =
-	| { what: "all" }
-	| { what: "host"; host: string }
-	| { what: "mapping"; protocol: string; external: string }
-	| { what: "wan" };
+type FlushView = Pick<DaemonView, "context" | "admission">;
 
 /** Records looked at in one slice. */
 const SLICE = 512;
 
 /** A test of a record by the index of its first word. Throws Error with a sentence for the operator if the request makes no sense. */
-function selector(engine: Engine, request: FlushRequest): (e: number) => boolean {
-	const t = engine.table.T;
+function selector(daemon: FlushView, request: FlushRequest): (e: number) => boolean {
+	const t = daemon.context.table.T;
 	switch (request.what) {
 		case "all":
 			return () => true;
@@ -37,7 +33,7 @@ function selector(engine: Engine, request: FlushRequest): (e: number) => boolean
 			if (protocol < 0) throw new Error(`'${request.protocol}' is not a protocol: tcp, udp, icmp or a number`);
 			const endpoint = parseEndpoint(String(request.external));
 			if (endpoint === null) throw new Error(`'${request.external}' is not an ADDRESS:PORT`);
-			const external = engine.externals.find(swap32(endpoint.address));
+			const external = daemon.context.externals.find(swap32(endpoint.address));
 			if (external < 0) throw new Error(`'${request.external}' is not one of masqd's external addresses`);
 			const key = protocol | (external << EXTERNAL_SHIFT);
 			const port = swap16(endpoint.port);
@@ -49,9 +45,10 @@ function selector(engine: Engine, request: FlushRequest): (e: number) => boolean
 }
 
 /** Ends the sessions asked for, slice by slice; returns how many there were. */
-export function* flush(engine: Engine, request: FlushRequest): Generator<undefined, { sessions: number }> {
-	const { table, admission } = engine;
-	const wanted = selector(engine, request);
+export function* flush(daemon: FlushView, request: FlushRequest): Generator<undefined, { sessions: number }> {
+	const { admission } = daemon;
+	const { table } = daemon.context;
+	const wanted = selector(daemon, request);
 	const all = request.what === "all";
 	let sessions = 0;
 	for (let i = 1; i <= table.layout.sessions; i++) {

@@ -2,9 +2,6 @@
  * The control protocol: one JSON object a line over a unix stream socket. A request has a version and a command. The answer is any number of lines with
  * `rows` (a list) and then one with `data`, or with `error` in words. `watch` and `capture` go on sending rows until either end closes.
  */
-import type { CaptureRequest } from "./capture.ts";
-import type { Step } from "./dry-run.ts";
-import type { FlushRequest } from "./flush.ts";
 
 /** Changes when a reply can no longer be read by an older client. */
 export const PROTOCOL_VERSION = 1;
@@ -17,6 +14,25 @@ export interface FlowFilter {
 	peer?: string;
 	protocol?: string;
 	state?: string;
+}
+
+/** What a client may ask to end. */
+export type FlushRequest =
+	| { what: "all" }
+	| { what: "host"; host: string }
+	| { what: "mapping"; protocol: string; external: string }
+	| { what: "wan" };
+
+/** Which packets are wanted. */
+export interface CaptureRequest {
+	/** `next`: packets from now on; `on`, `off`: keep the last ones, or no more; `last`: those kept. */
+	what: "next" | "on" | "off" | "last";
+	/** Packets wanted; 0 or absent: until the client goes. */
+	count?: number;
+	/** Only packets from or to this address, on either side. */
+	host?: string;
+	/** Only packets that were dropped. */
+	dropped?: boolean;
 }
 
 /** What a client may ask. */
@@ -95,6 +111,25 @@ export interface DropRow {
 	length: number;
 }
 
+/** One packet as a client gets it; the packets are hexadecimal, its first bytes. */
+export interface CapturedPacket {
+	/** Milliseconds since 1970. */
+	time: number;
+	/** Device it came in by, and the one it left by ("" if it did not). */
+	from: string;
+	to: string;
+	/** What became of it. */
+	verdict: "forwarded" | "dropped" | "answered" | "waits" | "kernel";
+	/** Reason and sentence of a drop. */
+	reason: string | null;
+	text: string | null;
+	length: number;
+	packet: string;
+	/** The packet that left: translated, or the answer; null if none did. */
+	sentLength: number;
+	sent: string | null;
+}
+
 export interface PortStatus {
 	name: string;
 	role: "wan" | "lan";
@@ -161,6 +196,13 @@ export interface ReloadReply {
 	errors: string[];
 	/** What is to be known about the configuration in force: warnings, and what waits for a restart. */
 	notes: string[];
+}
+
+/** One decision of a dry run in words. */
+export interface Step {
+	/** What was looked at. */
+	what: "source" | "session" | "route" | "mapping" | "forward" | "admission" | "port" | "external" | "neighbour";
+	text: string;
 }
 
 /** What a dry run found. */

@@ -7,9 +7,10 @@
  * Who sends a line that is too long, only half a line, or does not read, is cut off, which the log says and, if it still reads, the client is told.
  */
 import * as native from "masq:native";
-import type { Engine } from "../engine.ts";
-import { type Answer, answer, type Stream } from "./answers.ts";
+import { Answers } from "./answers.ts";
+import type { DaemonView } from "./daemon-view.ts";
 import { LINE_MAX, PROTOCOL_VERSION, type Reply, type Request } from "./protocol.ts";
+import type { Answer, Stream } from "./stream.ts";
 
 /** When one more comes, the one that has been silent for longest is cut off. */
 const CLIENTS_MAX = 12;
@@ -56,7 +57,8 @@ interface Client {
 /** Listens and answers. */
 export class ControlServer {
 	readonly #path: string;
-	readonly #engine: Engine;
+	readonly #log: DaemonView["log"];
+	readonly #answers: Answers;
 	readonly #listener: native.Fd;
 	#clients: Client[] = [];
 	/** Clients in the poll set, null if nothing of this server is in it. */
@@ -72,9 +74,10 @@ export class ControlServer {
 	#turn = 0;
 
 	/** Throws a native error if the socket can not be made. */
-	constructor(path: string, engine: Engine) {
+	constructor(path: string, daemon: DaemonView) {
 		this.#path = path;
-		this.#engine = engine;
+		this.#log = daemon.log;
+		this.#answers = new Answers(daemon);
 		this.#listener = native.unixListen(path, 0o600);
 	}
 
@@ -144,7 +147,7 @@ export class ControlServer {
 				fd = native.accept(this.#listener);
 			} catch (error) {
 				this.#deafUntil = now + DEAF_MS;
-				this.#engine.log.often("warning", "control accept", `control: ${(error as Error).message}`, now);
+				this.#log.often("warning", "control accept", `control: ${(error as Error).message}`, now);
 				return;
 			}
 			if (fd < 0) return;
@@ -204,7 +207,7 @@ export class ControlServer {
 			if (c.fd >= 0 && c.eof && c.job === null && c.sent === c.length) this.#drop(c);
 		} catch (error) {
 			// The client has gone (EPIPE, ECONNRESET); anything else is a fault of ours and says so.
-			if ((error as Partial<native.NativeError>).code === undefined) this.#engine.log.say("error", `control: ${(error as Error).message}`);
+			if ((error as Partial<native.NativeError>).code === undefined) this.#log.say("error", `control: ${(error as Error).message}`);
 			this.#drop(c);
 		}
 	}
@@ -237,7 +240,7 @@ export class ControlServer {
 		c.partialSince = 0;
 		let found: Answer;
 		try {
-			found = answer(this.#engine, parse(line));
+			found = this.#answers.to(parse(line));
 		} catch (error) {
 			this.#reply(c, { v: PROTOCOL_VERSION, error: (error as Error).message }, now);
 			return;
@@ -299,7 +302,7 @@ export class ControlServer {
 
 	/** Ends a client that misbehaves, and says why. */
 	#cutOff(c: Client, why: string): void {
-		this.#engine.log.often("notice", `control ${why}`, `control: a client was cut off: ${why}`, native.now());
+		this.#log.often("notice", `control ${why}`, `control: a client was cut off: ${why}`, native.now());
 		try {
 			// Only between two lines; and only what fits its socket at once.
 			if (c.sent === c.length) this.#reply(c, { v: PROTOCOL_VERSION, error: `cut off: ${why}` }, 0);

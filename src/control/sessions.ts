@@ -20,32 +20,16 @@ import { BORROW_FREE, guaranteed } from "../nat/shares.ts";
 import { formatAddress, parseAddress } from "../packet/address.ts";
 import { formatEndpoint, parseEndpoint, parseProtocol, protocolName } from "../packet/endpoint.ts";
 import { addressValue, firstOf, hasPorts, ICMP, secondOf, swap16, swap32 } from "../packet/layout.ts";
+import type { CoreView, SessionsView } from "./daemon-view.ts";
 import type { DropRow, Flow, FlowFilter, HostRow, Mapping } from "./protocol.ts";
 
 /** Records looked at, and rows made, in one slice: about 0.2 ms on a desktop machine. */
 const LOOK = 512;
 const ROWS = 16;
 
-/** The part of the engine that is needed here. */
-export interface Owner {
-	readonly context: Context;
-	/** LAN ports by number. */
-	readonly lan: readonly { name: string }[];
-	readonly wan: { name: string };
-	/** What the kernel has forwarded of the sessions that are offloaded, null if none are. */
-	readonly offload?: Bypassed | null;
-}
-
-/** What the offload knows of a session. */
-interface Bypassed {
-	counters(i: number): { packetsOut: number; packetsIn: number; bytesOut: number; bytesIn: number } | null;
-	/** Seconds since the last packet that went by the kernel, -1 if none did. */
-	age(i: number): number;
-}
-
 const NOTHING = { packetsOut: 0, packetsIn: 0, bytesOut: 0, bytesIn: 0 };
 
-function flow({ context: c, offload }: Owner, i: number): Flow {
+function flow({ context: c, offload }: SessionsView, i: number): Flow {
 	const kernel = offload?.counters(i) ?? NOTHING;
 	const bypassed = offload?.age(i) ?? -1;
 	const { table } = c;
@@ -133,7 +117,7 @@ function* walk<Row>(
 
 /** Sessions in the order of their records; the data are how many match and how many there are. */
 export function* flows(
-	owner: Owner,
+	owner: SessionsView,
 	filter: FlowFilter & { limit?: number },
 ): Generator<Flow[] | undefined, { matched: number; total: number }> {
 	const c = owner.context;
@@ -147,7 +131,7 @@ function filteringName(flags: number): string {
 
 /** Mappings: each is shown at the record that leads it. */
 export function* mappings(
-	{ context: c }: Owner,
+	{ context: c }: CoreView,
 	filter: FlowFilter & { limit?: number },
 ): Generator<Mapping[] | undefined, { matched: number }> {
 	const t = c.table.T;
@@ -173,7 +157,7 @@ export function* mappings(
 }
 
 /** Inside hosts that have sessions, most sessions first. */
-export function* hosts({ context: c, lan, offload }: Owner): Generator<HostRow[] | undefined, { hosts: number }> {
+export function* hosts({ context: c, lan, offload }: SessionsView): Generator<HostRow[] | undefined, { hosts: number }> {
 	const { table } = c;
 	const capacity = table.layout.hosts;
 	const bytes = new Float64Array((capacity + 1) * 2);
@@ -205,7 +189,7 @@ export function hostLimit(c: Context, host: number): Pick<HostRow, "limit" | "li
 	return share < total ? { limit: share, limitedBy: "fair share" } : { limit: total, limitedBy: "table" };
 }
 
-function hostRow(c: Context, lan: Owner["lan"], host: number, bytesOut: number, bytesIn: number): HostRow {
+function hostRow(c: Context, lan: CoreView["lan"], host: number, bytesOut: number, bytesIn: number): HostRow {
 	const place = c.hosts.W[host * 4 + HOST_PLACE];
 	return {
 		address: formatAddress(addressValue(c.hosts.W[host * 4])),
@@ -220,7 +204,7 @@ function hostRow(c: Context, lan: Owner["lan"], host: number, bytesOut: number, 
 }
 
 /** The last drops, newest first. */
-export function* drops({ context: c, lan, wan }: Owner): Generator<DropRow[] | undefined, { counts: Record<string, number> }> {
+export function* drops({ context: c, lan, wan }: CoreView): Generator<DropRow[] | undefined, { counts: Record<string, number> }> {
 	const list = c.dropLog.list();
 	yield undefined;
 	for (let from = 0; from < list.length; from += ROWS) {

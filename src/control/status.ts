@@ -3,14 +3,15 @@
  */
 import * as native from "masq:native";
 import { STATE_NAMES } from "../conntrack/states.ts";
-import type { Engine } from "../engine.ts";
 import { ALG_NOTES } from "../nat/alg.ts";
+import type { Context } from "../nat/context.ts";
 import { reason } from "../nat/reason.ts";
 import { formatAddress } from "../packet/address.ts";
 import { protocolName } from "../packet/endpoint.ts";
 import { addressValue, ICMP, TCP, UDP } from "../packet/layout.ts";
 import { NftView } from "../port/nft-view.ts";
 import { VERSION } from "../version.ts";
+import type { DaemonView } from "./daemon-view.ts";
 import type { StatusReply } from "./protocol.ts";
 import { warnings } from "./warnings.ts";
 
@@ -20,7 +21,7 @@ function residentKb(): number {
 	return Number(/^VmRSS:\s+(\d+)/m.exec(native.readFile("/proc/self/status"))?.[1] ?? 0);
 }
 
-function topHosts({ hosts, table }: Engine): StatusReply["topHosts"] {
+function topHosts({ hosts, table }: Context): StatusReply["topHosts"] {
 	const best: number[] = [];
 	for (let host = 1; host <= table.layout.hosts; host++) {
 		const n = hosts.sessions(host);
@@ -37,26 +38,27 @@ function topHosts({ hosts, table }: Engine): StatusReply["topHosts"] {
 }
 
 /** Everything `status` shows. */
-export function* status(engine: Engine): Generator<undefined, StatusReply> {
-	const { context, table, externals } = engine;
+export function* status(daemon: DaemonView): Generator<undefined, StatusReply> {
+	const { context } = daemon;
+	const { table, externals } = context;
 	const nft = new NftView(native);
 	try {
 		yield* nft.read();
 	} finally {
 		nft.close();
 	}
-	const said = [...engine.warnings, ...(yield* warnings(engine, nft))];
+	const said = [...daemon.warnings, ...(yield* warnings(daemon, nft))];
 	const byState: Record<string, number> = {};
 	for (let s = 1; s < STATE_NAMES.length; s++) {
 		if (table.count(s) > 0) byState[STATE_NAMES[s]] = (byState[STATE_NAMES[s]] ?? 0) + table.count(s);
 	}
-	const top = topHosts(engine);
-	const offload = engine.offloadStatus;
+	const top = topHosts(context);
+	const offload = daemon.offloadStatus;
 	yield;
 	return {
 		version: VERSION,
-		uptime: Math.floor((native.now() - engine.startedAt) / 1000),
-		ports: [{ ...engine.wan, kind: "packet" }, ...engine.lan.filter((p) => p.kind !== "tap")].map((p, n) => ({
+		uptime: Math.floor((native.now() - daemon.startedAt) / 1000),
+		ports: [{ ...daemon.wan, kind: "packet" }, ...daemon.lan.filter((p) => p.kind !== "tap")].map((p, n) => ({
 			name: p.name,
 			role: n === 0 ? "wan" : "lan",
 			driver: p.kind,
@@ -67,8 +69,8 @@ export function* status(engine: Engine): Generator<undefined, StatusReply> {
 			sent: p.sent,
 		})),
 		sessions: { used: table.used, total: table.layout.sessions, byState },
-		tableBytes: engine.tableBytes,
-		hosts: engine.hosts.active,
+		tableBytes: daemon.tableBytes,
+		hosts: context.hosts.active,
 		topHosts: top,
 		externalPorts: [TCP, UDP, ICMP].map((p) => {
 			const [free, total] = externals.portCount(0, p);
@@ -76,7 +78,7 @@ export function* status(engine: Engine): Generator<undefined, StatusReply> {
 		}),
 		forwarded: { out: context.forwardedOut + offload.packetsOut, in: context.forwardedIn + offload.packetsIn },
 		offload,
-		rates: engine.rates.now(),
+		rates: daemon.rates.now(),
 		leftToKernel: context.left,
 		icmpErrorsSent: context.errorsSent,
 		drops: [...context.drops].flatMap((count, n) => {
@@ -89,9 +91,9 @@ export function* status(engine: Engine): Generator<undefined, StatusReply> {
 		}),
 		guard: nft.guard,
 		warnings: said,
-		internalErrors: engine.barrier.failures(),
-		logLost: engine.log.lost,
+		internalErrors: daemon.barrier.failures(),
+		logLost: daemon.log.lost,
 		rssKb: residentKb(),
-		meter: engine.meter,
+		meter: daemon.meter,
 	};
 }

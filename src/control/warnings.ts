@@ -1,10 +1,10 @@
 /**
  * What is amiss around masqd, in words: looked for when somebody asks for the status.
  */
-import type { Engine } from "../engine.ts";
 import { formatAddress, isPrivate } from "../packet/address.ts";
 import { addressValue } from "../packet/layout.ts";
 import type { NftView } from "../port/nft-view.ts";
+import type { DaemonView } from "./daemon-view.ts";
 
 /** 100.64.0.0/10 (RFC 6598). */
 const CARRIER_FIRST = 0x64400000;
@@ -26,7 +26,7 @@ export function addressWarnings(address: number): string[] {
 }
 
 /** Sentences about a WAN port that nothing can leave by. */
-function wanWarnings({ wan, kernel, conflict }: Engine): string[] {
+function wanWarnings({ wan, kernel, conflict }: DaemonView): string[] {
 	const link = kernel.linkByName(wan.name);
 	if (link === undefined) return [`the wan device ${wan.name} does not exist: masqd waits for it`];
 	if (!link.up) return [`the wan device ${wan.name} is down: masqd waits for it`];
@@ -34,21 +34,21 @@ function wanWarnings({ wan, kernel, conflict }: Engine): string[] {
 }
 
 /** All warnings that hold now. */
-export function* warnings(engine: Engine, nft: NftView): Generator<undefined, string[]> {
-	const found = [...wanWarnings(engine), ...engine.deviceWarnings(), ...addressWarnings(addressValue(engine.wan.link.address))];
-	if (engine.conflict !== "") found.push(`${engine.conflict}: nothing is translated`);
-	found.push(...engine.foreignRouting());
-	for (const { step, count, last, internal } of engine.barrier.failures())
+export function* warnings(daemon: DaemonView, nft: NftView): Generator<undefined, string[]> {
+	const found = [...wanWarnings(daemon), ...daemon.deviceWarnings(), ...addressWarnings(addressValue(daemon.wan.link.address))];
+	if (daemon.conflict !== "") found.push(`${daemon.conflict}: nothing is translated`);
+	found.push(...daemon.foreignRouting());
+	for (const { step, count, last, internal } of daemon.barrier.failures())
 		if (internal) found.push(`internal error in ${step}, ${count} in all, the last: ${last}; please report this with the lines of the log`);
-	if (engine.log.lost > 0) found.push(`${engine.log.lost} lines of the log were lost: whoever should read them does not`);
-	const taken = [...new Set(engine.ownPorts.waiting.map((s) => s.port))];
+	if (daemon.log.lost > 0) found.push(`${daemon.log.lost} lines of the log were lost: whoever should read them does not`);
+	const taken = [...new Set(daemon.ownPorts.waiting.map((s) => s.port))];
 	if (taken.length > 0)
 		found.push(
 			`the router itself listens on port ${taken.slice(0, 5).join(", ")}${taken.length > 5 ? " ..." : ""} in masqd's range: masqd yields it when the sessions and forwards that have it end; list ports can leave it out`,
 		);
-	if (engine.ownPorts.excess > 0)
+	if (daemon.ownPorts.excess > 0)
 		found.push(
-			`the router itself has sockets at more ports of masqd's range than can be left to it: ${engine.ownPorts.excess} get nothing from outside; narrow list ports`,
+			`the router itself has sockets at more ports of masqd's range than can be left to it: ${daemon.ownPorts.excess} get nothing from outside; narrow list ports`,
 		);
 	yield;
 	if (nft.guard === null)
@@ -59,7 +59,7 @@ export function* warnings(engine: Engine, nft: NftView): Generator<undefined, st
 		found.push(
 			`the kernel masquerades too (nft ${masquerades}): it takes over when masqd ends, and translates what passes by masqd until then`,
 		);
-	if (nft.firewall4 && !nft.firewallKnowsUs && engine.lan.some((p) => p.kind === "tun"))
+	if (nft.firewall4 && !nft.firewallKnowsUs && daemon.lan.some((p) => p.kind === "tun"))
 		found.push(
 			"firewall4 does not know masqd's TUN devices and refuses what the LAN sends: service masqd reload tells it; the WAN must be in a zone of /etc/config/firewall",
 		);

@@ -10,7 +10,7 @@ import type { Context, EndCause, SessionEvents } from "../nat/context.ts";
 import { REASON, type ReasonName } from "../nat/reason.ts";
 import { formatAddress } from "../packet/address.ts";
 import { addressValue, firstOf, hasPorts, ICMP, secondOf, swap16 } from "../packet/layout.ts";
-import type { Stream } from "./answers.ts";
+import type { Stream } from "./stream.ts";
 
 /** Events remembered. */
 const RING = 1024;

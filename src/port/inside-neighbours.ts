@@ -16,7 +16,7 @@ import { addressValue, SLOT_ETHER, swap32 } from "../packet/layout.ts";
 import { HOST_HEADERS } from "../packet/link-header.ts";
 import { isUsable, type Neighbour } from "./kernel-view.ts";
 import type { NeighbourRequests } from "./neighbour-requests.ts";
-import type { NextHopOwner } from "./neighbours.ts";
+import type { NextHopOwner } from "./next-hop-owner.ts";
 import { NUD } from "./rtnetlink.ts";
 
 /** Milliseconds after which a host in use is looked at again. */

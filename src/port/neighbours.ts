@@ -10,17 +10,16 @@
  * destination in {@link NextHopTable.hold} and goes at once if the neighbour is known. Numbers that no session and no route has come back when few are left, between two batches.
  */
 
-import type { Hosts } from "../conntrack/hosts.ts";
 import { HOP_SHIFT, HOST_ADDRESS, HOST_PLACE, HOST_PORT_SHIFT, R_META } from "../conntrack/record.ts";
 import { FREE, RESTING } from "../conntrack/states.ts";
-import type { Table } from "../conntrack/table.ts";
-import { ELSEWHERE, HAIRPIN, type LanLink, type Link, type NextHops, NO_ROUTE } from "../nat/context.ts";
+import { ELSEWHERE, HAIRPIN, type Link, type NextHops, NO_ROUTE } from "../nat/context.ts";
 import { REASON } from "../nat/reason.ts";
-import { addressValue, SLOT_ETHER, SLOT_IP, SLOT_SIZE, swap32, type Views } from "../packet/layout.ts";
-import { HOST_HEADERS, headerTag, type LinkHeaders } from "../packet/link-header.ts";
+import { addressValue, SLOT_ETHER, SLOT_IP, SLOT_SIZE, swap32 } from "../packet/layout.ts";
+import { HOST_HEADERS, headerTag } from "../packet/link-header.ts";
 import { InsideNeighbours } from "./inside-neighbours.ts";
-import { isUsable, type KernelView, type Neighbour } from "./kernel-view.ts";
+import { isUsable, type Neighbour } from "./kernel-view.ts";
 import { NeighbourRequests } from "./neighbour-requests.ts";
+import type { NextHopOwner } from "./next-hop-owner.ts";
 import { WAITING_BYTES, WAITING_MAX, type Waiting, WaitingFrames } from "./waiting-frames.ts";
 
 /** Numbers of next hops: the last is HAIRPIN, the first so many are gateways'. */
@@ -33,34 +32,6 @@ const COLLECT_AGAIN = 10_000;
 const CONFIRM = 30_000;
 /** Destinations whose hop is remembered. */
 const CACHED = 4096;
-
-/** What the table needs of the rest of the daemon. */
-export interface NextHopOwner {
-	readonly kernel: KernelView;
-	readonly views: Views;
-	readonly table: Table;
-	readonly hosts: Hosts;
-	readonly headers: LinkHeaders;
-	readonly wan: Link;
-	readonly lan: LanLink[];
-	/** Counts and remembers a frame in a slot that is dropped; `port` is the LAN port it came from, -1 for the WAN. */
-	dropped(reason: number, slot: number, port: number): void;
-	/** Counts a frame that was held and is now handed to the WAN (true) or a LAN port. */
-	forwarded(out: boolean): void;
-	/** Session of a translated packet in a slot on its way out, 0 if there is none. */
-	sessionOf(slot: number): number;
-	/** A translated packet in a slot was given up: there is no route any more (`lost`), or the next hop did not answer. */
-	undeliverable(slot: number, length: number, lost: boolean): void;
-	/** The same of a frame for an inside host that does not answer. */
-	undeliverableInside(slot: number, length: number): void;
-	/** Device of the WAN port and of a LAN port; 0 while it is not there. */
-	wanIndex(): number;
-	lanIndex(port: number): number;
-	/** Milliseconds now. */
-	milliseconds(): number;
-	/** A slot of the frame buffer that no batch uses, by number below {@link SPARE_SLOTS}: a waiting frame is put there to be sent. */
-	spareSlot(n: number): number;
-}
 
 /** Implements {@link NextHops} over the kernel's neighbour table. */
 export class NextHopTable implements NextHops {

@@ -2,7 +2,8 @@
 import { describe, expect, it } from "vitest";
 import { remedyLines, remedySection } from "../../src/cli/remedy.ts";
 import { renderDrop, renderWhy } from "../../src/cli/render.ts";
-import { type DryRunOwner, why } from "../../src/control/dry-run.ts";
+import type { DecisionsView } from "../../src/control/daemon-view.ts";
+import { why } from "../../src/control/dry-run.ts";
 import type { DropRow, WhyReply } from "../../src/control/protocol.ts";
 import { drops } from "../../src/control/sessions.ts";
 import { REASON, REASONS, type ReasonName } from "../../src/nat/reason.ts";
@@ -16,7 +17,7 @@ const H2 = "192.168.1.20";
 const S1 = "203.0.113.10";
 const S2 = "203.0.113.20";
 
-type Owner = DryRunOwner & { wan: { name: string }; lan: { name: string }[] };
+type Owner = DecisionsView & { wan: { name: string }; lan: { name: string }[] };
 
 function ownerOf(rig: Rig, impaired: number | null = null): Owner {
 	return {

@@ -1,0 +1,17 @@
+/**
+ * The shapes that an answer on the control socket can have.
+ */
+
+/** Something that sends rows until it ends or its client goes. */
+export interface Stream {
+	/** There is something to send. */
+	readonly pending: boolean;
+	/** Nothing will come after what {@link take} returned last. */
+	readonly ended: boolean;
+	/** The next rows, a slice's worth. */
+	take(): unknown[];
+	close(): void;
+}
+
+/** At once, in slices between which packets are forwarded, or for as long as the client listens. */
+export type Answer = { data: unknown } | { job: Generator<unknown[] | undefined, unknown> } | { stream: Stream };
