@@ -35,7 +35,7 @@ VARIANT ?= faults
 NATIVE_SOURCES += faults.c
 NATIVE_CFLAGS += -DFAULTS
 # Those of faults.c.
-WRAPPED := accept4 bind chmod clock_gettime connect fallocate flock fork fstat ftruncate getrandom getsockname getsockopt ioctl listen lstat madvise \
+WRAPPED := accept4 bind chmod clock_gettime connect fallocate flock fork fstat ftruncate getrandom getsockname getsockopt ioctl listen lstat madvise memfd_create \
 	mkdir mmap open opendir pipe2 poll prctl read readlink readv recvmmsg recvmsg rename sched_getaffinity sched_setaffinity send sendto \
 	setsockopt signalfd socket stat syscall unlink write writev
 NATIVE_LDFLAGS += $(WRAPPED:%=-Wl,--wrap=%)

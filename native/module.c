@@ -19,6 +19,8 @@ static const JSCFunctionListEntry exports[] = {
 	JS_CFUNC_DEF("processor", 0, native_processor),
 	JS_CFUNC_DEF("runOn", 1, native_run_on),
 	JS_CFUNC_DEF("run", 3, native_run),
+	JS_CFUNC_DEF("start", 2, native_start),
+	JS_CFUNC_DEF("ended", 2, native_ended),
 	JS_PROP_INT32_DEF("SIGUSR1", SIGUSR1, 0),
 	JS_CFUNC_DEF("signalOpen", 1, native_signal_open),
 	JS_CFUNC_DEF("signalRead", 1, native_signal_read),

@@ -11,6 +11,7 @@
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <sys/mman.h>
 #include <sys/prctl.h>
 #include <sys/signalfd.h>
 #include <sys/socket.h>
@@ -162,25 +163,21 @@ static int64_t milliseconds(void)
 }
 
 /**
- * struct child - a program that run() has started
+ * struct child - a program that was started
  * @pid: its process id, and the id of its process group
- * @input: its standard input, -1 once closed
  * @output: its standard output and error, -1 once closed
  * @text: what it has written, the first OUTPUT_MAX bytes
  * @length: bytes in @text
  * @status: what waitpid() told
  * @ended: whether it did
- * @error: errno of a write that kept something of its input from it, 0 if none did
  */
 struct child {
 	pid_t pid;
-	int input;
 	int output;
 	uint8_t *text;
 	size_t length;
 	int status;
 	bool ended;
-	int error;
 };
 
 static void close_pipe(int *end)
@@ -216,64 +213,75 @@ static void __attribute__((noreturn)) child_exec(char **words, int input, int ou
 }
 
 /**
- * child_start() - fork and exec
+ * child_input() - a file in memory with the child's standard input, so that nobody has to feed it
  *
- * Return: 0 once the program runs, else the errno of what failed.
+ * Return: a descriptor at the file's beginning, or -1 with errno set.
  */
-static int child_start(struct child *child, char **words)
+static int child_input(const char *text, size_t length)
 {
-	int in[2] = { -1, -1 }, out[2] = { -1, -1 }, failure[2] = { -1, -1 }, error = 0;
-	ssize_t got;
+	int fd = memfd_create("input", MFD_CLOEXEC), error;
+	ssize_t put;
 
-	if (pipe2(in, O_CLOEXEC) < 0 || pipe2(out, O_CLOEXEC) < 0 || pipe2(failure, O_CLOEXEC) < 0 ||
-	    fcntl(in[1], F_SETFL, O_NONBLOCK) < 0 || fcntl(out[0], F_SETFL, O_NONBLOCK) < 0) {
-		error = errno;
-	} else {
-		child->pid = fork();
-		if (child->pid < 0)
+	while (fd >= 0 && length) {
+		put = write(fd, text, length);
+		if (put > 0) {
+			text += put;
+			length -= (size_t)put;
+		} else if (errno != EINTR) {
 			error = errno;
-		else if (child->pid == 0)
-			child_exec(words, in[0], out[1], failure[1]);
+			close_pipe(&fd);
+			errno = error;
+		}
 	}
-	close_pipe(&in[0]);
-	close_pipe(&out[1]);
-	close_pipe(&failure[1]);
-	if (!error) {
-		do
-			got = read(failure[0], &error, sizeof error);
-		while (got < 0 && errno == EINTR);
-		if (got != sizeof error)
-			error = 0;
-		else
-			while (waitpid(child->pid, NULL, 0) < 0 && errno == EINTR)
-				;
-	}
-	close_pipe(&failure[0]);
-	if (error) {
-		close_pipe(&in[1]);
-		close_pipe(&out[0]);
-	}
-	child->input = in[1];
-	child->output = out[0];
-	return error;
+	if (fd >= 0)
+		lseek(fd, 0, SEEK_SET);
+	return fd;
 }
 
 /**
- * child_feed() - write what the child's standard input takes
+ * child_start() - fork and exec
+ * @text: its standard input
  *
- * Return: bytes taken; the input is closed when there are no more, or when the child does not want them.
+ * Return: NULL once the program runs, else the name of what failed, with errno set.
  */
-static size_t child_feed(struct child *child, const char *text, size_t length)
+static const char *child_start(struct child *child, char **words, const char *text, size_t length)
 {
-	ssize_t put = length ? write(child->input, text, length) : 0;
+	int in = child_input(text, length), out[2] = { -1, -1 }, failure[2] = { -1, -1 }, error = 0;
+	const char *failed = NULL;
+	ssize_t got;
 
-	if (put < 0 && (errno == EAGAIN || errno == EINTR))
-		return 0;
-	if (put < 0 && errno != EPIPE)
-		child->error = errno;
-	if (put < 0 || (size_t)put == length)
-		close_pipe(&child->input);
-	return put < 0 ? 0 : (size_t)put;
+	if (in < 0) {
+		failed = "write";
+	} else if (pipe2(out, O_CLOEXEC) < 0 || pipe2(failure, O_CLOEXEC) < 0 || fcntl(out[0], F_SETFL, O_NONBLOCK) < 0) {
+		failed = "pipe2";
+	} else {
+		child->pid = fork();
+		if (child->pid < 0)
+			failed = "fork";
+		else if (child->pid == 0)
+			child_exec(words, in, out[1], failure[1]);
+	}
+	if (failed)
+		error = errno;
+	close_pipe(&in);
+	close_pipe(&out[1]);
+	close_pipe(&failure[1]);
+	if (!failed) {
+		do
+			got = read(failure[0], &error, sizeof error);
+		while (got < 0 && errno == EINTR);
+		if (got == sizeof error) {
+			failed = "execvp";
+			while (waitpid(child->pid, NULL, 0) < 0 && errno == EINTR)
+				;
+		}
+	}
+	close_pipe(&failure[0]);
+	if (failed)
+		close_pipe(&out[0]);
+	child->output = out[0];
+	errno = error;
+	return failed;
 }
 
 /**
@@ -304,19 +312,26 @@ static void child_look(struct child *child)
 }
 
 /**
- * child_finish() - serve the child's pipes until it ends, or until its time is up
+ * exit_status() - what waitpid() told, as a shell reports it
+ */
+static int exit_status(int status)
+{
+	return WIFSIGNALED(status) ? 128 + WTERMSIG(status) : WEXITSTATUS(status);
+}
+
+/**
+ * child_finish() - read the child's output until it ends, or until its time is up
  * @timeout: milliseconds that it has
  *
  * Return: exit status as a shell reports it.
  */
-static int child_finish(struct child *child, const char *text, size_t length, int32_t timeout)
+static int child_finish(struct child *child, int32_t timeout)
 {
 	int64_t deadline = milliseconds() + timeout, left;
-	size_t fed = 0;
 	bool heard = true;
 
 	while (!child->ended || (child->output >= 0 && heard)) {
-		struct pollfd ends[2] = { { child->output, POLLIN, 0 }, { child->input, POLLOUT, 0 } };
+		struct pollfd end = { child->output, POLLIN, 0 };
 
 		left = deadline - milliseconds();
 		if (left <= 0)
@@ -324,14 +339,11 @@ static int child_finish(struct child *child, const char *text, size_t length, in
 		if (child->output < 0)
 			poll(NULL, 0, 1);
 		else if (!child->ended)
-			poll(ends, 2, left < CHILD_LOOK_MS ? (int)left : CHILD_LOOK_MS);
-		if (child->input >= 0)
-			fed += child_feed(child, text + fed, length - fed);
+			poll(&end, 1, left < CHILD_LOOK_MS ? (int)left : CHILD_LOOK_MS);
 		/* Looked at before the last read: what an ended child wrote is there by then. */
 		child_look(child);
 		heard = child->output >= 0 && child_drain(child);
 	}
-	close_pipe(&child->input);
 	close_pipe(&child->output);
 	if (!child->ended) {
 		kill(-child->pid, SIGKILL);
@@ -339,7 +351,7 @@ static int child_finish(struct child *child, const char *text, size_t length, in
 			;
 		return 128 + SIGKILL;
 	}
-	return WIFSIGNALED(child->status) ? 128 + WTERMSIG(child->status) : WEXITSTATUS(child->status);
+	return exit_status(child->status);
 }
 
 static void free_words(JSContext *ctx, char **words)
@@ -384,41 +396,86 @@ static char **get_words(JSContext *ctx, JSValueConst array)
 }
 
 /**
+ * child_begin() - start a program by the arguments of run() and start()
+ *
+ * Return: 0, or -1 with an exception pending.
+ */
+static int child_begin(JSContext *ctx, struct child *child, JSValueConst program, JSValueConst input)
+{
+	char **words = get_words(ctx, program), *text = NULL;
+	const char *failed;
+	int result = -1;
+	size_t length;
+
+	text = words ? text_encode(ctx, input, &length) : NULL;
+	if (text) {
+		failed = child_start(child, words, text, length);
+		if (failed)
+			throw_errno(ctx, errno, failed, "%s", words[0]);
+		else
+			result = 0;
+	}
+	js_free(ctx, text);
+	free_words(ctx, words);
+	return result;
+}
+
+/**
  * native_run() - run a program and wait for it
  */
 NATIVE(native_run)
 {
-	struct child child = { .input = -1, .output = -1 };
+	struct child child = { .output = -1 };
 	JSValue result = JS_EXCEPTION;
-	char **words = NULL, *text = NULL;
 	int32_t timeout;
-	size_t length;
-	int error, status;
+	int status;
 
 	if (argument_int(ctx, argv[2], "timeoutMs", 0, INT32_MAX, &timeout) < 0)
 		return JS_EXCEPTION;
-	words = get_words(ctx, argv[0]);
-	text = words ? text_encode(ctx, argv[1], &length) : NULL;
-	child.text = text ? js_malloc(ctx, OUTPUT_MAX) : NULL;
-	if (child.text) {
-		error = child_start(&child, words);
-		if (error) {
-			result = throw_errno(ctx, error, "execvp", "%s", words[0]);
-		} else {
-			status = child_finish(&child, text, length, timeout);
-			if (child.error) {
-				result = throw_errno(ctx, child.error, "write", "%s", words[0]);
-			} else {
-				result = JS_NewObject(ctx);
-				JS_SetPropertyStr(ctx, result, "status", JS_NewInt32(ctx, status));
-				JS_SetPropertyStr(ctx, result, "output", text_decode(ctx, child.text, child.length));
-			}
-		}
+	child.text = js_malloc(ctx, OUTPUT_MAX);
+	if (child.text && child_begin(ctx, &child, argv[0], argv[1]) == 0) {
+		status = child_finish(&child, timeout);
+		result = JS_NewObject(ctx);
+		JS_SetPropertyStr(ctx, result, "status", JS_NewInt32(ctx, status));
+		JS_SetPropertyStr(ctx, result, "output", text_decode(ctx, child.text, child.length));
 	}
 	js_free(ctx, child.text);
-	js_free(ctx, text);
-	free_words(ctx, words);
 	return result;
+}
+
+/**
+ * native_start() - start a program and do not wait for it
+ */
+NATIVE(native_start)
+{
+	struct child child = { .output = -1 };
+	JSValue result;
+
+	if (child_begin(ctx, &child, argv[0], argv[1]) < 0)
+		return JS_EXCEPTION;
+	result = JS_NewObject(ctx);
+	JS_SetPropertyStr(ctx, result, "pid", JS_NewInt32(ctx, child.pid));
+	JS_SetPropertyStr(ctx, result, "output", JS_NewInt32(ctx, child.output));
+	return result;
+}
+
+/**
+ * native_ended() - the exit status of a program that was started, -1 while it runs
+ */
+NATIVE(native_ended)
+{
+	int32_t pid;
+	int status;
+	pid_t got;
+
+	if (argument_int(ctx, argv[0], "pid", 1, INT32_MAX, &pid) < 0)
+		return JS_EXCEPTION;
+	if (JS_ToBool(ctx, argv[1]))
+		kill(-pid, SIGKILL);
+	got = waitpid(pid, &status, WNOHANG);
+	if (got < 0)
+		return throw_errno(ctx, errno, "waitpid", "%d", pid);
+	return JS_NewInt32(ctx, got == 0 ? -1 : exit_status(status));
 }
 
 /**

@@ -138,6 +138,8 @@ NATIVE(native_processors);
 NATIVE(native_processor);
 NATIVE(native_run_on);
 NATIVE(native_run);
+NATIVE(native_start);
+NATIVE(native_ended);
 NATIVE(native_signal_open);
 NATIVE(native_signal_read);
 NATIVE(native_keep_capabilities);

@@ -61,9 +61,8 @@ import { deviceWarnings, filtersBridges } from "./port/device-warnings.ts";
 import { type ClaimedPorts, lanFilter, wanFilter } from "./port/filter.ts";
 import { foreignFilters, foreignWords } from "./port/foreign-filters.ts";
 import { foreignRouting } from "./port/foreign-routing.ts";
-import { type GuardFacts, guardedPorts, guardPresent, installGuard, removeGuard } from "./port/guard.ts";
-import { GuardPace } from "./port/guard-pace.ts";
-import { GuardSets } from "./port/guard-sets.ts";
+import { GUARD_TABLE, type GuardFacts, guardPresent } from "./port/guard.ts";
+import { GuardKeeper } from "./port/guard-keeper.ts";
 import { GuardWatch } from "./port/guard-watch.ts";
 import { IngressFilters } from "./port/ingress-filter.ts";
 import { forgetKernelFlows } from "./port/kernel-flows.ts";
@@ -105,11 +104,13 @@ const BLOCKS_MIN = 64;
 const BLOCKS_MAX = 256;
 /** Frames that a port's queue has room for besides a batch: all fragments there are, and three more batches of errors and of frames that had waited. */
 const QUEUE_FRAMES = BLOCKS_MAX + BATCH * 3;
-/** The WAN; of each LAN a TUN device, a packet socket and one for PCP; signals, kernel news, ARP and guard watch; the control server's. */
-const POLL_ENTRIES = 1 + 3 * MAX_LANS + 4 + CONTROL_ENTRIES;
+/** The WAN; of each LAN a TUN device, a packet socket and one for PCP; signals, kernel news, ARP, guard watch, sockets and nft; the control server's. */
+const POLL_ENTRIES = 1 + 3 * MAX_LANS + 6 + CONTROL_ENTRIES;
 /** Milliseconds to wait for a lock in all, and between two attempts. */
 const LOCK_PATIENCE = 500;
 const LOCK_STEP = 20;
+/** Milliseconds that a reload waits for a guard that knows new devices, which are opened behind it. */
+const GUARD_PATIENCE = 250;
 /** Why there is no offload although the configuration has it by now: without it the daemon gave up what bpf(2) asks for. */
 const OFFLOAD_WAITS = "it was switched on while masqd ran; restart it";
 
@@ -278,14 +279,15 @@ export class Engine implements DaemonView {
 	#deviceWarnings: string[] = [];
 	/** The WAN's subnet overlaps a LAN's, in words; "" if not. */
 	conflict = "";
-	#guard = false;
+	readonly #guard = new GuardKeeper(native, {
+		wanted: () => this.#guardFacts(),
+		inForce: (deleted) => this.#guardInForce(deleted),
+		failed: (error) => this.log.often("error", "guard", error.message, this.#milliseconds),
+	});
 	/** A dead predecessor's guard was there at the start. */
 	#guardBefore = false;
-	/** Facts of the installed guard; "" if it must be installed again. */
-	#guardText = "";
-	/** It is to be installed as soon as its pace allows. */
-	#guardLate = false;
-	readonly #guardPace = new GuardPace();
+	/** Some port waits for a guard that knows its device. */
+	#unguarded = false;
 	#guardWatch: GuardWatch | null = null;
 	#restoreEphemeral: (() => void) | null = null;
 	/** The first words of what {@link foreignRouting} last told. */
@@ -293,7 +295,6 @@ export class Engine implements DaemonView {
 	/** Milliseconds at which to look for new sockets of the router's. */
 	#yieldAt = 0;
 	readonly #sockets = new SocketDiag(native);
-	readonly #guardSets = new GuardSets(native);
 	/** Ports of the router's own services. */
 	readonly ownPorts = new OwnPorts({
 		take: (protocol, port) => this.externals.reservePort(0, protocol, port),
@@ -375,7 +376,7 @@ export class Engine implements DaemonView {
 			hops: this.#hops,
 			kernelShare: {
 				hasPort: (protocol, port) => this.ownPorts.has(protocol, port),
-				hasFlow: (protocol, peer, peerPort, port) => this.#guardSets.hasFlow(protocol, addressValue(peer), swap16(peerPort), swap16(port)),
+				hasFlow: (protocol, peer, peerPort, port) => this.#guard.sets.hasFlow(protocol, addressValue(peer), swap16(peerPort), swap16(port)),
 			},
 			headers,
 			wan: this.wan.link,
@@ -505,13 +506,13 @@ export class Engine implements DaemonView {
 		this.#tellRouting();
 		// Before the routes, so that the kernel never tracks or forwards a packet that is masqd's.
 		this.#guardBefore = guardPresent(native);
-		this.#refreshGuard();
+		this.#guard.install();
 		removeLeftovers(this.kernel);
 		this.#openTuns();
 		this.#openDrivers();
 		// What the guard has stopped while nobody was there to take it counts as nobody's.
-		if (successor) this.#guardText = "";
-		this.#refreshGuard();
+		if (successor) this.#guard.install();
+		else this.#guard.keep();
 		this.#guardWatch = new GuardWatch(native);
 		this.#setExternal(this.wan.link.address);
 		this.#openArp();
@@ -574,18 +575,9 @@ export class Engine implements DaemonView {
 		const sockets = this.#sockets.step();
 		if (sockets === null) return;
 		const { changed, settled, left } = this.ownPorts.look(sockets);
-		if (changed) this.#setGuardPorts();
+		if (changed) this.#guard.keep();
 		if (settled.length > 0) this.#say(`the router itself uses port ${settled.map((s) => s.port).join(", ")} now`);
 		if (settled.length > 0 || left) this.#renewFilters();
-	}
-
-	/** Tells the guard which ports are masqd's. */
-	#setGuardPorts(): void {
-		const facts = this.#guardFacts();
-		if (this.#guardText !== "" && this.#guardSets.replacePorts("claimed_tcp", guardedPorts(facts, TCP)))
-			if (this.#guardSets.replacePorts("claimed_udp", guardedPorts(facts, UDP))) return;
-		this.#guardText = "";
-		this.#keepGuard();
 	}
 
 	/** What is amiss with the devices now, in sentences. */
@@ -604,7 +596,7 @@ export class Engine implements DaemonView {
 	}
 
 	#openTuns(): void {
-		for (const p of this.lan) if (p.kind === "tun" && p.driver === null) this.#openTun(p);
+		for (const p of this.lan) if (p.kind === "tun" && p.driver === null && this.#isGuarded(p)) this.#openTun(p);
 	}
 
 	#openTun(p: LanPort): void {
@@ -761,10 +753,10 @@ export class Engine implements DaemonView {
 		attempt(() => this.#pcp.close());
 		attempt(() => this.#guardWatch?.close());
 		attempt(() => this.#sockets.close());
-		attempt(() => this.#guardSets.close());
+		attempt(() => this.#guard.close());
 		if (!this.#relieved) {
 			forgetKernelFlows(native, this.table.T, this.#live());
-			if (this.#guard) attempt(() => removeGuard(native));
+			attempt(() => this.#guard.remove());
 			attempt(() => this.#restoreEphemeral?.());
 			attempt(() => this.#settings.restore());
 		}
@@ -867,6 +859,8 @@ export class Engine implements DaemonView {
 		table.addresses.set(externals.A);
 		this.#replaceHosts(places);
 
+		this.#guard.keep();
+		this.#guard.settle(GUARD_PATIENCE);
 		this.#openTuns();
 		this.#openDrivers();
 		this.#setExternal(this.wan.link.address);
@@ -1153,7 +1147,7 @@ export class Engine implements DaemonView {
 	#openDrivers(): void {
 		let problem: unknown = null;
 		for (const p of [this.wan, ...this.lan]) {
-			if (p.driver !== null || p.index === 0) continue;
+			if (p.driver !== null || p.index === 0 || !this.#isGuarded(p)) continue;
 			try {
 				this.#openDriver(p);
 			} catch (error) {
@@ -1162,6 +1156,13 @@ export class Engine implements DaemonView {
 			}
 		}
 		if (problem !== null) throw problem;
+	}
+
+	/** Whether the kernel is kept off a port's packets; one where it is not is opened when it is. */
+	#isGuarded(p: Port): boolean {
+		const guarded = this.#guard.covers(p.name, !isLan(p) ? "" : p.kind === "packet" ? "packet" : "tun");
+		this.#unguarded ||= !guarded;
+		return guarded;
 	}
 
 	#openDriver(p: Port): void {
@@ -1257,13 +1258,12 @@ export class Engine implements DaemonView {
 		};
 	}
 
-	#refreshGuard(): void {
-		const facts = this.#guardFacts();
-		const text = JSON.stringify(facts);
-		if (text === this.#guardText) return;
-		installGuard(native, facts);
-		this.#guard = true;
-		this.#guardText = text;
+	/** The guard is as it is to be: ports that have waited for it are opened. */
+	#guardInForce(deleted: boolean): void {
+		if (deleted) this.log.often("warning", "guard", `the nft table ${GUARD_TABLE} was deleted; it is there again`, this.#milliseconds);
+		if (!this.#unguarded) return;
+		this.#unguarded = false;
+		this.#behind = true;
 	}
 
 	/** Answers PCP on the LAN devices as they are now. */
@@ -1370,7 +1370,7 @@ export class Engine implements DaemonView {
 	#inStep(): void {
 		this.#renewFilters();
 		for (const p of this.lan) this.#step(`routes of ${p.name}`, () => p.routes?.update(this.#elsewhere()));
-		this.#keepGuard();
+		this.#step("guard", () => this.#guard.keep());
 		this.#step("pcp sockets", () => this.#openPcp());
 		this.#renewHops();
 		this.#renewOffloadQuietly();
@@ -1394,37 +1394,12 @@ export class Engine implements DaemonView {
 		let gone = true;
 		try {
 			gone = watch.drain("masqd");
-		} catch (error) {
-			this.#guardText = "";
-			throw error;
-		}
-		if (gone) {
-			this.#guardText = "";
-			// Every moment without it counts: one that fails is tried again at once, then every second.
-			if (this.#keepGuard() || this.#keepGuard())
-				this.log.often("warning", "guard", "the nft table inet masqd was deleted; it is there again", this.#milliseconds);
+		} finally {
+			if (gone) this.#guard.deleted();
 		}
 		// Chains of others on the ports may have come or gone.
 		if (watch.chains && this.#offload !== null) this.#renewOffloadQuietly();
 		watch.chains = false;
-	}
-
-	/** Installs the guard if it is not as it must be; false if that fails: every second tries again. */
-	#keepGuard(): boolean {
-		const facts = this.#guardFacts();
-		const started = native.now();
-		this.#guardLate = !this.#guardPace.may(facts, this.#guardText === "", started);
-		if (this.#guardLate) return false;
-		try {
-			this.#refreshGuard();
-			this.#guardPace.took(facts, started, native.now(), false);
-			return true;
-		} catch (error) {
-			this.#guardPace.took(facts, started, native.now(), true);
-			this.#guardText = "";
-			this.log.often("error", "guard", (error as Error).message, this.#milliseconds);
-			return false;
-		}
 	}
 
 	/** The TUN devices take what fits the WAN. */
@@ -1517,11 +1492,15 @@ export class Engine implements DaemonView {
 		kernelNews: () => this.#kernelNews(),
 		arp: () => this.#arp?.serve(),
 		guard: () => this.#guardNews(),
+		nft: () => {
+			this.#guard.look();
+			if (this.#behind) this.#kernelNews();
+		},
 		ownPorts: () => this.#lookAtSockets(),
 		sockets: () => this.#yieldPorts(),
 		pcp: () => {
 			const { responders } = this.#pcp;
-			for (let k = 0; k < responders.length; k++) if (this.#pollSet[(this.#fixed + 5 + k) * 3 + 2] !== 0) responders[k].serve();
+			for (let k = 0; k < responders.length; k++) if (this.#pollSet[(this.#fixed + 6 + k) * 3 + 2] !== 0) responders[k].serve();
 		},
 		lostState: () => this.#startAnew(),
 		control: () => this.#control?.serve(this.#pollSet, this.#controlAt, this.#framesReceived()),
@@ -1533,7 +1512,7 @@ export class Engine implements DaemonView {
 		["slow path timer", () => this.#slowPath.everySecond()],
 		["requested ports timer", () => this.#requested.expire()],
 		["kernel news", () => this.#behind && this.#kernelNews()],
-		["guard timer", () => (this.#guardText === "" || this.#guardLate) && this.#keepGuard()],
+		["guard timer", () => this.#guard.wanting && this.#guard.keep()],
 		["own protocols timer", () => this.#lookForOwnProtocols()],
 		["next hops timer", () => this.#hops.waiting > 0 && this.#hops.flush()],
 		["next hops confirmation", () => this.#hops.everySecond()],
@@ -1591,7 +1570,8 @@ export class Engine implements DaemonView {
 		watch(set, fixed + 2, this.#arp === null ? -1 : this.#arp.fd);
 		watch(set, fixed + 3, this.#guardWatch === null ? -1 : this.#guardWatch.fd);
 		watch(set, fixed + 4, this.#sockets.fd);
-		let n = fixed + 5;
+		watch(set, fixed + 5, this.#guard.fd);
+		let n = fixed + 6;
 		const { responders } = this.#pcp;
 		for (let k = 0; k < responders.length; k++) watch(set, n++, responders[k].fd);
 		this.#fixed = fixed;
@@ -1613,6 +1593,7 @@ export class Engine implements DaemonView {
 		if (set[fixed * 3 + 5] !== 0 || this.#milliseconds >= this.kernel.pendingAt()) barrier.attempt("kernel news", steps.kernelNews);
 		if (set[fixed * 3 + 8] !== 0) barrier.attempt("arp", steps.arp);
 		if (set[fixed * 3 + 11] !== 0) barrier.attempt("guard watch", steps.guard);
+		if (set[fixed * 3 + 17] !== 0 || this.#milliseconds >= this.#guard.dueAt) barrier.attempt("guard", steps.nft);
 		// Files have no descriptor to wait for.
 		if (this.#sockets.busy && (this.#sockets.fd < 0 || set[fixed * 3 + 14] !== 0)) barrier.attempt("own ports", steps.sockets);
 		if (responders.length > 0) barrier.attempt("pcp", steps.pcp);
@@ -1631,8 +1612,7 @@ export class Engine implements DaemonView {
 			this.table.used === 0 &&
 			this.#hops.waiting === 0 &&
 			this.#busyAt === 0 &&
-			this.#guardText !== "" &&
-			!this.#guardLate &&
+			!this.#guard.wanting &&
 			!this.#slowPath.pending &&
 			!this.#behind &&
 			!this.#requested.pending
@@ -1647,6 +1627,7 @@ export class Engine implements DaemonView {
 					this.kernel.pendingAt() - now,
 					control,
 					this.#announcements.dueAt - now,
+					this.#guard.dueAt - now,
 					this.#sockets.busy ? idle : this.#yieldAt - now,
 				),
 			),

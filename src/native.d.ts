@@ -49,6 +49,15 @@ declare module "masq:native" {
 	 * A program that runs for more than `timeoutMs` is killed and reported as status 137. Throws ENOENT if there is none, and what kept its input from it.
 	 */
 	export function run(argv: string[], stdin: string, timeoutMs: number): { status: number; output: string };
+	/**
+	 * Starts a program as {@link run} does, and does not wait for it: its process id, and where its stdout and stderr are to be {@link read}. Throws as `run` does.
+	 */
+	export function start(argv: string[], stdin: string): { pid: number; output: Fd };
+	/**
+	 * Exit status of a program of {@link start}, as `run` gives it, -1 while it runs; `kill` ends it and what it has started before. Throws ECHILD for one whose
+	 * status has been given already.
+	 */
+	export function ended(pid: number, kill: boolean): number;
 	/** 10 on most machines, 16 on MIPS, where 10 is SIGBUS; the numbers of SIGHUP, SIGINT and SIGTERM are everywhere the same. */
 	export const SIGUSR1: number;
 	/** Blocks the given signal numbers for normal delivery and returns a non-blocking signalfd for them. SIGPIPE is ignored. */

@@ -1,6 +1,6 @@
 /**
- * When the guard may be installed: a run of nft holds up forwarding for as long as it takes. What keeps the kernel off masqd's packets is never put off, but a change of
- * nothing but the networks that lead elsewhere (a routing daemon may make many) waits until such runs take a twentieth of the time at most; and an nft that
+ * When the guard may be installed: it takes time of the processor. What keeps the kernel off masqd's packets is never put off, but a change of
+ * nothing but the networks that lead elsewhere (a routing daemon may make many) waits until such changes take a twentieth of the time at most; and an nft that
  * hangs until it is ended is not run again at once.
  */
 

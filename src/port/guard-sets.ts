@@ -1,9 +1,9 @@
 /**
- * Single elements of the guard's sets, by netlink: what nft would take milliseconds for, and a process, this does in microseconds. The kernel answers
+ * Elements of the guard's sets, by netlink: what nft would take milliseconds for, and a process, this does in microseconds. The kernel answers
  * before the request returns, so nothing is waited for.
  */
 import type { Fd } from "masq:native";
-import type { AddressRange } from "../packet/address.ts";
+import type { GuardSet } from "./guard.ts";
 
 /** The system calls that are made: `masq:native` itself, or a test's stand-in. */
 export type SetsIo = Pick<typeof import("masq:native"), "netlinkOpen" | "netlinkSend" | "netlinkReceive" | "close" | "encode">;
@@ -30,9 +30,9 @@ const ELEMENT = { KEY: 1, FLAGS: 3 } as const;
 const LIST_ELEMENT = 1;
 const DATA_VALUE = 1;
 const INTERVAL_END = 1;
-/** Bytes of an element of a port set at most; a message's elements are one attribute, whose length has 16 bits. */
-const PORT_BYTES = 32;
-const PORTS_A_MESSAGE = 1024;
+/** Bytes of an element at most; a message's elements are one attribute, whose length has 16 bits. */
+const EDGE_BYTES = 32;
+const EDGES_A_MESSAGE = 1024;
 const TABLE = "masqd";
 
 export class GuardSets {
@@ -58,26 +58,35 @@ export class GuardSets {
 	}
 
 	/**
-	 * Puts other ports into a set of ports, in one transaction.
+	 * Puts other elements into sets, in one transaction.
 	 *
-	 * @param ranges - sorted ranges that neither overlap nor touch.
 	 * @returns false if the kernel does not take it: the guard is not as it was left.
 	 */
-	replacePorts(set: string, ranges: readonly AddressRange[]): boolean {
-		const edges = ranges.flatMap(({ first, last }) => (last < 0xffff ? [first, ~(last + 1)] : [first]));
-		const messages = Math.ceil(edges.length / PORTS_A_MESSAGE);
-		this.#begin(edges.length * PORT_BYTES + (messages + 3) * 64);
+	replace(sets: readonly GuardSet[]): boolean {
+		const parts = sets.flatMap(({ name, type, ranges }) => {
+			const bytes = type === "ipv4_addr" ? 4 : 2;
+			// A range's first element, and minus the one behind its last.
+			const edges = ranges.flatMap(({ first, last }) => (last < 2 ** (bytes * 8) - 1 ? [first, -(last + 1)] : [first]));
+			const of: { name: string; bytes: number; edges: number[] | null }[] = [{ name, bytes, edges: null }];
+			for (let n = 0; n < edges.length; n += EDGES_A_MESSAGE) of.push({ name, bytes, edges: edges.slice(n, n + EDGES_A_MESSAGE) });
+			return of;
+		});
+		this.#begin(parts.reduce((sum, { edges }) => sum + (edges?.length ?? 0) * EDGE_BYTES, (parts.length + 2) * 64));
 		this.#message(NFNL_BATCH_BEGIN, 0, () => {});
-		this.#message(NFNL_SUBSYS_NFTABLES | NFT_MSG_DELSETELEM, edges.length === 0 ? ACK : 0, () => this.#names(set));
-		for (let n = 0; n < messages; n++) {
+		for (const [n, { name, bytes, edges }] of parts.entries()) {
 			// The last one's answer is that of all: a refused one takes back what was before it.
-			const flags = n === messages - 1 ? CREATE | ACK : CREATE;
-			this.#message(NFNL_SUBSYS_NFTABLES | NFT_MSG_NEWSETELEM, flags, () => {
-				this.#names(set);
-				this.#nest(LIST.ELEMENTS, () => {
-					for (const edge of edges.slice(n * PORTS_A_MESSAGE, (n + 1) * PORTS_A_MESSAGE)) this.#port(edge);
-				});
-			});
+			const ack = n === parts.length - 1 ? ACK : 0;
+			this.#message(
+				NFNL_SUBSYS_NFTABLES | (edges === null ? NFT_MSG_DELSETELEM : NFT_MSG_NEWSETELEM),
+				edges === null ? ack : CREATE | ack,
+				() => {
+					this.#names(name);
+					if (edges !== null)
+						this.#nest(LIST.ELEMENTS, () => {
+							for (const edge of edges) this.#edge(bytes, edge);
+						});
+				},
+			);
 		}
 		this.#message(NFNL_BATCH_END, 0, () => {});
 		return this.#exchange(this.#buffer, this.#at) === 0;
@@ -114,11 +123,16 @@ export class GuardSets {
 		return this.#key;
 	}
 
-	/** A range's first port, or ~ the one behind its last. */
-	#port(edge: number): void {
+	/** A range's first element of so many bytes, or minus the one behind its last. */
+	#edge(bytes: number, edge: number): void {
 		this.#nest(LIST_ELEMENT, () => {
 			if (edge < 0) this.#attribute(ELEMENT.FLAGS, 4, (at) => this.#view.setUint32(at, INTERVAL_END));
-			this.#nest(ELEMENT.KEY, () => this.#attribute(DATA_VALUE, 2, (at) => this.#view.setUint16(at, edge < 0 ? ~edge : edge)));
+			this.#nest(ELEMENT.KEY, () =>
+				this.#attribute(DATA_VALUE, bytes, (at) => {
+					if (bytes === 4) this.#view.setUint32(at, Math.abs(edge));
+					else this.#view.setUint16(at, Math.abs(edge));
+				}),
+			);
 		});
 	}
 

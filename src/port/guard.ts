@@ -151,10 +151,43 @@ const CONNECTION = "7440s";
 /** ICMP errors, and where in one the destination of the packet stands that it is about (bits from the ICMP header's first; RFC 792). */
 const ERRORS = "destination-unreachable, time-exceeded, parameter-problem";
 const QUOTED_DESTINATION = "@th,192,32";
-const NFT_TIMEOUT_MS = 10_000;
+/** A run of nft that takes longer is ended. */
+export const NFT_TIMEOUT_MS = 10_000;
+/** Takes an {@link installation}'s scripts. */
+export const INSTALL = ["nft", "-f", "-"];
 const TCP = 6;
 const UDP = 17;
 const MULTICAST = "224.0.0.0";
+
+/** A set of the guard whose elements masqd names; the ranges are in order and apart. */
+export interface GuardSet {
+	name: string;
+	type: "ipv4_addr" | "inet_service";
+	ranges: readonly AddressRange[];
+}
+
+/** The sets and what is in them. */
+export function guardSets(g: GuardFacts, addressTest: AddressTest): GuardSet[] {
+	const mayLeave = [single(0), ...g.externals.map(single), ...(g.exemptSources ?? []).map(subnetRange)];
+	const addresses = (name: string, ranges: readonly AddressRange[]) => ({ name, type: "ipv4_addr" as const, ranges: mergeRanges(ranges) });
+	const ports = (name: string, proto: number) => ({ name, type: "inet_service" as const, ranges: guardedPorts(g, proto) });
+	return [
+		addresses("elsewhere", g.elsewhere.map(subnetRange)),
+		addresses("externals", g.externals.map(single)),
+		addresses("owned_externals", g.ownedExternals),
+		ports("claimed_tcp", TCP),
+		ports("claimed_udp", UDP),
+		addresses("may_leave", mayLeave),
+		addresses("exempt_destinations", (g.exemptDestinations ?? []).map(subnetRange)),
+		addresses("inside", g.inside.map(subnetRange)),
+		...(addressTest === "sets" ? [addresses("own", g.ownAddresses.map(single))] : []),
+	];
+}
+
+/** What of the guard is not in sets, as a text that is another one when it is to be another. */
+export function guardStructure(g: GuardFacts): string {
+	return guardRuleset({ ...g, elsewhere: [] }).replace(/^\t\telements = .*\n/gm, "");
+}
 
 /**
  * The whole ruleset as an nft script: delete and recreate in one transaction.
@@ -179,20 +212,7 @@ export function guardRuleset(
 
 	const lines: string[] = [];
 	for (const name of GUARD_COUNTERS) lines.push(`\tcounter ${name} {`, "\t}");
-	set(lines, "elsewhere", "ipv4_addr", addressElements(g.elsewhere.map(subnetRange)));
-	set(lines, "externals", "ipv4_addr", addressElements(g.externals.map(single)));
-	set(lines, "owned_externals", "ipv4_addr", addressElements(g.ownedExternals));
-	set(lines, "claimed_tcp", "inet_service", portElements(g, TCP));
-	set(lines, "claimed_udp", "inet_service", portElements(g, UDP));
-	set(
-		lines,
-		"may_leave",
-		"ipv4_addr",
-		addressElements([single(0), ...g.externals.map(single), ...(g.exemptSources ?? []).map(subnetRange)]),
-	);
-	set(lines, "exempt_destinations", "ipv4_addr", addressElements((g.exemptDestinations ?? []).map(subnetRange)));
-	set(lines, "inside", "ipv4_addr", addressElements(g.inside.map(subnetRange)));
-	if (!fib) set(lines, "own", "ipv4_addr", addressElements(g.ownAddresses.map(single)));
+	for (const { name, type, ranges } of guardSets(g, addressTest)) set(lines, name, type, ranges);
 	const learns = learning !== "none";
 	if (learns) {
 		for (const [name, type, size, timeout, collection] of LEARNED) {
@@ -321,27 +341,51 @@ function emptied(lines: readonly string[]): string[] {
 	return before;
 }
 
+/** What an installation came to. */
+export interface Installed {
+	/** Which address test the kernel took; after "sets" the guard follows when an address changes. */
+	addressTest: AddressTest;
+	/** Whether it learns. */
+	learning: Learning;
+}
+
+/** What a run of nft came to: as `run` of `masq:native`. */
+export interface NftResult {
+	status: number;
+	output: string;
+}
+
 /**
- * Installs the guard, in place of one that is there. Tries to keep what that has learned, and `fib` expressions and conntrack zones, first.
+ * Installs the guard, in place of one that is there: yields scripts for nft, and wants to know of each what came of it. Tries to keep what that has learned, and
+ * `fib` expressions and conntrack zones, first.
  *
- * @returns which address test the kernel took (after "sets" the guard must be installed again when an address changes), and whether it learns.
- * @throws Error with nft's own words if the kernel takes neither, or the native error if there is no nft.
+ * @throws Error with nft's own words if the kernel takes none, or if nft was ended.
  */
-export function installGuard(io: GuardIo, g: GuardFacts): { addressTest: AddressTest; learning: Learning } {
+export function* installation(g: GuardFacts): Generator<string, Installed, NftResult> {
 	const separations: Separation[] = g.lan.some((lan) => lan.driver === "tun") ? ["zone", "notrack"] : ["zone"];
 	let refusal = "";
 	for (const learning of ["keep", "anew", "none"] as const) {
 		for (const identifiers of learning === "none" ? (["shared"] as const) : (["apart", "shared"] as const)) {
 			for (const addressTest of ["fib", "sets"] as const) {
 				for (const separation of separations) {
-					const result = nft(io, ["nft", "-f", "-"], guardRuleset(g, addressTest, separation, learning, identifiers));
-					if (result.status === 0) return { addressTest, learning };
-					refusal ||= firstLine(result.output);
+					const { status, output } = yield guardRuleset(g, addressTest, separation, learning, identifiers);
+					if (status === 0) return { addressTest, learning };
+					// Another script would fare no better.
+					if (status > 128) throw new Error(`install the guard table: nft was ended (status ${status})`);
+					refusal ||= firstLine(output);
 				}
 			}
 		}
 	}
 	throw new Error(`install the guard table: nft: ${refusal}`);
+}
+
+/** Does an {@link installation}, and waits for it. Throws as it does, or the native error if there is no nft. */
+export function installGuard(io: GuardIo, g: GuardFacts): Installed {
+	const steps = installation(g);
+	let step = steps.next();
+	while (!step.done) step = steps.next(nft(io, INSTALL, step.value));
+	return step.value;
 }
 
 /** Whether there is a guard, a dead predecessor's. Throws the native error if there is no nft. */
@@ -351,7 +395,7 @@ export function guardPresent(io: GuardIo): boolean {
 
 /** Removes the guard; false if there was none. Throws Error with nft's own words if it refuses. */
 export function removeGuard(io: GuardIo): boolean {
-	const { status, output } = nft(io, ["nft", "-f", "-"], `delete table ${GUARD_TABLE}\n`);
+	const { status, output } = nft(io, INSTALL, `delete table ${GUARD_TABLE}\n`);
 	if (status !== 0 && !output.includes("No such file or directory")) throw new Error(`remove the guard table: nft: ${firstLine(output)}`);
 	return status === 0;
 }
@@ -372,25 +416,17 @@ function single(address: number): AddressRange {
 	return { first: address, last: address };
 }
 
-function set(lines: string[], name: string, type: string, elements: readonly string[], interval = true): void {
-	lines.push(`\tset ${name} {`, `\t\ttype ${type}`, ...(interval ? ["\t\tflags interval"] : []));
+function set(lines: string[], name: string, type: string, ranges: readonly AddressRange[]): void {
+	lines.push(`\tset ${name} {`, `\t\ttype ${type}`, "\t\tflags interval");
+	const text = type === "ipv4_addr" ? formatAddress : String;
+	const elements = ranges.map(({ first, last }) => (first === last ? text(first) : `${text(first)}-${text(last)}`));
 	if (elements.length > 0) lines.push(`\t\telements = { ${elements.join(", ")} }`);
 	lines.push("\t}");
-}
-
-function addressElements(ranges: readonly AddressRange[]): string[] {
-	return mergeRanges(ranges).map(({ first, last }) =>
-		first === last ? formatAddress(first) : `${formatAddress(first)}-${formatAddress(last)}`,
-	);
 }
 
 /** The ports of a protocol that the guard keeps from the kernel: masqd's and those of forwards. */
 export function guardedPorts(g: GuardFacts, proto: number): PortRange[] {
 	return mergeRanges([...(g.rangesOf?.(proto) ?? g.portRanges), ...g.forwards.filter((forward) => forward.proto === proto)]);
-}
-
-function portElements(g: GuardFacts, proto: number): string[] {
-	return elementsOf(guardedPorts(g, proto));
 }
 
 /** The widest range of numbers from 1024 on that `ranges`, in order and apart, leave free; null if there are none, or none that is of use. */

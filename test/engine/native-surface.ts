@@ -296,6 +296,29 @@ test("run: a grandchild that holds the output open does not hold masqd up", () =
 	truth(native.now() - start < 2000, "at once");
 });
 
+test("start: beside the loop, its output and its end", () => {
+	const output = new ArrayBuffer(100);
+	const { pid, output: fd } = native.start(["sh", "-c", "cat; cat; echo done >&2; sleep 30 & kill -9 $$"], "grüße\n");
+	truth(native.poll(new Int32Array([fd, native.POLLIN, 0]), 1, 5000) === 1, "something to read");
+	let status = native.ended(pid, false);
+	for (; status < 0; status = native.ended(pid, false)) native.poll(new Int32Array(0), 0, 1);
+	equal(status, 128 + 9);
+	const length = native.read(fd, output, 0, 100);
+	equal(native.decode(output, 0, length), "grüße\ndone\n");
+	// What it has started holds its output open.
+	equal(native.read(fd, output, 0, 100), -1);
+	native.close(fd);
+	refuses("ECHILD", () => native.ended(pid, false));
+	refuses("ENOENT", () => native.start(["masqd-no-such-program"], ""));
+	const hanging = native.start(["sh", "-c", "sleep 30; sleep 30"], "");
+	equal(native.ended(hanging.pid, false), -1);
+	for (status = native.ended(hanging.pid, true); status < 0; status = native.ended(hanging.pid, false))
+		native.poll(new Int32Array(0), 0, 1);
+	equal(status, 137);
+	equal(native.read(hanging.output, output, 0, 100), 0);
+	native.close(hanging.output);
+});
+
 test("run: the child has no descriptor, signal mask or ignored signal of ours", () => {
 	const fd = native.lockFile(`${SCRATCH}/inherited`);
 	const signals = native.signalOpen([SIGUSR1]);
