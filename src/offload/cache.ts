@@ -37,6 +37,8 @@ import {
 
 /** Milliseconds for which a slot that was taken out is left alone. */
 export const QUARANTINE = 256;
+/** Half of what a slot counts: the sweep (offload.ts) comes by every 16 s, in which nothing passes as many packets. */
+const PACKETS_MAX = 2 ** 31;
 /** Milliseconds in one unit of the clock that quarantine is measured with. */
 const TICK = 32;
 const TICK_MASK = 0x3fffffff;
@@ -268,6 +270,11 @@ export class FlowCache {
 	/** Packets of one direction since it was entered. */
 	packets(i: number, inbound: 0 | 1): number {
 		return this.#word(i, inbound, SLOT_PACKETS) >>> 0;
+	}
+
+	/** Whether a session is to be taken out, so that its counters come home before they go round. */
+	isFull(i: number): boolean {
+		return this.packets(i, 0) >= PACKETS_MAX || this.packets(i, 1) >= PACKETS_MAX;
 	}
 
 	/** Bytes of IPv4 of one direction since it was entered. */

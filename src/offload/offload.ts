@@ -61,8 +61,6 @@ const SWEPT = [UDP_OPEN, ICMP_QUERY, TCP_OPENED, TCP_ESTABLISHED, TCP_CLOSING];
 /** A look at all sessions that moves less than this part of the table is not repeated for so many milliseconds. */
 const SYNC_PART = 64;
 const SYNC_PAUSE = 250;
-/** Packets in the cache after which a session is taken out, so that its counters come home before they go round: the sweep finds it in time at any rate that there is. */
-const PACKETS_MAX = 2 ** 31;
 /** What bpf(2) says of a device that has gone, before rtnetlink does. */
 const GONE: readonly string[] = ["ENOLINK", "ENODEV", "ENXIO"];
 /** Sessions that a kernel with small map values can have (before Linux 5.17: 4 MiB in one value). */
@@ -580,8 +578,7 @@ export class Offload implements Bypass {
 				table.touch(i, now16);
 				this.#owner.inUse(table.T16[(i << 5) + R_HOST]);
 			}
-			if (this.#cache.packets(i, 0) < PACKETS_MAX && this.#cache.packets(i, 1) < PACKETS_MAX) continue;
-			this.#leaveForNow(i);
+			if (this.#cache.isFull(i)) this.#leaveForNow(i);
 		}
 		this.#swept = end === last ? 0 : end;
 	}

@@ -6,6 +6,7 @@ import {
 	SEEN_FIN,
 	SEEN_RESET,
 	SLOT_ACK,
+	SLOT_BYTES,
 	SLOT_KIND,
 	SLOT_LINK,
 	SLOT_MARK,
@@ -184,6 +185,31 @@ describe("flow cache", () => {
 		expect(cache.refused).toBe(n - 1 - same);
 		expect(cache.ready(1, 0) && cache.enter(1, 6, first, firstBack, links, 1)).toBe(true);
 		cache.verify();
+	});
+
+	it("tells of a session before its counters go round, and counts whole until then", () => {
+		const { cache, memory } = cacheOf(256);
+		const words = new Uint32Array(memory);
+		const bytes = new BigUint64Array(memory);
+		for (const inbound of [0, 1] as const) {
+			const i = 5 + inbound;
+			cache.enter(i, 6, ...pairOf(i), links, 1);
+			const slot = cache.layout.slots + (i * 2 + inbound) * SLOT_SIZE;
+			for (const [packets, full] of [
+				[2 ** 31 - 1, false],
+				[2 ** 31, true],
+				// What passes until the sweep comes by, at a hundred million packets a second.
+				[2 ** 31 + 16e8, true],
+			] as const) {
+				words[(slot + SLOT_PACKETS) / 4] = packets;
+				expect([cache.isFull(i), cache.packets(i, inbound)]).toEqual([full, packets]);
+			}
+			// A hundred million packets a second for a year have less than 2^62 bytes; what JavaScript counts by ones is 2^53.
+			for (const count of [2 ** 32, 2 ** 46 + 1, 2 ** 53 - 1]) {
+				bytes[(slot + SLOT_BYTES) / 8] = BigInt(count);
+				expect(cache.bytes(i, inbound)).toBe(count);
+			}
+		}
 	});
 
 	it("holds under any order of entering and leaving", () => {
