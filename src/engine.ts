@@ -262,6 +262,9 @@ export class Engine implements DaemonView {
 		spoofed: () => {
 			this.context.drops[REASON["spoofed-source"]]++;
 		},
+		crowded: () => {
+			this.context.drops[REASON["pcp-crowded"]]++;
+		},
 		milliseconds: () => this.#milliseconds,
 	});
 	readonly #announcements = new Announcements();

@@ -88,6 +88,11 @@ export const REASONS = [
 	["queue-full", "The send buffer of the port was full.", "None needed: the link is slower than its senders."],
 	["qdisc-full", "The queue of the port's device (qdisc) was full.", "None needed: the link is slower than its senders."],
 	["tun-queue", "The queue of the TUN device was full before masqd came to it.", "None needed in a burst; else raise option sessions."],
+	[
+		"pcp-crowded",
+		"Too many PCP or NAT-PMP requests came from hosts that the router does not know.",
+		"None needed in a flood: who is honest asks again; else look for a host that asks under addresses of others.",
+	],
 	["send-refused", "The kernel refused to send the frame.", "Look at the port's state in masqd status."],
 	[
 		"internal-error",

@@ -17,9 +17,13 @@ const IP = 14;
 const DATA = IP + 28;
 /** Requests answered per call, so that a storm cannot hold up forwarding. */
 const BUDGET = 16;
-/** Requests that wait on a device until the kernel knows their senders, and for how many milliseconds; of more the oldest goes, and is sent again. */
+/** Requests that wait on a device until the kernel knows their senders, those of one station among them, and for how many milliseconds; of more the oldest goes. */
 const WAITING = 16;
+const WAITING_OF_ONE = 4;
 const PATIENCE_MS = 3000;
+/** Senders that the kernel is asked about in a second, and those of one station among them: each costs a message to the kernel, and an ARP request. */
+const ASKED = 16;
+const ASKED_OF_ONE = 4;
 /** Where answers without a request go (RFC 6887 section 14.1). */
 const ALL_HOSTS = [224, 0, 0, 1];
 const ALL_HOSTS_MAC = [1, 0, 0x5e, 0, 0, 1];
@@ -63,6 +67,8 @@ export interface PcpOwner {
 	isOwn(address: number): boolean;
 	/** A request was dropped because its sender is not who it says. */
 	spoofed(): void;
+	/** One was dropped because too many come from senders that the kernel does not know. */
+	crowded(): void;
 	/** Milliseconds, for how long a request has waited. */
 	milliseconds(): number;
 }
@@ -83,6 +89,7 @@ export type PcpIo = Pick<typeof import("masq:native"), "etherOpen" | "read" | "w
 /** A request that waits for its sender to be known. */
 interface Waiting {
 	frame: Uint8Array;
+	station: string;
 	/** When it came, in milliseconds. */
 	since: number;
 }
@@ -98,6 +105,9 @@ export class PcpResponder {
 	readonly #B = new Uint8Array(this.#buffer);
 	readonly #H = new Uint16Array(this.#buffer);
 	#waiting: Waiting[] = [];
+	/** Whom the kernel has been asked about in this second. */
+	#second = 0;
+	#asked: { source: number; station: string }[] = [];
 
 	constructor(io: PcpIo, owner: PcpOwner, place: PcpPlace) {
 		this.#io = io;
@@ -125,7 +135,7 @@ export class PcpResponder {
 				return;
 			}
 			if (length <= 0) return;
-			this.#judge(length, this.#owner.milliseconds());
+			this.#judge(length, this.#owner.milliseconds(), false);
 		}
 	}
 
@@ -137,12 +147,12 @@ export class PcpResponder {
 		for (const { frame, since } of waiting) {
 			if (now - since > PATIENCE_MS) continue;
 			this.#B.set(frame);
-			this.#judge(frame.length, since);
+			this.#judge(frame.length, since, true);
 		}
 	}
 
-	/** The frame of `length` bytes in the buffer, which came at `since`: answered, kept for later, or dropped. */
-	#judge(length: number, since: number): void {
+	/** The frame of `length` bytes in the buffer, which came at `since` and may have `waited`: answered, kept for later, or dropped. */
+	#judge(length: number, since: number, waited: boolean): void {
 		const B = this.#B;
 		const owner = this.#owner;
 		const { ifindex, port, addresses } = this.place;
@@ -159,7 +169,7 @@ export class PcpResponder {
 			return;
 		}
 		if (!same) {
-			this.#wait(source, length, since);
+			this.#wait(source, length, since, waited);
 			return;
 		}
 		const answer = typeof q === "number" ? { result: q, external: 0, port: 0, lifetime: 0 } : owner.handle(q, source, port);
@@ -172,10 +182,23 @@ export class PcpResponder {
 	}
 
 	/** Keeps the frame in the buffer until the kernel has found out who its sender is. */
-	#wait(source: number, length: number, since: number): void {
-		if (this.#waiting.length >= WAITING) this.#waiting.shift();
-		this.#waiting.push({ frame: this.#B.slice(0, length), since });
-		this.#owner.ask(this.place.ifindex, source);
+	#wait(source: number, length: number, since: number, waited: boolean): void {
+		const frame = this.#B.slice(0, length);
+		const station = frame.subarray(6, 12).join();
+		const second = Math.floor(this.#owner.milliseconds() / 1000);
+		if (second !== this.#second) this.#asked = [];
+		this.#second = second;
+		if (!waited && !this.#asked.some((one) => one.source === source)) {
+			if (this.#asked.length >= ASKED || ofOne(this.#asked, station) >= ASKED_OF_ONE) return this.#owner.crowded();
+			this.#asked.push({ source, station });
+			this.#owner.ask(this.place.ifindex, source);
+		}
+		const crowd = ofOne(this.#waiting, station) >= WAITING_OF_ONE;
+		if (crowd || this.#waiting.length >= WAITING) {
+			this.#waiting.splice(crowd ? this.#waiting.findIndex((one) => one.station === station) : 0, 1);
+			this.#owner.crowded();
+		}
+		this.#waiting.push({ frame, station, since });
 	}
 
 	/**
@@ -268,6 +291,10 @@ export class PcpServer {
 		for (const responder of this.responders) responder.close();
 		this.responders = [];
 	}
+}
+
+function ofOne(list: readonly { station: string }[], station: string): number {
+	return list.reduce((sum, one) => sum + Number(one.station === station), 0);
 }
 
 function addressAt(B: Uint8Array, at: number): number {

@@ -221,6 +221,7 @@ const OF_THE_PORTS = [
 	"waiting-full",
 	"qdisc-full",
 	"tun-queue",
+	"pcp-crowded",
 	"send-refused",
 	"leak",
 ];

@@ -32,6 +32,7 @@ let down: boolean;
 let sent: Uint8Array[];
 let asked: number[];
 let spoofed: number;
+let crowded: number;
 let handled: [number, number][];
 let neighbours: Map<number, { mac: Uint8Array; sure: boolean }>;
 let clock: number;
@@ -70,6 +71,7 @@ const owner: PcpOwner = {
 	ask: (_ifindex, host) => asked.push(host),
 	isOwn: (address) => address === ROUTER,
 	spoofed: () => spoofed++,
+	crowded: () => crowded++,
 	milliseconds: () => clock,
 };
 
@@ -94,6 +96,7 @@ function prepare(): void {
 	sent = [];
 	asked = [];
 	spoofed = 0;
+	crowded = 0;
 	handled = [];
 	neighbours = new Map([[HOST, { mac: HOST_MAC, sure: true }]]);
 	clock = 1000;
@@ -152,14 +155,54 @@ describe("a request", () => {
 		expect(handled).toEqual([[HOST, 0]]);
 	});
 
-	play("waits no longer than its sender does, and of a flood of unknown senders the last ones", () => {
+	play("waits no longer than its sender does", () => {
 		neighbours.clear();
 		receive(frame());
 		clock += 4000;
-		for (let n = 0; n < 40; n++) receive(frame(HOST + 1 + n));
-		for (let n = 0; n < 41; n++) neighbours.set(HOST + n, { mac: HOST_MAC, sure: true });
+		neighbours.set(HOST, { mac: HOST_MAC, sure: true });
 		server.neighbourChanged(LAN.ifindex);
-		expect(handled.map(([host]) => host - HOST)).toEqual(Array.from({ length: 16 }, (_, n) => 25 + n));
+		expect(handled).toEqual([]);
+	});
+
+	play(
+		"of one station under many addresses: few are asked about in a second, the others counted, and an honest one still finds room",
+		() => {
+			neighbours.clear();
+			for (let second = 0; second < 3; second++, clock += 1000) {
+				asked = [];
+				crowded = 0;
+				for (let n = 0; n < 1000; n++) receive(frame(HOST + 100 + n, OTHER_MAC));
+				// What the kernel tells of these does not have it asked again.
+				for (let n = 0; n < 50; n++) server.neighbourChanged(LAN.ifindex);
+				expect(asked.length).toBe(4);
+				expect(crowded).toBeGreaterThanOrEqual(996);
+			}
+			receive(frame());
+			neighbours.set(HOST, { mac: HOST_MAC, sure: true });
+			server.neighbourChanged(LAN.ifindex);
+			expect(handled).toEqual([[HOST, 0]]);
+		},
+	);
+
+	play("of many stations: no more than sixteen are asked about in a second, and wait", () => {
+		neighbours.clear();
+		for (let n = 0; n < 100; n++) receive(frame(HOST + n, Uint8Array.of(2, 0, 0, 1, 0, n)));
+		expect([asked.length, crowded]).toEqual([16, 84]);
+		for (let n = 0; n < 100; n++) neighbours.set(HOST + n, { mac: Uint8Array.of(2, 0, 0, 1, 0, n), sure: true });
+		server.neighbourChanged(LAN.ifindex);
+		expect(handled.length).toBe(16);
+		// Those that the kernel knows are answered in any case.
+		receive(frame(HOST + 99, Uint8Array.of(2, 0, 0, 1, 0, 99)));
+		expect(handled.length).toBe(17);
+	});
+
+	play("of which one station has several, all are kept up to four", () => {
+		neighbours.clear();
+		receive(frame(), frame(), frame(), frame(), frame());
+		expect([asked, crowded]).toEqual([[HOST], 1]);
+		neighbours.set(HOST, { mac: HOST_MAC, sure: true });
+		server.neighbourChanged(LAN.ifindex);
+		expect(handled.length).toBe(4);
 	});
 
 	play("to an address that is none of the device's, or cut short, is left", () => {

@@ -299,6 +299,7 @@ const CASES: Record<ReasonName, Case> = {
 	"queue-full": { run: byHand("queue-full", udp(`${X}:5`, `${S1}:9`), 0), from: `${X}:5`, to: `${S1}:9` },
 	"qdisc-full": { run: byHand("qdisc-full", udp(`${X}:5`, `${S1}:9`), 0), from: `${X}:5`, to: `${S1}:9` },
 	"tun-queue": { run: byHand("tun-queue", udp(`${X}:5`, `${S1}:9`), 0), from: `${X}:5`, to: `${S1}:9` },
+	"pcp-crowded": { run: byHand("pcp-crowded", udp(`${X}:5`, `${S1}:9`), 0), from: `${X}:5`, to: `${S1}:9` },
 	"send-refused": { run: byHand("send-refused", udp(`${X}:5`, `${S1}:9`), 0), from: `${X}:5`, to: `${S1}:9` },
 	"internal-error": { run: byHand("internal-error", udp(`${H1}:5`, `${S1}:9`), 0), from: `${H1}:5`, to: `${S1}:9` },
 	leak: { run: byHand("leak", udp(`${H1}:5`, `${S1}:9`), 0), from: `${H1}:5`, to: `${S1}:9` },
