@@ -505,6 +505,7 @@ NATIVE(native_send_error)
 NATIVE(native_frame_sum)
 {
 	int32_t offset, length;
+	const uint8_t *at;
 	uint64_t sum = 0;
 
 	if (!frames.base)
@@ -512,7 +513,14 @@ NATIVE(native_frame_sum)
 	if (argument_int(ctx, argv[0], "offset", 0, (int32_t)frames.size, &offset) < 0 ||
 	    argument_int(ctx, argv[1], "length", 0, (int32_t)frames.size - offset, &length) < 0)
 		return JS_EXCEPTION;
-	for (const uint8_t *at = frames.base + offset; length > 0; at += 4, length -= 4) {
+	at = frames.base + offset;
+	for (; length >= 16; at += 16, length -= 16) {
+		uint32_t words[4];
+
+		memcpy(words, at, 16);
+		sum += (uint64_t)words[0] + words[1] + words[2] + words[3];
+	}
+	for (; length > 0; at += 4, length -= 4) {
 		uint32_t word = 0;
 
 		memcpy(&word, at, length < 4 ? (size_t)length : 4);

@@ -12,6 +12,7 @@ import { fold, halfDelta, sumOf } from "./checksum.ts";
 import {
 	FIN,
 	IP_WORD,
+	LITTLE,
 	SLOT_IP,
 	swap16,
 	TCP,
@@ -114,6 +115,62 @@ export class Segments {
 	/** Bytes of the largest segment. */
 	get largest(): number {
 		return this.headers + Math.min(this.#size, this.#length - this.headers);
+	}
+
+	/**
+	 * How many segments from number `k` on differ from the one before them in number and payload alone ({@link repeat}): of TCP outside of tunnels, all but the first
+	 * two and the last.
+	 */
+	alike(k: number): number {
+		return this.#inner === 0 && this.#v.B[this.#s + 1] !== GSO_UDP && k > 1
+			? Math.ceil((this.#length - this.headers) / this.#size) - 1 - k
+			: 0;
+	}
+
+	/**
+	 * Writes `n` segments from number `k` on, that are {@link alike}, into the slots from `d` on that are `stride` bytes apart. `before` is the slot of segment `k` - 1, whose
+	 * checksum is complete, as theirs are; `sum` as {@link sumOf}. Returns the bytes of each.
+	 */
+	repeat(k: number, n: number, before: number, d: number, stride: number, sum: (from: number, length: number) => number): number {
+		const { H, B } = this.#v;
+		const at = this.#at;
+		const size = this.#size;
+		const bytes = SLOT_IP + this.headers;
+		const length = this.headers + size;
+		const h = (this.#s + SLOT_IP) >> 1;
+		const t = h + (at >> 1);
+		const first = swap16(H[h + 2]);
+		const header = (H[h + 5] ^ 0xffff) + halfDelta(H[h + 1], swap16(length)) + (H[h + 2] ^ 0xffff);
+		const partial = fold(H[t + 8] + halfDelta(swap16(this.#length - at), swap16(length - at)));
+		const sequence = (swap16(H[t + 2]) << 16) | swap16(H[t + 3]);
+		let from = this.#s + bytes + k * size;
+		let v = 0;
+		let w = 0;
+		// Written out, as the hot files are: this is all that a segment costs.
+		for (const end = k + n; k < end; k++) {
+			B.copyWithin(d, before, before + bytes);
+			B.copyWithin(d + bytes, from, from + size);
+			w = (d + SLOT_IP) >> 1;
+			v = (first + k) & 0xffff;
+			if (LITTLE) v = (v >> 8) | ((v & 255) << 8);
+			H[w + 2] = v;
+			v += header;
+			v = (v & 0xffff) + (v >> 16);
+			H[w + 5] = ~(v + (v >> 16));
+			w = d + SLOT_IP + at;
+			v = (sequence + k * size) | 0;
+			B[w + 4] = v >> 24;
+			B[w + 5] = v >> 16;
+			B[w + 6] = v >> 8;
+			B[w + 7] = v;
+			v = (w >> 1) + 8;
+			H[v] = partial;
+			H[v] = ~sum(w, length - at);
+			before = d;
+			d += stride;
+			from += size;
+		}
+		return length;
 	}
 
 	/** Writes segment number `k` into slot `d`, link header and all, with a partial checksum; returns the bytes of its packet. */

@@ -169,10 +169,15 @@ export class Sending {
 	/** Appends a frame to those of its class; makes room first if there is none. */
 	#add(kind: number, s: number, word: number): void {
 		if (this.#counts[kind] === BATCH) this.#drain();
-		this.#pairs[kind] ??= new Int32Array(BATCH * 2);
 		const m = this.#counts[kind]++ << 1;
-		this.#pairs[kind][m] = s;
-		this.#pairs[kind][m + 1] = word;
+		const pairs = this.#pairsOf(kind);
+		pairs[m] = s;
+		pairs[m + 1] = word;
+	}
+
+	#pairsOf(kind: number): Int32Array {
+		this.#pairs[kind] ??= new Int32Array(BATCH * 2);
+		return this.#pairs[kind];
 	}
 
 	/** The super-packet in slot `s`, whose descriptor's second word is `word`, goes as segments. */
@@ -181,13 +186,31 @@ export class Sending {
 		const count = segments.begin(s, word & LENGTH_MASK, this.#outlet.link);
 		if (count === 0) return this.#refused(REASON["send-refused"], s);
 		const stride = (native.SLOT_IP + segments.largest + 3) & ~3;
-		for (let k = 0; k < count; k++) {
+		const tag = word & ~LENGTH_MASK;
+		const { whole } = this.#outlet;
+		let before = 0;
+		for (let k = 0; k < count; ) {
 			if (this.#counts[kind] === BATCH || this.#used + stride > SEGMENT_BYTES) this.#drain();
 			const d = this.#scratch + this.#used;
-			this.#used += stride;
-			const length = segments.write(k, d);
-			if (this.#outlet.whole) this.#complete(d, length);
-			this.#add(kind, d, length | (word & ~LENGTH_MASK));
+			let n = whole ? Math.min(segments.alike(k), BATCH - this.#counts[kind], ((SEGMENT_BYTES - this.#used) / stride) | 0) : 0;
+			let length = 0;
+			if (n > 0) {
+				length = segments.repeat(k, n, before, d, stride, native.frameSum);
+			} else {
+				n = 1;
+				length = segments.write(k, d);
+				if (whole) this.#complete(d, length);
+			}
+			before = d + (n - 1) * stride;
+			const pairs = this.#pairsOf(kind);
+			let m = this.#counts[kind] << 1;
+			for (let at = d; at <= before; at += stride) {
+				pairs[m++] = at;
+				pairs[m++] = length | tag;
+			}
+			this.#counts[kind] += n;
+			this.#used += n * stride;
+			k += n;
 		}
 	}
 
