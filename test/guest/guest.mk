@@ -3,7 +3,7 @@
 #   make guest          its kernel and first program, build/guest
 #   make guest-test     the cases of test/guest in it (ONLY="case...")
 
-GUEST_PACKAGES := busybox-static cpio ethtool kmod ppp pppoe qemu-system-x86 wireguard-tools xz-utils
+GUEST_PACKAGES := cpio ethtool kmod ppp pppoe qemu-system-x86 wireguard-tools xz-utils
 
 .PHONY: guest-deps guest guest-test
 guest-deps:

@@ -20,7 +20,7 @@ nfnetlink_queue nft_queue nfnetlink_cttimeout nf_conntrack_netlink nf_flow_table
 sch_ingress cls_bpf cls_u32 act_gact act_mirred sch_htb sch_prio sch_fq_codel sch_cake sch_netem sch_tbf ifb"
 
 mkdir -p "$out"
-if [ ! -e "$tree/.ready" ]; then
+if [ ! -e "$tree/.complete" ]; then
 	rm -rf "$tree"
 	image=$(apt-cache depends linux-image-6.12-amd64 2> /dev/null | sed -n 's/^ *Depends: \(linux-image-.*\)/\1/p' | head -n 1)
 	[ -n "$image" ] || {
@@ -28,16 +28,16 @@ if [ ! -e "$tree/.ready" ]; then
 		exit 1
 	}
 	mkdir -p "$tree"
-	(cd "$tree" && apt-get download -qq -o APT::Sandbox::User=root "$image" && dpkg-deb -x ./*.deb . && rm -f ./*.deb)
+	(cd "$tree" && apt-get download -qq -o APT::Sandbox::User=root "$image" busybox-static && for deb in ./*.deb; do dpkg-deb -x "$deb" .; done && rm -f ./*.deb)
 	depmod -b "$tree" "$(ls "$tree/lib/modules")"
-	touch "$tree/.ready"
+	touch "$tree/.complete"
 fi
 
 root=$out/root
 release=$(ls "$tree/lib/modules")
 rm -rf "$root"
 mkdir -p "$root/bin" "$root/dev" "$root/proc" "$root/sys" "$root/host" "$root/modules"
-cp /bin/busybox "$root/bin/"
+cp "$tree/bin/busybox" "$root/bin/"
 cp "$here/init" "$root/init"
 for module in $modules; do
 	modprobe -d "$tree" -S "$release" -D "$module" 2> /dev/null || : # built in
