@@ -9,7 +9,7 @@ export const FREE = 0;
 export const UDP_NEW = 1;
 /** UDP, answered. */
 export const UDP_OPEN = 2;
-/** UDP to port 53 after one query and its one reply (RFC 4787 REQ-5a); a further query makes it UDP_NEW again, a further reply UDP_OPEN. */
+/** UDP to port 53 after one query and its one reply, or two at once and theirs (RFC 4787 REQ-5a); a further query or reply makes it UDP_OPEN. */
 export const UDP_DNS = 3;
 /** ICMP query (RFC 5508 REQ-2). */
 export const ICMP_QUERY = 4;

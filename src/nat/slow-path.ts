@@ -101,6 +101,8 @@ const ECHO = 8;
 const TIMESTAMP = 13;
 const TIMESTAMP_REPLY = 14;
 const DNS_PORT = swap16(53);
+/** Queries that a resolver asks at once from one port. */
+const DNS_QUERIES = 2;
 /** First chunk of an SCTP packet that ends an association: ABORT, SHUTDOWN COMPLETE (RFC 9260 section 3.2). */
 const SCTP_ABORT = 6;
 const SCTP_SHUTDOWN_COMPLETE = 14;
@@ -366,8 +368,8 @@ export class SlowPath {
 	udpOutbound(i: number): void {
 		const { table, now16 } = this.#c;
 		const state = table.state(i);
-		if (state === UDP_DNS) table.setState(i, UDP_NEW, now16);
-		else if (state === STRANGER) table.setState(i, UDP_OPEN, now16);
+		// What talks on after a reply, on whichever port, is no resolver's.
+		if (state === UDP_DNS || state === STRANGER) table.setState(i, UDP_OPEN, now16);
 		else table.touch(i, now16);
 	}
 
@@ -378,9 +380,11 @@ export class SlowPath {
 		const e = i << 4;
 		const state = table.state(i);
 		if (state !== UDP_NEW && state !== UDP_DNS) return;
-		// Only one query and its one reply are over with it: what talks on, on whichever port, is no resolver.
-		const over = state === UDP_NEW && secondOf(T[e + R_OUT]) === DNS_PORT && T[e + R_PACKETS_OUT] === 1 && T[e + R_PACKETS_IN] === 0;
-		if (over) table.setState(i, UDP_DNS, now16);
+		const queries = state === UDP_NEW && secondOf(T[e + R_OUT]) === DNS_PORT ? T[e + R_PACKETS_OUT] : 0;
+		const replies = T[e + R_PACKETS_IN] + 1;
+		// Only a query and its reply are over with it, or a resolver's two at once (A and AAAA) and theirs.
+		if (queries === replies && replies <= DNS_QUERIES) table.setState(i, UDP_DNS, now16);
+		else if (replies < queries && queries <= DNS_QUERIES) return;
 		else table.setStateKeepingTime(i, UDP_OPEN, now16);
 	}
 

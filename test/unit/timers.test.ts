@@ -128,6 +128,33 @@ describe("refresh", () => {
 		expect(rig.state).toBe("open");
 	});
 
+	it("U-5a: two queries at once (A and AAAA of one socket) are over with their two replies, not with one, and live on with a third", () => {
+		const query = udp(`${H1}:40000`, `${S1}:53`);
+		const reply = udp(`${S1}:53`, `${X}:40000`);
+		const asked = (queries: number, replies: number) => {
+			const rig = new Rig();
+			for (let n = 0; n < queries; n++) rig.toWan(query);
+			for (let n = 0; n < replies; n++) rig.toLan(reply);
+			return rig;
+		};
+		expect([asked(2, 1).state, asked(2, 2).state, asked(2, 3).state]).toEqual(["new", "dns-done", "open"]);
+		expect([asked(3, 1).state, asked(3, 3).state, asked(1, 2).state]).toEqual(["open", "open", "open"]);
+		const done = asked(2, 2);
+		done.pass(12);
+		expect(done.flows()).toEqual([]);
+		// The second reply may come late, and one that never comes is waited for as any other.
+		const late = asked(2, 1);
+		late.pass(200);
+		late.toLan(reply);
+		late.pass(12);
+		expect(late.flows()).toEqual([]);
+		const more = asked(2, 2);
+		more.toWan(query);
+		more.toLan(reply);
+		more.pass(250);
+		expect(more.state).toBe("open");
+	});
+
 	it("a tunnel over port 53 is not ended by its silence (S36)", () => {
 		const rig = new Rig();
 		for (let n = 0; n < 20; n++) {
