@@ -123,6 +123,8 @@ class Episode {
 	#whole = false;
 	/** Frames of the batch that came out of the spare blocks. */
 	#made = 0;
+	/** Frames that the batch has brought into queues. */
+	#queued = 0;
 	/** LAN port that the batch at work comes from. */
 	#port = 0;
 	/** Input of the batch at work: virtio header, group bit, packet. */
@@ -131,7 +133,7 @@ class Episode {
 	constructor(seed: number, number: number) {
 		this.#random = seededRandom(Math.imul(seed, 0x9e3779b1) ^ Math.imul(number + 1, 0x85ebca6b));
 		const o = CONFIGURATIONS[this.#below(CONFIGURATIONS.length)];
-		const memory = { frames, memory: (bytes: number) => native.mapFile("", bytes) };
+		const memory = { frames, memory: (bytes: number) => native.mapFile("", bytes), flush: () => this.#flush() };
 		const alike = CONFIGURATIONS.filter(
 			(other) => other.lan?.length === o.lan?.length && other.pools === undefined && other.statics === undefined,
 		);
@@ -429,6 +431,8 @@ class Episode {
 			drops: dropSum(c.drops),
 			full: c.drops[REASON["queue-full"]],
 		};
+		this.#made = 0;
+		this.#queued = 0;
 		rig.hops.held.length = 0;
 		rig.hops.answersInside = this.#below(2) === 1;
 		const { impaired } = this.world;
@@ -439,9 +443,8 @@ class Episode {
 		const errors = c.errorsSent + c.resetsSent - before.errors;
 		const left = c.left - before.left;
 		const held = rig.hops.held.length;
-		this.#made = 0;
-		let queued = this.#check(c.wan, null);
-		for (const lan of c.lan) queued += this.#check(lan, lan);
+		this.#flush();
+		const queued = this.#queued;
 		if (queued !== forwarded + errors) throw new Failure(`${queued} frames queued, ${forwarded} forwarded and ${errors} errors`, -1);
 		const dropped = dropSum(c.drops) - before.drops;
 		// A frame that was cut counts as many times as there are pieces of it, those that found no room too.
@@ -455,6 +458,13 @@ class Episode {
 		totals.left += left;
 		totals.held += held;
 		return count;
+	}
+
+	/** Checks and empties the queues, after a batch or when there is no room in the midst of it. */
+	#flush(): void {
+		const { wan, lan } = this.rig.context;
+		this.#queued += this.#check(wan, null);
+		for (const one of lan) this.#queued += this.#check(one, one);
 	}
 
 	/** Checks and empties a queue; `lan` is null for the WAN. The number of its frames. */
@@ -517,8 +527,7 @@ class Episode {
 			this.#sentOut.length = 0;
 			return true;
 		}
-		this.#check(rig.context.wan, null);
-		for (const lan of rig.context.lan) this.#check(lan, lan);
+		this.#flush();
 		return true;
 	}
 

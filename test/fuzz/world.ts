@@ -219,6 +219,7 @@ export class World {
 			ranges,
 			policy: { maxRate: this.#dice.of([0, 0, 2]), maxSessions: this.#dice.of([0, 0, 10]) },
 		});
+		this.#requested.withdraw();
 	}
 
 	/** Another process goes on with what a kill has left, maybe by another configuration, maybe after some time. */

@@ -117,6 +117,8 @@ export interface RigOptions {
 	frames?: ArrayBuffer;
 	/** What a predecessor left, and the second in which it is found. */
 	from?: { image: ArrayBuffer; second: number };
+	/** Sends what is queued in the middle of a batch, for a test that empties the queues itself. */
+	flush?: () => void;
 	/** Makes memory for the table. */
 	memory?: (bytes: number) => ArrayBuffer;
 }
@@ -360,7 +362,7 @@ export class Rig {
 			ipId: 0x4321,
 			random: () => this.random(),
 			sum: (from, length) => sumOf(views.H, views.B, from, length),
-			flush: () => this.#flush(),
+			flush: o.flush ?? (() => this.#flush()),
 		});
 		this.hops.route();
 		this.at(o.from?.second ?? 100_000);
