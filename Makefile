@@ -130,7 +130,7 @@ lint: node_modules/.ready ## check format and style of TypeScript and shell scri
 check: lint types unit ## all of the three
 
 .PHONY: fuzz
-fuzz: ## mutate frames, between random events: the first million on the sanitizer build, the others on Node (FRAMES=n, SEED=n; ON=node: all)
+fuzz: ## mutate frames, between random events: the first 400,000 on the sanitizer build, the others on Node (FRAMES=n, SEED=n; ON=node: all)
 	@$(MAKE) --no-print-directory $(if $(filter node,$(ON)),node_modules/.ready,build SANITIZE=1)
 	$(if $(filter node,$(ON)),MASQD=node) test/fuzz/run.sh $(or $(FRAMES),5000000) $(or $(SEED),$$(date +%s))
 
