@@ -106,8 +106,10 @@ export class GuardKeeper {
 	/** Installs the guard, and waits for it. Throws as {@link installGuard}. */
 	install(): void {
 		const facts = this.#owner.wanted();
+		const newcomers = this.#newcomers(facts);
 		this.#ours = true;
 		this.#took(facts, installGuard(this.#io, facts));
+		if (newcomers) this.sets.forgetFlows();
 	}
 
 	/** Makes the guard what it is to be, or begins to. */
@@ -122,8 +124,12 @@ export class GuardKeeper {
 			const many = other.some(({ ranges }) => ranges.length > RANGES_AT_ONCE);
 			// Routes may change all the time.
 			const quick = other.filter(({ name, ranges }) => ranges.length <= RANGES_AT_ONCE && (may || name !== "elsewhere"));
+			const newcomers = quick.some(({ name }) => name === "inside") && this.#newcomers(facts);
 			if (quick.length > 0 && !this.sets.replace(quick)) nft = true;
-			else for (const set of quick) this.#held.set(set.name, textOf(set));
+			else {
+				for (const set of quick) this.#held.set(set.name, textOf(set));
+				if (newcomers) this.sets.forgetFlows();
+			}
 			if (many) nft = true;
 			else if (!nft && quick.length > 0) this.#pace.took(facts, now, this.#io.now(), false);
 			this.#late = quick.length < other.length;
@@ -174,6 +180,14 @@ export class GuardKeeper {
 	/** Removes the guard if there is one of ours. Throws as {@link removeGuard}. */
 	remove(): void {
 		if (this.#ours) removeGuard(this.#io);
+	}
+
+	/**
+	 * Whether the guard that there is does not know all networks that are masqd's. What the hosts of a newcomer have open the kernel has masqueraded, from ports that it has
+	 * learned as its own: they are to be masqd's. All is forgotten then, and the rest learned again from its next packet.
+	 */
+	#newcomers(facts: GuardFacts): boolean {
+		return facts.inside.some((net) => !this.sets.hasAddress("inside", net.address));
 	}
 
 	#begin(facts: GuardFacts, started: number): void {

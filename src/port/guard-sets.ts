@@ -105,22 +105,37 @@ export class GuardSets {
 		return this.#exchange(v.buffer as ArrayBuffer, v.byteLength) === NFT_MSG_NEWSETELEM;
 	}
 
+	/** Whether an address, a dotted value, is in a set of addresses of the guard that there is now, a predecessor's perhaps. */
+	hasAddress(set: string, address: number): boolean {
+		this.#writeQuery(set, 4, (at) => this.#view.setUint32(at, address));
+		return this.#exchange(this.#buffer, this.#at) === NFT_MSG_NEWSETELEM;
+	}
+
+	/** Takes all flows that the kernel has learned as its own out of the guard. */
+	forgetFlows(): void {
+		this.#begin(256);
+		this.#message(NFNL_BATCH_BEGIN, 0, () => {});
+		this.#message(NFNL_SUBSYS_NFTABLES | NFT_MSG_DELSETELEM, ACK, () => this.#names("own_flows"));
+		this.#message(NFNL_BATCH_END, 0, () => {});
+		this.#exchange(this.#buffer, this.#at);
+	}
+
 	#writeQuestion(): number {
-		this.#begin(128);
-		this.#message(NFNL_SUBSYS_NFTABLES | NFT_MSG_GETSETELEM, 0, () => {
-			this.#names("own_flows");
-			this.#nest(LIST.ELEMENTS, () =>
-				this.#nest(LIST_ELEMENT, () =>
-					this.#nest(ELEMENT.KEY, () =>
-						this.#attribute(DATA_VALUE, 16, (at) => {
-							this.#key = at;
-						}),
-					),
-				),
-			);
+		this.#writeQuery("own_flows", 16, (at) => {
+			this.#key = at;
 		});
 		this.#question = new DataView(this.#buffer.slice(0, this.#at));
 		return this.#key;
+	}
+
+	#writeQuery(set: string, bytes: number, key: (at: number) => void): void {
+		this.#begin(128);
+		this.#message(NFNL_SUBSYS_NFTABLES | NFT_MSG_GETSETELEM, 0, () => {
+			this.#names(set);
+			this.#nest(LIST.ELEMENTS, () =>
+				this.#nest(LIST_ELEMENT, () => this.#nest(ELEMENT.KEY, () => this.#attribute(DATA_VALUE, bytes, key))),
+			);
+		});
 	}
 
 	/** A range's first element of so many bytes, or minus the one behind its last. */

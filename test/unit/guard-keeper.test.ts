@@ -74,6 +74,7 @@ describe("the guard beside the loop", () => {
 	it("a change of addresses is in force at once, without nft", () => {
 		const one = keeper(() => 0);
 		one.guard.install();
+		one.sets = 0;
 		one.wanted = { ...FACTS, externals: [parseAddress("203.0.113.77") as number], elsewhere: [] };
 		one.guard.keep();
 		expect([one.sets, one.scripts.length, one.guard.wanting]).toEqual([1, 1, false]);
@@ -185,9 +186,22 @@ describe("the guard beside the loop", () => {
 		expect(one.guard.covers("lan1", "packet")).toBe(true);
 	});
 
+	it("what the kernel has learned is forgotten only when a network comes to masqd", () => {
+		const one = keeper(() => 0);
+		one.guard.install();
+		one.sets = 0;
+		// The kernel is asked whether it knows the network, told of it, and told to forget.
+		one.wanted = { ...FACTS, inside: [...FACTS.inside, parseSubnet("192.168.5.0/24") as Subnet] };
+		one.guard.keep();
+		expect(one.sets).toBe(3);
+		one.guard.keep();
+		expect(one.sets).toBe(3);
+	});
+
 	it("very many routes go by nft, and no more than its pace allows", () => {
 		const one = keeper(() => 0);
 		one.guard.install();
+		one.sets = 0;
 		for (let n = 0; n < 100; n++) {
 			const elsewhere = Array.from({ length: 600 }, (_, k) => parseSubnet(`10.${(k + n) >> 7}.${((k + n) & 127) * 2}.0/24`) as Subnet);
 			one.wanted = { ...FACTS, elsewhere };
