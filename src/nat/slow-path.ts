@@ -30,6 +30,7 @@ import {
 	STRANGER,
 	TCP_CLOSING,
 	TCP_ESTABLISHED,
+	TCP_OPENED_IN,
 	TCP_SYN_IN,
 	TCP_SYN_OUT,
 	UDP_DNS,
@@ -106,7 +107,10 @@ const DNS_QUERIES = 2;
 /** First chunk of an SCTP packet that ends an association: ABORT, SHUTDOWN COMPLETE (RFC 9260 section 3.2). */
 const SCTP_ABORT = 6;
 const SCTP_SHUTDOWN_COMPLETE = 14;
-/** DCCP-Reset (RFC 4340 section 5.1). */
+/** First chunk of the answer to one that opens an association; its initiate tag is at the 16th byte, and what answers it has that as its verification tag. */
+const SCTP_INIT_ACK = 2;
+/** DCCP-Response and DCCP-Reset (RFC 4340 section 5.1). */
+const DCCP_RESPONSE = 1;
 const DCCP_RESET = 7;
 /** Identifications that a super-packet may use up. */
 const IDS_OF_SUPER_PACKET = 64;
@@ -697,15 +701,26 @@ export class SlowPath {
 		return true;
 	}
 
-	/** The state of a session of SCTP or DCCP: `opening` is the state that a packet of this direction answers. */
+	/**
+	 * The state of a session of SCTP or DCCP: `opening` is the state that a packet of this direction answers. What a stranger has opened is established when he
+	 * answers in turn: his address may be forged, and then the inside's answer does not reach him.
+	 */
 	#associate(i: number, l4: number, protocol: number, opening: number): void {
 		const { table, now16, views } = this.#c;
+		const { T } = table;
+		const { B, P } = views;
 		const at = l4 * 2;
-		const chunk = views.B[at + 12];
-		const ends =
-			protocol === SCTP ? chunk === SCTP_ABORT || chunk === SCTP_SHUTDOWN_COMPLETE : ((views.B[at + 8] >> 1) & 15) === DCCP_RESET;
-		const state = table.state(i);
-		table.setState(i, ends ? TCP_CLOSING : state === opening ? TCP_ESTABLISHED : state, now16);
+		const sctp = protocol === SCTP;
+		const kind = sctp ? B[at + 12] : (B[at + 8] >> 1) & 15;
+		const tag = (i << 4) + R_ACK_OUT;
+		let state = table.state(i);
+		if (sctp ? kind === SCTP_ABORT || kind === SCTP_SHUTDOWN_COMPLETE : kind === DCCP_RESET) state = TCP_CLOSING;
+		else if (state === TCP_SYN_IN && opening === TCP_SYN_IN && kind === (sctp ? SCTP_INIT_ACK : DCCP_RESPONSE)) {
+			state = TCP_OPENED_IN;
+			T[tag] = P[(at >> 2) + 4];
+		} else if (state === opening || (state === TCP_OPENED_IN && opening === TCP_SYN_OUT && (!sctp || P[(at >> 2) + 1] === T[tag])))
+			state = TCP_ESTABLISHED;
+		table.setState(i, state, now16);
 	}
 
 	/** Translates and queues one frame of session `i` for the WAN; `room` are the transport bytes of the whole packet, `split` cuts it to the MTU. */
