@@ -30,16 +30,6 @@ export function policyOf(plan: Plan, numbers: readonly number[]): Policy {
 		for (const range of p.external) at += range.last - range.first + 1;
 		return { nets: p.internal.length ? p.internal.map(netOf) : everyLan(), externals: numbers.slice(from, at), overload: p.overload };
 	});
-	const forwards: Forward[] = plan.redirects.flatMap((r) =>
-		r.protocols.map((p) => ({
-			protocol: p === "tcp" ? TCP : UDP,
-			first: r.externalPorts.first,
-			last: r.externalPorts.last,
-			inside: swap32(r.internal),
-			insideFirst: r.internalFirst,
-			source: r.source === null ? null : netOf(r.source),
-		})),
-	);
 	return {
 		filtering: filteringFlags(plan.filtering),
 		hosts: new Map(
@@ -48,7 +38,7 @@ export function policyOf(plan: Plan, numbers: readonly number[]): Policy {
 				{ flags: filteringFlags(h.filtering ?? plan.filtering), maxSessions: h.maxSessions ?? 0, maxRate: h.maxRate ?? 0 },
 			]),
 		),
-		forwards,
+		forwards: forwardsOf(plan),
 		pools,
 		ranges: plan.ports,
 		algFtp: plan.algs.ftp,
@@ -61,6 +51,20 @@ export function policyOf(plan: Plan, numbers: readonly number[]): Policy {
 		rejectSyn: plan.unsolicitedSyn === "reject",
 		icmpRate: plan.icmpRate,
 	};
+}
+
+/** The port forwards of a plan in as-loaded terms. */
+export function forwardsOf(plan: Plan): Forward[] {
+	return plan.redirects.flatMap((r) =>
+		r.protocols.map((p) => ({
+			protocol: p === "tcp" ? TCP : UDP,
+			first: r.externalPorts.first,
+			last: r.externalPorts.last,
+			inside: swap32(r.internal),
+			insideFirst: r.internalFirst,
+			source: r.source === null ? null : netOf(r.source),
+		})),
+	);
 }
 
 /** The external addresses that a plan wants, in the order of their numbers; `own` is the WAN port's. */
