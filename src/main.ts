@@ -8,11 +8,13 @@ import { helpOn, helpText } from "./cli/help.ts";
 import { describePlan } from "./config/describe.ts";
 import type { Plan } from "./config/plan.ts";
 import { cleanup } from "./daemon/cleanup.ts";
+import { Daemon } from "./daemon/daemon.ts";
+import { StartError } from "./daemon/follower.ts";
 import { Lines } from "./daemon/lines.ts";
 import { loadPlan } from "./daemon/load-plan.ts";
 import { LEVELS, type Level, Log } from "./daemon/log.ts";
 import { planTable } from "./daemon/policy.ts";
-import { dumpOffload, Engine, planWarnings, StartError } from "./engine.ts";
+import { dumpOffload, planWarnings } from "./daemon/preview.ts";
 import { largestGap } from "./port/local-ports.ts";
 import { resolveDevices } from "./port/netifd.ts";
 import { selftest } from "./selftest/selftest.ts";
@@ -62,27 +64,27 @@ function run(line: Line): number {
 		return 1;
 	}
 	for (const why of leftOut) log.say("warning", `${why}; the other networks do not wait for it`);
-	let engine: Engine;
+	let daemon: Daemon;
 	try {
-		engine = new Engine(plan, paths, log, { wait: line.options.has("--wait") });
-		engine.start();
+		daemon = new Daemon(plan, paths, log, { wait: line.options.has("--wait") });
+		daemon.start();
 	} catch (error) {
 		const e = error as Partial<native.NativeError> & Error;
 		if (!(e instanceof StartError) && e.code === undefined && e.name !== "RtnetlinkError" && native.getenv("MASQD_DEBUG")) throw e;
 		err(`masqd: ${e.message}\n`);
 		return 1;
 	}
-	for (const w of engine.warnings) log.say("warning", w);
-	new Lines(1).write(`masqd: ready: ${engine.describe()}`);
+	for (const w of daemon.warnings) log.say("warning", w);
+	new Lines(1).write(`masqd: ready: ${daemon.describe()}`);
 	try {
-		engine.run();
+		daemon.run();
 	} catch (error) {
 		// A fault of ours opens nothing: what keeps the LAN in stays for the successor.
-		engine.abandon();
+		daemon.abandon();
 		log.say("error", `masqd ends, guard and settings stay: ${(error as Error).message}`);
 		return 1;
 	}
-	engine.stop();
+	daemon.stop();
 	return 0;
 }
 

@@ -4,7 +4,11 @@
 import * as native from "masq:native";
 import { type Image, NOT_OURS, readImage } from "../conntrack/restore.ts";
 import type { TableLayout } from "../conntrack/table.ts";
+import { StartError } from "./follower.ts";
 
+/** Milliseconds to wait for a lock in all, and between two attempts. */
+const LOCK_PATIENCE = 500;
+const LOCK_STEP = 20;
 const BOOT_ID = "/proc/sys/kernel/random/boot_id";
 
 /** The memory for a table, and what a predecessor left. */
@@ -87,4 +91,17 @@ function readOld(state: State, path: string, size: number, boot: Int32Array, now
 	if (size >= 4 && new Int32Array(old, 0, 1)[0] === 0) return;
 	state.refused = found;
 	if (found === NOT_OURS) native.rename(path, `${path}.refused`);
+}
+
+/** Takes the lock of a state file. A program that a killed predecessor had just started may hold it for a moment longer. */
+export function lockState(path: string): native.Fd {
+	for (let waited = 0; ; waited += LOCK_STEP) {
+		try {
+			return native.lockFile(`${path}.lock`);
+		} catch (error) {
+			if ((error as native.NativeError).code !== "EAGAIN") throw error;
+			if (waited >= LOCK_PATIENCE) throw new StartError(`another masqd is running (it holds ${path}.lock)`);
+		}
+		native.poll(new Int32Array(0), 0, LOCK_STEP);
+	}
 }

@@ -22,7 +22,17 @@ const ALLOWED: Record<string, string[]> = {
 	cli: ["packet", "control/protocol.ts", "masq:native"],
 	selftest: ["packet", "conntrack", "nat"],
 	daemon: ["packet", "conntrack", "nat", "port", "offload", "config", "control", "version.ts", "masq:native"],
-	"engine.ts": ["daemon", "packet", "conntrack", "nat", "port", "offload", "control", "config", "version.ts", "masq:native"],
+	"daemon/policy.ts": ["packet", "conntrack", "nat", "config"],
+	"daemon/topology.ts": [
+		"packet",
+		"conntrack",
+		"config",
+		"port/filter.ts",
+		"port/kernel-view.ts",
+		"port/local-ports.ts",
+		"port/tun-routes.ts",
+		"daemon/policy.ts",
+	],
 	"main.ts": [
 		"packet",
 		"conntrack",
@@ -32,7 +42,6 @@ const ALLOWED: Record<string, string[]> = {
 		"daemon",
 		"port/local-ports.ts",
 		"port/netifd.ts",
-		"engine.ts",
 		"version.ts",
 		"masq:native",
 	],
@@ -113,7 +122,7 @@ describe("dependency direction", () => {
 		expect(seen.get("nat/fast-path.ts")).toContain("../packet/layout.ts");
 		expect(seen.get("nat/fast-path.ts")).toContain("./context.ts");
 		expect(seen.get("conntrack/table.ts")).toContain("./states.ts");
-		expect(seen.get("engine.ts")).toContain("masq:native");
+		expect(seen.get("daemon/daemon.ts")).toContain("masq:native");
 	});
 
 	it("would catch a violation", () => {

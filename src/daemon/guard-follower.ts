@@ -1,0 +1,142 @@
+/**
+ * Has the guard as the topology says: there before anything of the LAN is taken, put back when somebody deletes it; ports wait for one that knows their device.
+ */
+import { TCP } from "../packet/layout.ts";
+import { GUARD_TABLE, type GuardFacts } from "../port/guard.ts";
+import type { GuardKeeper, GuardOwner } from "../port/guard-keeper.ts";
+import type { Clock } from "./clock.ts";
+import type { Follower } from "./follower.ts";
+import type { Log } from "./log.ts";
+import type { Port } from "./ports.ts";
+import { elsewhere, type Topology } from "./topology.ts";
+
+/** The watch over nftables. */
+export interface Watcher {
+	readonly fd: number;
+	/** Chains may have come or gone. */
+	chains: boolean;
+	/** Reads what has come; true if the table `name` was deleted. */
+	drain(name: string): boolean;
+	close(): void;
+}
+
+/** Who keeps the guard in the kernel. */
+export type Keeper = Pick<
+	GuardKeeper,
+	"fd" | "dueAt" | "wanting" | "sets" | "covers" | "install" | "keep" | "deleted" | "look" | "settle" | "close" | "remove"
+>;
+
+/** What the follower does with the kernel and the rest. */
+export interface GuardSurroundings {
+	/** Makes the keeper. */
+	keeper(owner: GuardOwner): Keeper;
+	/** Whether there is a guard, a predecessor's. */
+	present(): boolean;
+	watch(): Watcher;
+	/** A guard is in force by now that ports have waited for. */
+	opened(): void;
+	log: Log;
+	clock: Clock;
+}
+
+/** The guard. */
+export class GuardFollower implements Follower {
+	readonly name = "guard";
+	readonly keeper: Keeper;
+	/** A dead predecessor's guard was there at the start. */
+	before = false;
+	/** Something has happened to nftables when this can be read; -1 for none. */
+	fd = -1;
+	/** Milliseconds that the next walk waits for a guard which knows new devices. */
+	patience = 0;
+	readonly #with: GuardSurroundings;
+	#watcher: Watcher | null = null;
+	#facts: GuardFacts | null = null;
+	/** Some port waits for a guard that knows its device. */
+	#awaited = false;
+
+	constructor(surroundings: GuardSurroundings) {
+		this.#with = surroundings;
+		const { log, clock } = surroundings;
+		this.keeper = surroundings.keeper({
+			wanted: () => this.#facts as GuardFacts,
+			inForce: (deleted) => this.#inForce(deleted),
+			failed: (error) => log.often("error", "guard", error.message, clock.milliseconds),
+		});
+	}
+
+	/** The first time it is installed or this throws; later what does not succeed at once is tried again every second. */
+	follow(t: Topology): void {
+		const first = this.#facts === null;
+		this.#facts = guardFactsOf(t);
+		const { patience } = this;
+		this.patience = 0;
+		if (!first) {
+			this.keeper.keep();
+			if (patience > 0) this.keeper.settle(patience);
+			return;
+		}
+		this.before = this.#with.present();
+		this.keeper.install();
+		this.#watcher = this.#with.watch();
+		this.fd = this.#watcher.fd;
+	}
+
+	/** Whether the kernel is kept off a port's packets; one where it is not is opened when it is. */
+	covers({ name, ...p }: Pick<Port, "name"> & { kind?: "packet" | "tun" | "tap" }): boolean {
+		const covered = this.keeper.covers(name, p.kind === undefined ? "" : p.kind === "packet" ? "packet" : "tun");
+		this.#awaited ||= !covered;
+		return covered;
+	}
+
+	#inForce(deleted: boolean): void {
+		const { log, clock, opened } = this.#with;
+		if (deleted) log.often("warning", "guard", `the nft table ${GUARD_TABLE} was deleted; it is there again`, clock.milliseconds);
+		if (!this.#awaited) return;
+		this.#awaited = false;
+		opened();
+	}
+
+	/** Somebody has changed nftables. A guard that has gone with that is put back. Returns whether chains of others may have come or gone. */
+	news(): boolean {
+		const watcher = this.#watcher;
+		if (watcher === null) return false;
+		let gone = true;
+		try {
+			gone = watcher.drain("masqd");
+		} finally {
+			if (gone) this.keeper.deleted();
+		}
+		const { chains } = watcher;
+		watcher.chains = false;
+		return chains;
+	}
+
+	/** A successor finds it, and nothing of the LAN leaves meanwhile. */
+	close(relieved: boolean): void {
+		this.#watcher?.close();
+		this.#watcher = null;
+		this.fd = -1;
+		this.keeper.close();
+		if (!relieved) this.keeper.remove();
+	}
+}
+
+/** What the guard is made of. */
+export function guardFactsOf(t: Topology): GuardFacts {
+	const ports = t.lan.flatMap(({ kind, ...p }) => (kind === "tap" ? [] : [{ ...p, kind }]));
+	return {
+		lan: ports.map((p) => ({ device: p.name, driver: p.kind, tun: p.tun, nets: p.nets })),
+		wanDevice: t.wan.name,
+		externals: t.externals,
+		ownedExternals: t.owned,
+		portRanges: t.ports,
+		rangesOf: (proto) => (proto === TCP ? t.guarded.tcp : t.guarded.udp),
+		forwards: t.forwards,
+		elsewhere: elsewhere(t),
+		inside: t.lan.flatMap((p) => p.nets),
+		ownAddresses: t.own,
+		pcp: ports.filter((p) => p.pcp).map((p) => p.name),
+		exemptDestinations: t.exempts,
+	};
+}

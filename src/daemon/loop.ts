@@ -1,0 +1,324 @@
+/**
+ * The loop breathes: read the clock, poll, receive a batch of each port, one call into the batch function, send, do what is due. It moves packets and knows
+ * when others are to be called; what they do is theirs.
+ */
+import * as native from "masq:native";
+import { MAX_LANS } from "../config/schema.ts";
+import { H_CLOCK, H_MAGIC } from "../conntrack/table.ts";
+import { CONTROL_ENTRIES, type ControlServer } from "../control/server.ts";
+import { type Admission, EXPIRE_BUDGET } from "../nat/admission.ts";
+import type { Context } from "../nat/context.ts";
+import type { FastPath } from "../nat/fast-path.ts";
+import type { SlowPath } from "../nat/slow-path.ts";
+import type { KernelView } from "../port/kernel-view.ts";
+import type { NextHopTable } from "../port/neighbours.ts";
+import type { Announcements } from "../port/pcp-responder.ts";
+import type { Barrier } from "./barrier.ts";
+import type { Clock } from "./clock.ts";
+import type { Egress, Meter } from "./egress.ts";
+import type { GuardFollower } from "./guard-follower.ts";
+import type { InStep } from "./in-step.ts";
+import type { Port, Ports } from "./ports.ts";
+import type { ArpFollower, PcpFollower } from "./responders.ts";
+import type { RouterPorts } from "./router-ports.ts";
+import type { WanAddress } from "./wan-address.ts";
+
+/** Turns without a frame before the loop sleeps: a wake-up costs more than looking once more. */
+const SPIN = 1;
+/** Turns with frames after which signals, kernel news and the control socket are looked at. */
+const POLL_TURNS = 32;
+/** The WAN; of each LAN a TUN device, a packet socket and one for PCP; signals, kernel news, ARP, guard watch, own sockets and nft; the control server's. */
+const POLL_ENTRIES = 1 + 3 * MAX_LANS + 6 + CONTROL_ENTRIES;
+/** Milliseconds of sleep when nothing is to expire and nothing waits: until the hops want confirming. */
+const IDLE_MS = 30_000;
+
+/** A step that runs behind the barrier. */
+export type Step = readonly [name: string, action: () => void];
+
+/** What is called from the loop. */
+export interface LoopParts {
+	context: Context;
+	ports: Ports;
+	egress: Egress;
+	slowPath: SlowPath;
+	fast: FastPath;
+	/** Descriptors of received frames. */
+	rx: Int32Array;
+	clock: Clock;
+	barrier: Barrier;
+	meter: Meter | null;
+	wanAddress: WanAddress;
+	kernel: KernelView;
+	arp: ArpFollower;
+	guard: GuardFollower;
+	routerPorts: RouterPorts;
+	pcp: PcpFollower;
+	inStep: InStep;
+	admission: Admission;
+	hops: NextHopTable;
+	announcements: Announcements;
+	/** The placement on processors wants a look at this millisecond. */
+	placement: { dueAt: number };
+	/** Something of the slow kind waits for its second. */
+	pending(): boolean;
+	/** A port's device reported an error. */
+	portFailed(p: Port, error: native.NativeError): void;
+	/** Steps of a turn by name, and those of a second in their order. */
+	steps: Record<
+		"lost state" | "placement" | "announcements" | "own ports" | "own ports step" | "signals" | "kernel news" | "guard watch" | "nft",
+		() => void
+	>;
+	everySecond: readonly Step[];
+}
+
+/** The loop of the daemon. */
+export class Loop {
+	/** Ends the loop after this turn. */
+	stopping = false;
+	/** Readable when a signal has come. */
+	signals: native.Fd = -1;
+	control: ControlServer | null = null;
+	/** Milliseconds of the last frame, 0 once the frame memory has been given back. */
+	busyAt = 0;
+	readonly #with: LoopParts;
+	readonly #context: Context;
+	readonly #wan: Port;
+	readonly #lan: Ports["lan"];
+	readonly #egress: Egress;
+	readonly #rx: Int32Array;
+	readonly #clock: Clock;
+	readonly #barrier: Barrier;
+	readonly #meter: Meter | null;
+	readonly #wanAddress: WanAddress;
+	/** The batch functions in use: the core's own, or a capture's around them. */
+	#fast: FastPath;
+	/** Frames of the batch in hand that have not been translated: what an exception costs besides what is queued. */
+	#untranslated = 0;
+	readonly #pollSet = new Int32Array(POLL_ENTRIES * 3);
+	/** Number of the entry of the poll set after the ports', and of the control server's first. */
+	#fixed = 1;
+	#controlAt = 1;
+	#secondAt = 0;
+	readonly #serveArp = () => this.#with.arp.serve();
+	readonly #servePcp = () => this.#answerPcp();
+	readonly #serveControl = () => this.control?.serve(this.#pollSet, this.#controlAt, this.framesReceived());
+
+	constructor(parts: LoopParts) {
+		this.#with = parts;
+		this.#context = parts.context;
+		this.#wan = parts.ports.wan;
+		this.#lan = parts.ports.lan;
+		this.#egress = parts.egress;
+		this.#rx = parts.rx;
+		this.#clock = parts.clock;
+		this.#barrier = parts.barrier;
+		this.#meter = parts.meter;
+		this.#wanAddress = parts.wanAddress;
+		this.#fast = parts.fast;
+	}
+
+	/** Puts other batch functions in place of the core's own, between two batches; null puts those back. */
+	tap(wrap: ((own: FastPath) => FastPath) | null): void {
+		const { fast } = this.#with;
+		this.#fast = wrap === null ? fast : wrap(fast);
+	}
+
+	/** Runs until it is told to stop. */
+	run(): void {
+		const set = this.#pollSet;
+		const { steps, placement, announcements, routerPorts, admission } = this.#with;
+		const { header } = this.#context.table;
+		const clock = this.#clock;
+		let empty = 0;
+		let turns = 0;
+		while (!this.stopping) {
+			if (header[H_MAGIC] === 0) this.#barrier.attempt("lost state", steps["lost state"]);
+			// Under one stream of super-packets masqd wakes for every few of them, so that what a wake-up costs counts like what a packet does.
+			const polled = empty > SPIN || ++turns === POLL_TURNS;
+			if (polled) {
+				this.#poll(empty > SPIN ? this.#timeout() : 0);
+				turns = 0;
+			} else clock.read(this.#context);
+			let moved = polled && set[2] === 0 ? 0 : this.#breatheWan();
+			for (let n = 0; n < this.#lan.length; n++) if (!polled || set[n * 3 + 5] !== 0) moved += this.#breatheLan(n);
+			empty = moved === 0 ? empty + 1 : 0;
+			this.#egress.flushRest();
+			const now = clock.milliseconds;
+			if (now >= placement.dueAt) this.#barrier.attempt("placement", steps.placement);
+			if (now >= announcements.dueAt) this.#barrier.attempt("announcements", steps.announcements);
+			if (now >= routerPorts.lookAt && !routerPorts.sockets.busy) this.#barrier.attempt("own ports", steps["own ports"]);
+			if (now >= this.#secondAt) this.#everySecond();
+			else if (admission.overdue) admission.expire(EXPIRE_BUDGET);
+		}
+	}
+
+	/** Frames of all ports. */
+	framesReceived(): number {
+		let frames = this.#wan.received;
+		for (const p of this.#lan) frames += p.received;
+		return frames;
+	}
+
+	#everySecond(): void {
+		const { context } = this.#with;
+		this.#secondAt = (context.now + 1) * 1000;
+		context.table.header[H_CLOCK] = context.now;
+		for (const [step, action] of this.#with.everySecond) this.#barrier.attempt(step, action);
+		this.#egress.flushRest();
+	}
+
+	/** Waits for something to do for at most `timeout` ms; serves everything but the ports, which are the first entries of the poll set: the WAN's, then those of the LANs. */
+	#poll(timeout: number): void {
+		const set = this.#pollSet;
+		const { kernel, arp, guard, routerPorts, pcp, steps } = this.#with;
+		const { sockets } = routerPorts;
+		watch(set, 0, this.#wan.driver === null ? -1 : this.#wan.driver.fd);
+		let fixed = 1;
+		for (let k = 0; k < this.#lan.length; k++) {
+			const { driver } = this.#lan[k];
+			watch(set, fixed++, driver === null ? -1 : driver.fd);
+		}
+		watch(set, fixed, this.signals);
+		watch(set, fixed + 1, kernel.fd);
+		watch(set, fixed + 2, arp.fd);
+		watch(set, fixed + 3, guard.fd);
+		watch(set, fixed + 4, sockets.fd);
+		watch(set, fixed + 5, guard.keeper.fd);
+		let n = fixed + 6;
+		const { responders } = pcp.server;
+		for (let k = 0; k < responders.length; k++) watch(set, n++, responders[k].fd);
+		this.#fixed = fixed;
+		this.#controlAt = n;
+		if (this.control !== null) n = this.control.pollEntries(set, n, this.#clock.milliseconds);
+		const barrier = this.#barrier;
+		try {
+			native.poll(set, n, timeout);
+			if (barrier.ailing) barrier.passed("poll");
+		} catch (error) {
+			// Whatever is there is found by looking.
+			for (let k = 0; k < n; k++) set[k * 3 + 2] = native.POLLIN;
+			this.#clock.read(this.#context);
+			barrier.failed("poll", error);
+		}
+		this.#clock.read(this.#context);
+		if (set[fixed * 3 + 2] !== 0) barrier.attempt("signals", steps.signals);
+		if (set[fixed * 3 + 5] !== 0 || this.#clock.milliseconds >= kernel.pendingAt()) barrier.attempt("kernel news", steps["kernel news"]);
+		if (set[fixed * 3 + 8] !== 0) barrier.attempt("arp", this.#serveArp);
+		if (set[fixed * 3 + 11] !== 0) barrier.attempt("guard watch", steps["guard watch"]);
+		if (set[fixed * 3 + 17] !== 0 || this.#clock.milliseconds >= guard.keeper.dueAt) barrier.attempt("guard", steps.nft);
+		// Files have no descriptor to wait for.
+		if (sockets.busy && (sockets.fd < 0 || set[fixed * 3 + 14] !== 0)) barrier.attempt("own ports", steps["own ports step"]);
+		if (responders.length > 0) barrier.attempt("pcp", this.#servePcp);
+		if (this.control !== null) barrier.attempt("control", this.#serveControl);
+	}
+
+	#answerPcp(): void {
+		const { responders } = this.#with.pcp.server;
+		for (let k = 0; k < responders.length; k++) if (this.#pollSet[(this.#fixed + 6 + k) * 3 + 2] !== 0) responders[k].serve();
+	}
+
+	/** Milliseconds that the loop may sleep. */
+	#timeout(): number {
+		const { admission, context, hops, guard, inStep, kernel, announcements, routerPorts, pending } = this.#with;
+		if (admission.overdue) return 0;
+		// Serving the control socket takes time.
+		this.#clock.read(this.#context);
+		const now = this.#clock.milliseconds;
+		const { sockets } = routerPorts;
+		if (sockets.busy && sockets.fd < 0) return 0;
+		const waits = context.table.used > 0 || hops.waiting > 0 || this.busyAt !== 0 || guard.keeper.wanting || inStep.behind || pending();
+		const idle = waits ? this.#secondAt - now : IDLE_MS;
+		const control = this.control === null ? idle : this.control.dueIn(now);
+		const looks = sockets.busy ? idle : routerPorts.lookAt - now;
+		return Math.ceil(
+			Math.max(0, Math.min(idle, kernel.pendingAt() - now, control, announcements.dueAt - now, guard.keeper.dueAt - now, looks)),
+		);
+	}
+
+	#breatheLan(n: number): number {
+		const p = this.#lan[n];
+		const meter = this.#meter;
+		const t0 = meter === null ? 0 : native.nanoseconds();
+		let count = 0;
+		try {
+			count = this.#receive(p);
+			if (count === 0) return 0;
+			this.#untranslated = count;
+			const t1 = meter === null ? 0 : native.nanoseconds();
+			if (this.#wanAddress.impaired) this.#outboundImpaired(count, n);
+			else this.#fast.outbound(this.#rx, count, n);
+			this.#untranslated = 0;
+			if (meter !== null) measure(meter, count, t0, t1);
+			// Everything, before the slots are received into again: errors and hairpinned packets go back to a LAN.
+			this.#egress.flush();
+			if (this.#barrier.ailing) this.#barrier.passed(p.name);
+		} catch (error) {
+			this.#lose(n);
+			this.#barrier.failed(p.name, error);
+		}
+		return count;
+	}
+
+	#outboundImpaired(count: number, port: number): void {
+		const rx = this.#rx;
+		const { slowPath, wanAddress } = this.#with;
+		const fault = wanAddress.fault ?? -1;
+		for (let n = 0; n < count; n++) slowPath.outboundImpaired(rx[n * 2], rx[n * 2 + 1], port, fault);
+	}
+
+	#breatheWan(): number {
+		const meter = this.#meter;
+		const t0 = meter === null ? 0 : native.nanoseconds();
+		let count = 0;
+		try {
+			count = this.#receive(this.#wan);
+			if (count === 0) return 0;
+			this.#untranslated = count;
+			const t1 = meter === null ? 0 : native.nanoseconds();
+			this.#fast.inbound(this.#rx, count);
+			this.#untranslated = 0;
+			if (meter !== null) measure(meter, count, t0, t1);
+			this.#egress.flush();
+			if (this.#barrier.ailing) this.#barrier.passed(this.#wan.name);
+		} catch (error) {
+			this.#lose(-1);
+			this.#barrier.failed(this.#wan.name, error);
+		}
+		return count;
+	}
+
+	#lose(came: number): void {
+		const count = this.#untranslated;
+		this.#untranslated = 0;
+		this.#egress.lose(this.#rx, count, came);
+	}
+
+	#receive(p: Port): number {
+		if (p.driver === null) return 0;
+		let count = 0;
+		try {
+			count = p.driver.receive();
+		} catch (error) {
+			this.#with.portFailed(p, error as native.NativeError);
+			return 0;
+		}
+		if (count > 0) {
+			p.received += count;
+			this.busyAt = this.#clock.milliseconds;
+		}
+		return count;
+	}
+}
+
+function measure(meter: Meter, count: number, t0: number, t1: number): void {
+	meter.jsNs += native.nanoseconds() - t1;
+	meter.ioNs += t1 - t0;
+	meter.packets += count;
+	meter.batches++;
+}
+
+/** Entry `n` of a poll set: a descriptor that something may be read from, -1 for none. */
+function watch(set: Int32Array, n: number, fd: native.Fd): void {
+	set[n * 3] = fd;
+	set[n * 3 + 1] = native.POLLIN;
+}

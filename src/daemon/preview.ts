@@ -1,0 +1,53 @@
+/**
+ * What the daemon would make of a plan, for commands that do not start one: what is amiss with its devices now, and the offload's programs as text.
+ */
+import * as native from "masq:native";
+import type { Plan } from "../config/plan.ts";
+import { dumpPrograms } from "../offload/dump.ts";
+import { subnetOf } from "../packet/address.ts";
+import { deviceWarnings, filtersBridges } from "../port/device-warnings.ts";
+import { KernelView } from "../port/kernel-view.ts";
+
+const ARPHRD_ETHER = 1;
+
+/** What is amiss with the devices of a plan now, in sentences; none if that can not be found out. */
+export function planWarnings(plan: Plan): string[] {
+	const kernel = new KernelView(native);
+	try {
+		kernel.open();
+		const lans = plan.lan.map(({ device, subnets, driver }) => ({ role: "lan" as const, device, subnets, driver }));
+		const wan = { role: "wan" as const, device: plan.wan.device, subnets: [], driver: "" as const };
+		return deviceWarnings(kernel, [wan, ...lans], filtersBridges(native));
+	} catch {
+		return [];
+	} finally {
+		kernel.close();
+	}
+}
+
+/** The offload programs of a plan as text; devices that are there give addresses and kind, others count as Ethernet. */
+export function dumpOffload(plan: Plan): string {
+	const kernel = new KernelView(native);
+	kernel.open();
+	const device = (name: string) => {
+		const link = kernel.linkByName(name);
+		return {
+			device: name,
+			ethernet: link === undefined || link.type === ARPHRD_ETHER,
+			own: link === undefined ? [] : kernel.addresses(link.index),
+		};
+	};
+	const wan = device(plan.wan.device);
+	const lan = plan.lan.map((l) => ({ ...device(l.device), subnets: l.subnets }));
+	kernel.close();
+	const single = (address: number) => ({ first: address, last: address });
+	const owned = [...plan.statics.map((s) => single(s.external)), ...plan.pools.flatMap((p) => p.external)];
+	return dumpPrograms({
+		sessions: plan.sessions,
+		wan,
+		lan,
+		externals: [single(wan.own[0]?.address ?? 0), ...owned],
+		nets: lan.flatMap((l) => (l.subnets.length > 0 ? l.subnets : l.own.map((a) => subnetOf(a.address, a.prefix)))),
+		addressless: wan.own.length === 0,
+	});
+}

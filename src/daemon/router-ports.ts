@@ -1,0 +1,95 @@
+/**
+ * Keeps the router's own sockets and masqd's port range apart: the kernel's ephemeral range is moved out of it, and the ports of services are
+ * not masqd's while they are there.
+ */
+import type { Plan } from "../config/plan.ts";
+import type { PortRange } from "../conntrack/ports.ts";
+import type { OwnPorts } from "../port/local-ports.ts";
+import { separateEphemeral } from "../port/local-ports.ts";
+import type { Settings } from "../port/settings.ts";
+import type { SocketDiag, SocketPlace } from "../port/socket-diag.ts";
+import type { Follower } from "./follower.ts";
+import type { KernelFacts, Topology } from "./topology.ts";
+
+/** Milliseconds between two looks at the router's own sockets, at least. */
+const LOOK_EVERY = 1000;
+
+/** What a look has found. */
+export interface Look {
+	/** Ports are the router's, or are no more. */
+	changed: boolean;
+	/** Some of it has lasted: the socket filters are to follow. */
+	lasting: boolean;
+	/** Ports that are the router's for some time now. */
+	settled: number[];
+}
+
+/** The sockets of the router itself. */
+export class RouterPorts implements Follower {
+	readonly name = "ephemeral ports";
+	/** Milliseconds at which to look for new sockets. */
+	lookAt = 0;
+	readonly ports: OwnPorts;
+	readonly sockets: SocketDiag;
+	readonly #settings: Settings;
+	readonly #kernel: KernelFacts;
+	readonly #warnings: string[];
+	#ranges = "";
+	#restore: (() => void) | null = null;
+
+	/** `warnings` are told to the administrator. */
+	constructor(ports: OwnPorts, sockets: SocketDiag, settings: Settings, kernel: KernelFacts, warnings: string[]) {
+		this.ports = ports;
+		this.sockets = sockets;
+		this.#settings = settings;
+		this.#kernel = kernel;
+		this.#warnings = warnings;
+	}
+
+	/** Moves the kernel's ephemeral range out of masqd's. */
+	follow(t: Topology): void {
+		this.separate(t.ports);
+	}
+
+	separate(ranges: PortRange[]): void {
+		const text = JSON.stringify(ranges);
+		if (text === this.#ranges) return;
+		this.#ranges = text;
+		const restore = this.#restore;
+		this.#restore = null;
+		try {
+			restore?.();
+		} finally {
+			this.#restore = separateEphemeral(this.#settings, ranges, this.#warnings);
+		}
+	}
+
+	/** All ports are free again: takes those of all sockets there are. */
+	begin(plan: Plan): void {
+		this.ports.begin(this.sockets.all(this.#place(plan)));
+	}
+
+	#place({ ports, wan }: Plan): SocketPlace {
+		const ifindex = this.#kernel.linkByName(wan.device)?.index ?? 0;
+		return { ranges: ports, ifindex, addresses: this.#kernel.addresses(ifindex).map((a) => a.address) };
+	}
+
+	/** Begins a look. */
+	look(plan: Plan, now: number): void {
+		this.lookAt = now + Math.max(LOOK_EVERY, this.sockets.rest);
+		this.sockets.begin(this.#place(plan));
+	}
+
+	/** One step of a look; what it has found when that was the last one, null before. */
+	step(): Look | null {
+		const sockets = this.sockets.step();
+		if (sockets === null) return null;
+		const { changed, settled, left } = this.ports.look(sockets);
+		return { changed, lasting: settled.length > 0 || left, settled: settled.map((s) => s.port) };
+	}
+
+	close(relieved: boolean): void {
+		this.sockets.close();
+		if (!relieved) this.#restore?.();
+	}
+}
