@@ -497,7 +497,8 @@ class Episode {
 			if (lan === null && c.externals.find(P[(ip >> 2) + 3]) < 0) fail("LEAK, a source that is not ours");
 			if (lan !== null && !inNets(lan.nets, P[(ip >> 2) + 4])) fail("not to an inside address");
 			if (B[ip + 8] === 0) fail("no hop left");
-			const type = B[ip + header];
+			// Only what begins with an ICMP header and is whole has its checksum there.
+			const type = (B[ip + 6] & 0x3f) === 0 && B[ip + 7] === 0 ? B[ip + header] : -1;
 			if (B[ip + 9] === 1 && (type === 3 || type === 11 || type === 12) && B[slot] === 0 && sum(B, ip + header, ip + length) !== 0xffff)
 				fail("ICMP checksum");
 			if (length === input?.frame.ip.length) {
