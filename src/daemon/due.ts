@@ -1,0 +1,148 @@
+/**
+ * What the loop has due besides packets: steps of a turn, and those of a second in their order.
+ */
+import * as native from "masq:native";
+import { OTHER } from "../conntrack/states.ts";
+import type { ReloadReply } from "../control/protocol.ts";
+import { EXPIRE_BUDGET } from "../nat/admission.ts";
+import { REASON } from "../nat/reason.ts";
+import { addressValue } from "../packet/layout.ts";
+import { Placement } from "../port/placement.ts";
+import { Loop, type LoopParts, type Step } from "./loop.ts";
+import type { Parts } from "./parts.ts";
+import type { Port } from "./ports.ts";
+import { startAnew } from "./take-over.ts";
+import { withPorts } from "./topology.ts";
+
+export const SIGHUP = 1;
+export const SIGINT = 2;
+export const SIGTERM = 15;
+/** Seconds between two looks at what the router itself speaks besides TCP and UDP, while a host does so too. */
+const YIELD_PROTOCOLS_SECONDS = 3;
+
+/** What signals ask of the daemon. */
+export interface Asked {
+	reload(): ReloadReply;
+	/** Another masqd goes on at once. */
+	relieve(): void;
+}
+
+/** The loop over the parts. */
+export function makeLoop(p: Parts, asked: Asked): Loop {
+	const { context, barrier, kernel, admission, meter, clock, inStep, guard, offload, routerPorts, announcements, requested, pcp } = p;
+	const { slowPath, fast, hops, memory } = p.translation;
+	const placement = new Placement(native);
+	const steps: LoopParts["steps"] = {
+		placement: () => placement.look(clock.milliseconds, loop.framesReceived()),
+		announcements: () => {
+			pcp.server.announce(addressValue(context.externals.A[0]));
+			announcements.told(clock.milliseconds);
+		},
+		signals: () => signalled(p, loop, asked),
+		"kernel news": () => inStep.news(),
+		"guard watch": () => {
+			if (guard.news()) offload.renew();
+		},
+		nft: () => {
+			guard.keeper.look();
+			if (inStep.behind) inStep.news();
+		},
+		"own ports": () => routerPorts.look(p.inForce.plan, clock.milliseconds),
+		"own ports step": () => yieldPorts(p),
+		"lost state": () => startAnew(p.paths.state, p.boot, context, p.inForce, (i) => offload.offload?.ended(i), p.log),
+	};
+	const everySecond: Step[] = [
+		["placement", () => placement.rest(clock.milliseconds)],
+		["offload timer", () => offload.offload?.everySecond()],
+		["expiry", () => admission.expire(EXPIRE_BUDGET)],
+		["slow path timer", () => slowPath.everySecond()],
+		["requested ports timer", () => requested.expire()],
+		["kernel news", () => inStep.behind && inStep.news()],
+		["guard timer", () => guard.keeper.wanting && guard.keeper.keep()],
+		["own protocols timer", () => lookForOwnProtocols(p)],
+		["next hops timer", () => hops.waiting > 0 && hops.flush()],
+		["next hops confirmation", () => hops.everySecond()],
+		// What the queues of the TUN devices had no room for, of which masqd has seen nothing.
+		[
+			"tun queue",
+			() => {
+				context.drops[REASON["tun-queue"]] += p.tuns.overruns();
+			},
+		],
+		["rates", () => p.rates.tick()],
+		["limits", () => tellLimits(p)],
+		["log timer", () => p.log.tick(clock.milliseconds)],
+		["control timer", () => loop.control?.tick(clock.milliseconds)],
+		["memory timer", () => releaseMemory(p, loop)],
+	];
+	const loop = new Loop({
+		context,
+		ports: p.ports,
+		egress: p.egress,
+		slowPath,
+		fast,
+		rx: memory.rx,
+		clock,
+		barrier,
+		meter,
+		wanAddress: p.wanAddress,
+		kernel,
+		arp: p.arp,
+		guard,
+		routerPorts,
+		pcp,
+		inStep,
+		admission,
+		hops,
+		announcements,
+		placement,
+		pending: () => slowPath.pending || requested.pending,
+		portFailed: (port, error) => portFailed(p, port, error),
+		steps,
+		everySecond,
+	});
+	return loop;
+}
+
+function signalled(p: Parts, loop: Loop, asked: Asked): void {
+	const { signals } = loop;
+	for (let signal = native.signalRead(signals); signal !== 0; signal = native.signalRead(signals)) {
+		if (signal === SIGTERM || signal === SIGINT || signal === native.SIGUSR1) loop.stopping = true;
+		if (signal === native.SIGUSR1) asked.relieve();
+		if (signal !== SIGHUP) continue;
+		const { errors } = asked.reload();
+		for (const line of errors) p.log.say("error", line);
+		if (errors.length > 0) p.log.say("notice", "reload: the configuration stays as it was");
+	}
+}
+
+/** A port reported an error: if its device is gone the socket is closed until it is back, else (link down) it stays. */
+function portFailed({ inStep, kernel, ports, log, clock }: Parts, port: Port, error: native.NativeError): void {
+	inStep.news();
+	if (port.driver !== null && kernel.linkByName(port.name)?.index !== port.index) ports.close1(port);
+	if (error.code !== "ENETDOWN") log.often("warning", `port ${port.name}`, `${port.name}: ${error.message}`, clock.milliseconds);
+}
+
+/** Sockets of the router itself come and go: their ports are not masqd's meanwhile. */
+function yieldPorts(p: Parts): void {
+	const look = p.routerPorts.step();
+	if (look === null) return;
+	if (look.settled.length > 0) p.log.say("notice", `the router itself uses port ${look.settled.join(", ")} now`);
+	if (look.changed || look.lasting) p.inStep.followPorts((t) => withPorts(t, p.ownPorts), [p.guard, p.ports]);
+}
+
+function lookForOwnProtocols(p: Parts): void {
+	if (p.context.table.count(OTHER) > 0 && p.context.now % YIELD_PROTOCOLS_SECONDS === 0) p.yieldProtocols();
+}
+
+function tellLimits({ watch, log, clock }: Parts): void {
+	for (const { reason, text, count } of watch.limits()) log.often("warning", reason, text, clock.milliseconds, count);
+}
+
+function releaseMemory(p: Parts, loop: Loop): void {
+	const { memory, slowPath } = p.translation;
+	let stretched = p.ports.wan.driver?.stretched() ?? false;
+	for (const { driver } of p.ports.lan) if (driver?.stretched()) stretched = true;
+	if (stretched) memory.releaseStretched();
+	if (memory.releaseIdle(loop.busyAt, p.clock.milliseconds, slowPath.fragments.waiting > 0)) loop.busyAt = 0;
+}

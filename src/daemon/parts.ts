@@ -1,0 +1,264 @@
+/**
+ * The parts of the daemon, put together: nothing is opened yet but the state file.
+ *
+ * The order of the followers matters. The guard comes before anything takes or diverts a packet of the LAN, so that the kernel never tracks or forwards what
+ * is masqd's; sockets and TUN devices come before the address, whose change makes frames to send; the offload comes when everything it goes past stands.
+ */
+import * as native from "masq:native";
+import type { Plan } from "../config/plan.ts";
+import { Watch } from "../control/watch.ts";
+import type { Admission } from "../nat/admission.ts";
+import { ALG_BYTES } from "../nat/alg.ts";
+import type { Context } from "../nat/context.ts";
+import { REASON } from "../nat/reason.ts";
+import { REQUESTED_BYTES, Requested } from "../nat/requested.ts";
+import { yieldToRouter } from "../nat/yielding.ts";
+import { addressValue, swap16 } from "../packet/layout.ts";
+import { ArpResponder } from "../port/arp-responder.ts";
+import { filtersBridges } from "../port/device-warnings.ts";
+import { guardPresent } from "../port/guard.ts";
+import { GuardKeeper } from "../port/guard-keeper.ts";
+import { GuardWatch } from "../port/guard-watch.ts";
+import { forgetKernelFlows } from "../port/kernel-flows.ts";
+import { KernelView } from "../port/kernel-view.ts";
+import { OwnPorts } from "../port/local-ports.ts";
+import { Announcements } from "../port/pcp-responder.ts";
+import { TunDriver } from "../port/port.ts";
+import { RouterProtocols } from "../port/router-protocols.ts";
+import { Settings } from "../port/settings.ts";
+import { SocketDiag } from "../port/socket-diag.ts";
+import { TUN_NAME } from "../port/tun-routes.ts";
+import { Barrier } from "./barrier.ts";
+import { Clock } from "./clock.ts";
+import { Egress, type Meter } from "./egress.ts";
+import { type Follower, StartError } from "./follower.ts";
+import { GuardFollower } from "./guard-follower.ts";
+import { InForce } from "./in-force.ts";
+import { InStep } from "./in-step.ts";
+import type { Log } from "./log.ts";
+import { Notices } from "./notices.ts";
+import { OffloadFollower } from "./offload-follower.ts";
+import { planTable, tunQueue } from "./policy.ts";
+import type { Ports } from "./ports.ts";
+import { Rates } from "./rates.ts";
+import { ArpFollower, PcpFollower, pcpServer } from "./responders.ts";
+import { RouterPorts } from "./router-ports.ts";
+import { SessionHops } from "./session-hops.ts";
+import { bootWords, lockState, mapOrMemory, openState, type State } from "./state.ts";
+import { topologyOf } from "./topology.ts";
+import { makeTranslation, type Translation } from "./translation.ts";
+import { TunDevices } from "./tun-devices.ts";
+import { WanAddress } from "./wan-address.ts";
+
+/** Where the daemon keeps its files. */
+export interface Paths {
+	config: string;
+	socket: string;
+	state: string;
+}
+
+/** All parts. */
+export class Parts {
+	readonly paths: Paths;
+	readonly kernel = new KernelView(native);
+	readonly meter: Meter | null = native.getenv("MASQD_METER") === "1" ? { packets: 0, jsNs: 0, ioNs: 0, batches: 0 } : null;
+	/** What was amiss at the start. */
+	readonly warnings: string[] = [];
+	readonly clock = new Clock(native.now);
+	readonly boot = bootWords();
+	readonly log: Log;
+	readonly barrier: Barrier;
+	readonly lock: native.Fd;
+	readonly settings: Settings;
+	/** What a predecessor left, until it is taken over. */
+	state: State | null;
+	readonly tableBytes: number;
+	readonly translation: Translation;
+	readonly context: Context;
+	readonly admission: Admission;
+	readonly ports: Ports;
+	readonly watch: Watch;
+	readonly rates: Rates;
+	readonly requested: Requested;
+	readonly routerProtocols = new RouterProtocols(native, () => this.kernel.links.values());
+	/** Ports of the router's own services. */
+	readonly ownPorts: OwnPorts;
+	readonly inForce: InForce;
+	readonly announcements = new Announcements();
+	readonly egress: Egress;
+	/** Somebody may listen at the control socket. */
+	listened = false;
+
+	readonly routerPorts: RouterPorts;
+	readonly guard: GuardFollower;
+	readonly tuns: TunDevices;
+	readonly arp = new ArpFollower((ifindex, ranges, mac) => new ArpResponder(ifindex, ranges, mac));
+	readonly wanAddress: WanAddress;
+	readonly pcp: PcpFollower;
+	readonly offload: OffloadFollower;
+	readonly notices: Notices;
+	readonly inStep: InStep;
+
+	/** Builds tables in memory; touches nothing of the system but the state file. Throws {@link StartError} if another daemon has it. */
+	constructor(plan: Plan, paths: Paths, log: Log) {
+		const { kernel, warnings } = this;
+		const clock = this.clock;
+		this.paths = paths;
+		this.log = log;
+		this.barrier = new Barrier(log, () => clock.milliseconds);
+		this.lock = lockState(paths.state);
+		const settings = new Settings(native, `${paths.state}.settings`, `/${TUN_NAME}`);
+		this.settings = settings;
+		const { layout, bytes } = planTable(plan);
+		this.tableBytes = bytes;
+		const state = openState(paths.state, layout, this.boot, Math.floor(native.now() / 1000));
+		this.state = state;
+		const translation = makeTranslation({
+			plan,
+			state,
+			layout,
+			settings,
+			kernel,
+			clock,
+			kernelShare: {
+				hasPort: (protocol, port) => this.ownPorts.has(protocol, port),
+				hasFlow: (protocol, peer, peerPort, port) =>
+					this.guard.keeper.sets.hasFlow(protocol, addressValue(peer), swap16(peerPort), swap16(port)),
+			},
+			routerSpeaks: (protocol, peer) => this.routerProtocols.speaks(protocol, peer),
+			guarded: (p) => this.guard.covers(p),
+			flush: () => this.egress.flush(),
+			ftp: mapOrMemory(`${paths.state}.ftp`, ALG_BYTES).memory,
+		});
+		const { context, admission, ports, hops } = translation;
+		this.translation = translation;
+		this.context = context;
+		this.admission = admission;
+		this.ports = ports;
+		this.watch = new Watch(context, native.wallClock);
+		this.rates = new Rates(context, native.now);
+		const requested = new Requested(context, mapOrMemory(`${paths.state}.pcp`, REQUESTED_BYTES).memory);
+		this.requested = requested;
+		this.ownPorts = new OwnPorts({
+			take: (protocol, port) => context.externals.reservePort(0, protocol, port),
+			release: (protocol, port) => context.externals.releasePort(0, protocol, port),
+		});
+		this.routerPorts = new RouterPorts(this.ownPorts, new SocketDiag(native), settings, kernel, warnings);
+		this.inForce = new InForce(plan, context, (other) => this.routerPorts.begin(other));
+		this.inForce.renew(plan, state.image === null ? 0 : state.image.addresses[0], state.image?.addresses ?? new Int32Array(0));
+
+		this.guard = new GuardFollower({
+			keeper: (owner) => new GuardKeeper(native, owner),
+			present: () => guardPresent(native),
+			watch: () => new GuardWatch(native),
+			opened: () => {
+				this.inStep.behind = true;
+			},
+			log,
+			clock,
+		});
+		this.tuns = new TunDevices({
+			kernel,
+			ports,
+			settings,
+			open: (name) => new TunDriver(name, translation.memory.rx, context.views, translation.memory.segmentsAt),
+			queue: () => tunQueue(this.inForce.plan),
+			guarded: (p) => this.guard.covers(p),
+			noticed: (changes) => this.inStep.noticed(changes),
+			warnings,
+		});
+		this.wanAddress = new WanAddress({
+			context,
+			admission,
+			hops,
+			requested,
+			announcements: this.announcements,
+			watch: this.watch,
+			log,
+			clock,
+			listened: () => this.listened,
+		});
+		const server = pcpServer(native, requested, kernel, clock, {
+			spoofed: () => {
+				context.drops[REASON["spoofed-source"]]++;
+			},
+			crowded: () => {
+				context.drops[REASON["pcp-crowded"]]++;
+			},
+		});
+		this.pcp = new PcpFollower(server, this.announcements, clock, () => {
+			this.inStep.behind = true;
+		});
+		this.offload = new OffloadFollower({ context, kernel, hops, log, clock, mode: () => this.inForce.plan.offload });
+		this.notices = new Notices(kernel, log, () => filtersBridges(native));
+		this.egress = new Egress(ports, context, this.barrier, this.meter);
+		this.inStep = this.#makeInStep();
+	}
+
+	#makeInStep(): InStep {
+		const { kernel, barrier, log } = this;
+		const { hops } = this.translation;
+		const sessionHops = new SessionHops(
+			this.context.table,
+			(peer) => hops.find(peer),
+			(i) => this.offload.offload?.hopChanged(i),
+			(unroutable) => this.wanAddress.routed(unroutable),
+		);
+		// What the kernel has tracked of the sessions is not to be found again by what comes after masqd.
+		const kernelFlows: Follower = {
+			name: "kernel flows",
+			follow: () => {},
+			close: (relieved) => {
+				if (!relieved) forgetKernelFlows(native, this.context.table.T, this.#live());
+			},
+		};
+		const followers = [
+			this.routerPorts,
+			this.guard,
+			kernelFlows,
+			this.ports,
+			this.tuns,
+			this.arp,
+			this.wanAddress,
+			this.pcp,
+			sessionHops,
+			this.offload,
+			this.notices,
+		];
+		return new InStep(followers, {
+			kernel,
+			barrier,
+			log,
+			plan: () => this.inForce.plan,
+			topology: (plan) => topologyOf(plan, kernel, this.ownPorts),
+			take: (t) => {
+				const { index } = this.ports.wan;
+				this.ports.take(t);
+				if (this.ports.wan.index !== index) hops.reset();
+				hops.routesChanged();
+			},
+			linksChanged: () => this.yieldProtocols(),
+			netsChanged: () => this.inForce.placeHosts(this.ports.lan.map((_, port) => port)),
+			suspectTuns: () => this.tuns.suspect(),
+			filtersChanged: () => this.offload.renew(),
+			neighboursChanged: (neighbours) => {
+				hops.update(neighbours);
+				for (const { ifindex } of neighbours) this.pcp.server.neighbourChanged(ifindex);
+				this.offload.neighboursChanged(neighbours);
+			},
+			milliseconds: () => this.clock.milliseconds,
+		});
+	}
+
+	/** What the router itself speaks by now in protocols without ports is its own. */
+	yieldProtocols(): void {
+		this.routerProtocols.changed();
+		const ended = yieldToRouter(this.context, this.admission);
+		if (ended > 0) this.log.say("notice", `${ended} sessions ended: the router itself speaks their protocol with their peers now`);
+	}
+
+	/** Numbers of the sessions that are there. */
+	*#live(): Generator<number> {
+		for (let i = 1; i <= this.context.table.layout.sessions; i++) if (this.context.table.state(i) !== 0) yield i;
+	}
+}
