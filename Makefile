@@ -14,6 +14,8 @@ include test/guest/guest.mk
 
 VERSION := $(shell sed -n 's/.*"version": "\(.*\)",/\1/p' package.json)
 SOURCES := $(shell find src -name '*.ts')
+# The daemon's, that of the commands which need what the daemon is made of, what these two share, and the client's.
+BUNDLES := build/masqd.js build/tools.js build/core.js build/client.js
 
 # Everything that building, tests, demo and benchmark need from Debian.
 DEBIAN_PACKAGES := \
@@ -82,20 +84,25 @@ known-arch:
 	@[ -z "$(ARCH)" ] || [ -n "$(ZIG_TARGET)" ] || { echo "no such ARCH: $(ARCH); there are $(ARCHITECTURES)" >&2; exit 1; }
 
 .PHONY: build
-build: known-arch deps ## build/masqd and build/masqd.js (SANITIZE=1, FAULTS=1, LIBC=musl, ARCH=mipsel_24kc for other builds)
-	@$(MAKE) --no-print-directory $(NATIVE_OUT)/masqd build/masqd.js $(if $(ARCH),-j2 $(NATIVE_OUT)/masqd.qbc)
-	@[ "$(NATIVE_OUT)" = build ] || [ -n "$(ARCH)" ] || ln -sf ../masqd.js $(NATIVE_OUT)/masqd.js
+build: known-arch deps ## build/masqd and its bundles (SANITIZE=1, FAULTS=1, LIBC=musl, ARCH=mipsel_24kc for other builds)
+	@$(MAKE) --no-print-directory $(NATIVE_OUT)/masqd $(BUNDLES) $(if $(ARCH),-j2 $(BUNDLES:build/%.js=$(NATIVE_OUT)/%.qbc))
+	@[ "$(NATIVE_OUT)" = build ] || [ -n "$(ARCH)" ] || ln -sf $(BUNDLES:build/%=../%) $(NATIVE_OUT)/
 
 .PHONY: bundle
-bundle: build/masqd.js
+bundle: $(BUNDLES)
 
-build/masqd.js: $(SOURCES) package.json node_modules/.ready
-	node_modules/.bin/esbuild src/main.ts --bundle --minify --format=esm --target=es2023 --platform=neutral \
-		--external:masq:native --define:__VERSION__='"$(VERSION)"' --sourcemap=external --outfile=$@ --log-level=warning
+ESBUILD = node_modules/.bin/esbuild --bundle --minify --format=esm --target=es2023 --platform=neutral \
+	--external:masq:native --define:__VERSION__='"$(VERSION)"' --sourcemap=external --outdir=build --log-level=warning
+
+# The client's stands for itself: a command starts with nothing but what it needs. Daemon and tools share the rest of theirs.
+$(BUNDLES) &: $(SOURCES) package.json node_modules/.ready
+	$(ESBUILD) masqd=src/daemon/main.ts tools=src/tools/main.ts --splitting --chunk-names=core
+	$(ESBUILD) client=src/cli/main.ts
+	@touch $(BUNDLES)
 
 .PHONY: trace
-trace: build/masqd.js ## turn a stack trace on stdin into source lines
-	@node test/tools/trace.mjs build/masqd.js.map
+trace: $(BUNDLES) ## turn a stack trace on stdin into source lines
+	@node test/tools/trace.mjs $(BUNDLES:=.map)
 
 .PHONY: demo
 demo: build ## show masqd at work on real traffic (SHELL=1: keep the hosts and open a shell)

@@ -1,8 +1,9 @@
 /*
- * The host: an engine with what the bundle needs and no more, the module "masq:native", and the bundle.
+ * The host: an engine with what the bundles need and no more, the module "masq:native", and the bundle of the command:
+ * the daemon's, the tools', or the client's. Daemon and tools import a bundle that both share.
  *
- * The bundle is a trusted file that the administrator installed. Left out of the engine are proxies, weak references,
- * string normalisation, and the loading of any other module.
+ * Bundles are trusted files that the administrator installed. Left out of the engine are proxies, weak references,
+ * string normalisation, and the loading of any module from elsewhere than the bundle's folder.
  */
 #include "shim.h"
 
@@ -20,11 +21,19 @@
 #include <unistd.h>
 
 #ifdef WITHOUT_PARSER
-#define BUNDLE_NAME "masqd.qbc"
+#define BUNDLE_SUFFIX ".qbc"
 #else
-#define BUNDLE_NAME "masqd.js"
+#define BUNDLE_SUFFIX ".js"
 #endif
-#define BUNDLE_INSTALLED "/usr/share/masqd/" BUNDLE_NAME
+#define INSTALLED "/usr/share/masqd"
+
+/* Whose bundle is not the client's. */
+static const struct {
+	const char *command, *bundle;
+} bundles[] = {
+	{ "run", "masqd" BUNDLE_SUFFIX },      { "check", "tools" BUNDLE_SUFFIX },   { "cleanup", "tools" BUNDLE_SUFFIX },
+	{ "offload", "tools" BUNDLE_SUFFIX },  { "selftest", "tools" BUNDLE_SUFFIX },
+};
 #define STACK_SIZE (1024 * 1024)
 
 /**
@@ -42,30 +51,53 @@ static void open_standard_descriptors(void)
 }
 
 /**
- * bundle_path() - where the bundle is: $MASQD_JS, else beside the executable, else where packages put it
- * @beside: room for the second of these, PATH_MAX bytes
+ * bundle_of() - the bundle that has a command
+ * @command: NULL if there is none
  *
- * Return: the path.
+ * Return: the name of its file.
  */
-static const char *bundle_path(char *beside)
+static const char *bundle_of(const char *command)
+{
+	size_t n;
+
+	for (n = 0; command && n < sizeof bundles / sizeof *bundles; n++)
+		if (strcmp(command, bundles[n].command) == 0)
+			return bundles[n].bundle;
+	return "client" BUNDLE_SUFFIX;
+}
+
+/**
+ * bundle_path() - where a bundle is: in the folder $MASQD_JS, else beside the executable, else where packages put it
+ * @name: the bundle's
+ * @path: the result, PATH_MAX bytes
+ *
+ * $MASQD_JS may also be a file: that one, whatever the name.
+ */
+static void bundle_path(const char *name, char *path)
 {
 	const char *set = getenv("MASQD_JS");
+	struct stat status;
 	ssize_t length;
 	char *slash;
 
-	if (set && *set)
-		return set;
-	length = readlink("/proc/self/exe", beside, PATH_MAX - sizeof BUNDLE_NAME);
+	if (set && *set) {
+		if (stat(set, &status) == 0 && S_ISDIR(status.st_mode))
+			snprintf(path, PATH_MAX, "%s/%s", set, name);
+		else
+			snprintf(path, PATH_MAX, "%s", set);
+		return;
+	}
+	length = readlink("/proc/self/exe", path, PATH_MAX - 32);
 	if (length > 0) {
-		beside[length] = 0;
-		slash = strrchr(beside, '/');
+		path[length] = 0;
+		slash = strrchr(path, '/');
 		if (slash) {
-			strcpy(slash + 1, BUNDLE_NAME);
-			if (access(beside, F_OK) == 0)
-				return beside;
+			strcpy(slash + 1, name);
+			if (access(path, F_OK) == 0)
+				return;
 		}
 	}
-	return BUNDLE_INSTALLED;
+	snprintf(path, PATH_MAX, INSTALLED "/%s", name);
 }
 
 /**
@@ -144,22 +176,27 @@ static JSContext *new_context(JSRuntime *runtime)
 static JSValue load_bytecode(JSContext *ctx, const char *path, const char *file, size_t length)
 {
 	size_t header = strlen(BYTECODE_HEADER);
-	JSValue module;
 
 	if (length < header || memcmp(file, BYTECODE_HEADER, header) != 0)
 		return JS_ThrowTypeError(ctx, "%s is not bytecode of this program's engine", path);
-	module = JS_ReadObject(ctx, (const uint8_t *)file + header, length - header, JS_READ_OBJ_BYTECODE);
-	if (!JS_IsException(module) && JS_ResolveModule(ctx, module) < 0) {
-		JS_FreeValue(ctx, module);
-		return JS_EXCEPTION;
-	}
-	return module;
+	return JS_ReadObject(ctx, (const uint8_t *)file + header, length - header, JS_READ_OBJ_BYTECODE);
 }
 
 #ifndef WITHOUT_PARSER
 static bool is_bytecode(const char *file, size_t length)
 {
 	return length >= strlen(BYTECODE_MARK) && memcmp(file, BYTECODE_MARK, strlen(BYTECODE_MARK)) == 0;
+}
+
+/* What a bundle imports is kept as names; it is not looked at when compiling. */
+static int no_exports(JSContext *ctx __attribute__((unused)), JSModuleDef *module __attribute__((unused)))
+{
+	return 0;
+}
+
+static JSModuleDef *any_module(JSContext *ctx, const char *name, void *opaque __attribute__((unused)))
+{
+	return JS_NewCModule(ctx, name, no_exports);
 }
 
 /**
@@ -185,7 +222,8 @@ static char *compile_bundle(const char *path, char *file, size_t *length)
 		return file;
 	runtime = JS_NewRuntime();
 	ctx = runtime ? new_context(runtime) : NULL;
-	if (ctx && native_module(ctx)) {
+	if (ctx) {
+		JS_SetModuleLoaderFunc(runtime, NULL, any_module, NULL);
 		JS_SetStripInfo(runtime, JS_STRIP_DEBUG);
 		module = JS_Eval(ctx, file, *length, path, JS_EVAL_TYPE_MODULE | JS_EVAL_FLAG_COMPILE_ONLY);
 		bytes = JS_IsException(module) ? NULL : JS_WriteObject(ctx, &size, module, JS_WRITE_OBJ_BYTECODE);
@@ -211,17 +249,55 @@ static char *compile_bundle(const char *path, char *file, size_t *length)
 #endif
 
 /**
- * load_bundle() - the bundle as a module that has not run
+ * load_bundle() - a bundle as a module that has not run, and whose imports are not resolved
+ * @file: the bundle; freed
  *
  * Return: the module, or an exception.
  */
-static JSValue load_bundle(JSContext *ctx, const char *path, const char *file, size_t length)
+static JSValue load_bundle(JSContext *ctx, const char *path, char *file, size_t length)
 {
+	JSValue module;
+
 #ifndef WITHOUT_PARSER
+	file = compile_bundle(path, file, &length);
 	if (!is_bytecode(file, length))
-		return JS_Eval(ctx, file, length, path, JS_EVAL_TYPE_MODULE | JS_EVAL_FLAG_COMPILE_ONLY);
+		module = JS_Eval(ctx, file, length, path, JS_EVAL_TYPE_MODULE | JS_EVAL_FLAG_COMPILE_ONLY);
+	else
 #endif
-	return load_bytecode(ctx, path, file, length);
+		module = load_bytecode(ctx, path, file, length);
+	free(file);
+	return module;
+}
+
+/**
+ * import_bundle() - a bundle that another imports, from its folder
+ * @name: as the engine has made it of the import
+ * @opaque: path of the other bundle
+ */
+static JSModuleDef *import_bundle(JSContext *ctx, const char *name, void *opaque)
+{
+	const char *beside = opaque, *slash = strrchr(beside, '/'), *base = strrchr(name, '/');
+	char path[PATH_MAX];
+	JSModuleDef *result;
+	JSValue module;
+	size_t length;
+	char *file;
+
+	base = base ? base + 1 : name;
+	snprintf(path, sizeof path, "%.*s%.*s" BUNDLE_SUFFIX, slash ? (int)(slash + 1 - beside) : 0, beside,
+		 (int)strcspn(base, "."), base);
+	file = read_bundle(path, &length);
+	if (!file) {
+		JS_ThrowReferenceError(ctx, "cannot read the program %s: %s", path, strerror(errno));
+		return NULL;
+	}
+	module = load_bundle(ctx, path, file, length);
+	if (JS_IsException(module))
+		return NULL;
+	result = JS_VALUE_GET_PTR(module);
+	/* The context keeps it. */
+	JS_FreeValue(ctx, module);
+	return result;
 }
 
 /**
@@ -275,8 +351,7 @@ static int run_bundle(JSContext *ctx, const char *path, JSValue module)
  */
 int main(int argc, char **argv)
 {
-	char beside[PATH_MAX];
-	const char *path;
+	char path[PATH_MAX];
 	JSRuntime *runtime;
 	JSContext *ctx;
 	JSValue module;
@@ -292,15 +367,12 @@ int main(int argc, char **argv)
 	if (!getenv("PATH") || !*getenv("PATH"))
 		setenv("PATH", PATH_DEFAULT, 1);
 
-	path = bundle_path(beside);
+	bundle_path(bundle_of(argc > 1 ? argv[1] : NULL), path);
 	file = read_bundle(path, &length);
 	if (!file) {
 		fprintf(stderr, "masqd: cannot read the program %s: %s\n", path, strerror(errno));
 		return 1;
 	}
-#ifndef WITHOUT_PARSER
-	file = compile_bundle(path, file, &length);
-#endif
 	runtime = JS_NewRuntime();
 	ctx = runtime ? new_context(runtime) : NULL;
 	if (!ctx || !native_module(ctx)) {
@@ -310,9 +382,13 @@ int main(int argc, char **argv)
 	JS_SetMaxStackSize(runtime, STACK_SIZE);
 	/* The engine would keep the whole text for Function.prototype.toString(), which nothing calls. */
 	JS_SetStripInfo(runtime, JS_STRIP_SOURCE);
+	JS_SetModuleLoaderFunc(runtime, NULL, import_bundle, path);
+	/* The files are freed before the bundle runs: the daemon never comes back from there. */
 	module = load_bundle(ctx, path, file, length);
-	/* Before the bundle runs: the daemon never comes back from there. */
-	free(file);
+	if (!JS_IsException(module) && JS_ResolveModule(ctx, module) < 0) {
+		JS_FreeValue(ctx, module);
+		module = JS_EXCEPTION;
+	}
 #ifdef __GLIBC__
 	malloc_trim(0);
 #endif

@@ -30,10 +30,11 @@ goal() {
 }
 
 # With all that the bundle holds now, that small is not to be had by minifying. On routers it is bytecode, which the packages
-# count; theirs is missed since every packet is asked where it came from and nothing ends the daemon (one bundle for daemon
-# and commands is what would have to go).
-goal 'masqd.js, goal' "$(size build/masqd.js)" $((96 * kilobyte))
-budget 'masqd.js, may not grow beyond' "$(size build/masqd.js)" $((352 * kilobyte))
+# count; theirs is missed since every packet is asked where it came from and nothing ends the daemon.
+daemon=$(($(size build/masqd.js) + $(size build/core.js)))
+goal "the daemon's bundles, goal" "$daemon" $((96 * kilobyte))
+budget "the daemon's bundles, may not grow beyond" "$daemon" $((324 * kilobyte))
+budget "the client's bundle" "$(size build/client.js)" $((24 * kilobyte))
 for arch in mips_24kc mipsel_24kc arm_cortex-a7_neon-vfpv4 aarch64_cortex-a53 x86_64; do
 	budget "masqd, $arch" "$(size build/$arch/masqd)" $((900 * kilobyte))
 	for package in build/masqd_*_"$arch".ipk; do

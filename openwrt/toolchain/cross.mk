@@ -36,6 +36,6 @@ $(CROSS_COMPILER): openwrt/toolchain/package.json openwrt/toolchain/package-lock
 	cd openwrt/toolchain && npm ci --no-audit --no-fund --loglevel=error
 	@touch $@
 
-$(NATIVE_OUT)/masqd.qbc: build/masqd.js $(BYTECODE)
+$(NATIVE_OUT)/%.qbc: build/%.js $(BYTECODE)
 	@mkdir -p $(@D)
 	$(BYTECODE) $< $@

@@ -3,9 +3,10 @@
  */
 import * as native from "masq:native";
 import { PROTOCOL_VERSION, type Reply, type Request } from "../control/protocol.ts";
+import { CommandError } from "./command-line.ts";
 
 /** Something went wrong between client and daemon; the message is for the operator. */
-export class ControlError extends Error {}
+export class ControlError extends CommandError {}
 
 const CHUNK = 65536;
 

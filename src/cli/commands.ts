@@ -17,6 +17,7 @@ import type {
 } from "../control/protocol.ts";
 import { parseAddress } from "../packet/address.ts";
 import { ControlClient, ControlError } from "./client.ts";
+import { type Command, type Line, SOCKET, UsageError } from "./command-line.ts";
 import { renderEvent, renderMappingLog, type WatchEvent } from "./event-text.ts";
 import { PcapngWriter } from "./pcapng.ts";
 import { remedySection } from "./remedy.ts";
@@ -36,25 +37,6 @@ import {
 	wrap,
 } from "./render.ts";
 
-/** A command line that can not be meant so; the message is for the operator. */
-export class UsageError extends Error {}
-
-/** What stood behind the command. */
-export interface Line {
-	/** Values by option; "" for an option without one. */
-	options: Map<string, string>;
-	/** Other words. */
-	words: string[];
-}
-
-/** A command: its options (true: with a value), most other words, and what it does; the result is the exit status. */
-export interface Command {
-	options: Record<string, boolean>;
-	words?: number;
-	run(line: Line): number;
-}
-
-export const SOCKET = "/var/run/masqd.sock";
 const DEFAULT_ROWS = 50;
 const DEFAULT_PACKETS = 100;
 
@@ -76,20 +58,6 @@ function out(text: string): void {
 }
 
 const json = (value: unknown) => out(`${JSON.stringify(value)}\n`);
-
-/** Reads options and words; throws {@link UsageError}. */
-export function parseLine(words: string[], command: Command): Line {
-	const line: Line = { options: new Map(), words: [] };
-	for (let n = 0; n < words.length; n++) {
-		const word = words[n];
-		if (Object.hasOwn(command.options, word)) {
-			if (command.options[word] && n + 1 === words.length) throw new UsageError(`${word} needs a value`);
-			line.options.set(word, command.options[word] ? words[++n] : "");
-		} else if (!word.startsWith("-") && line.words.length < (command.words ?? 0)) line.words.push(word);
-		else throw new UsageError(`unknown argument '${word}'`);
-	}
-	return line;
-}
 
 function connect({ options }: Line): ControlClient {
 	return new ControlClient(options.get("--socket") ?? SOCKET, flushOutput);

@@ -32,3 +32,10 @@ export function loadPlan(path: string): Loaded {
 	const lines = (list: typeof errors) => (list.length === 0 ? [] : formatErrors(list).trimEnd().split("\n"));
 	return { plan, errors: lines(errors), warnings: lines(warnings).map((line) => `warning: ${line}`) };
 }
+
+/** The plan of the file at `path`; null after printing its errors. */
+export function readPlan(path: string): Plan | null {
+	const { plan, errors, warnings } = loadPlan(path);
+	for (const line of [...errors, ...warnings]) native.print(2, `${line}\n`);
+	return plan;
+}

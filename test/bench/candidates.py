@@ -11,7 +11,7 @@ from topology import GATEWAY, SERVER, WAN, tool
 ROOT = os.path.normpath(os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", ".."))
 MASQD = os.path.join(ROOT, "build", "masqd")
 MASQD_MUSL = os.path.join(ROOT, "build", "musl", "masqd")
-MASQD_BUNDLE = os.path.join(ROOT, "build", "masqd.js")
+MASQD_BUNDLE = os.path.join(ROOT, "build")
 
 # Sessions of masqd's table in the speed measurements: the most it allows, so that 16,384 UDP mappings and every
 # connection of a round have room.

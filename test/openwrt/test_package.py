@@ -13,6 +13,7 @@ import tarfile
 import pytest
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
+BUNDLES = ("masqd", "core", "tools", "client")
 # ELF machine, byte order and emulator of each feed architecture.
 ARCHITECTURES = {
     "mips_24kc": (8, ">", "qemu-mips-static"),
@@ -91,7 +92,7 @@ def test_files_are_those_of_openwrt_files_and_the_program(arch):
     with part(arch, "data.tar.gz") as data:
         members = {m.name.removeprefix("./"): m for m in data.getmembers() if m.isfile()}
     overlay = {str(p.relative_to(ROOT / "openwrt/files")) for p in (ROOT / "openwrt/files").rglob("*") if p.is_file()}
-    assert set(members) == overlay | {"usr/sbin/masqd", "usr/share/masqd/masqd.qbc"}
+    assert set(members) == overlay | {"usr/sbin/masqd", *(f"usr/share/masqd/{name}.qbc" for name in BUNDLES)}
     for name, member in members.items():
         executable = name == "usr/sbin/masqd" or name.startswith("etc/init.d/") or os.access(ROOT / "openwrt/files" / name, os.X_OK)
         assert member.mode == (0o600 if name == "etc/config/masqd" else 0o755 if executable else 0o644), name
@@ -120,7 +121,7 @@ def test_package_runs(arch, tmp_path):
     path.mkdir()
     program = f"{emulator or ''} {tmp_path}/usr/sbin/masqd".strip()
     (path / "masqd").write_text(
-        f'#!/bin/sh\nexport MASQD_JS={tmp_path}/usr/share/masqd/masqd.qbc\n[ "$1" != check ] || set -- check -c {tmp_path}/etc/config/masqd\nexec {program} "$@"\n'
+        f'#!/bin/sh\nexport MASQD_JS={tmp_path}/usr/share/masqd\n[ "$1" != check ] || set -- check -c {tmp_path}/etc/config/masqd\nexec {program} "$@"\n'
     )
     (path / "masqd").chmod(0o755)
     version = ipk(arch).name.split("_")[1]
@@ -148,7 +149,8 @@ def test_bytecode_of_another_byte_order_is_refused(tmp_path):
 def test_release_builds_its_own_bundle_and_a_feed_builds_from_it(tmp_path):
     """`make dist`, then openwrt/Makefile as `make dist` filled it in, in a stand-in of the SDK."""
     output = run("openwrt/dist.sh", env={**os.environ, "MASQD_HOME": "https://example.org/masqd"})
-    assert "masqd.js: as the source in the release builds it" in output
+    for name in BUNDLES:
+        assert f"{name}.js: as the source in the release builds it" in output
     release, digest = output.splitlines()[-1].split()
     assert hashlib.sha256((ROOT / release).read_bytes()).hexdigest() == digest
 
@@ -168,5 +170,6 @@ def test_release_builds_its_own_bundle_and_a_feed_builds_from_it(tmp_path):
     root = sdk / "root"
     with part("x86_64", "data.tar.gz") as data:
         assert {str(p.relative_to(root)) for p in root.rglob("*") if p.is_file()} == {m.name.removeprefix("./") for m in data.getmembers() if m.isfile()}
-    shutil.copy(root / "usr/share/masqd/masqd.qbc", root / "usr/sbin/")
+    for name in BUNDLES:
+        shutil.copy(root / f"usr/share/masqd/{name}.qbc", root / "usr/sbin/")
     assert run(root / "usr/sbin/masqd", "--version").startswith("masqd ")

@@ -19,8 +19,10 @@ const ALLOWED: Record<string, string[]> = {
 	"control/protocol.ts": [],
 	"control/stream.ts": [],
 	"control/daemon-view.ts": ["nat", "control/protocol.ts", "control/stream.ts"],
-	cli: ["packet", "control/protocol.ts", "masq:native"],
+	cli: ["packet", "control/protocol.ts", "version.ts", "masq:native"],
+	"cli/command-line.ts": ["masq:native"],
 	selftest: ["packet", "conntrack", "nat"],
+	tools: ["cli/command-line.ts", "selftest", "daemon", "port", "config", "masq:native"],
 	daemon: ["packet", "conntrack", "nat", "port", "offload", "config", "control", "version.ts", "masq:native"],
 	"daemon/policy.ts": ["packet", "conntrack", "nat", "config"],
 	"daemon/topology.ts": [
@@ -33,18 +35,7 @@ const ALLOWED: Record<string, string[]> = {
 		"port/tun-routes.ts",
 		"daemon/policy.ts",
 	],
-	"main.ts": [
-		"packet",
-		"conntrack",
-		"config",
-		"cli",
-		"selftest",
-		"daemon",
-		"port/local-ports.ts",
-		"port/netifd.ts",
-		"version.ts",
-		"masq:native",
-	],
+	"daemon/main.ts": ["daemon", "port/netifd.ts", "cli/command-line.ts", "masq:native"],
 	"version.ts": [],
 };
 

@@ -1,0 +1,75 @@
+/**
+ * The daemon's bundle: `masqd run`.
+ */
+import * as native from "masq:native";
+import { CONFIG, type Command, execute, type Line, SOCKET, STATE, UsageError } from "../cli/command-line.ts";
+import { resolveDevices } from "../port/netifd.ts";
+import { Daemon } from "./daemon.ts";
+import { StartError } from "./follower.ts";
+import { Lines } from "./lines.ts";
+import { readPlan } from "./load-plan.ts";
+import { LEVELS, type Level, Log } from "./log.ts";
+
+const err = (text: string) => native.print(2, text);
+
+/** The log that the options of `run` ask for. */
+function openLog({ options }: Line): Log {
+	const level = options.get("--log") ?? "info";
+	if (!Object.hasOwn(LEVELS, level)) throw new UsageError(`'${level}' is not a level of the log`);
+	if (!options.has("--syslog")) {
+		const lines = new Lines(2);
+		return new Log((_, text) => lines.write(`masqd: ${text}`), level as Level);
+	}
+	native.syslogOpen("masqd");
+	return new Log(native.syslogWrite, level as Level);
+}
+
+function run(line: Line): number {
+	const paths = {
+		config: line.options.get("-c") ?? CONFIG,
+		socket: line.options.get("--socket") ?? SOCKET,
+		state: line.options.get("--state") ?? STATE,
+	};
+	const log = openLog(line);
+	const plan = readPlan(paths.config);
+	if (plan === null) return 1;
+	if (!plan.enabled) {
+		log.say("error", `${paths.config} says option enabled '0': nothing to do`);
+		return 1;
+	}
+	const { problem, leftOut } = resolveDevices(native, plan);
+	if (problem !== null) {
+		err(`masqd: ${problem}\n`);
+		return 1;
+	}
+	for (const why of leftOut) log.say("warning", `${why}; the other networks do not wait for it`);
+	let daemon: Daemon;
+	try {
+		daemon = new Daemon(plan, paths, log, { wait: line.options.has("--wait") });
+		daemon.start();
+	} catch (error) {
+		const e = error as Partial<native.NativeError> & Error;
+		if (!(e instanceof StartError) && e.code === undefined && e.name !== "RtnetlinkError" && native.getenv("MASQD_DEBUG")) throw e;
+		err(`masqd: ${e.message}\n`);
+		return 1;
+	}
+	for (const w of daemon.warnings) log.say("warning", w);
+	new Lines(1).write(`masqd: ready: ${daemon.describe()}`);
+	try {
+		daemon.run();
+	} catch (error) {
+		// A fault of ours opens nothing: what keeps the LAN in stays for the successor.
+		daemon.abandon();
+		log.say("error", `masqd ends, guard and settings stay: ${(error as Error).message}`);
+		return 1;
+	}
+	daemon.stop();
+	return 0;
+}
+
+const RUN: Command = {
+	run,
+	options: { "-c": true, "--socket": true, "--state": true, "--syslog": false, "--log": true, "--wait": false },
+};
+
+native.exit(execute({ run: RUN }, native.args()));
