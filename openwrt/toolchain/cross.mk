@@ -24,6 +24,14 @@ NATIVE_CFLAGS += -fno-sanitize=undefined -Wno-gnu-variable-sized-type-not-at-end
 # still is slower.
 NATIVE_CFLAGS += -mllvm -inline-threshold=$(if $(filter arm% x86%,$(ARCH)),50,10)
 INTERPRETER_FLAGS := -O2 -mllvm -tail-dup-pred-size=5000
+# Of the engine only what a packet or a new session goes through is made for speed; the rest is made small: 20 kB of a package.
+HOT_FUNCTIONS := JS_CallInternal JS_CallConstructorInternal JS_GetPropertyValue JS_TryGetPropertyInt64 JS_SetPropertyValue \
+	JS_GetPropertyInternal JS_SetPropertyInternal JS_CreateProperty js_call_c_function js_closure2 JS_NewObjectFromShape \
+	__JS_FreeValueRT JS_ToInt32Free JS_ToInt64Free JS_ToUint32Free JS_ToFloat64Free JS_ToNumberHintFree js_add_slow js_shr_slow \
+	js_binary_arith_slow js_binary_logic_slow js_relational_slow js_eq_slow js_strict_eq_slow js_map_get map_find_record \
+	js_math_imul js_math_clz32
+INTERPRETER_FLAGS += $(foreach size,minsize optsize,-mllvm -force-attribute=$(size) \
+	$(HOT_FUNCTIONS:%=-mllvm -force-remove-attribute=%:$(size)))
 # Nothing unwinds the stack of a program in C.
 NATIVE_CFLAGS += -fno-unwind-tables -fno-asynchronous-unwind-tables
 # The bundle comes as bytecode, so the engine needs no parser.
