@@ -10,12 +10,12 @@ import {
 	type AddressRange,
 	formatAddressRange,
 	formatSubnet,
-	isUnicast,
 	parseAddress,
 	parseAddressRange,
 	parseInterfaceAddress,
 	type Subnet,
 } from "../packet/address.ts";
+import { isUnicast } from "../packet/address-class.ts";
 import { quoteValue } from "./uci.ts";
 
 /** TU ports from `first` to `last`, both included. */

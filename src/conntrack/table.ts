@@ -166,6 +166,26 @@ export interface Bypass {
 	syncAll(): void;
 }
 
+/** What a session is made of. Addresses and ports as loaded. */
+export interface NewSession {
+	protocol: number;
+	internal: number;
+	internalPort: number;
+	/** External address, its number, and the port. */
+	address: number;
+	external: number;
+	externalPort: number;
+	peer: number;
+	peerPort: number;
+	/** The peer's port as the internal host knows it: another one only with nat/renamed-peer.ts. */
+	peerPortInternal: number;
+	state: number;
+	host: number;
+	hop: number;
+	/** A session of the same mapping, 0 if there is none. */
+	mapped: number;
+}
+
 /** The table over one buffer of `layout.words * 4` bytes. */
 export class Table {
 	readonly layout: TableLayout;
@@ -728,13 +748,15 @@ export class Table {
 	}
 
 	#hashEndpoint(a: number, port: number): number {
-		return this.hash(a, port, port) >>> 1;
+		const h = Math.imul(port ^ this.key0, this.key1) ^ a;
+		return Math.imul(h ^ (h >>> 15) ^ port, this.key2) >>> (this.shift + 1);
 	}
 
 	/** Session of an outbound packet, 0 if there is none. `ports` as an outbound packet has them. */
 	findOut(protocol: number, inside: number, peer: number, ports: number): number {
 		const t = this.T;
-		let i = this.outHeads[this.hash(inside, peer, ports)];
+		const h = Math.imul(ports ^ this.key0, this.key1) ^ inside;
+		let i = this.outHeads[Math.imul(h ^ (h >>> 15) ^ peer, this.key2) >>> this.shift];
 		while (i !== 0) {
 			const e = i << 4;
 			if (t[e] === inside && t[e + R_OUT] === ports && t[e + R_PEER] === peer && (t[e + R_META] & 0xff) === protocol) break;
@@ -747,7 +769,8 @@ export class Table {
 	findIn(protocol: number, peer: number, address: number, external: number, ports: number): number {
 		const t = this.T;
 		const key = protocol | (external << EXTERNAL_SHIFT);
-		let i = this.inHeads[this.hash(peer, address, ports)];
+		const h = Math.imul(ports ^ this.key0, this.key1) ^ peer;
+		let i = this.inHeads[Math.imul(h ^ (h >>> 15) ^ address, this.key2) >>> this.shift];
 		while (i !== 0) {
 			const e = i << 4;
 			if (t[e + R_PEER] === peer && t[e + R_IN] === ports && (t[e + R_META] & 0xffff) === key) break;
@@ -824,27 +847,11 @@ export class Table {
 	}
 
 	/**
-	 * Creates a session from a free record; the caller has made sure that there is one ({@link count} of FREE > 0) and that neither key exists.
-	 * All addresses and ports as loaded; `address` is the external address whose number is `external`, `leader` a session of the same mapping, 0 if there is none;
-	 * `peerPortInside` is the peer's port as the inside knows it.
-	 * Returns the record's number. Spelt out like {@link relink}: 1.8 instead of 2.7 us in QuickJS.
+	 * Creates a session from a free record; the caller has made sure that there is one ({@link count} of FREE > 0) and that neither key exists. Returns the record's
+	 * number. Spelt out like {@link relink}: 1.8 instead of 2.7 us in QuickJS.
 	 */
-	create(
-		protocol: number,
-		inside: number,
-		insidePort: number,
-		address: number,
-		external: number,
-		externalPort: number,
-		peer: number,
-		peerPort: number,
-		state: number,
-		host: number,
-		hop: number,
-		now16: number,
-		leader: number,
-		peerPortInside = peerPort,
-	): number {
+	create(n: NewSession, now16: number): number {
+		const { internal, peer, address, externalPort, state } = n;
 		const l = this.#lists;
 		const i = l[FREE << 1];
 		const t = this.T;
@@ -852,22 +859,22 @@ export class Table {
 		const { key0, key1, key2, shift, outHeads, inHeads } = this;
 		const e = i << 4;
 		const h16 = i << 5;
-		const out = pair(insidePort, peerPortInside);
-		const inn = pair(peerPort, externalPort);
+		const out = pair(n.internalPort, n.peerPortInternal);
+		const inn = pair(n.peerPort, externalPort);
 		// Off the head of the list of the free.
 		const free = t16[h16 + R_NEXT];
 		l[FREE << 1] = free;
 		if (free === 0) l[(FREE << 1) + 1] = 0;
 		else t16[(free << 5) + R_PREVIOUS] = 0;
-		t[e] = inside;
+		t[e] = internal;
 		t[e + R_PEER] = peer;
 		t[e + R_OUT] = out;
 		t[e + R_IN] = inn;
-		t[e + R_DELTA] = deltaOf(inside, address, out, inn);
+		t[e + R_DELTA] = deltaOf(internal, address, out, inn);
 		t.fill(0, e + R_ACK_OUT, e + RECORD_WORDS);
 		if (this.#isLarge) this.#forgetLarge((k) => k === i || this.state(k) === FREE);
 		t16[h16 + R_LAST] = now16;
-		t16[h16 + R_HOST] = host;
+		t16[h16 + R_HOST] = n.host;
 		// To the tail of its state's.
 		const tail = l[(state << 1) + 1];
 		t16[h16 + R_PREVIOUS] = tail;
@@ -877,7 +884,7 @@ export class Table {
 		l[(state << 1) + 1] = i;
 		this.#counts[FREE]--;
 		this.#counts[state]++;
-		let h = Math.imul(out ^ key0, key1) ^ inside;
+		let h = Math.imul(out ^ key0, key1) ^ internal;
 		h = Math.imul(h ^ (h >>> 15) ^ peer, key2) >>> shift;
 		t16[h16 + R_CHAIN_OUT] = outHeads[h];
 		outHeads[h] = i;
@@ -885,7 +892,7 @@ export class Table {
 		h = Math.imul(h ^ (h >>> 15) ^ address, key2) >>> shift;
 		t16[h16 + R_CHAIN_IN] = inHeads[h];
 		inHeads[h] = i;
-		if (leader !== 0) this.#join(i, leader, address);
+		if (n.mapped !== 0) this.#join(i, n.mapped, address);
 		else {
 			this.#ring[i << 1] = i;
 			this.#ring[(i << 1) + 1] = i;
@@ -894,7 +901,7 @@ export class Table {
 		const kind = SPARE[state];
 		if (kind !== UNANSWERED || this.pressed) this.#spareIn(i, kind);
 		// The last store: before it the record is a free one, whatever becomes of the process.
-		t[e + R_META] = protocol | (external << EXTERNAL_SHIFT) | (state << STATE_SHIFT) | (hop << HOP_SHIFT);
+		t[e + R_META] = n.protocol | (n.external << EXTERNAL_SHIFT) | (state << STATE_SHIFT) | (n.hop << HOP_SHIFT);
 		return i;
 	}
 

@@ -1,7 +1,8 @@
 /**
  * What is amiss around masqd, in words: looked for when somebody asks for the status.
  */
-import { formatAddress, isPrivate } from "../packet/address.ts";
+import { formatAddress } from "../packet/address.ts";
+import { isUnreachableFromOutside } from "../packet/address-class.ts";
 import { addressValue } from "../packet/layout.ts";
 import type { NftView } from "../port/nft-view.ts";
 import type { DaemonView } from "./daemon-view.ts";
@@ -18,7 +19,7 @@ export function addressWarnings(address: number): string[] {
 		return [
 			`behind a carrier's NAT: the WAN's address ${text} is in 100.64.0.0/10; nothing outside can reach port forwards, ask the provider for a public address`,
 		];
-	if (isPrivate(address))
+	if (isUnreachableFromOutside(address))
 		return [
 			`double NAT: the WAN's address ${text} is private; forward ports on the router in front too, or make it a bridge or this host its DMZ`,
 		];

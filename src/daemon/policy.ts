@@ -6,8 +6,8 @@ import { HOST_ADF, HOST_EIF } from "../conntrack/record.ts";
 import { layoutTable, type TableLayout } from "../conntrack/table.ts";
 import { type Forward, type Net, POLICY_DEFAULTS, type Policy } from "../nat/context.ts";
 import { externalsWords, type WantedExternal } from "../nat/externals.ts";
-import { HOST_UNREACHABLE, PROHIBITED } from "../nat/icmp-error.ts";
 import type { Subnet } from "../packet/address.ts";
+import { HOST_UNREACHABLE, PROHIBITED } from "../packet/icmp.ts";
 import { swap32, TCP, UDP } from "../packet/layout.ts";
 
 /** Packets that may wait in a TUN device: as many as a burst of new sessions brings, which take masqd longest (30 us each). */

@@ -6,7 +6,7 @@ import type { Plan } from "../config/plan.ts";
 import type { TableLayout } from "../conntrack/table.ts";
 import type { Context, KernelShare } from "../nat/context.ts";
 import { type Core, makeContext, makeCore, makeTables } from "../nat/core.ts";
-import { HOST_UNREACHABLE, NET_UNREACHABLE } from "../nat/icmp-error.ts";
+import { HOST_UNREACHABLE, NET_UNREACHABLE } from "../packet/icmp.ts";
 import { LinkHeaders } from "../packet/link-header.ts";
 import type { KernelView } from "../port/kernel-view.ts";
 import { NextHopTable } from "../port/neighbours.ts";

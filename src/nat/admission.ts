@@ -27,7 +27,7 @@ import {
 import { firstOf, secondOf, swap16, TCP, UDP } from "../packet/layout.ts";
 import { type Context, type EndCause, type Forward, findForward, hasForwards } from "./context.ts";
 import { portKind } from "./externals.ts";
-import { REASON } from "./reason.ts";
+import { REASON, refusal } from "./reason.ts";
 import { BORROW_FREE, guaranteed, guaranteedPorts, STRANGERS_FREE, STRANGERS_SHIFT } from "./shares.ts";
 
 /** Sessions that may end in one turn of the engine's loop. */
@@ -68,7 +68,7 @@ export class Admission {
 
 	/**
 	 * Finds room for one more session of a host (as-loaded address), which a `stranger` opens or the host itself: returns the host's number with a record free and the session counted,
-	 * or minus (reason number + 1). The caller creates the session at once or calls `hosts.release`. Sessions may have ended to make room, the host's own too.
+	 * or a refusal (reason.ts). The caller creates the session at once or calls `hosts.release`. Sessions may have ended to make room, the host's own too.
 	 */
 	admit(inside: number, stranger = false): number {
 		const c = this.#c;
@@ -84,7 +84,7 @@ export class Admission {
 			return host;
 		}
 		if (host === 0 && this.#freeRecord(stranger)) host = hosts.obtain(inside, flags);
-		if (host === 0) return -REASON["table-full"] - 1;
+		if (host === 0) return refusal(REASON["table-full"]);
 		// Making room may end the host's last other session, and its record would go.
 		hosts.hold(host);
 		let refused = this.#refusal(host, most, stranger);
@@ -100,7 +100,7 @@ export class Admission {
 		}
 		hosts.refused[host]++;
 		hosts.letGo();
-		return -refused - 1;
+		return refusal(refused);
 	}
 
 	/** Makes room for a session of a host; -1 or the reason why there is none. */
@@ -384,6 +384,15 @@ export class Admission {
 		if (!external.shared && external.pool >= 0 && --external.sessions === 0) external.holder = 0;
 		c.hosts.release(host);
 		c.events?.ended(i, cause, last);
+	}
+
+	/** The external port (as loaded) that an internal endpoint's last mapping had and that rests still: the rest is over, the port free. */
+	endRest(protocol: number, internal: number, internalPort: number, external: number): number | undefined {
+		const { table } = this.#c;
+		const i = table.findResting(protocol, internal, internalPort);
+		if (i === 0 || ((table.T[(i << 4) + R_META] >> EXTERNAL_SHIFT) & 0xff) !== external) return undefined;
+		this.end(i, "timeout");
+		return secondOf(table.T[(i << 4) + R_IN]);
 	}
 
 	/** True for the external port of a forward: it stays reserved while the forward is configured. */

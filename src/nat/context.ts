@@ -325,12 +325,6 @@ export function findSoleNets(lan: readonly LanLink[]): void {
 	}
 }
 
-/** Number of the pool that an inside host (as loaded) has its external address from, -1 if it masquerades. */
-export function poolOf({ pools }: Policy, inside: number): number {
-	for (let n = 0; n < pools.length; n++) if (inNets(pools[n].nets, inside)) return n;
-	return -1;
-}
-
 /** True if a forward of the configuration has an external port (host order): the port is not anybody else's to take or to give back. */
 export function isConfigured({ forwards }: Policy, protocol: number, port: number): boolean {
 	return forwards.some((f) => f.protocol === protocol && port >= f.first && port <= f.last);

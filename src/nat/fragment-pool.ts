@@ -1,12 +1,15 @@
 /**
- * Fragments on their way through (RFC 4787 REQ-14): a datagram's pieces are kept until all are there and then go on one by one, in order, as they came.
+ * Fragments on their way through (RFC 4787 REQ-14): a datagram's pieces are kept until all are there and then go on one
+ * by one, in order, as they came.
  *
- * Theory of operation. Only the first fragment has ports, and it may come last; what is to be done with the others follows from it. So nothing is forwarded
- * before the datagram is complete and free of overlaps (RFC 1858, RFC 5722 for IPv6: an overlap is never honest); it is not put together, because each
- * fragment needs nothing but another address. The pool is fixed: {@link DATAGRAMS} datagrams, {@link PER_SOURCE} of one source, in blocks of frame
- * memory that are sent from where they are. When it is full a datagram goes of the side, LAN or WAN, that holds more, and there the oldest of the source that holds most: so a flood
- * takes from itself, from outside nothing from the inside, and no host takes from another that has less. A datagram whose pieces follow each other is complete long
- * before a flood of stray pieces has gone once round. Blocks that were handed out stay untouched until the queues are empty.
+ * Theory of operation. Only the first fragment has ports, and it may come last; what is to be done with the others
+ * follows from it. So nothing is forwarded before the datagram is complete and free of overlaps (RFC 1858, RFC 5722 for
+ * IPv6: an overlap is never honest); it is not put together, because each fragment needs nothing but another address.
+ * The pool is fixed: {@link DATAGRAMS} datagrams, {@link PER_SOURCE} of one source, in blocks of frame memory that are
+ * sent from where they are. When it is full a datagram goes of the side, LAN or WAN, that holds more, and there the
+ * oldest of the source that holds most: so a flood takes from itself, from outside nothing from the inside, and no host
+ * takes from another that has less. A datagram whose pieces follow each other is complete long before a flood of stray
+ * pieces has gone once round. Blocks that were handed out stay untouched until the queues are empty.
  */
 import { IP_MORE, IP_OFFSET, IP_WORD, SCTP, SLOT_IP, TCP } from "../packet/layout.ts";
 import { BLOCK, type Context } from "./context.ts";
@@ -80,8 +83,9 @@ export class FragmentPool {
 	}
 
 	/**
-	 * Takes the fragment in slot `s` (`length` bytes of IPv4, header checked) from LAN port `port`, -1: the WAN. All pieces of a datagram come by one port. Returns
-	 * how many pieces it has if it is complete now, which are then in {@link slots}; 0 if it waits or the fragment was dropped.
+	 * Takes the fragment in slot `s` (`length` bytes of IPv4, header checked) from LAN port `port`, -1: the WAN. All
+	 * pieces of a datagram come by one port. Returns how many pieces it has if it is complete now, which are then in
+	 * {@link slots}; 0 if it waits or the fragment was dropped.
 	 */
 	add(s: number, length: number, port: number): number {
 		const inside = port >= 0;
@@ -182,7 +186,9 @@ export class FragmentPool {
 		return this.#sides[inside] >= this.#sides[inside ^ 1] ? inside : inside ^ 1;
 	}
 
-	/** The datagram of a side that gives way, see above; with `but` one with pieces, not this one. -1 if there is none. */
+	/**
+	 * The datagram of a side that gives way, see above; with `but` one with pieces, not this one. -1 if there is none.
+	 */
 	#victim(side: number, but: number): number {
 		const D = this.#datagrams;
 		let found = -1;
@@ -245,7 +251,10 @@ export class FragmentPool {
 		return d;
 	}
 
-	/** Finds and takes blocks for a piece of datagram `d`; others give way. -1 if there is no room even then, or its source has half of all and more than others. */
+	/**
+	 * Finds and takes blocks for a piece of datagram `d`; others give way. -1 if there is no room even then, or its
+	 * source has half of all and more than others.
+	 */
 	#room(d: number, bytes: number): number {
 		for (;;) {
 			const b = this.#take(bytes, 1);
@@ -282,7 +291,10 @@ export class FragmentPool {
 		return this.#c.spare.at + b * BLOCK;
 	}
 
-	/** Blocks that were handed out are free again once every queue has been sent. To be called only while none is about to be queued. */
+	/**
+	 * Blocks that were handed out are free again once every queue has been sent. To be called only while none is about to
+	 * be queued.
+	 */
 	recycle(): void {
 		if (!this.#handedOut) return;
 		const { wan, lan } = this.#c;

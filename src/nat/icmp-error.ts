@@ -1,47 +1,21 @@
 /**
- * ICMP errors that the router itself sends (RFC 792, RFC 1191, RFC 1812 section 4.3): built in place of the packet that caused them.
+ * ICMP errors that the router itself sends (RFC 792, RFC 1191, RFC 1812 section 4.3): built in place of the packet that
+ * caused them.
  */
+import { isUnicast } from "../packet/address-class.ts";
 import { fold, sumOf } from "../packet/checksum.ts";
+import { isError } from "../packet/icmp.ts";
 import { addressValue, ICMP, IP_OFFSET, IP_WORD, SLOT_ETHER, SLOT_IP } from "../packet/layout.ts";
 import { type Context, isBroadcast, lanOf } from "./context.ts";
 
-/** Type and code as one number: type * 256 + code. */
-export const NET_UNREACHABLE = 0x300;
-export const HOST_UNREACHABLE = 0x301;
-export const PORT_UNREACHABLE = 0x303;
-export const FRAGMENTATION_NEEDED = 0x304;
-export const PROHIBITED = 0x30d;
-export const TIME_EXCEEDED = 0xb00;
-/** Types that do not pass: deprecated (RFC 6633), and only for hosts on the link of their sender (RFC 1122 section 3.2.2.2). */
-export const SOURCE_QUENCH = 4;
-export const REDIRECT = 5;
-
 /** As much of the offending packet as fits an ICMP datagram of 576 bytes (RFC 1812 section 4.3.2.3). */
 const QUOTE_MAX = 576 - 28;
-/** Errors that one source may cause at once, in seconds' worth of its rate: twenty traceroute probes in 0.4 s are all answered. */
+/**
+ * Errors that one source may cause at once, in seconds' worth of its rate: twenty traceroute probes in 0.4 s are all
+ * answered.
+ */
 const BURST_SECONDS = 2;
 const BUCKETS = 64;
-
-/** True for ICMP types that are errors (RFC 1122 section 3.2.2). */
-export function isError(type: number): boolean {
-	return type === 3 || type === 4 || type === 5 || type === 11 || type === 12;
-}
-
-/** True if a host can have this address: not 0/8, 127/8, 224/4 and above. Takes a dotted value. */
-export function isHostAddress(value: number): boolean {
-	const net = value >>> 24;
-	return net !== 0 && net !== 127 && net < 224;
-}
-
-/** True for 169.254/16 (RFC 3927 section 2.7: never forwarded). Takes a dotted value. */
-export function isLinkLocal(value: number): boolean {
-	return value >>> 16 === 0xa9fe;
-}
-
-/** True for addresses that have no meaning on the Internet: RFC 1918, RFC 6598. Takes a dotted value. */
-export function isPrivate(value: number): boolean {
-	return value >>> 24 === 10 || value >>> 20 === 0xac1 || value >>> 16 === 0xc0a8 || value >>> 22 === 0x191;
-}
 
 /** Sends errors, at a bounded rate a source. */
 export class IcmpSender {
@@ -75,9 +49,9 @@ export class IcmpSender {
 	}
 
 	/**
-	 * Answers the packet in slot `s` (`length` bytes, as received) with an error, back out of the port it came from: LAN port number `port`, or -1 for the WAN.
-	 * `rest` is the last halfword of the ICMP header (next-hop MTU, host order). Sends nothing where RFC 1812 section 4.3.2.7 says so, or over the rate.
-	 * The packet is gone afterwards.
+	 * Answers the packet in slot `s` (`length` bytes, as received) with an error, back out of the port it came from: LAN
+	 * port number `port`, or -1 for the WAN. `rest` is the last halfword of the ICMP header (next-hop MTU, host order).
+	 * Sends nothing where RFC 1812 section 4.3.2.7 says so, or over the rate. The packet is gone afterwards.
 	 */
 	send(s: number, length: number, port: number, kind: number, rest = 0): void {
 		const c = this.#c;
@@ -92,8 +66,8 @@ export class IcmpSender {
 			const { nets, home } = c.lan[port];
 			if (lanOf(c.lan, source, home) !== home || isBroadcast(nets, source) || isBroadcast(nets, target)) return;
 		}
-		if (!isHostAddress(addressValue(target))) return;
-		if (link.address === 0 || !isHostAddress(addressValue(source)) || (P[w + 1] & IP_OFFSET) !== 0) return;
+		if (!isUnicast(addressValue(target))) return;
+		if (link.address === 0 || !isUnicast(addressValue(source)) || (P[w + 1] & IP_OFFSET) !== 0) return;
 		if (B[ip + 9] === ICMP && isError(B[ip + (B[ip] & 15) * 4])) return;
 		this.#takeToken(source);
 		const quote = Math.min(length, QUOTE_MAX);

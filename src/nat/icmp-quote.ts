@@ -1,24 +1,26 @@
 /**
- * ICMP errors in transit: the packet that they quote is rewritten to what the receiver knows (RFC 5508 section 4, RFC 3022 section 4.3).
+ * ICMP errors in transit: the packet that they quote is rewritten to what the receiver knows (RFC 5508 section 4, RFC
+ * 3022 section 4.3).
  *
- * The quote is the offending packet as the error's sender saw it. From outside it has our external endpoint as source; from inside the inside endpoint as
- * destination. Only that address and port change, with the quoted header checksum, the quoted transport checksum where it is within the quote, and the ICMP
- * checksum over all of it, each incrementally, so that extensions and padding behind the quote (RFC 4884) stay as they are.
+ * The quote is the offending packet as the error's sender saw it. From outside it has our external endpoint as source;
+ * from inside the inside endpoint as destination. Only that address and port change, with the quoted header checksum,
+ * the quoted transport checksum where it is within the quote, and the ICMP checksum over all of it, each incrementally,
+ * so that extensions and padding behind the quote (RFC 4884) stay as they are.
  */
 import { R_IN, R_META, R_OUT } from "../conntrack/record.ts";
 import { adjust, adjustUdp, fold, halfDelta, sumOf, wordDelta } from "../packet/checksum.ts";
 import { changeSctpPort } from "../packet/crc32c.ts";
+import { REDIRECT, SOURCE_QUENCH } from "../packet/icmp.ts";
 import { firstOf, hasPorts, ICMP, IP_OFFSET, LITTLE, pair, SCTP, secondOf, swap16, TCP, UDP } from "../packet/layout.ts";
 import type { Context } from "./context.ts";
-import { REDIRECT, SOURCE_QUENCH } from "./icmp-error.ts";
-import { refusal } from "./outbound.ts";
-import { REASON } from "./reason.ts";
+import { REASON, refusal } from "./reason.ts";
 import { isRenamed } from "./renamed-peer.ts";
 
 /**
- * Rewrites the quote of the ICMP error that begins at byte `at` of the frame buffer and has `room` bytes. `fromInside` tells the direction; for errors from
- * outside `external` is the external address number they were sent to, which must be the quote's source. `judge` says whether the error may be about a session: -1,
- * or a reason number. Returns the session the quote belongs to, or a refusal, with nothing changed.
+ * Rewrites the quote of the ICMP error that begins at byte `at` of the frame buffer and has `room` bytes. `fromInside`
+ * tells the direction; for errors from outside `external` is the external address number they were sent to, which must
+ * be the quote's source. `judge` says whether the error may be about a session: -1, or a reason number. Returns the
+ * session the quote belongs to, or a refusal, with nothing changed.
  */
 export function translateError(
 	c: Context,
@@ -70,7 +72,8 @@ export function translateError(
 		portChange = fold(portChange + halfDelta(H[peerAt], peerPort));
 		H[peerAt] = peerPort;
 	}
-	// The quoted header's checksum change cancels its address change in the ICMP sum, the transport checksum's change is added to it.
+	// The quoted header's checksum change cancels its address change in the ICMP sum, the transport checksum's change is
+	// added to it.
 	let icmp = portChange;
 	H[(quote >> 1) + 5] = adjust(H[(quote >> 1) + 5], addressChange);
 	P[addressAt] = address;

@@ -6,9 +6,9 @@ import { EXTERNAL_SHIFT, FORWARDED, HOP_SHIFT, R_HOST, R_IN, R_META, R_OUT, R_PE
 import { FREE, RESTING } from "../conntrack/states.ts";
 import { firstOf, hasPorts, ICMP, secondOf, swap16, TCP, UDP } from "../packet/layout.ts";
 import { HOST_HEADERS } from "../packet/link-header.ts";
-import { type Context, HAIRPIN, inNets, lanOf, type Net, type Policy, poolOf } from "./context.ts";
+import { type Context, HAIRPIN, inNets, lanOf, type Net, type Policy } from "./context.ts";
 import type { External } from "./externals.ts";
-import { hold } from "./outbound.ts";
+import { claimPoolAddress, poolOf } from "./pool.ts";
 
 /** What sessions are judged by. */
 export interface Terms {
@@ -113,7 +113,7 @@ export class Keeper {
 		hosts.retain(host);
 		T16[(i << 5) + R_HOST] = host;
 		if (x.pool >= 0) {
-			hold(x, inside);
+			claimPoolAddress(x, inside);
 			hosts.pair(host, n);
 		}
 		return true;
@@ -158,7 +158,7 @@ export class Keeper {
 			const e = i << 4;
 			const meta = table.T[e + R_META];
 			const x = this.#t.externals[(meta >> EXTERNAL_SHIFT) & 0xff];
-			if (state !== RESTING) hold(x, table.T[e]);
+			if (state !== RESTING) claimPoolAddress(x, table.T[e]);
 			const protocol = meta & 0xff;
 			if (seen[i] !== 0 || !x.shared || (protocol !== TCP && protocol !== UDP && protocol !== ICMP)) continue;
 			const claimed = this.#claim(i);

@@ -1,6 +1,15 @@
 /**
- * Why a packet was dropped: one enumeration, one sentence and one remedy each. Counters are kept by the number.
+ * Why a packet was dropped: one enumeration, one sentence and one remedy each, and what its sender is told. Counters
+ * are kept by the number.
  */
+import { FRAGMENTATION_NEEDED, NET_UNREACHABLE, PROHIBITED, TIME_EXCEEDED } from "../packet/icmp.ts";
+
+/**
+ * Answers that are not one kind of ICMP error: that which the policy has for want of room; a TCP reset to a segment
+ * without session.
+ */
+export const BUSY = -1;
+export const RESET = -2;
 
 interface Reason {
 	/** Short name, as counters and JSON show it. */
@@ -11,7 +20,10 @@ interface Reason {
 	remedy: string;
 }
 
-/** All reasons in the order of their numbers. */
+/**
+ * All reasons in the order of their numbers: name, sentence, remedy and, where it helps the sender, what it is told
+ * (RFC 6888 REQ-11, RFC 1812 section 4.3.3.1): the kind of an ICMP error, {@link BUSY} or {@link RESET}.
+ */
 export const REASONS = [
 	["short-packet", "The packet is shorter than an IPv4 header.", "Look for a broken device or driver on that side."],
 	["bad-version", "The packet does not say that it is IPv4.", "Look for a broken device or driver on that side."],
@@ -20,16 +32,21 @@ export const REASONS = [
 	["bad-header-checksum", "The IPv4 header checksum is wrong.", "Look for a broken device, cable or driver on that side."],
 	["bad-transport", "The TCP, UDP or ICMP header is impossible.", "Look for a broken or hostile sender."],
 	["link-broadcast", "A link-layer broadcast carried a unicast packet.", "None needed: RFC 1812 section 5.3.4 forbids forwarding it."],
-	["martian-source", "The source address can not be that of a host.", "Correct the sender's address."],
-	["martian-destination", "The destination address can not be forwarded to.", "Correct the destination."],
-	["private-destination", "The destination is a private address.", "To let it pass: option block_private '0'."],
+	["martian-source", "The source address cannot be that of a host.", "Correct the sender's address."],
+	["martian-destination", "The destination address cannot be forwarded to.", "Correct the destination."],
+	["private-destination", "The destination is a private address.", "To let it pass: option block_private '0'.", PROHIBITED],
 	["spoofed-source", "The source address does not belong to the LAN it came from.", "Add the subnet to that LAN: list subnet 'A.B.C.D/N'."],
 	["land", "Source and destination are the same endpoint.", "None needed: it is an attack or a broken sender."],
 	["source-route", "The packet carries a source route option.", "None: source routes are not forwarded."],
-	["ttl-expired", "The time to live ran out here.", "None needed: this is how traceroute works, or a routing loop."],
-	["no-external-address", "The WAN port has no address at the moment.", "Bring the WAN link up."],
-	["address-conflict", "The WAN's subnet overlaps the LAN's: no packet can be told apart.", "Give the LAN another subnet."],
-	["no-route", "The router has no route to the destination.", "Add a default route on the WAN."],
+	["ttl-expired", "The time to live ran out here.", "None needed: this is how traceroute works, or a routing loop.", TIME_EXCEEDED],
+	["no-external-address", "The WAN port has no address at the moment.", "Bring the WAN link up.", NET_UNREACHABLE],
+	[
+		"address-conflict",
+		"The WAN's subnet overlaps the LAN's: no packet can be told apart.",
+		"Give the LAN another subnet.",
+		NET_UNREACHABLE,
+	],
+	["no-route", "The router has no route to the destination.", "Add a default route on the WAN.", NET_UNREACHABLE],
 	["not-through-wan", "The route to the destination does not lead through the WAN port.", "None needed if the kernel forwards it."],
 	["no-next-hop", "The next hop does not answer ARP.", "Look at the WAN link and the gateway's address."],
 	[
@@ -38,7 +55,12 @@ export const REASONS = [
 		"None needed in a scan; else look at the WAN link and for hosts that are off.",
 	],
 	["host-unreachable", "The inside host does not answer ARP.", "Switch the host on, or correct dest_ip."],
-	["too-big", "The packet is larger than the MTU and must not be fragmented.", "None needed: the sender was told the MTU."],
+	[
+		"too-big",
+		"The packet is larger than the MTU and must not be fragmented.",
+		"None needed: the sender was told the MTU.",
+		FRAGMENTATION_NEEDED,
+	],
 	["fragment-invalid", "A fragment that no honest sender makes (too small, or beyond the end).", "Look for a broken or hostile sender."],
 	["fragment-overlap", "Fragments of one datagram overlap.", "Look for a broken or hostile sender."],
 	[
@@ -47,22 +69,23 @@ export const REASONS = [
 		"Look for loss on the way; lower the sender's packet size.",
 	],
 	["fragment-overload", "Too many incomplete datagrams are waiting.", "None needed in a flood; else lower the senders' packet size."],
-	["table-full", "All sessions are in use.", "Raise option sessions, or find the host with most sessions."],
-	["host-limit", "The host has as many sessions as it may have.", "Raise its option max_sessions."],
-	["host-rate", "The host opens sessions faster than it may.", "Raise its option max_rate."],
-	["host-share", "The host has its fair share of a nearly full table.", "Raise option sessions."],
-	["ports-exhausted", "Every external port is in use, or is kept for other hosts.", "Add a range: list ports 'A-B'."],
-	["pool-exhausted", "Every external address of the pool is in use.", "Add addresses to the pool, or set option overload '1'."],
+	["table-full", "All sessions are in use.", "Raise option sessions, or find the host with most sessions.", BUSY],
+	["host-limit", "The host has as many sessions as it may have.", "Raise its option max_sessions.", BUSY],
+	["host-rate", "The host opens sessions faster than it may.", "Raise its option max_rate.", BUSY],
+	["host-share", "The host has its fair share of a nearly full table.", "Raise option sessions.", BUSY],
+	["ports-exhausted", "Every external port is in use, or is kept for other hosts.", "Add a range: list ports 'A-B'.", BUSY],
+	["pool-exhausted", "Every external address of the pool is in use.", "Add addresses to the pool, or set option overload '1'.", BUSY],
 	[
 		"protocol-busy",
 		"Another host, or the router itself (a tunnel), already uses this protocol with that peer.",
 		"Only one of them can, because the protocol has no ports.",
+		PROHIBITED,
 	],
-	["tcp-no-session", "A TCP segment that can not begin a session belongs to none.", "None needed: the connection had ended."],
+	["tcp-no-session", "A TCP segment that cannot begin a session belongs to none.", "None needed: the connection had ended.", RESET],
 	["tcp-bad-reset", "A TCP reset with a sequence number outside the window.", "None needed: it is a forgery or very old."],
 	["tcp-bad-checksum", "The TCP checksum of a segment that an ALG has to read is wrong.", "Look for a broken device on that side."],
 	["alg-gap", "A segment of an FTP connection came before the one it follows.", "None needed: the sender repeats it."],
-	["alg-fragment", "A fragmented segment of an FTP connection, which an ALG can not read.", "Lower the sender's packet size."],
+	["alg-fragment", "A fragmented segment of an FTP connection, which an ALG cannot read.", "Lower the sender's packet size."],
 	["icmp-bad-checksum", "The ICMP checksum is wrong.", "Look for a broken device on that side."],
 	["icmp-bad-quote", "The packet quoted by an ICMP error is damaged.", "Look for a broken device on that side."],
 	["icmp-no-session", "An ICMP error about a packet of no known session.", "None needed: the session had ended."],
@@ -100,12 +123,28 @@ export const REASONS = [
 		"Please report this with the lines of the log: it is a bug in masqd.",
 	],
 	["leak", "A frame without one of our addresses reached the WAN port.", "Please report this: it is a bug in masqd."],
-] as const satisfies readonly (readonly [string, string, string])[];
+] as const satisfies readonly (readonly [string, string, string, number?])[];
 
 export type ReasonName = (typeof REASONS)[number][0];
 
 /** Number of a reason by its name: `REASON["no-mapping"]`. */
 export const REASON = Object.fromEntries(REASONS.map((r, i) => [r[0], i])) as Record<ReasonName, number>;
+
+/** What the sender is told, by reason number; 0: nothing. */
+export const ANSWERS = Int32Array.from(REASONS, (row: readonly [string, string, string, number?]) => row[3] ?? 0);
+
+/** A decision that the packet is the router's own business: no session, no drop. */
+export const LEFT_TO_KERNEL = 0;
+
+/** A decision that nothing is made of a packet: minus (reason number + 1), so that it is no record number. */
+export function refusal(n: number): number {
+	return -n - 1;
+}
+
+/** Reason number of a {@link refusal}. */
+export function refused(n: number): number {
+	return -n - 1;
+}
 
 /** The words for reason number `n`. */
 export function reason(n: number): Reason {

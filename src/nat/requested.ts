@@ -19,8 +19,9 @@ import {
 	SUCCESS,
 	USER_EX_QUOTA,
 } from "../packet/pcp.ts";
-import { type Context, type Forward, isBroadcast, isConfigured, lanOf, poolOf } from "./context.ts";
+import { type Context, type Forward, isBroadcast, isConfigured, lanOf } from "./context.ts";
 import { portKind } from "./externals.ts";
+import { poolOf } from "./pool.ts";
 import { BORROW_FREE } from "./shares.ts";
 
 /** Most of all hosts, and of one. */

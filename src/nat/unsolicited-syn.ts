@@ -1,11 +1,13 @@
 /**
- * The six seconds of silence on an unsolicited SYN (RFC 5382 REQ-4): it is kept, and answered with an ICMP error only if the inside has not opened that connection
- * itself meanwhile (simultaneous open). Few are kept; in a flood the others are dropped without an answer.
+ * The six seconds of silence on an unsolicited SYN (RFC 5382 REQ-4): it is kept, and answered with an ICMP error only
+ * if the inside has not opened that connection itself meanwhile (simultaneous open). Few are kept; in a flood the
+ * others are dropped without an answer.
  */
+import { PORT_UNREACHABLE } from "../packet/icmp.ts";
 import { IP_WORD, SLOT_IP, secondOf, swap16, TCP } from "../packet/layout.ts";
 import type { Context } from "./context.ts";
 import type { FragmentPool } from "./fragment-pool.ts";
-import { type IcmpSender, PORT_UNREACHABLE } from "./icmp-error.ts";
+import type { IcmpSender } from "./icmp-error.ts";
 
 const KEPT = 32;
 /** Bytes of the packet: the longest SYN without data. */

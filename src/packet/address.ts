@@ -165,24 +165,3 @@ export function formatAddressRange(range: AddressRange): string {
 export function rangesOverlap(a: AddressRange, b: AddressRange): boolean {
 	return a.first <= b.last && b.first <= a.last;
 }
-
-/** Whether an address is private (RFC 1918), shared (RFC 6598), loopback, link-local or "this network". */
-export function isPrivate(address: number): boolean {
-	return SPECIAL_SUBNETS.some((subnet) => subnetContains(subnet, address));
-}
-
-const SPECIAL_SUBNETS: readonly Subnet[] = [
-	subnetOf(0x0a000000, 8),
-	subnetOf(0xac100000, 12),
-	subnetOf(0xc0a80000, 16),
-	subnetOf(0x64400000, 10),
-	subnetOf(0x7f000000, 8),
-	subnetOf(0xa9fe0000, 16),
-	subnetOf(0x00000000, 8),
-];
-
-/** Whether an address can belong to one host: not 0/8, 127/8, 224/4 or 240/4 (RFC 1122 3.2.1.3). */
-export function isUnicast(address: number): boolean {
-	const octet = address >>> 24;
-	return octet !== 0 && octet !== 127 && octet < 224;
-}

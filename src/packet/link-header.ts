@@ -12,6 +12,11 @@ export const HOST_HEADERS = 256;
 /** What a send descriptor's second word adds for host number 0; every further host adds 1 << HEADER_SHIFT. */
 export const HOST_TAG = (HOST_HEADERS + 1) << HEADER_SHIFT;
 
+/** Bytes of a port's link header, which its virtio headers count. */
+export function linkBytes(ethernet: boolean): number {
+	return ethernet ? 14 : 0;
+}
+
 /** What a send descriptor's second word adds to name header `n`. */
 export function headerTag(n: number): number {
 	return (n + 1) << HEADER_SHIFT;

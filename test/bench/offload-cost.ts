@@ -71,7 +71,22 @@ headers.set(HOST_HEADERS + host, mac, 0, mac);
 hosts.place(host, 0);
 for (let n = 0; n < SESSIONS; n++) {
 	hosts.retain(host);
-	table.create(UDP, inside, swap16(1024 + n), addresses[0], 0, swap16(32768 + n), swap32(0xcb007102), swap16(9000), UDP_NEW, host, 1, 1, 0);
+	const session = {
+		protocol: UDP,
+		internal: inside,
+		internalPort: swap16(1024 + n),
+		address: addresses[0],
+		external: 0,
+		externalPort: swap16(32768 + n),
+		peer: swap32(0xcb007102),
+		peerPort: swap16(9000),
+		peerPortInternal: swap16(9000),
+		state: UDP_NEW,
+		host,
+		hop: 1,
+		mapped: 0,
+	};
+	table.create(session, 1);
 }
 // The state changes with and without the bypass: the difference is the installation.
 const change = (state: number) => {

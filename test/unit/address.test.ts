@@ -3,8 +3,6 @@ import {
 	formatAddress,
 	formatAddressRange,
 	formatSubnet,
-	isPrivate,
-	isUnicast,
 	maskPrefix,
 	parseAddress,
 	parseAddressRange,
@@ -17,6 +15,7 @@ import {
 	subnetRange,
 	subnetsOverlap,
 } from "../../src/packet/address.ts";
+import { isUnicast, isUnreachableFromOutside } from "../../src/packet/address-class.ts";
 
 describe("addresses", () => {
 	it("are unsigned numbers in written order", () => {
@@ -50,9 +49,10 @@ describe("addresses", () => {
 
 	it("know their kind", () => {
 		for (const text of ["10.1.2.3", "172.31.0.1", "192.168.255.1", "100.64.0.1", "127.0.0.1", "169.254.1.1", "0.1.2.3"]) {
-			expect(isPrivate(parseAddress(text)!)).toBe(true);
+			expect(isUnreachableFromOutside(parseAddress(text)!)).toBe(true);
 		}
-		for (const text of ["9.255.255.255", "172.32.0.1", "203.0.113.1", "100.128.0.1"]) expect(isPrivate(parseAddress(text)!)).toBe(false);
+		for (const text of ["9.255.255.255", "172.32.0.1", "203.0.113.1", "100.128.0.1"])
+			expect(isUnreachableFromOutside(parseAddress(text)!)).toBe(false);
 		for (const text of ["1.0.0.0", "223.255.255.255", "192.168.1.1"]) expect(isUnicast(parseAddress(text)!)).toBe(true);
 		for (const text of ["0.0.0.1", "127.0.0.1", "224.0.0.1", "255.255.255.255"]) expect(isUnicast(parseAddress(text)!)).toBe(false);
 	});

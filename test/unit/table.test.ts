@@ -3,7 +3,7 @@ import { describe, expect, it } from "vitest";
 import { Hosts } from "../../src/conntrack/hosts.ts";
 import { HOST_EIF, HOST_PLACE, R_META, R_PACKETS_OUT } from "../../src/conntrack/record.ts";
 import { FREE, STATES, stateTimeouts, TCP_ESTABLISHED, UDP_NEW, UDP_OPEN } from "../../src/conntrack/states.ts";
-import { layoutTable, Table } from "../../src/conntrack/table.ts";
+import { layoutTable, type NewSession, Table } from "../../src/conntrack/table.ts";
 import { externalsWords } from "../../src/nat/externals.ts";
 import { pair } from "../../src/packet/layout.ts";
 import { seededRandom } from "./mutation.ts";
@@ -41,6 +41,23 @@ function makeTable(sessions: number): Table {
 	);
 }
 
+/** A session of internal endpoint 1:n. */
+const udpSession = (n: number, state: number): NewSession => ({
+	protocol: 17,
+	internal: 1,
+	internalPort: n,
+	address: addressOf(0),
+	external: 0,
+	externalPort: n,
+	peer: 2,
+	peerPort: 3,
+	peerPortInternal: 3,
+	state,
+	host: 1,
+	hop: 5,
+	mapped: 0,
+});
+
 describe("Table", () => {
 	for (const sessions of [256, 1000]) {
 		it(`${sessions} records, 8000 random operations against a map`, () => {
@@ -71,19 +88,22 @@ describe("Table", () => {
 					const mapping = mappings.get(name) ?? { external: below(3), port: n & 0xffff, sessions: 0 };
 					const state = 1 + below(12);
 					const record = table.create(
-						protocol,
-						inside,
-						insidePort,
-						addressOf(mapping.external),
-						mapping.external,
-						mapping.port,
-						peer,
-						peerPort,
-						state,
-						1,
-						7,
+						{
+							protocol,
+							internal: inside,
+							internalPort: insidePort,
+							address: addressOf(mapping.external),
+							external: mapping.external,
+							externalPort: mapping.port,
+							peer,
+							peerPort,
+							peerPortInternal: peerPort,
+							state,
+							host: 1,
+							hop: 7,
+							mapped: table.findExternal(protocol, addressOf(mapping.external), mapping.external, mapping.port),
+						},
 						now16,
-						table.findExternal(protocol, addressOf(mapping.external), mapping.external, mapping.port),
 					);
 					mapping.sessions++;
 					mappings.set(name, mapping);
@@ -165,7 +185,7 @@ describe("Table", () => {
 
 	it("uses every record, hands out the longest free one, clears what it hands out", () => {
 		const table = makeTable(256);
-		const make = (n: number) => table.create(17, 1, n, addressOf(0), 0, n, 2, 3, UDP_NEW, 1, 5, 0, 0);
+		const make = (n: number) => table.create(udpSession(n, UDP_NEW), 0);
 		const all = new Set<number>();
 		for (let n = 1; n <= 256; n++) all.add(make(n));
 		expect(all.size).toBe(256);
@@ -226,7 +246,7 @@ describe("Table", () => {
 			},
 		]) {
 			const table = makeTable(256);
-			for (let n = 1; n <= 3; n++) table.create(17, 1, n, addressOf(0), 0, n, 2, 3, UDP_OPEN, 1, 5, 0, 0);
+			for (let n = 1; n <= 3; n++) table.create(udpSession(n, UDP_OPEN), 0);
 			table.verify(addressOf);
 			damage(table);
 			expect(() => table.verify(addressOf)).toThrow();

@@ -1,0 +1,117 @@
+/**
+ * What the slow path knows of the packet in hand: made once, filled for each packet, handed to whoever decides about
+ * it. Of a fragmented packet it describes the first fragment, and the whole where that is said. A decision adds what
+ * the session is made of (conntrack/table.ts).
+ *
+ * Addresses and ports are as loaded, and called by their part in a session: of an outbound packet the source is the
+ * internal endpoint, of an inbound one the peer. A query's identifier is its port on our side.
+ */
+import type { NewSession } from "../conntrack/table.ts";
+import { ICMP_ID } from "../packet/icmp.ts";
+import { hasPorts, ICMP, SLOT_IP, swap16, TCP, UDP, type Views } from "../packet/layout.ts";
+import type { Context } from "./context.ts";
+
+/** A packet on the slow path. */
+export class PacketDescriptor implements NewSession {
+	readonly #c: Context;
+	readonly #v: Views;
+	/** Byte offset of its frame's slot. */
+	slot = 0;
+	/** Bytes of the frame's IPv4 packet, of them header. */
+	length = 0;
+	header = 0;
+	/** LAN port number that it came by, -1: the WAN. */
+	port = -1;
+	/** An internal host has sent it to one of our own addresses. */
+	hairpin = false;
+	protocol = 0;
+	/** First halfword of the transport header. */
+	l4 = 0;
+	/**
+	 * Transport bytes of the whole packet, and the frames that it consists of: this one, or those in the fragment pool's
+	 * list.
+	 */
+	room = 0;
+	frames = 1;
+	/** TCP flags, 0 of other protocols. */
+	flags = 0;
+
+	internal = 0;
+	internalPort = 0;
+	peer = 0;
+	peerPort = 0;
+	peerPortInternal = 0;
+	/** External address, its number, and the port. */
+	address = 0;
+	external = 0;
+	externalPort = 0;
+	state = 0;
+	host = 0;
+	hop = 0;
+	mapped = 0;
+
+	constructor(c: Context) {
+		this.#c = c;
+		this.#v = c.views;
+	}
+
+	/**
+	 * Takes the packet in slot `s`, `length` bytes of IPv4, from LAN port `port`, or with -1 from the WAN: its external
+	 * number is -1 then if its destination is not ours. One call, because calls are what costs in QuickJS.
+	 */
+	read(s: number, length: number, port: number): this {
+		const { P, H, B } = this.#v;
+		const ip = s + SLOT_IP;
+		const w = ip >> 2;
+		const header = (B[ip] & 15) * 4;
+		const l4 = (ip + header) >> 1;
+		const protocol = B[ip + 9];
+		const ported = protocol === UDP || protocol === TCP || hasPorts(protocol);
+		const id = protocol === ICMP ? H[l4 + ICMP_ID] : 0;
+		this.slot = s;
+		this.length = length;
+		this.header = header;
+		this.port = port;
+		this.hairpin = false;
+		this.protocol = protocol;
+		this.l4 = l4;
+		this.room = length - header;
+		this.frames = 1;
+		this.flags = protocol === TCP ? swap16(H[l4 + 6]) & 0x3f : 0;
+		if (port >= 0) {
+			this.internal = P[w + 3];
+			this.peer = P[w + 4];
+			this.internalPort = ported ? H[l4] : id;
+			this.peerPort = this.peerPortInternal = ported ? H[l4 + 1] : 0;
+		} else {
+			this.peer = P[w + 3];
+			this.address = P[w + 4];
+			this.external = this.#c.externals.find(P[w + 4]);
+			this.peerPort = ported ? H[l4] : 0;
+			this.externalPort = ported ? H[l4 + 1] : id;
+		}
+		return this;
+	}
+
+	/** It is the first of `frames` fragments with `room` transport bytes. */
+	fragmented(frames: number, room: number): this {
+		this.frames = frames;
+		this.room = room;
+		return this;
+	}
+
+	/** As {@link read} a packet to one of our addresses that an internal host has sent, translated already. */
+	turned(s: number, length: number): this {
+		this.read(s, length, -1);
+		this.port = 0;
+		this.hairpin = true;
+		return this;
+	}
+
+	/** Counts and remembers that `frames` of it are dropped. */
+	drop(reason: number, frames = 1): 0 {
+		const c = this.#c;
+		c.dropLog.add(reason, this.slot, this.port, c.now, frames);
+		return 0;
+	}
+}

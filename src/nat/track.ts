@@ -1,0 +1,190 @@
+/**
+ * What a packet does to the state of its session: TCP's machine, its MSS and its ALG; UDP and the others, of which only
+ * their direction is known. States are in conntrack/states.ts.
+ */
+import { ANSWERED, R_ACK_OUT, R_META, R_OUT, R_PACKETS_IN, R_PACKETS_OUT, TENDED } from "../conntrack/record.ts";
+import {
+	ICMP_QUERY,
+	OTHER,
+	STRANGER,
+	TCP_CLOSING,
+	TCP_ESTABLISHED,
+	TCP_OPENED_IN,
+	TCP_SYN_IN,
+	TCP_SYN_OUT,
+	UDP_DNS,
+	UDP_NEW,
+	UDP_OPEN,
+} from "../conntrack/states.ts";
+import { tcpIn, tcpOut } from "../conntrack/tcp.ts";
+import { DCCP, hasPorts, ICMP, SCTP, SLOT_IP, SYN, secondOf, swap16, TCP, UDP, UDPLITE } from "../packet/layout.ts";
+import { FtpAlg, GROWTH } from "./alg.ts";
+import type { Context } from "./context.ts";
+import { clampMss } from "./mss.ts";
+import type { PacketDescriptor } from "./packet-descriptor.ts";
+import { REASON } from "./reason.ts";
+import { isRenamed, renamePeer } from "./renamed-peer.ts";
+import { mtuOut } from "./session-way.ts";
+
+const DNS_PORT = swap16(53);
+/** Queries that a resolver asks at once from one port. */
+const DNS_QUERIES = 2;
+/** First chunk of an SCTP packet that ends an association: ABORT, SHUTDOWN COMPLETE (RFC 9260 section 3.2). */
+const SCTP_ABORT = 6;
+const SCTP_SHUTDOWN_COMPLETE = 14;
+/**
+ * First chunk of the answer to one that opens an association; its initiate tag is at the 16th byte, and what answers it
+ * has that as its verification tag.
+ */
+const SCTP_INIT_ACK = 2;
+/** DCCP-Response and DCCP-Reset (RFC 4340 section 5.1). */
+const DCCP_RESPONSE = 1;
+const DCCP_RESET = 7;
+
+/** State of a session that the inside opens. */
+export function firstOutbound(protocol: number): number {
+	if (protocol === TCP || protocol === SCTP || protocol === DCCP) return TCP_SYN_OUT;
+	return protocol === UDP || protocol === UDPLITE ? UDP_NEW : protocol === ICMP ? ICMP_QUERY : OTHER;
+}
+
+/** State of one that a stranger opens. */
+export function firstInbound(protocol: number): number {
+	return protocol === TCP || protocol === SCTP || protocol === DCCP ? TCP_SYN_IN : STRANGER;
+}
+
+/** Tracks sessions. */
+export class Track {
+	readonly #c: Context;
+	readonly #ftp: FtpAlg;
+
+	/** `ftpMemory` as {@link FtpAlg}. */
+	constructor(c: Context, ftpMemory?: ArrayBuffer) {
+		this.#c = c;
+		this.#ftp = new FtpAlg(c, ftpMemory);
+	}
+
+	/** As {@link FtpAlg.takeOver}. */
+	takeOver(boot: Int32Array): void {
+		this.#ftp.takeOver(boot);
+	}
+
+	/** Notes an outbound packet of session `i`; returns its length, which an ALG may change, 0 if it was dealt with. */
+	outbound(p: PacketDescriptor, i: number): number {
+		const { protocol } = p;
+		if (protocol === TCP) {
+			if (p.frames > 1 && (this.#c.table.T[(i << 4) + R_META] & TENDED) !== 0) return p.drop(REASON["alg-fragment"], p.frames);
+			return this.tcpOutbound(i, p.slot, p.header, p.length);
+		}
+		if (protocol === UDP || protocol === UDPLITE) this.udpOutbound(i);
+		else if (hasPorts(protocol)) this.#associate(p, i, TCP_SYN_IN);
+		else this.#saidInside(i, protocol);
+		return p.length;
+	}
+
+	/** Notes an inbound one; false if it was dropped. */
+	inbound(p: PacketDescriptor, i: number): boolean {
+		const { protocol } = p;
+		if (protocol === TCP) return this.tcpInbound(i, p.slot, p.header, p.length, p.port);
+		if (protocol === UDP || protocol === UDPLITE) this.udpInbound(i);
+		else if (hasPorts(protocol)) this.#associate(p, i, TCP_SYN_OUT);
+		else if (this.#c.table.state(i) !== STRANGER) this.#c.table.answer(i);
+		return true;
+	}
+
+	/**
+	 * An outbound TCP segment that is not plain data of an established session. Returns its length, which an ALG may
+	 * change; 0 if it was dealt with.
+	 */
+	tcpOutbound(i: number, s: number, header: number, length: number): number {
+		const c = this.#c;
+		const w = (s + SLOT_IP + header) >> 2;
+		const flags = swap16(c.views.H[(w << 1) + 6]) & 0x3f;
+		const seq = c.views.P[w + 1];
+		const ack = c.views.P[w + 2];
+		const renamed = isRenamed(c.table, i);
+		if (flags & SYN) clampMss(c.views, s, w << 1, length - header, mtuOut(c, i) - 40);
+		else if (!renamed && c.table.T[(i << 4) + R_META] & TENDED) {
+			length = this.#ftp.outbound(i, s, header, length);
+			if (length === 0) return 0;
+		}
+		tcpOut(c.table, i, flags, seq, ack, c.now16);
+		if (renamed) renamePeer(c, i, s, w << 1, true);
+		else if (flags & SYN && c.table.state(i) === TCP_SYN_OUT) this.#ftp.opened(i, true);
+		return length;
+	}
+
+	/** An inbound one; false if it was dropped. `port` is where it came by, for the drop log. */
+	tcpInbound(i: number, s: number, header: number, length: number, port: number): boolean {
+		const c = this.#c;
+		const w = (s + SLOT_IP + header) >> 2;
+		const flags = swap16(c.views.H[(w << 1) + 6]) & 0x3f;
+		if (!tcpIn(c.table, i, flags, c.views.P[w + 1], c.views.P[w + 2], c.now16)) {
+			c.dropLog.add(REASON["tcp-bad-reset"], s, port, c.now);
+			return false;
+		}
+		const renamed = isRenamed(c.table, i);
+		if (renamed) renamePeer(c, i, s, w << 1, false);
+		else if (flags & SYN && c.table.state(i) === TCP_SYN_IN) this.#ftp.opened(i, false);
+		const tended = !renamed && (c.table.T[(i << 4) + R_META] & TENDED) !== 0;
+		if (flags & SYN) clampMss(c.views, s, w << 1, length - header, mtuOut(c, i) - 40 - (tended ? GROWTH : 0));
+		return !tended || this.#ftp.inbound(i, s, header, length);
+	}
+
+	/** An outbound UDP packet of a session whose query had been answered, or that the outside has opened. */
+	udpOutbound(i: number): void {
+		const { table, now16 } = this.#c;
+		const state = table.state(i);
+		// What talks on after a reply, on whichever port, is no resolver's.
+		if (state === UDP_DNS || state === STRANGER) table.setState(i, UDP_OPEN, now16);
+		else table.touch(i, now16);
+	}
+
+	/** An inbound UDP packet, not counted yet, of a session that was not answered, or whose query was. */
+	udpInbound(i: number): void {
+		const { table, now16 } = this.#c;
+		const { T } = table;
+		const e = i << 4;
+		const state = table.state(i);
+		if (state !== UDP_NEW && state !== UDP_DNS) return;
+		const queries = state === UDP_NEW && secondOf(T[e + R_OUT]) === DNS_PORT ? T[e + R_PACKETS_OUT] : 0;
+		const replies = T[e + R_PACKETS_IN] + 1;
+		// Only a query and its reply are over with it, or a resolver's two at once (A and AAAA) and theirs.
+		if (queries === replies && replies <= DNS_QUERIES) table.setState(i, UDP_DNS, now16);
+		else if (replies < queries && queries <= DNS_QUERIES) return;
+		else table.setStateKeepingTime(i, UDP_OPEN, now16);
+	}
+
+	/**
+	 * Notes an outbound packet of an ICMP query's session or of one without ports. What a stranger has opened is answered
+	 * by it.
+	 */
+	#saidInside(i: number, protocol: number): void {
+		const { table, now16 } = this.#c;
+		if (table.state(i) !== STRANGER) return table.touch(i, now16);
+		table.T[(i << 4) + R_META] |= ANSWERED;
+		table.setState(i, protocol === ICMP ? ICMP_QUERY : OTHER, now16);
+	}
+
+	/**
+	 * The state of a session of SCTP or DCCP: `opening` is the state that a packet of this direction answers. What a
+	 * stranger has opened is established when he answers in turn: his address may be forged, and then the inside's answer
+	 * does not reach him.
+	 */
+	#associate(p: PacketDescriptor, i: number, opening: number): void {
+		const { table, now16, views } = this.#c;
+		const { T } = table;
+		const { B, P } = views;
+		const at = p.l4 * 2;
+		const sctp = p.protocol === SCTP;
+		const kind = sctp ? B[at + 12] : (B[at + 8] >> 1) & 15;
+		const tag = (i << 4) + R_ACK_OUT;
+		let state = table.state(i);
+		if (sctp ? kind === SCTP_ABORT || kind === SCTP_SHUTDOWN_COMPLETE : kind === DCCP_RESET) state = TCP_CLOSING;
+		else if (state === TCP_SYN_IN && opening === TCP_SYN_IN && kind === (sctp ? SCTP_INIT_ACK : DCCP_RESPONSE)) {
+			state = TCP_OPENED_IN;
+			T[tag] = P[(at >> 2) + 4];
+		} else if (state === opening || (state === TCP_OPENED_IN && opening === TCP_SYN_OUT && (!sctp || P[(at >> 2) + 1] === T[tag])))
+			state = TCP_ESTABLISHED;
+		table.setState(i, state, now16);
+	}
+}
