@@ -6,10 +6,12 @@
  * by this. Beside a living daemon nothing is touched: the lock of the state file is held meanwhile.
  */
 import * as native from "masq:native";
+import { NFPROTO } from "../netlink/nftables.ts";
 import { GUARD_TABLE } from "../port/guard.ts";
 import { IngressFilters } from "../port/ingress-filter.ts";
 import { KernelView } from "../port/kernel-view.ts";
-import { deleteInetTable } from "../port/nft-delete.ts";
+import { deleteTable } from "../port/nft-delete.ts";
+import { QUEUE_TABLE } from "../port/queue-rules.ts";
 import { Settings } from "../port/settings.ts";
 import { removeLeftovers, TUN_NAME } from "../port/tun-routes.ts";
 
@@ -86,7 +88,11 @@ function cleanUnderLock(socket: string, state: string, tell: Teller): boolean {
 	attempt(() => kernel.close());
 	attempt(() => {
 		// Without nft, whose lack may be what masqd died of.
-		if (deleteInetTable(native, GUARD_TABLE.replace("inet ", ""))) done(`removed the nft table ${GUARD_TABLE}`);
+		for (const [family, table] of [
+			[NFPROTO.INET, GUARD_TABLE],
+			[NFPROTO.IPV4, QUEUE_TABLE],
+		] as const)
+			if (deleteTable(native, family, table.replace(/^\w+ /, ""))) done(`removed the nft table ${table}`);
 	});
 	attempt(() => {
 		for (const { name, value, problem } of new Settings(native, `${state}.settings`, `/${TUN_NAME}`).restore())

@@ -160,7 +160,13 @@ export function nat(kind: number, address: number, port: number): Expression {
 	);
 }
 
-/** Queues the packet, or lets it pass if nobody listens to that queue, by xtables' target: for kernels without nft's own expression. */
+/** Queues the packet, or lets it pass if nobody listens to that queue. */
+export function queue(number: number): Expression {
+	const BYPASS = 1;
+	return expression("queue", (out) => void out.network16Attribute(1, number).network16Attribute(2, 1).network16Attribute(3, BYPASS));
+}
+
+/** The same by xtables' target, for kernels without nft's own expression. */
 export function queueTarget(queue: number): Expression {
 	return expression("target", (out) => {
 		const info = new Uint8Array(new Uint16Array([queue, 1, 1, 0]).buffer);

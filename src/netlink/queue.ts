@@ -19,7 +19,7 @@ const COPY_PACKET = 2;
 const F_GSO = 4;
 
 /** Attributes of a packet. */
-const PACKET = { HEADER: 1, INDEV: 5, OUTDEV: 6, PAYLOAD: 10, SKB_INFO: 14 } as const;
+const PACKET = { HEADER: 1, INDEV: 5, OUTDEV: 6, HWADDR: 9, PAYLOAD: 10, SKB_INFO: 14 } as const;
 /** nlmsghdr and nfgenmsg, behind which the attributes begin. */
 const HEADER = NLMSG_HEADER + 4;
 
@@ -77,6 +77,8 @@ export class QueuedPacket {
 	outDevice = 0;
 	/** SKB_ flags. */
 	info = 0;
+	/** Byte offset of the sender's hardware address, six bytes; 0 if there is none. */
+	mac = 0;
 	/** Byte offset of the IP packet in the buffer, a multiple of 4, and its bytes there. */
 	payload = 0;
 	length = 0;
@@ -107,6 +109,7 @@ export class PacketReader {
 		packet.outDevice = 0;
 		packet.inDevice = 0;
 		packet.info = 0;
+		packet.mac = 0;
 		let known = false;
 		for (let at = from + HEADER, end = from + this.#words[from >> 2]; at + 4 <= end; ) {
 			const size = halves[at >> 1];
@@ -124,6 +127,10 @@ export class PacketReader {
 					break;
 				case PACKET.OUTDEV:
 					if (size >= 8) packet.outDevice = view.getUint32(value);
+					break;
+				case PACKET.HWADDR:
+					// Length, two bytes of nothing, address.
+					if (size >= 16 && view.getUint16(value) === 6) packet.mac = value + 4;
 					break;
 				case PACKET.SKB_INFO:
 					if (size >= 8) packet.info = view.getUint32(value);

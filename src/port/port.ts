@@ -155,3 +155,38 @@ export class TunDriver implements Driver {
 		native.close(this.fd);
 	}
 }
+
+/** Sends on a device and receives nothing: what masqd itself says where the kernel carries the packets. */
+export class SendDriver implements Driver {
+	readonly fd: native.Fd = -1;
+	readonly ethernet: boolean;
+	readonly #outlet: PacketOutlet;
+	readonly #sending: Sending;
+
+	/** `raw` and `scratch` as for {@link PacketDriver}. Throws nothing: sockets are opened when something is to be sent. */
+	constructor(device: { ifindex: number; ethernet: boolean; raw: boolean }, views: Views, scratch: number) {
+		const { ifindex, ethernet, raw } = device;
+		const { send, sendClass } = socketBuffers(native.readFile("/proc/meminfo"));
+		this.ethernet = ethernet;
+		this.#outlet = new PacketOutlet(-1, ifindex, ethernet, raw, [send, sendClass]);
+		this.#sending = new Sending(this.#outlet, views, scratch);
+	}
+
+	receive(): number {
+		return 0;
+	}
+
+	send(queue: Queue, refused: Refused): number {
+		return this.#sending.send(queue, refused);
+	}
+
+	filter(_program: Int32Array): void {}
+
+	stretched(): boolean {
+		return false;
+	}
+
+	close(): void {
+		this.#outlet.close();
+	}
+}

@@ -1,31 +1,54 @@
 /**
- * The rules of the kernel driver (design.md section 5b): which packets the kernel asks masqd about, and what it does with the answer.
+ * The rules of the kernel driver (design.md section 5b): table `ip masqd`, which has the kernel ask about the first packet of a connection and do what the answer says.
+ *
+ * Theory of operation. A packet that begins a connection (new, and of an entry that is not in the kernel's table yet) is queued: towards the WAN behind routing and forwarding,
+ * just before source NAT; from the WAN, or from a LAN to one of our own addresses, before destination NAT. The verdict's priority carries what was decided, and
+ * the chain behind the queue translates by it. All else is the kernel's: it makes the entry, and no other packet of the connection comes by here. Where nobody listens, or
+ * the answer carries nothing, the packet goes on to firewall4's own rules.
+ *
+ * Chains stand before firewall4's of the same hook by one, so that what masqd translates is not translated again. `guard`, behind all source NAT, lets nothing out of
+ * the WAN with a source that is not ours: what no listener has translated and no masquerade does, and what the kernel would not translate at all (segments that fit no connection).
  */
+import type { PortRange } from "../conntrack/ports.ts";
+import type { Timeouts } from "../conntrack/states.ts";
 import {
 	bitwise,
 	CT_KEY,
 	counter,
 	ct,
 	type Expression,
+	encodeBatch,
 	immediate,
 	lookup,
 	META_PRIORITY,
 	meta,
 	NAT,
+	NFPROTO,
 	nat,
+	queue,
+	queueTarget,
 	setCt,
 	setMeta,
 	toNetwork,
+	writeRule,
 } from "../netlink/nftables.ts";
+import { formatAddress, formatSubnet, type Subnet } from "../packet/address.ts";
 
-/** Name of the table, of family ip. */
-export const QUEUE_TABLE = "masqd";
+/** Family and name of the table, as nft writes them. */
+export const QUEUE_TABLE = "ip masqd";
+const NAME = "masqd";
 /** Bits of the connection mark that are ours, and what is in them: the kernel's entry is of masqd's making. */
 export const MARK = { value: 0x10000000, mask: 0xf0000000 } as const;
+/** Queue numbers: towards the WAN, and inbound. */
+export const QUEUE_OUT = 0x6d71;
+export const QUEUE_IN = 0x6d72;
 
 /** What a verdict's priority says besides the port, which is in its upper half: to leave by this external address, or to come in to this host. */
 export const OUT = 0x4000;
 export const IN = 0x8000;
+
+/** Packets a second from the WAN that are asked about; more are left to the kernel. */
+const ASKED_RATE = 1000;
 
 const INDEX = 0xffff;
 const LOADED = 8;
@@ -55,3 +78,125 @@ export function steer(map: string, kind: number): Expression[] {
 
 export const OUTBOUND = NAT.SNAT;
 export const INBOUND = NAT.DNAT;
+
+/** What the rules are made of; addresses are dotted values. */
+export interface QueueFacts {
+	wan: string;
+	lans: readonly string[];
+	/** External addresses by their number, 0 for one that is not there. Number 0 is the WAN's own, which the router has too. */
+	externals: readonly number[];
+	/** Sources that may leave by the WAN besides. */
+	own: readonly number[];
+	/** Ports of the WAN's own address that are masqd's, by protocol. */
+	tcp: readonly PortRange[];
+	udp: readonly PortRange[];
+	/** Destinations that are reached untranslated. */
+	exempts: readonly Subnet[];
+	timeouts: Timeouts;
+}
+
+const first = "ct state new ct status & confirmed == 0";
+
+/** The table as nft takes it, in place of one that is there; the rules that nft cannot say are {@link rawRules}. */
+export function queueRuleset(f: QueueFacts): string {
+	const { timeouts: t, wan } = f;
+	const externals = f.externals.flatMap((address, n) => (address === 0 ? [] : [{ address, index: OUT | (n + 1) }]));
+	const shared = f.externals[0] ?? 0;
+	const alone = externals.filter((e) => e.address !== shared).map((e) => formatAddress(e.address));
+	const lines = [`add table ${QUEUE_TABLE}`, `delete table ${QUEUE_TABLE}`, `table ${QUEUE_TABLE} {`, "\tcounter leak {", "\t}"];
+	const timeout = (name: string, protocol: string, policy: string) =>
+		lines.push(`\tct timeout ${name} {`, `\t\tprotocol ${protocol}`, "\t\tl3proto ip", `\t\tpolicy = { ${policy} }`, "\t}");
+	timeout("t_udp", "udp", `unreplied : ${t.udp}, replied : ${t.udp}`);
+	timeout("t_dns", "udp", `unreplied : ${t.dns}, replied : ${t.dns}`);
+	const live = ["established", "fin_wait", "close_wait", "retrans", "unack"].map((state) => `${state} : ${t.tcp_established}`);
+	const closing = ["last_ack", "time_wait"].map((state) => `${state} : ${t.tcp_closing}`);
+	timeout(
+		"t_tcp",
+		"tcp",
+		[`syn_sent : ${t.tcp_opening}`, `syn_recv : ${t.tcp_opening}`, ...live, ...closing, `close : ${t.tcp_reset}`].join(", "),
+	);
+	const set = (kind: string, name: string, type: string, elements: readonly string[], flags = "") => {
+		lines.push(`\t${kind} ${name} {`, `\t\ttype ${type}`, ...(flags === "" ? [] : [`\t\tflags ${flags}`]));
+		if (elements.length > 0) lines.push(`\t\telements = { ${elements.join(", ")} }`);
+		lines.push("\t}");
+	};
+	set(
+		"map",
+		"ext",
+		"mark : ipv4_addr",
+		externals.map((e) => `0x${e.index.toString(16)} : ${formatAddress(e.address)}`),
+	);
+	set("map", "hosts", "mark : ipv4_addr", []);
+	set("set", "lans", "ifname", f.lans.map(quoted));
+	set("set", "own", "ipv4_addr", [...new Set([...externals.map((e) => e.address), ...f.own])].map(formatAddress));
+	set("set", "alone", "ipv4_addr", alone);
+	set("set", "exempts", "ipv4_addr", f.exempts.map(formatSubnet), "interval");
+	set("set", "claimed_tcp", "inet_service", f.tcp.map(rangeText), "interval");
+	set("set", "claimed_udp", "inet_service", f.udp.map(rangeText), "interval");
+
+	const chain = (name: string, ...rules: string[]) => lines.push(`\tchain ${name} {`, ...rules.map((rule) => `\t\t${rule}`), "\t}");
+	// Filled by netlink.
+	chain("queue_out");
+	chain("queue_in");
+	const times = [
+		'udp dport 53 ct timeout set "t_dns"',
+		'udp dport != 53 ct timeout set "t_udp"',
+		'meta l4proto tcp ct timeout set "t_tcp"',
+	];
+	const inboundTimes = ['meta l4proto udp ct timeout set "t_udp"', 'meta l4proto tcp ct timeout set "t_tcp"'];
+	chain(
+		"asked_in",
+		`iifname ${quoted(wan)} limit rate over ${ASKED_RATE}/second burst ${ASKED_RATE} packets return`,
+		...inboundTimes,
+		"goto queue_in",
+	);
+	const toOwn =
+		shared === 0 ? [] : ["tcp", "udp"].map((l4) => `${first} ip daddr ${formatAddress(shared)} ${l4} dport @claimed_${l4} goto asked_in`);
+	chain(
+		"ask_in",
+		"type filter hook prerouting priority -105; policy accept;",
+		...toOwn,
+		...(alone.length === 0 ? [] : [`${first} ip daddr @alone goto asked_in`]),
+	);
+	chain("translate_in", "type nat hook prerouting priority -101; policy accept;");
+	chain("asked_out", ...times, "goto queue_out");
+	chain(
+		"ask_out",
+		"type filter hook postrouting priority 95; policy accept;",
+		`${first} iifname @lans oifname ${quoted(wan)} ip daddr != @exempts goto asked_out`,
+		`${first} iifname @lans oifname @lans ct status & dnat == dnat goto queue_out`,
+	);
+	chain("translate_out", "type nat hook postrouting priority 99; policy accept;");
+	chain(
+		"guard",
+		"type filter hook postrouting priority 200; policy accept;",
+		"ct state established,related accept",
+		`oifname ${quoted(wan)} ip saddr != @own ip daddr != @exempts counter name leak drop`,
+	);
+	lines.push("}", "");
+	return lines.join("\n");
+}
+
+/** The transaction with the rules that nft cannot say. `native`: the kernel has nft's own queue expression; else xtables' target stands in. */
+export function rawRules(isNative: boolean, sequence: number): ArrayBuffer {
+	const queued = (number: number) => [isNative ? queue(number) : queueTarget(number)];
+	return encodeBatch(sequence, (out) => {
+		for (const [chain, expressions] of [
+			["queue_out", queued(QUEUE_OUT)],
+			["queue_in", queued(QUEUE_IN)],
+			["translate_out", steer("ext", OUTBOUND)],
+			["translate_in", steer("hosts", INBOUND)],
+		] as const)
+			writeRule(out, NFPROTO.IPV4, NAME, chain, expressions, sequence + 1);
+	});
+}
+
+function rangeText({ first, last }: PortRange): string {
+	return first === last ? `${first}` : `${first}-${last}`;
+}
+
+/** A device name as an nft string; nft has no escapes. */
+function quoted(device: string): string {
+	if (!/^[^"\\*\s]{1,15}$/.test(device)) throw new Error(`queue: device name ${JSON.stringify(device)} cannot be written in nft`);
+	return `"${device}"`;
+}

@@ -64,7 +64,7 @@ export class PacketOutlet implements Outlet {
 	readonly #sockets = [0, 0, 0, 0];
 
 	/**
-	 * @param fd the socket that receives
+	 * @param fd the socket that receives, -1 if there is none
 	 * @param raw the device takes what a raw socket sends ({@link takesRaw})
 	 * @param buffers bytes to ask for as send buffer of a socket for ordinary traffic, and for each other class
 	 */
@@ -79,7 +79,7 @@ export class PacketOutlet implements Outlet {
 	}
 
 	put(kind: number, pairs: Int32Array, from: number, count: number): number {
-		const own = kind === 0 && !this.whole ? 0 : this.#socket(kind);
+		const own = kind === 0 && !this.whole && this.#fd >= 0 ? 0 : this.#socket(kind);
 		return own === 0
 			? native.packetSend(this.#fd, this.#ethernet, pairs, from, count)
 			: native.packetSendTo(own, this.#ifindex, this.#form, pairs, from, count);

@@ -8,12 +8,13 @@
  */
 
 import * as native from "masq:native";
+import { NFPROTO } from "../../src/netlink/nftables.ts";
 import { formatAddress, parseAddress, parseSubnet, type Subnet } from "../../src/packet/address.ts";
 import { ARP_FRAME, arpAnnouncement, arpReply } from "../../src/port/arp.ts";
 import { arpFilter, lanFilter, wanFilter } from "../../src/port/filter.ts";
 import { type GuardCounter, type GuardFacts, guardRuleset, installGuard, removeGuard } from "../../src/port/guard.ts";
 import { type Changes, isUsable, KernelView } from "../../src/port/kernel-view.ts";
-import { deleteInetTable } from "../../src/port/nft-delete.ts";
+import { deleteTable } from "../../src/port/nft-delete.ts";
 import { NftView } from "../../src/port/nft-view.ts";
 import { NUD, RTN } from "../../src/port/rtnetlink.ts";
 import { removeLeftovers, TunRoutes } from "../../src/port/tun-routes.ts";
@@ -664,8 +665,11 @@ function checkGuard(view: KernelView): void {
 	check("firewall4 without a rule for masqd's devices is seen", strange.firewall4 && !strange.firewallKnowsUs);
 	firewall4(' comment "masqd: to wan"');
 	check("and with one", readNft().firewallKnowsUs);
-	check("a table that is not there is not deleted", !deleteInetTable(native, "masqd"));
-	check("a table is deleted by netlink, with all that is in it", deleteInetTable(native, "fw4") && shell("nft list tables") === "");
+	check("a table that is not there is not deleted", !deleteTable(native, NFPROTO.INET, "masqd"));
+	check(
+		"a table is deleted by netlink, with all that is in it",
+		deleteTable(native, NFPROTO.INET, "fw4") && shell("nft list tables") === "",
+	);
 	installGuard(native, facts);
 	removeGuard(native);
 	removeGuard(native);

@@ -23,7 +23,7 @@ const ALLOWED: Record<string, string[]> = {
 	"cli/command-line.ts": ["masq:native"],
 	selftest: ["packet", "conntrack", "nat"],
 	tools: ["cli/command-line.ts", "selftest", "daemon", "port", "config", "masq:native"],
-	daemon: ["packet", "conntrack", "nat", "port", "offload", "config", "control", "version.ts", "masq:native"],
+	daemon: ["packet", "conntrack", "nat", "netlink", "port", "offload", "config", "control", "version.ts", "masq:native"],
 	"daemon/policy.ts": ["packet", "conntrack", "nat", "config"],
 	"daemon/topology.ts": [
 		"packet",

@@ -1,0 +1,251 @@
+/**
+ * The kernel driver: the kernel forwards, tracks and translates; it asks about the first packet of a connection, and the answer carries address and port
+ * (queue-rules.ts; netlink/queue.ts).
+ *
+ * Theory of operation. The core that translates packets for the other drivers is asked here too, and nothing else decides: a queued packet is handed to it as a
+ * frame, in the slot where the kernel's message has it, and what it has queued for the other side says the verdict. A frame for the WAN: accepted, with its source address
+ * and port. One for a LAN: accepted, with its destination. Left to the kernel: accepted as it is. Nothing: dropped, and counted by the core with its reason. What else the core
+ * has queued (ICMP errors, resets) is sent as by the other drivers; the packet itself never is, nor are changes to it: the kernel has its own.
+ *
+ * A packet between two hosts of the LAN over an external address is asked about twice. Before destination NAT the core decides about both sides; behind routing the source is
+ * looked up.
+ *
+ * A netlink message goes into a slot as a frame with a link header does, in one piece from the slot's beginning, so the receiving call is that of packet sockets. Every packet
+ * gets its verdict, whatever happens: one without would wait in the kernel for ever.
+ */
+import * as native from "masq:native";
+import { EXTERNAL_SHIFT, R_IN, R_META } from "../conntrack/record.ts";
+import { type Context, HAIRPIN, type NextHops } from "../nat/context.ts";
+import { MessageReader, NETLINK_NETFILTER, NLMSG_ERROR } from "../netlink/message.ts";
+import { encodeBind, HOOK_POSTROUTING, PacketReader, QueuedPacket, Verdicts } from "../netlink/queue.ts";
+import { hasPorts, ICMP, IP_WORD, SLOT_ETHER, SLOT_IP, secondOf, swap16 } from "../packet/layout.ts";
+import { HEADER_SHIFT, headerTag } from "../packet/link-header.ts";
+import type { QueueHosts } from "./queue-hosts.ts";
+import { IN, OUT, QUEUE_IN, QUEUE_OUT } from "./queue-rules.ts";
+
+/** Bytes in front of the IP packet that a receive of a frame with a link header does not count. */
+const FRONT = SLOT_IP;
+/** Packets that wait in a queue of the kernel's at most. */
+const QUEUE_LENGTH = 4096;
+const COPY = 0xffff;
+/** Larger than any packet: what is too large for its way the kernel has told the sender. */
+const ANY_SIZE = 0x10000;
+const ETHERTYPE = [8, 0];
+
+/** Who decides. */
+export interface Decisions {
+	outbound(rx: Int32Array, count: number, port: number): void;
+	inbound(rx: Int32Array, count: number): void;
+}
+
+/** Where the kernel has routed to: it has done so before it asks, so there is a way for everything. */
+export class KernelHops implements NextHops {
+	readonly tags = new Int32Array(HAIRPIN + 1);
+	readonly least = ANY_SIZE;
+	/** Slot of the frame that was last to go to a host whose link header is not known. */
+	delivered = -1;
+	readonly heard: NextHops["heard"];
+
+	/** `heard` is what the next hops of the other drivers do with a host's own frame. */
+	constructor(heard: NextHops["heard"]) {
+		this.tags[1] = headerTag(1);
+		this.heard = heard;
+	}
+
+	mtuTo(): number {
+		return ANY_SIZE;
+	}
+
+	find(): number {
+		return 1;
+	}
+
+	hold(): void {}
+
+	holdInside(_host: number, slot: number): void {
+		this.delivered = slot;
+	}
+}
+
+/** The two queues on one socket. */
+export class QueueDriver {
+	readonly fd: native.Fd;
+	readonly #c: Context;
+	readonly #rx: Int32Array;
+	readonly #hops: KernelHops;
+	readonly #hosts: QueueHosts;
+	readonly #reader: PacketReader;
+	readonly #packet = new QueuedPacket();
+	readonly #verdicts = new Verdicts();
+	/** The one frame that is decided about. */
+	readonly #pair = new Int32Array(2);
+
+	/** Binds the queues. Throws a native error, or an Error that says who has them. `rx` is the registered descriptor array. */
+	constructor(c: Context, rx: Int32Array, hops: KernelHops, hosts: QueueHosts) {
+		this.#c = c;
+		this.#rx = rx;
+		this.#hops = hops;
+		this.#hosts = hosts;
+		this.#reader = new PacketReader(c.views.B.buffer as ArrayBuffer);
+		this.fd = native.netlinkOpen(NETLINK_NETFILTER, []);
+		try {
+			for (const queue of [QUEUE_OUT, QUEUE_IN])
+				for (const request of encodeBind(queue, { copy: COPY, length: QUEUE_LENGTH }, 1)) this.#set(queue, request);
+		} catch (error) {
+			native.close(this.fd);
+			throw error;
+		}
+	}
+
+	#set(queue: number, request: ArrayBuffer): void {
+		const answer = new ArrayBuffer(4096);
+		native.netlinkSend(this.fd, request, request.byteLength);
+		// The other queue may have packets by now: they are dropped, and their senders try again.
+		for (let length = native.netlinkReceive(this.fd, answer); length > 0; length = native.netlinkReceive(this.fd, answer))
+			for (const reader = new MessageReader(answer, length); reader.next(); )
+				if (reader.type === NLMSG_ERROR && reader.errno() !== 0)
+					throw new Error(`packet queue ${queue} of the kernel cannot be had (errno ${reader.errno()}): another program has it`);
+	}
+
+	close(): void {
+		native.close(this.fd);
+	}
+
+	/** Receives up to a batch of packets; {@link decide} is to be called for as many before the next. */
+	receive(): number {
+		return native.packetReceive(this.fd, true, 0, native.BATCH_MAX);
+	}
+
+	/**
+	 * Decides about the `count` packets received last.
+	 *
+	 * @param lanOf - number of the LAN port by its device's index, -1 for none.
+	 * @param before - called with all decided and nothing told yet.
+	 */
+	decide(decisions: Decisions, count: number, wan: number, lanOf: (ifindex: number) => number, before: () => void): void {
+		const rx = this.#rx;
+		const packet = this.#packet;
+		let problem: unknown = null;
+		for (let n = 0; n < count; n++) {
+			if (!this.#reader.read(rx[n * 2], rx[n * 2 + 1] + FRONT, packet)) continue;
+			try {
+				this.#decideOne(decisions, wan, lanOf);
+			} catch (error) {
+				this.#verdicts.drop(packet.queue, packet.id);
+				problem = error;
+			}
+		}
+		before();
+		this.#send();
+		if (problem !== null) throw problem;
+	}
+
+	#send(): void {
+		const { length, buffer } = this.#verdicts;
+		if (length === 0) return;
+		this.#verdicts.length = 0;
+		native.netlinkSend(this.fd, buffer, length);
+	}
+
+	#decideOne(decisions: Decisions, wan: number, lanOf: (ifindex: number) => number): void {
+		const c = this.#c;
+		const { queue, id, payload, hook, inDevice, outDevice } = this.#packet;
+		const verdicts = this.#verdicts;
+		const lan = inDevice === wan ? -1 : lanOf(inDevice);
+		if (lan < 0 && inDevice !== wan) return verdicts.accept(queue, id);
+		const s = this.#frame(payload, lan);
+		if (hook === HOOK_POSTROUTING && outDevice !== wan) return this.#turn(s);
+		const { left } = c;
+		this.#hops.delivered = -1;
+		this.#pair[0] = s;
+		this.#pair[1] = this.#packet.length;
+		if (lan >= 0) decisions.outbound(this.#pair, 1, lan);
+		else decisions.inbound(this.#pair, 1);
+		const delivered = this.#hops.delivered === s || this.#take(s, false);
+		if (this.#take(s, true)) this.#leave(s);
+		else if (delivered) this.#enter(s);
+		else if (c.left !== left) verdicts.accept(queue, id);
+		else verdicts.drop(queue, id);
+	}
+
+	/** Makes a frame of the message's payload, in place; returns its slot. */
+	#frame(payload: number, lan: number): number {
+		const c = this.#c;
+		const { B } = c.views;
+		const s = payload - SLOT_IP;
+		const { mac } = this.#packet;
+		const link = lan < 0 ? c.wan : c.lan[lan];
+		// What is read and what is written may overlap.
+		if (mac > 0) B.copyWithin(s + SLOT_ETHER + 6, mac, mac + 6);
+		else B.fill(0, s + SLOT_ETHER + 6, s + SLOT_ETHER + 12);
+		B.set(link.mac, s + SLOT_ETHER);
+		B.set(ETHERTYPE, s + SLOT_ETHER + 12);
+		B.fill(0, s, s + SLOT_ETHER);
+		return s;
+	}
+
+	/** Takes the packet itself out of a queue where the core has put it: the WAN's, or that of any LAN. */
+	#take(s: number, outward: boolean): boolean {
+		const c = this.#c;
+		const links = outward ? [c.wan] : c.lan;
+		for (const { queue } of links) {
+			const X = queue.pairs;
+			for (let m = 0; m < queue.count * 2; m += 2) {
+				if (X[m] !== s) continue;
+				// An answer made of it has its link header already: it goes out.
+				if (X[m + 1] >>> HEADER_SHIFT === 0) continue;
+				X.copyWithin(m, m + 2, queue.count * 2);
+				queue.count--;
+				return true;
+			}
+		}
+		return false;
+	}
+
+	/** Port or query identifier (host order) of a translated packet: its source's, or its destination's. */
+	#port(s: number, destination: boolean): number {
+		const { H, B } = this.#c.views;
+		const ip = s + SLOT_IP;
+		const l4 = (ip + (B[ip] & 15) * 4) >> 1;
+		const protocol = B[ip + 9];
+		if (protocol === ICMP) return swap16(H[l4 + 2]);
+		return hasPorts(protocol) ? swap16(H[destination ? l4 + 1 : l4]) : 0;
+	}
+
+	/** The packet leaves as the core has translated it. */
+	#leave(s: number): void {
+		const c = this.#c;
+		const { queue, id } = this.#packet;
+		const external = c.externals.find(c.views.P[(s >> 2) + IP_WORD + 3]);
+		if (external < 0) return this.#verdicts.drop(queue, id);
+		this.#verdicts.acceptWith(queue, id, ((this.#port(s, false) << 16) | OUT | (external + 1)) >>> 0);
+	}
+
+	/** It goes to the host that the core has found. */
+	#enter(s: number): void {
+		const c = this.#c;
+		const { queue, id } = this.#packet;
+		const address = c.views.P[(s >> 2) + IP_WORD + 4];
+		const host = c.hosts.find(address);
+		if (host === 0 || !this.#hosts.has(IN | host, address)) return this.#verdicts.drop(queue, id);
+		this.#verdicts.acceptWith(queue, id, ((this.#port(s, true) << 16) | IN | host) >>> 0);
+	}
+
+	/** The second question about a packet between two hosts: its source's mapping was made with the first. */
+	#turn(s: number): void {
+		const c = this.#c;
+		const { queue, id } = this.#packet;
+		const { P, H, B } = c.views;
+		const w = (s >> 2) + IP_WORD;
+		const ip = s + SLOT_IP;
+		const protocol = B[ip + 9];
+		const l4 = (ip + (B[ip] & 15) * 4) >> 1;
+		const port = protocol === ICMP ? H[l4 + 2] : hasPorts(protocol) ? H[l4] : 0;
+		const i = c.table.findMapping(protocol, P[w + 3], port);
+		if (i === 0) return this.#verdicts.accept(queue, id);
+		const t = c.table.T;
+		const external = (t[(i << 4) + R_META] >> EXTERNAL_SHIFT) & 0xff;
+		const outside = swap16(secondOf(t[(i << 4) + R_IN]));
+		this.#verdicts.acceptWith(queue, id, ((outside << 16) | OUT | (external + 1)) >>> 0);
+	}
+}

@@ -1,0 +1,268 @@
+/**
+ * The sessions of the kernel driver as the kernel's connection tracking has them. It is the kernel that sees their packets: the end of an entry ends its session, and what the table wants to
+ * know of one that is due (is it used? answered? closing?) it asks for when it wants to know it.
+ *
+ * Theory of operation. An event tells of each entry's end, of ours alone: a socket filter looks at the mark. Events may be lost, and nothing rests on them: a session
+ * whose time is up in the table is looked up before it ends, as one on any {@link Bypass}; and one that ends otherwise (flushed, evicted, by a reload) takes the kernel's entry with it.
+ */
+import * as native from "masq:native";
+import { R_META, R_OUT, R_PACKETS_IN, R_PACKETS_OUT, R_PEER } from "../conntrack/record.ts";
+import { FREE, RESTING, TCP_CLOSING, TCP_ESTABLISHED, TCP_OPENED, TCP_RESET, UDP_NEW, UDP_OPEN } from "../conntrack/states.ts";
+import type { Bypass, Table } from "../conntrack/table.ts";
+import {
+	CT_DELETE,
+	CT_GET,
+	CT_GROUP,
+	type Entry,
+	encodeEntryDump,
+	IPS,
+	markFilter,
+	parseEntry,
+	type Tuple,
+	writeEntryRequest,
+} from "../netlink/conntrack.ts";
+import { MessageReader, MessageWriter, NETLINK_NETFILTER, NLM_F, NLMSG_DONE } from "../netlink/message.ts";
+import { addressValue, firstOf, hasPorts, ICMP, pair, secondOf, swap16, swap32, TCP, UDP } from "../packet/layout.ts";
+import { MARK } from "./queue-rules.ts";
+
+const DATAGRAM_MAX = 32768;
+/** Milliseconds between two dumps that are only to find what may make room. */
+const DUMP_EVERY = 1000;
+/** Deletions of one send. */
+const DELETED_AT_ONCE = 64;
+/** States of TCP as the kernel numbers them, in ours; the others are what ours is already. */
+const TCP_STATES: readonly number[] = [
+	0,
+	0,
+	TCP_OPENED,
+	TCP_ESTABLISHED,
+	TCP_ESTABLISHED,
+	TCP_ESTABLISHED,
+	TCP_CLOSING,
+	TCP_CLOSING,
+	TCP_RESET,
+	TCP_OPENED,
+];
+const ECHO = 0x0800;
+
+/** What the sessions' owner does for the mirror. */
+export interface TrackedOwner {
+	readonly table: Table;
+	/** Ends a session whose entry has gone. */
+	end(i: number): void;
+	/** Seconds modulo 2^16, and milliseconds. */
+	now16(): number;
+	milliseconds(): number;
+}
+
+export class Tracked implements Bypass {
+	/** For the poll set: readable when entries have ended. */
+	readonly fd: native.Fd;
+	readonly #ask: native.Fd;
+	readonly #o: TrackedOwner;
+	readonly #buffer = new ArrayBuffer(DATAGRAM_MAX);
+	/** The session that an event ends. */
+	#ending = 0;
+	#dumpedAt = Number.NEGATIVE_INFINITY;
+	#deletions: MessageWriter | null = null;
+	#deleted = 0;
+
+	/** Listens; to be made before the queues are bound, because an entry made before anybody listens never tells of its end. Throws a native error. */
+	constructor(o: TrackedOwner) {
+		this.#o = o;
+		this.fd = native.netlinkOpen(NETLINK_NETFILTER, [CT_GROUP.DESTROY]);
+		native.packetFilter(this.fd, markFilter(MARK));
+		this.#ask = native.netlinkOpen(NETLINK_NETFILTER, []);
+	}
+
+	close(): void {
+		this.#o.table.bypass = null;
+		native.close(this.fd);
+		native.close(this.#ask);
+	}
+
+	/** Takes the kernel's news. */
+	drain(): void {
+		for (;;) {
+			let length: number;
+			try {
+				length = native.netlinkReceive(this.fd, this.#buffer);
+			} catch (error) {
+				// Some ends are not known: each session is looked up when it is due.
+				if ((error as native.NativeError).code === "ENOBUFS") continue;
+				throw error;
+			}
+			if (length === 0) return;
+			for (const reader = new MessageReader(this.#buffer, length); reader.next(); ) {
+				const entry = parseEntry(reader);
+				if (entry !== null) this.#ended(entry);
+			}
+		}
+	}
+
+	/** Ends the kernel's entries of sessions that have been ended here. */
+	flush(): void {
+		const out = this.#deletions;
+		if (out === null) return;
+		this.#deletions = null;
+		this.#deleted = 0;
+		const request = out.finish();
+		native.netlinkSend(this.#ask, request, request.byteLength);
+		while (native.netlinkReceive(this.#ask, this.#buffer) > 0);
+	}
+
+	/** Reads all of the kernel's entries that are ours, so that what closes or was never answered is known. Ends the sessions that have none. */
+	reconcile(): void {
+		const { table } = this.#o;
+		const seen = new Uint8Array(table.layout.sessions + 1);
+		if (
+			!this.#dump((entry) => {
+				for (const i of this.#sessions(entry)) {
+					seen[i] = 1;
+					this.#follow(i, entry);
+				}
+			})
+		)
+			return;
+		for (let i = 1; i < seen.length; i++) {
+			const state = table.state(i);
+			if (seen[i] === 0 && state !== FREE && state !== RESTING) this.#end(i);
+		}
+	}
+
+	#end(i: number): void {
+		this.#ending = i;
+		this.#o.end(i);
+		this.#ending = 0;
+	}
+
+	#ended(entry: Entry): void {
+		const { table } = this.#o;
+		for (const i of this.#sessions(entry)) {
+			this.#count(i, entry);
+			if (table.state(i) !== FREE) this.#end(i);
+		}
+	}
+
+	/** Brings a session's counters up to what the kernel has counted. */
+	#count(i: number, { status, sent, received }: Entry): void {
+		if (sent === null || received === null) return;
+		const { table } = this.#o;
+		const opened = (status & IPS.SRC_NAT) !== 0;
+		const packets = table.packets(i);
+		const bytes = table.bytes(i);
+		for (const [inbound, counted] of [opened ? sent : received, opened ? received : sent].entries())
+			table.add(i, inbound, Math.max(0, counted.packets - packets[inbound]), Math.max(0, counted.bytes - bytes[inbound]));
+	}
+
+	/** Sessions of an entry: two if it is between two hosts over an external address. */
+	#sessions({ original, reply, status }: Entry): number[] {
+		const found: number[] = [];
+		const find = ({ protocol, source, destination, sourcePort, destinationPort }: Tuple) => {
+			const ports = protocol === ICMP ? pair(swap16(sourcePort), 0) : pair(swap16(sourcePort), swap16(destinationPort));
+			const i = this.#o.table.findOut(protocol, swap32(source), swap32(destination), ports);
+			if (i !== 0) found.push(i);
+		};
+		if ((status & IPS.SRC_NAT) !== 0) find(original);
+		if ((status & IPS.DST_NAT) !== 0) find(reply);
+		return found;
+	}
+
+	/** Puts a session into the state that its entry says. True if it was in another. */
+	#follow(i: number, entry: Entry): boolean {
+		const { table } = this.#o;
+		const before = table.state(i);
+		const protocol = table.T[(i << 4) + R_META] & 0xff;
+		let state = before;
+		if (protocol === TCP) state = TCP_STATES[entry.tcpState] || before;
+		else if ((entry.status & IPS.SEEN_REPLY) === 0) return false;
+		else if (protocol === UDP) state = before === UDP_NEW ? UDP_OPEN : before;
+		else if (!hasPorts(protocol)) table.answer(i);
+		if (state === before) return false;
+		table.setState(i, state, this.#o.now16());
+		return true;
+	}
+
+	/** False if the kernel does not tell, or not all. */
+	#dump(each: (entry: Entry) => void): boolean {
+		const request = encodeEntryDump(MARK, 1);
+		try {
+			native.netlinkSend(this.#ask, request, request.byteLength);
+			for (
+				let length = native.netlinkReceive(this.#ask, this.#buffer);
+				length > 0;
+				length = native.netlinkReceive(this.#ask, this.#buffer)
+			) {
+				for (const reader = new MessageReader(this.#buffer, length); reader.next(); ) {
+					if (reader.type === NLMSG_DONE) return reader.errno() === 0;
+					const entry = parseEntry(reader);
+					if (entry !== null) each(entry);
+				}
+			}
+		} catch {
+			// As if it had told nothing.
+		}
+		return false;
+	}
+
+	/** The tuple of a session's entry as its host sees it, which is one direction of it, whoever has begun. */
+	#tuple(i: number): Tuple {
+		const { T } = this.#o.table;
+		const e = i << 4;
+		const protocol = T[e + R_META] & 0xff;
+		const ported = hasPorts(protocol);
+		return {
+			protocol,
+			source: addressValue(T[e]),
+			destination: addressValue(T[e + R_PEER]),
+			sourcePort: ported || protocol === ICMP ? swap16(firstOf(T[e + R_OUT])) : 0,
+			destinationPort: protocol === ICMP ? ECHO : ported ? swap16(secondOf(T[e + R_OUT])) : 0,
+		};
+	}
+
+	/** The kernel's entry of a session, null if there is none. */
+	#entry(i: number): Entry | null {
+		const header = { type: CT_GET, flags: NLM_F.REQUEST, sequence: 1 };
+		const request = writeEntryRequest(new MessageWriter(), header, this.#tuple(i)).finish();
+		native.netlinkSend(this.#ask, request, request.byteLength);
+		let entry: Entry | null = null;
+		for (let length = native.netlinkReceive(this.#ask, this.#buffer); length > 0; length = native.netlinkReceive(this.#ask, this.#buffer)) {
+			const reader = new MessageReader(this.#buffer, length);
+			if (reader.next()) entry = parseEntry(reader);
+		}
+		return entry;
+	}
+
+	// ---- what the table asks and tells ----------------------------------------------------------------------------------
+
+	changed(): void {}
+
+	ended(i: number): void {
+		if (i === this.#ending) return;
+		const out = this.#deletions ?? new MessageWriter();
+		this.#deletions = writeEntryRequest(out, { type: CT_DELETE, flags: NLM_F.REQUEST, sequence: 1 }, this.#tuple(i));
+		if (++this.#deleted === DELETED_AT_ONCE) this.flush();
+	}
+
+	age(i: number): number {
+		return this.#entry(i) === null ? -1 : 0;
+	}
+
+	sync(i: number): boolean {
+		const { T } = this.#o.table;
+		const e = i << 4;
+		// One that is just being made has no entry.
+		if (T[e + R_PACKETS_OUT] + T[e + R_PACKETS_IN] === 0) return false;
+		const entry = this.#entry(i);
+		return entry !== null && this.#follow(i, entry);
+	}
+
+	syncAll(): void {
+		const now = this.#o.milliseconds();
+		if (now - this.#dumpedAt < DUMP_EVERY) return;
+		this.#dumpedAt = now;
+		this.#dump((entry) => {
+			for (const i of this.#sessions(entry)) this.#follow(i, entry);
+		});
+	}
+}

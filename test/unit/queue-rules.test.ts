@@ -1,0 +1,57 @@
+import { describe, expect, it } from "vitest";
+import { formatAddress, parseAddress } from "../../src/packet/address.ts";
+import { type QueueFacts, queueRuleset } from "../../src/port/queue-rules.ts";
+
+const FACTS: QueueFacts = {
+	wan: "wan0",
+	lans: ["br-lan", "guest"],
+	externals: ["203.0.113.1", "203.0.113.5"].map((text) => parseAddress(text) as number),
+	own: [parseAddress("203.0.113.1") as number],
+	tcp: [
+		{ first: 80, last: 80 },
+		{ first: 32768, last: 65535 },
+	],
+	udp: [{ first: 32768, last: 65535 }],
+	exempts: [],
+	timeouts: { udp: 300, dns: 10, icmp: 60, tcp_opening: 240, tcp_established: 7440, tcp_closing: 241, tcp_reset: 242, other: 300 },
+};
+
+describe("the kernel driver's rules", () => {
+	const text = queueRuleset(FACTS);
+
+	it("name each external address by its number", () => {
+		expect(text).toContain("elements = { 0x4001 : 203.0.113.1, 0x4002 : 203.0.113.5 }");
+		expect(text).toContain("set alone {\n\t\ttype ipv4_addr\n\t\telements = { 203.0.113.5 }");
+		expect(text).toContain('set lans {\n\t\ttype ifname\n\t\telements = { "br-lan", "guest" }');
+	});
+
+	it("ask about the first packet of a connection alone, inbound only at masqd's ports", () => {
+		const asking = text.split("\n").filter((line) => /goto (asked|queue)_/.test(line) && line.includes("ct state"));
+		expect(asking).toHaveLength(5);
+		for (const line of asking) expect(line).toContain("ct state new ct status & confirmed == 0");
+		expect(text).toContain("ip daddr 203.0.113.1 tcp dport @claimed_tcp goto asked_in");
+		expect(text).toContain("elements = { 80, 32768-65535 }");
+	});
+
+	it("give the kernel's timers the configured times", () => {
+		expect(text).toContain("policy = { unreplied : 300, replied : 300 }");
+		expect(text).toContain("policy = { unreplied : 10, replied : 10 }");
+		for (const state of ["syn_sent : 240", "established : 7440", "close_wait : 7440", "last_ack : 241", "close : 242"])
+			expect(text).toContain(state);
+	});
+
+	it("let nothing out that is not ours", () => {
+		expect(text).toContain('oifname "wan0" ip saddr != @own ip daddr != @exempts counter name leak drop');
+		expect(text).toContain("set own {\n\t\ttype ipv4_addr\n\t\telements = { 203.0.113.1, 203.0.113.5 }");
+	});
+
+	it("ask nothing from outside while the WAN has no address", () => {
+		const without = queueRuleset({ ...FACTS, externals: [0], own: [] });
+		expect(without).not.toContain("goto asked_in");
+		expect(without).not.toContain(formatAddress(0));
+	});
+
+	it("refuse a device whose name nft could take for something else", () => {
+		for (const wan of ['w"', "w*", "w w", ""]) expect(() => queueRuleset({ ...FACTS, wan })).toThrow("cannot be written");
+	});
+});
