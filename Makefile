@@ -20,11 +20,14 @@ BUNDLES := build/masqd.js build/tools.js build/core.js build/client.js
 # Everything that building, tests, demo and benchmark need from Debian.
 DEBIAN_PACKAGES := \
 	bind9-dnsutils \
+	black \
 	ca-certificates \
+	clang-format \
 	conntrack \
 	curl \
 	dnsmasq-base \
 	ethtool \
+	flake8 \
 	gcc \
 	iperf3 \
 	iproute2 \
@@ -128,8 +131,11 @@ types: node_modules/.ready ## check the types
 	node_modules/.bin/tsc -p tsconfig.json
 
 .PHONY: lint
-lint: node_modules/.ready ## check format and style of TypeScript and shell scripts
+lint: deps ## check format and style of TypeScript, C, Python and shell scripts
 	node_modules/.bin/biome check .
+	git ls-files '*.[ch]' | xargs clang-format --dry-run -Werror
+	black -q --check -l 160 test
+	flake8 test
 	git ls-files '*.sh' '.ci/*' | xargs shellcheck -x
 	shfmt -d -sr -s openwrt/*.sh openwrt/files/etc/init.d/*
 
@@ -163,8 +169,10 @@ bench: build ## measure against nft masquerade and others (QUICK=1: under 2 minu
 	/usr/bin/python3 test/bench/bench.py $(if $(QUICK),--quick)
 
 .PHONY: format
-format: node_modules/.ready ## format and sort imports
+format: deps ## format everything, and sort imports
 	node_modules/.bin/biome check --write .
+	git ls-files '*.[ch]' | xargs clang-format -i
+	black -q -l 160 test
 
 .PHONY: clean
 clean: ## remove everything built

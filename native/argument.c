@@ -121,8 +121,8 @@ int argument_words(JSContext *ctx, JSValueConst value, const char *name, int32_t
  *
  * Return: number of elements, or -1 with a TypeError or RangeError pending.
  */
-int argument_numbers(JSContext *ctx, JSValueConst array, const char *name, int32_t least, int32_t most, int32_t *numbers,
-		     int capacity)
+int argument_numbers(JSContext *ctx, JSValueConst array, const char *name, int32_t least, int32_t most,
+		     int32_t *numbers, int capacity)
 {
 	int32_t length;
 	JSValue value;

@@ -143,7 +143,8 @@ NATIVE(native_bpf_program_load)
 	size_t size, log_size = 0;
 	long fd;
 
-	if (argument_int(ctx, argv[0], "type", 0, INT32_MAX, &type) < 0 || name_argument(ctx, argv[2], attributes.name) < 0)
+	if (argument_int(ctx, argv[0], "type", 0, INT32_MAX, &type) < 0 ||
+	    name_argument(ctx, argv[2], attributes.name) < 0)
 		return JS_EXCEPTION;
 	code = JS_GetArrayBuffer(ctx, &size, argv[1]);
 	if (!code)
@@ -217,7 +218,8 @@ NATIVE(native_bpf_link_create)
 	int32_t program, ifindex, type;
 	long fd;
 
-	if (argument_fd(ctx, argv[0], &program) < 0 || argument_int(ctx, argv[1], "ifindex", 0, INT32_MAX, &ifindex) < 0 ||
+	if (argument_fd(ctx, argv[0], &program) < 0 ||
+	    argument_int(ctx, argv[1], "ifindex", 0, INT32_MAX, &ifindex) < 0 ||
 	    argument_int(ctx, argv[2], "attachType", 0, INT32_MAX, &type) < 0)
 		return JS_EXCEPTION;
 	attributes.program = (uint32_t)program;

@@ -8,6 +8,8 @@
 #include <stdarg.h>
 #include <stdio.h>
 
+/* A table of words, filled line by line. */
+/* clang-format off */
 #define NAME(symbol) { symbol, #symbol }
 
 static const struct {
@@ -26,6 +28,7 @@ static const struct {
 	NAME(EPROTONOSUPPORT), NAME(EPROTOTYPE), NAME(ERANGE), NAME(EROFS), NAME(ESHUTDOWN), NAME(ESOCKTNOSUPPORT),
 	NAME(ESPIPE), NAME(ESRCH), NAME(ESTALE), NAME(ETIME), NAME(ETIMEDOUT), NAME(ETXTBSY), NAME(EUSERS), NAME(EXDEV),
 };
+/* clang-format on */
 
 /**
  * error_name() - symbolic name of an errno
@@ -65,6 +68,7 @@ JSValue throw_errno(JSContext *ctx, int number, const char *call, const char *wh
 		return error;
 	JS_DefinePropertyValueStr(ctx, error, "message", text_decode(ctx, (uint8_t *)message, strlen(message)), flags);
 	JS_DefinePropertyValueStr(ctx, error, "errno", JS_NewInt32(ctx, number), flags | JS_PROP_ENUMERABLE);
-	JS_DefinePropertyValueStr(ctx, error, "code", JS_NewString(ctx, error_name(number)), flags | JS_PROP_ENUMERABLE);
+	JS_DefinePropertyValueStr(ctx, error, "code", JS_NewString(ctx, error_name(number)),
+				  flags | JS_PROP_ENUMERABLE);
 	return JS_Throw(ctx, error);
 }

@@ -115,12 +115,12 @@ static bool fails(const char *call)
 	return true;
 }
 
-#define WRAP(name, failure)                                                                                            \
-	long __real_##name(long, long, long, long, long, long);                                                        \
-	long __wrap_##name(long a, long b, long c, long d, long e, long f);                                            \
-	long __wrap_##name(long a, long b, long c, long d, long e, long f)                                             \
-	{                                                                                                              \
-		return fails(#name) ? failure : __real_##name(a, b, c, d, e, f);                                       \
+#define WRAP(name, failure)                                                      \
+	long __real_##name(long, long, long, long, long, long);                  \
+	long __wrap_##name(long a, long b, long c, long d, long e, long f);      \
+	long __wrap_##name(long a, long b, long c, long d, long e, long f)       \
+	{                                                                        \
+		return fails(#name) ? failure : __real_##name(a, b, c, d, e, f); \
 	}
 
 /* build.mk has the same list. */

@@ -188,8 +188,8 @@ NATIVE(native_create_file)
 		return throw_path(ctx, "open", path);
 	if (fstat(fd, &status) == 0) {
 		errno = EPERM;
-		if (S_ISREG(status.st_mode) && status.st_uid == geteuid() && status.st_nlink == 1 && fchmod(fd, (mode_t)mode) == 0 &&
-		    ftruncate(fd, 0) == 0) {
+		if (S_ISREG(status.st_mode) && status.st_uid == geteuid() && status.st_nlink == 1 &&
+		    fchmod(fd, (mode_t)mode) == 0 && ftruncate(fd, 0) == 0) {
 			JS_FreeCString(ctx, path);
 			return JS_NewInt32(ctx, fd);
 		}
@@ -378,7 +378,8 @@ static void bus_error(int number, siginfo_t *info, void *context __attribute__((
 			continue;
 		if ((ftruncate(m->fd, 0) == 0 && ftruncate(m->fd, (off_t)m->size) == 0 &&
 		     (fallocate(m->fd, 0, 0, (off_t)m->size) == 0 || errno == EOPNOTSUPP)) ||
-		    mmap(m->pages, m->size, PROT_READ | PROT_WRITE, MAP_FIXED | MAP_PRIVATE | MAP_ANONYMOUS, -1, 0) != MAP_FAILED) {
+		    mmap(m->pages, m->size, PROT_READ | PROT_WRITE, MAP_FIXED | MAP_PRIVATE | MAP_ANONYMOUS, -1, 0) !=
+			    MAP_FAILED) {
 			errno = error;
 			return;
 		}
@@ -472,7 +473,8 @@ NATIVE(native_map_file)
 			return throw_path(ctx, call, path);
 		call = "mmap";
 	}
-	pages = mmap(NULL, (size_t)size, PROT_READ | PROT_WRITE, fd < 0 ? MAP_PRIVATE | MAP_ANONYMOUS : MAP_SHARED, fd, 0);
+	pages = mmap(NULL, (size_t)size, PROT_READ | PROT_WRITE, fd < 0 ? MAP_PRIVATE | MAP_ANONYMOUS : MAP_SHARED, fd,
+		     0);
 	if (pages == MAP_FAILED) {
 		result = throw_path(ctx, call, path);
 		if (fd >= 0)
@@ -535,8 +537,7 @@ NATIVE(native_read)
 	ssize_t got;
 	int32_t fd;
 
-	if (argument_fd(ctx, argv[0], &fd) < 0 ||
-	    argument_bytes(ctx, argv[1], argv[2], argv[3], &bytes, &count) < 0)
+	if (argument_fd(ctx, argv[0], &fd) < 0 || argument_bytes(ctx, argv[1], argv[2], argv[3], &bytes, &count) < 0)
 		return JS_EXCEPTION;
 	do
 		got = read(fd, bytes, count);
@@ -573,8 +574,7 @@ NATIVE(native_write)
 	ssize_t put;
 	int32_t fd;
 
-	if (argument_fd(ctx, argv[0], &fd) < 0 ||
-	    argument_bytes(ctx, argv[1], argv[2], argv[3], &bytes, &count) < 0)
+	if (argument_fd(ctx, argv[0], &fd) < 0 || argument_bytes(ctx, argv[1], argv[2], argv[3], &bytes, &count) < 0)
 		return JS_EXCEPTION;
 	do {
 		put = send(fd, bytes, count, MSG_DONTWAIT | MSG_NOSIGNAL);

@@ -31,8 +31,9 @@
 static const struct {
 	const char *command, *bundle;
 } bundles[] = {
-	{ "run", "masqd" BUNDLE_SUFFIX },      { "check", "tools" BUNDLE_SUFFIX },   { "cleanup", "tools" BUNDLE_SUFFIX },
-	{ "offload", "tools" BUNDLE_SUFFIX },  { "selftest", "tools" BUNDLE_SUFFIX },
+	{ "run", "masqd" BUNDLE_SUFFIX },      { "check", "tools" BUNDLE_SUFFIX },
+	{ "cleanup", "tools" BUNDLE_SUFFIX },  { "offload", "tools" BUNDLE_SUFFIX },
+	{ "selftest", "tools" BUNDLE_SUFFIX },
 };
 #define STACK_SIZE (1024 * 1024)
 

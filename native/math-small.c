@@ -3,11 +3,11 @@
  * C library's would come, with tables of doubles: 34 kB of a router's flash. test/unit/structure.node.test.ts sees to it
  * that src/ uses none of them.
  */
-#define NOT_HERE(name)                                                                                                 \
-	double name(double x);                                                                                         \
-	double name(double x)                                                                                          \
-	{                                                                                                              \
-		return __builtin_nan("") + x;                                                                          \
+#define NOT_HERE(name)                        \
+	double name(double x);                \
+	double name(double x)                 \
+	{                                     \
+		return __builtin_nan("") + x; \
 	}
 
 NOT_HERE(acos)

@@ -248,7 +248,8 @@ NATIVE(native_ether_open)
 	fd = socket(AF_PACKET, SOCK_RAW | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
 	if (fd < 0)
 		return throw_errno(ctx, errno, "socket", "AF_PACKET");
-	if ((!JS_IsNull(argv[2]) && attach_filter(ctx, fd, argv[2]) < 0) || bind_device(ctx, fd, protocol, ifindex) < 0) {
+	if ((!JS_IsNull(argv[2]) && attach_filter(ctx, fd, argv[2]) < 0) ||
+	    bind_device(ctx, fd, protocol, ifindex) < 0) {
 		close(fd);
 		return JS_EXCEPTION;
 	}
@@ -321,7 +322,8 @@ int argument_pairs(JSContext *ctx, JSValueConst tx, JSValueConst from_value, JSV
 	for (int32_t i = 0; i < *count; i++) {
 		int64_t offset = words[2 * i], bytes = words[2 * i + 1] & LENGTH_MASK;
 
-		if (offset < 0 || words[2 * i + 1] < 0 || words[2 * i + 1] >> HEADER_SHIFT > frames.header_count || offset + SLOT_IP + bytes > (int64_t)frames.size) {
+		if (offset < 0 || words[2 * i + 1] < 0 || words[2 * i + 1] >> HEADER_SHIFT > frames.header_count ||
+		    offset + SLOT_IP + bytes > (int64_t)frames.size) {
 			JS_ThrowRangeError(ctx, "tx: pair %d is outside the frame buffer", from + i);
 			return -1;
 		}
@@ -440,7 +442,9 @@ static void lay_out(int32_t i, const int32_t *pair, int32_t form, int32_t ifinde
 	message->msg_name = ifindex ? &send_names[i] : NULL;
 	message->msg_namelen = ifindex ? sizeof send_names[i] : 0;
 	if (ifindex) {
-		send_names[i] = (struct sockaddr_ll){ .sll_family = AF_PACKET, .sll_protocol = htons(ETH_P_IP), .sll_ifindex = ifindex };
+		send_names[i] = (struct sockaddr_ll){ .sll_family = AF_PACKET,
+						      .sll_protocol = htons(ETH_P_IP),
+						      .sll_ifindex = ifindex };
 		if (form & SEND_ETHERNET) {
 			send_names[i].sll_halen = ETH_ALEN;
 			memcpy(send_names[i].sll_addr, header, ETH_ALEN);

@@ -119,7 +119,8 @@ NATIVE(native_processors)
 		return throw_errno(ctx, errno, "sched_getaffinity", "%zu bytes", sizeof set);
 	array = JS_NewArray(ctx);
 	for (int32_t cpu = 0; cpu < PROCESSORS_MAX && !JS_IsException(array); cpu++) {
-		if (CPU_ISSET((size_t)cpu, &set) && JS_SetPropertyUint32(ctx, array, count++, JS_NewInt32(ctx, cpu)) < 0) {
+		if (CPU_ISSET((size_t)cpu, &set) &&
+		    JS_SetPropertyUint32(ctx, array, count++, JS_NewInt32(ctx, cpu)) < 0) {
 			JS_FreeValue(ctx, array);
 			return JS_EXCEPTION;
 		}
@@ -252,7 +253,8 @@ static const char *child_start(struct child *child, char **words, const char *te
 
 	if (in < 0) {
 		failed = "write";
-	} else if (pipe2(out, O_CLOEXEC) < 0 || pipe2(failure, O_CLOEXEC) < 0 || fcntl(out[0], F_SETFL, O_NONBLOCK) < 0) {
+	} else if (pipe2(out, O_CLOEXEC) < 0 || pipe2(failure, O_CLOEXEC) < 0 ||
+		   fcntl(out[0], F_SETFL, O_NONBLOCK) < 0) {
 		failed = "pipe2";
 	} else {
 		child->pid = fork();
@@ -648,7 +650,8 @@ NATIVE(native_syslog_write)
 		return JS_EXCEPTION;
 	now = time(NULL);
 	strftime(when, sizeof when, "%b %e %T", localtime_r(&now, &parts));
-	length = snprintf(line, sizeof line, "<%d>%s %s[%d]: %s", LOG_DAEMON | priority, when, log_ident, getpid(), text);
+	length = snprintf(line, sizeof line, "<%d>%s %s[%d]: %s", LOG_DAEMON | priority, when, log_ident, getpid(),
+			  text);
 	JS_FreeCString(ctx, text);
 	if (length >= (int)sizeof line)
 		length = sizeof line - 1;

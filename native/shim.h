@@ -27,8 +27,8 @@
 #define POLL_MAX 256
 
 /* One exported function. The engine fills missing arguments up to the declared arity with undefined. */
-#define NATIVE(function)                                                                                               \
-	JSValue function(JSContext *ctx, JSValueConst self __attribute__((unused)), int argc __attribute__((unused)),  \
+#define NATIVE(function)                                                                                              \
+	JSValue function(JSContext *ctx, JSValueConst self __attribute__((unused)), int argc __attribute__((unused)), \
 			 JSValueConst *argv __attribute__((unused)))
 
 /* The second word of a frame to send: its length, and above it one more than the number of its link header (0: as in the slot). */
@@ -92,8 +92,8 @@ const char *argument_string(JSContext *ctx, JSValueConst value, const char *name
 int argument_bytes(JSContext *ctx, JSValueConst buffer, JSValueConst offset, JSValueConst length, uint8_t **bytes,
 		   size_t *count);
 int argument_words(JSContext *ctx, JSValueConst value, const char *name, int32_t **words, size_t *count);
-int argument_numbers(JSContext *ctx, JSValueConst array, const char *name, int32_t least, int32_t most, int32_t *numbers,
-		     int capacity);
+int argument_numbers(JSContext *ctx, JSValueConst array, const char *name, int32_t least, int32_t most,
+		     int32_t *numbers, int capacity);
 
 /**
  * argument_int() - an integer argument
@@ -222,17 +222,17 @@ const char *faults_enter(const char *name);
 void faults_leave(const char *before);
 
 #undef NATIVE
-#define NATIVE(function)                                                                                               \
-	static JSValue function##_call(JSContext *ctx, JSValueConst self, int argc, JSValueConst *argv);               \
-	JSValue function(JSContext *ctx, JSValueConst self, int argc, JSValueConst *argv)                              \
-	{                                                                                                              \
-		const char *before = faults_enter(#function);                                                          \
-		JSValue result = function##_call(ctx, self, argc, argv);                                               \
-                                                                                                                       \
-		faults_leave(before);                                                                                  \
-		return result;                                                                                         \
-	}                                                                                                              \
-	static JSValue function##_call(JSContext *ctx, JSValueConst self __attribute__((unused)),                      \
+#define NATIVE(function)                                                                                 \
+	static JSValue function##_call(JSContext *ctx, JSValueConst self, int argc, JSValueConst *argv); \
+	JSValue function(JSContext *ctx, JSValueConst self, int argc, JSValueConst *argv)                \
+	{                                                                                                \
+		const char *before = faults_enter(#function);                                            \
+		JSValue result = function##_call(ctx, self, argc, argv);                                 \
+                                                                                                         \
+		faults_leave(before);                                                                    \
+		return result;                                                                           \
+	}                                                                                                \
+	static JSValue function##_call(JSContext *ctx, JSValueConst self __attribute__((unused)),        \
 				       int argc __attribute__((unused)), JSValueConst *argv __attribute__((unused)))
 #endif
 

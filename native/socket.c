@@ -22,7 +22,8 @@ NATIVE(native_poll)
 	int ready;
 
 	if (argument_words(ctx, argv[0], "set", &triples, &length) < 0 ||
-	    argument_int(ctx, argv[1], "count", 0, length / 3 < POLL_MAX ? (int32_t)(length / 3) : POLL_MAX, &count) < 0 ||
+	    argument_int(ctx, argv[1], "count", 0, length / 3 < POLL_MAX ? (int32_t)(length / 3) : POLL_MAX, &count) <
+		    0 ||
 	    argument_int(ctx, argv[2], "timeoutMs", INT32_MIN, INT32_MAX, &timeout) < 0)
 		return JS_EXCEPTION;
 	for (int32_t i = 0; i < count; i++) {

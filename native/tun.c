@@ -95,7 +95,8 @@ NATIVE(native_tun_send)
 	while (sent < count && !send_errno) {
 		const int32_t *pair = pairs + 2 * sent;
 		uint8_t *slot = frames.base + pair[0];
-		struct iovec vectors[2] = { { slot + SLOT_VNET, VNET_SIZE }, { slot + SLOT_IP, (size_t)pair[1] & LENGTH_MASK } };
+		struct iovec vectors[2] = { { slot + SLOT_VNET, VNET_SIZE },
+					    { slot + SLOT_IP, (size_t)pair[1] & LENGTH_MASK } };
 
 		if (writev(fd, vectors, 2) >= 0)
 			sent++;

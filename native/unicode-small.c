@@ -15,7 +15,8 @@
 
 #define NOT_FOUND (-2)
 
-int unicode_script(CharRange *range __attribute__((unused)), const char *name __attribute__((unused)), BOOL extensions __attribute__((unused)))
+int unicode_script(CharRange *range __attribute__((unused)), const char *name __attribute__((unused)),
+		   BOOL extensions __attribute__((unused)))
 {
 	return NOT_FOUND;
 }

@@ -99,12 +99,23 @@ def conformance(driver, *more):
 # Rows about established sessions: what the kernel carries then, what it has to leave, and what must end it. `make conformance OFFLOAD=on` plays all.
 OFFLOADED = "U-5,U-6,U-6a,U-12,U-13,T-2,T-2a,T-5,T-5h,T-x1,T-x2,T-x3,I-1,I-2,I-4,I-6,I-71,N-2,N-7,ID-1,R-1,R-14,W-1,W-2,W-4,W-5,W-6"
 
-SHELL_SCRIPTS = sorted(
-    name for name in glob.glob("**/*.sh", root_dir=ROOT, recursive=True) if not name.startswith(("node_modules/", "build/"))
-) + sorted(name for name in glob.glob(".ci/*", root_dir=ROOT) if (ROOT / name).is_file())
+SHELL_SCRIPTS = sorted(name for name in glob.glob("**/*.sh", root_dir=ROOT, recursive=True) if not name.startswith(("node_modules/", "build/"))) + sorted(
+    name for name in glob.glob(".ci/*", root_dir=ROOT) if (ROOT / name).is_file()
+)
+
+C_FILES = sorted(name for folder in ("native", "test") for name in glob.glob(f"{folder}/**/*.[ch]", root_dir=ROOT, recursive=True))
 
 # What OpenWrt's own checks would format: all that goes on the router or into its feed.
-ROUTER_SCRIPTS = ["openwrt/ipk.sh", "openwrt/dist.sh", "openwrt/size.sh", "openwrt/test.sh", "openwrt/postinst-pkg", "openwrt/postrm", "openwrt/files/usr/libexec/masqd", *sorted(map(str, (ROOT / "openwrt/files/etc/init.d").glob("*")))]
+ROUTER_SCRIPTS = [
+    "openwrt/ipk.sh",
+    "openwrt/dist.sh",
+    "openwrt/size.sh",
+    "openwrt/test.sh",
+    "openwrt/postinst-pkg",
+    "openwrt/postrm",
+    "openwrt/files/usr/libexec/masqd",
+    *sorted(map(str, (ROOT / "openwrt/files/etc/init.d").glob("*"))),
+]
 
 SANITIZE = {"MASQD": str(ROOT / "build/sanitize/masqd"), "MASQD_TEST_GUARD": "90"}
 
@@ -112,7 +123,9 @@ SANITIZE = {"MASQD": str(ROOT / "build/sanitize/masqd"), "MASQD_TEST_GUARD": "90
 SUITES = [
     Suite("net", pytest("test/net", "-n", "4"), junit, cores=2),
     Suite("router-x86_64", pytest("test/router/test_router.py", "-p", "no:cacheprovider"), junit, environment={"MASQD_TEST_GUARD": "120"}),
-    Suite("router-mipsel", pytest("test/router/test_router.py", "-p", "no:cacheprovider"), junit, environment={"ROUTER_ARCH": "mipsel", "MASQD_TEST_GUARD": "120"}),
+    Suite(
+        "router-mipsel", pytest("test/router/test_router.py", "-p", "no:cacheprovider"), junit, environment={"ROUTER_ARCH": "mipsel", "MASQD_TEST_GUARD": "120"}
+    ),
     Suite("router-house", pytest("test/router/test_house.py", "-p", "no:cacheprovider"), junit, environment={"MASQD_TEST_GUARD": "60"}),
     Suite("conformance", conformance("packet"), summary, cores=2),
     Suite("conformance-tun", conformance("tun"), summary, cores=2),
@@ -123,6 +136,9 @@ SUITES = [
     Suite("unit", ["node_modules/.bin/vitest", "run", "--testTimeout=600000", "--reporter=default", "--reporter=json", "--outputFile={report}"], vitest),
     Suite("engine-unit", ["test/engine/run-unit.sh"], summary),
     Suite("lint", ["node_modules/.bin/biome", "check", "."]),
+    Suite("clang-format", ["clang-format", "--dry-run", "-Werror", *C_FILES]),
+    Suite("black", ["black", "-q", "--check", "-l", "160", "test"]),
+    Suite("flake8", ["flake8", "test"]),
     Suite("types", ["node_modules/.bin/tsc", "-p", "tsconfig.json"]),
     Suite("native", ["test/engine/run-native.sh", "build/masqd"], summary),
     Suite("native-musl", ["test/engine/run-native.sh", "build/musl/masqd"], summary),
@@ -135,7 +151,9 @@ SUITES = [
     Suite("size", ["openwrt/size.sh"], summary),
     Suite("shfmt", ["shfmt", "-d", "-sr", "-s", *ROUTER_SCRIPTS]),
     Suite("shellcheck", ["shellcheck", "-x", *SHELL_SCRIPTS]),
-    Suite("bench", [PYTHON, "test/bench/bench.py", "--quick", "--only", "nft,packet,tun", "--measure", "tcp1,udp1,tcplatency,rss", "--json", "{report}"], cores=2),
+    Suite(
+        "bench", [PYTHON, "test/bench/bench.py", "--quick", "--only", "nft,packet,tun", "--measure", "tcp1,udp1,tcplatency,rss", "--json", "{report}"], cores=2
+    ),
 ]
 
 # Executables for routers, under qemu-user where this machine is not one of theirs. All of the unit tests run in big-endian

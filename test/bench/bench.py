@@ -176,11 +176,14 @@ class Bench:
         """Prints the table and writes the JSON file. Returns the exit status."""
         about = self._about()
         of = f" of {self.most_rounds}, as many as the time allows" if self.rounds < self.most_rounds else ""
-        lines = [f"masqd bench: {self.rounds} round{'s' if self.rounds > 1 else ''}{of}{' (quick)' if self.quick else ''}, "
-                 f"{self.seconds:.0f} s, Linux {about['kernel']}, {about['cpus']} CPUs ({about['cpu']})"]
+        lines = [
+            f"masqd bench: {self.rounds} round{'s' if self.rounds > 1 else ''}{of}{' (quick)' if self.quick else ''}, "
+            f"{self.seconds:.0f} s, Linux {about['kernel']}, {about['cpus']} CPUs ({about['cpu']})"
+        ]
         if about["busy"]:
-            lines.append(f"The machine is not quiet (load {self.load_before:.1f} before the run, "
-                         f"{about['stealShare']:.1%} of it stolen by its host): expect noise.")
+            lines.append(
+                f"The machine is not quiet (load {self.load_before:.1f} before the run, " f"{about['stealShare']:.1%} of it stolen by its host): expect noise."
+            )
         lines += ["", *report.table(self.results, self.shown)]
         lines.append(f"cycles: {self.no_counter}" if self.no_counter else "cycles: of the router side, at the same load as CPU")
         lines += report.target_lines(self.results)
@@ -199,10 +202,18 @@ class Bench:
                     break
         steal_share = self.steal / (self.seconds * os.cpu_count()) if self.seconds else 0
         return {
-            "rounds": self.rounds, "quick": self.quick, "seconds": round(self.seconds, 1), "kernel": platform.release(),
-            "cpus": os.cpu_count(), "cpu": model, "loadBefore": self.load_before, "stealShare": steal_share,
-            "busy": self.load_before > 0.5 or steal_share > 0.02, "routerCpu": measure.ROUTER_CPU,
-            "cycles": self.no_counter or "counted", "settings": self.settings.__dict__,
+            "rounds": self.rounds,
+            "quick": self.quick,
+            "seconds": round(self.seconds, 1),
+            "kernel": platform.release(),
+            "cpus": os.cpu_count(),
+            "cpu": model,
+            "loadBefore": self.load_before,
+            "stealShare": steal_share,
+            "busy": self.load_before > 0.5 or steal_share > 0.02,
+            "routerCpu": measure.ROUTER_CPU,
+            "cycles": self.no_counter or "counted",
+            "settings": self.settings.__dict__,
             "spentSeconds": self.spent,
         }
 
@@ -237,11 +248,14 @@ class Bench:
                 for candidate in order:
                     site = sites.get(candidate.key)
                     if site and self._makes(candidate, name):
-                        self._try(candidate, number, name, lambda c=candidate, s=site, f=function: f(
-                            s, c, self.settings, context))
+                        self._try(candidate, number, name, lambda c=candidate, s=site, f=function: f(s, c, self.settings, context))
                         if site.process and not site.process.alive():
-                            self._fail(candidate, number, f"{name}: it ended during the measurement{site.process.last_words()}",
-                                       *[later for later, _ in wanted[at + 1:]])
+                            self._fail(
+                                candidate,
+                                number,
+                                f"{name}: it ended during the measurement{site.process.last_words()}",
+                                *[later for later, _ in wanted[at + 1 :]],
+                            )
                             sites.pop(candidate.key).remove()
         finally:
             for candidate in order:
@@ -255,7 +269,7 @@ class Bench:
             return
         for name, keys, function in measure_masqd.MEASURES:
             for candidate in order:
-                if candidate.key in keys[:1 if self.some else None] and self._wanted(name):
+                if candidate.key in keys[: 1 if self.some else None] and self._wanted(name):
                     self._progress(f"round {number}: {name}")
                     self._try(candidate, number, name, lambda c=candidate, f=function: f(c, self.settings, context))
 

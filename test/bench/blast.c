@@ -61,8 +61,9 @@ static double cpu_time(void)
 
 int main(int argc, char **argv)
 {
-	usage(argc, 12, "DEVICE MAC SOURCE DESTINATION SPORT SPORTS DPORT DPORTS RATE SECONDS PACKETS CPU [PAYLOAD]\n"
-			"  PACKETS 0: until SECONDS are over; PAYLOAD: first byte of the data, default x");
+	usage(argc, 12,
+	      "DEVICE MAC SOURCE DESTINATION SPORT SPORTS DPORT DPORTS RATE SECONDS PACKETS CPU [PAYLOAD]\n"
+	      "  PACKETS 0: until SECONDS are over; PAYLOAD: first byte of the data, default x");
 	const char *device = argv[1];
 	uint32_t sport = (uint32_t)atoi(argv[5]), sports = (uint32_t)atoi(argv[6]);
 	uint32_t dport = (uint32_t)atoi(argv[7]), dports = (uint32_t)atoi(argv[8]);
@@ -82,8 +83,14 @@ int main(int argc, char **argv)
 
 	struct frame model = {
 		.eth.ether_type = htons(ETHERTYPE_IP),
-		.ip = { .version = 4, .ihl = 5, .tot_len = htons(46), .frag_off = htons(IP_DF), .ttl = 64,
-			.protocol = IPPROTO_UDP, .saddr = address(argv[3]), .daddr = address(argv[4]) },
+		.ip = { .version = 4,
+			.ihl = 5,
+			.tot_len = htons(46),
+			.frag_off = htons(IP_DF),
+			.ttl = 64,
+			.protocol = IPPROTO_UDP,
+			.saddr = address(argv[3]),
+			.daddr = address(argv[4]) },
 		.udp.len = htons(8 + PAYLOAD),
 		.payload = { argc > 13 ? (uint8_t)argv[13][0] : 'x' },
 	};
@@ -112,7 +119,10 @@ int main(int argc, char **argv)
 		messages[i].msg_hdr = (struct msghdr){ .msg_iov = &vectors[i], .msg_iovlen = 1 };
 	}
 
-	uint32_t burst = rate == 0 ? BATCH : rate / 4000 < 1 ? 1 : rate / 4000 > BATCH ? BATCH : (uint32_t)(rate / 4000);
+	uint32_t burst = rate == 0	       ? BATCH
+			 : rate / 4000 < 1     ? 1
+			 : rate / 4000 > BATCH ? BATCH
+					       : (uint32_t)(rate / 4000);
 	uint32_t s = 0, d = 0;
 	uint64_t offered = 0, refused = 0;
 	double cpu = cpu_time(), begin = now(), end = begin;

@@ -64,8 +64,7 @@ class Candidate:
         try:
             site.create()
             site.serve(self.seen_source)
-            ping = Process([tool("first-reply"), SERVER, str(PING_SECONDS + READY_SECONDS)],
-                           site.client, log=site.log("first-reply"))
+            ping = Process([tool("first-reply"), SERVER, str(PING_SECONDS + READY_SECONDS)], site.client, log=site.log("first-reply"))
             ping.line(5)
             begin = time.monotonic()
             self.start(site, **options)
@@ -142,8 +141,7 @@ class Relay(Candidate):
     def start(self, site):
         run(["sysctl", "-qw", "net.ipv4.ip_forward=0"], site.router)
         run(["ip", "-n", site.server, "route", "add", "192.168.1.0/24", "via", WAN])
-        site.process = Process(
-            [tool("relay"), "lan0", _mac(site.client), GATEWAY, "wan0", _mac(site.server), WAN], site.router, log=site.log("relay"))
+        site.process = Process([tool("relay"), "lan0", _mac(site.client), GATEWAY, "wan0", _mac(site.server), WAN], site.router, log=site.log("relay"))
         site.process.line(5)
         os.sched_setaffinity(site.process.pid, {topology.SERVER_CPU})
 
@@ -177,11 +175,20 @@ class Masqd(Candidate):
         return "" if os.access(MASQD, os.X_OK) else "build/masqd does not exist: run make build"
 
     def configuration(self, sessions):
-        return "\n".join([
-            "config masqd 'main'", "\toption enabled '1'", f"\toption sessions '{sessions}'",
-            f"\toption offload '{self.offload}'",
-            "config wan", "\toption device 'wan0'",
-            "config lan", "\toption device 'lan0'", f"\toption driver '{self.driver}'", ""])
+        return "\n".join(
+            [
+                "config masqd 'main'",
+                "\toption enabled '1'",
+                f"\toption sessions '{sessions}'",
+                f"\toption offload '{self.offload}'",
+                "config wan",
+                "\toption device 'wan0'",
+                "config lan",
+                "\toption device 'lan0'",
+                f"\toption driver '{self.driver}'",
+                "",
+            ]
+        )
 
     def write(self, folder, sessions):
         path = os.path.join(folder, "masqd.uci")
@@ -192,8 +199,7 @@ class Masqd(Candidate):
     def start(self, site, sessions=SESSIONS, binary=MASQD, env=None):
         path = self.write(site.folder, sessions)
         arguments = ["run", "-c", path, "--socket", self.socket(site), "--state", os.path.join(site.folder, "state")]
-        site.process = Process([binary, *arguments], site.router, env={"MASQD_JS": MASQD_BUNDLE, **(env or {})},
-                               log=site.log("masqd"))
+        site.process = Process([binary, *arguments], site.router, env={"MASQD_JS": MASQD_BUNDLE, **(env or {})}, log=site.log("masqd"))
         site.process.wait_for("masqd: ready:", READY_SECONDS)
 
     def counters(self, site):
@@ -201,8 +207,7 @@ class Masqd(Candidate):
             return None
         status = json.loads(run([MASQD, "status", "-j", "--socket", self.socket(site)], env={"MASQD_JS": MASQD_BUNDLE}))
         one = status["offload"]
-        return {"cached": one["packetsOut"] + one["packetsIn"], "flows": one["flows"],
-                "seen": sum(port["received"] for port in status["ports"])}
+        return {"cached": one["packetsOut"] + one["packetsIn"], "flows": one["flows"], "seen": sum(port["received"] for port in status["ports"])}
 
     @staticmethod
     def socket(site):
@@ -223,8 +228,10 @@ class Slirp(Candidate):
     def start(self, site):
         site.source, site.gateway = "10.0.2.100", "10.0.2.2"
         site.process = Process(
-            ["slirp4netns", "--configure", "--mtu=65520", "--disable-dns", "--netns-type=path",
-             f"/run/netns/{site.client}", site.device], site.router, log=site.log("slirp4netns"))
+            ["slirp4netns", "--configure", "--mtu=65520", "--disable-dns", "--netns-type=path", f"/run/netns/{site.client}", site.device],
+            site.router,
+            log=site.log("slirp4netns"),
+        )
 
 
 class Pasta(Candidate):
@@ -240,10 +247,42 @@ class Pasta(Candidate):
 
     def start(self, site):
         site.process = Process(
-            ["pasta", "--foreground", "--quiet", "--runas", "0", "--ipv4-only", "--netns", f"/run/netns/{site.client}",
-             "--config-net", "--ns-ifname", site.device, "--interface", "wan0", "--address", topology.CLIENT,
-             "--netmask", "255.255.255.0", "--gateway", GATEWAY, "--mtu", "65520", "--dns", "none", "--tcp-ports", "none",
-             "--udp-ports", "none", "--tcp-ns", "none", "--udp-ns", "none"], site.router, log=site.log("pasta"))
+            [
+                "pasta",
+                "--foreground",
+                "--quiet",
+                "--runas",
+                "0",
+                "--ipv4-only",
+                "--netns",
+                f"/run/netns/{site.client}",
+                "--config-net",
+                "--ns-ifname",
+                site.device,
+                "--interface",
+                "wan0",
+                "--address",
+                topology.CLIENT,
+                "--netmask",
+                "255.255.255.0",
+                "--gateway",
+                GATEWAY,
+                "--mtu",
+                "65520",
+                "--dns",
+                "none",
+                "--tcp-ports",
+                "none",
+                "--udp-ports",
+                "none",
+                "--tcp-ns",
+                "none",
+                "--udp-ns",
+                "none",
+            ],
+            site.router,
+            log=site.log("pasta"),
+        )
 
 
 def _program(name):

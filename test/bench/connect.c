@@ -117,7 +117,7 @@ int main(int argc, char **argv)
 		}
 	}
 	qsort(times, (size_t)done, sizeof(*times), ascending);
-	printf("{\"rate\":%.1f,\"done\":%d,\"failed\":%d,\"p50\":%.1f,\"p99\":%.1f}\n", done / (time - start), done, failed,
-	       done ? times[done / 2] : 0, done ? times[(int)(done * 0.99)] : 0);
+	printf("{\"rate\":%.1f,\"done\":%d,\"failed\":%d,\"p50\":%.1f,\"p99\":%.1f}\n", done / (time - start), done,
+	       failed, done ? times[done / 2] : 0, done ? times[(int)(done * 0.99)] : 0);
 	return 0;
 }

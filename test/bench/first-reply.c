@@ -36,7 +36,7 @@ int main(int argc, char **argv)
 		request.checksum = 0;
 		uint32_t total = request.type + (uint32_t)request.un.echo.id + request.un.echo.sequence;
 		total = (total & 0xffff) + (total >> 16);
-		request.checksum = (uint16_t)~((total & 0xffff) + (total >> 16));
+		request.checksum = (uint16_t) ~((total & 0xffff) + (total >> 16));
 		sendto(fd, &request, sizeof(request), 0, (struct sockaddr *)&to, sizeof(to));
 		poll(&wait, 1, INTERVAL_MS);
 		while ((n = recv(fd, packet, sizeof(packet), 0)) > 0) {
@@ -44,7 +44,8 @@ int main(int argc, char **argv)
 			const struct icmphdr *icmp = (const struct icmphdr *)(packet + ip->ihl * 4);
 
 			if (n < ip->ihl * 4 + (ssize_t)sizeof(*icmp) || icmp->type != ICMP_ECHOREPLY ||
-			    ip->saddr != to.sin_addr.s_addr || (uint16_t)(ntohs(icmp->un.echo.id) - first) > sequence / SAME_ID)
+			    ip->saddr != to.sin_addr.s_addr ||
+			    (uint16_t)(ntohs(icmp->un.echo.id) - first) > sequence / SAME_ID)
 				continue;
 			printf("{\"at\":%.6f,\"tries\":%u}\n", now(), sequence);
 			return 0;

@@ -35,7 +35,9 @@
 #define DROP 2
 #define REDIRECT_HELPER 23
 
+/* clang-format off */
 #define OP(c, d, s, o, i) { .code = (c), .dst_reg = (d), .src_reg = (s), .off = (o), .imm = (int32_t)(i) }
+/* clang-format on */
 #define MOV_K(d, i) OP(BPF_ALU64 | BPF_MOV | BPF_K, d, 0, 0, i)
 #define MOV_R(d, s) OP(BPF_ALU64 | BPF_MOV | BPF_X, d, s, 0, 0)
 #define LOAD(size, d, s, o) OP(BPF_LDX | BPF_MEM | (size), d, s, o, 0)
@@ -56,8 +58,13 @@ static int load(enum bpf_prog_type type, const struct bpf_insn *code, size_t cou
 {
 	static char log[65536];
 	union bpf_attr attr = {
-		.prog_type = type, .insns = (uintptr_t)code, .insn_cnt = (uint32_t)count, .license = (uintptr_t)"GPL",
-		.log_level = 1, .log_buf = (uintptr_t)log, .log_size = sizeof(log),
+		.prog_type = type,
+		.insns = (uintptr_t)code,
+		.insn_cnt = (uint32_t)count,
+		.license = (uintptr_t) "GPL",
+		.log_level = 1,
+		.log_buf = (uintptr_t)log,
+		.log_size = sizeof(log),
 	};
 	int fd = bpf(BPF_PROG_LOAD, &attr);
 
@@ -79,8 +86,9 @@ static int device_index(const char *name)
 
 static void attach(int program, const char *device)
 {
-	union bpf_attr attr = { .link_create = { .prog_fd = (uint32_t)program, .target_ifindex = (uint32_t)device_index(device),
-						  .attach_type = TCX_INGRESS } };
+	union bpf_attr attr = { .link_create = { .prog_fd = (uint32_t)program,
+						 .target_ifindex = (uint32_t)device_index(device),
+						 .attach_type = TCX_INGRESS } };
 
 	if (bpf(BPF_LINK_CREATE, &attr) < 0)
 		die("BPF_LINK_CREATE");
@@ -98,10 +106,11 @@ static int serve(void)
 }
 
 /* Everything but IPv4 UDP goes its way: ARP has to. */
-#define ONLY_UDP(skip)                                                                                                          \
-	LOAD(BPF_W, 2, 1, offsetof(struct __sk_buff, data)), LOAD(BPF_W, 3, 1, offsetof(struct __sk_buff, data_end)),           \
-		MOV_R(4, 2), ALU_K(BPF_ADD, 4, 42), JUMP_R(BPF_JGT, 4, 3, (skip) + 4), LOAD(BPF_H, 4, 2, 12),                   \
-		JUMP_K(BPF_JNE, 4, htons(ETH_P_IP), (skip) + 2), LOAD(BPF_B, 4, 2, 23), JUMP_K(BPF_JNE, 4, IPPROTO_UDP, skip)
+#define ONLY_UDP(skip)                                                                                                \
+	LOAD(BPF_W, 2, 1, offsetof(struct __sk_buff, data)), LOAD(BPF_W, 3, 1, offsetof(struct __sk_buff, data_end)), \
+		MOV_R(4, 2), ALU_K(BPF_ADD, 4, 42), JUMP_R(BPF_JGT, 4, 3, (skip) + 4), LOAD(BPF_H, 4, 2, 12),         \
+		JUMP_K(BPF_JNE, 4, htons(ETH_P_IP), (skip) + 2), LOAD(BPF_B, 4, 2, 23),                               \
+		JUMP_K(BPF_JNE, 4, IPPROTO_UDP, skip)
 
 static int drop(const char *device)
 {
@@ -114,8 +123,10 @@ static int drop(const char *device)
 static int redirect(const char *device, const char *target)
 {
 	const struct bpf_insn code[] = {
-		ONLY_UDP(4), MOV_K(1, device_index(target)), MOV_K(2, 0), OP(BPF_JMP | BPF_CALL, 0, 0, 0, REDIRECT_HELPER), EXIT,
-		MOV_K(0, PASS_NEXT), EXIT,
+		ONLY_UDP(4), MOV_K(1, device_index(target)),
+		MOV_K(2, 0), OP(BPF_JMP | BPF_CALL, 0, 0, 0, REDIRECT_HELPER),
+		EXIT,	     MOV_K(0, PASS_NEXT),
+		EXIT,
 	};
 
 	attach(load(BPF_PROG_TYPE_SCHED_CLS, code, sizeof(code) / sizeof(*code)), device);
@@ -125,9 +136,14 @@ static int redirect(const char *device, const char *target)
 static void forward(const char *device, const char *target)
 {
 	const struct bpf_insn code[] = {
-		LOAD(BPF_W, 4, 1, offsetof(struct __sk_buff, protocol)), JUMP_K(BPF_JNE, 4, htons(ETH_P_IP), 4),
-		MOV_K(1, device_index(target)), MOV_K(2, 0), OP(BPF_JMP | BPF_CALL, 0, 0, 0, REDIRECT_HELPER), EXIT,
-		MOV_K(0, PASS_NEXT), EXIT,
+		LOAD(BPF_W, 4, 1, offsetof(struct __sk_buff, protocol)),
+		JUMP_K(BPF_JNE, 4, htons(ETH_P_IP), 4),
+		MOV_K(1, device_index(target)),
+		MOV_K(2, 0),
+		OP(BPF_JMP | BPF_CALL, 0, 0, 0, REDIRECT_HELPER),
+		EXIT,
+		MOV_K(0, PASS_NEXT),
+		EXIT,
 	};
 
 	attach(load(BPF_PROG_TYPE_SCHED_CLS, code, sizeof(code) / sizeof(*code)), device);
@@ -208,9 +224,18 @@ static int writer(const uint8_t *model, uint32_t sport, uint32_t sports, uint32_
 			code[n++] = (struct bpf_insn)OP(BPF_ST | BPF_MEM | BPF_H, 7, 0, at, half);
 		else {
 			const struct bpf_insn checksum[] = {
-				MOV_K(1, half), ALU_R(BPF_ADD, 1, 4), ALU_R(BPF_ADD, 1, 5), MOV_R(2, 1), ALU_K(BPF_RSH, 2, 16),
-				ALU_K(BPF_AND, 1, 0xffff), ALU_R(BPF_ADD, 1, 2), MOV_R(2, 1), ALU_K(BPF_RSH, 2, 16), ALU_R(BPF_ADD, 1, 2),
-				ALU_K(BPF_XOR, 1, 0xffff), STORE(BPF_H, 7, 40, 1),
+				MOV_K(1, half),
+				ALU_R(BPF_ADD, 1, 4),
+				ALU_R(BPF_ADD, 1, 5),
+				MOV_R(2, 1),
+				ALU_K(BPF_RSH, 2, 16),
+				ALU_K(BPF_AND, 1, 0xffff),
+				ALU_R(BPF_ADD, 1, 2),
+				MOV_R(2, 1),
+				ALU_K(BPF_RSH, 2, 16),
+				ALU_R(BPF_ADD, 1, 2),
+				ALU_K(BPF_XOR, 1, 0xffff),
+				STORE(BPF_H, 7, 40, 1),
 			};
 			memcpy(code + n, checksum, sizeof(checksum));
 			n += sizeof(checksum) / sizeof(*checksum);
@@ -257,16 +282,22 @@ static int flood(char **argv, int verdict)
 	} __attribute__((packed)) model = {
 		.eth.h_proto = htons(ETH_P_IP),
 		.eth.h_source = { 2, 0, 0, 0, 9, 9 },
-		.ip = { .version = 4, .ihl = 5, .tot_len = htons(FRAME_SIZE - ETH_HLEN), .frag_off = htons(0x4000), .ttl = 64,
-			.protocol = IPPROTO_UDP, .saddr = address(argv[2]), .daddr = address(argv[3]) },
+		.ip = { .version = 4,
+			.ihl = 5,
+			.tot_len = htons(FRAME_SIZE - ETH_HLEN),
+			.frag_off = htons(0x4000),
+			.ttl = 64,
+			.protocol = IPPROTO_UDP,
+			.saddr = address(argv[2]),
+			.daddr = address(argv[3]) },
 		.udp.len = htons(8 + PAYLOAD),
 		.payload = "x",
 	};
 	struct xdp_md context = { .data_end = FRAME_SIZE, .ingress_ifindex = (uint32_t)device };
 
 	stay_on(atoi(argv[9]));
-	if (sscanf(argv[1], "%hhx:%hhx:%hhx:%hhx:%hhx:%hhx", &model.eth.h_dest[0], &model.eth.h_dest[1], &model.eth.h_dest[2],
-		   &model.eth.h_dest[3], &model.eth.h_dest[4], &model.eth.h_dest[5]) != 6) {
+	if (sscanf(argv[1], "%hhx:%hhx:%hhx:%hhx:%hhx:%hhx", &model.eth.h_dest[0], &model.eth.h_dest[1],
+		   &model.eth.h_dest[2], &model.eth.h_dest[3], &model.eth.h_dest[4], &model.eth.h_dest[5]) != 6) {
 		errno = EINVAL;
 		die(argv[1]);
 	}
@@ -282,10 +313,15 @@ static int flood(char **argv, int verdict)
 
 	do {
 		union bpf_attr attr = { .test = {
-			.prog_fd = (uint32_t)program, .data_in = (uintptr_t)&model, .data_size_in = FRAME_SIZE, .repeat = REPEAT,
-			.ctx_in = (uintptr_t)&context, .ctx_size_in = sizeof(context), .flags = BPF_F_TEST_XDP_LIVE_FRAMES,
-			.batch_size = BATCH,
-		} };
+						.prog_fd = (uint32_t)program,
+						.data_in = (uintptr_t)&model,
+						.data_size_in = FRAME_SIZE,
+						.repeat = REPEAT,
+						.ctx_in = (uintptr_t)&context,
+						.ctx_size_in = sizeof(context),
+						.flags = BPF_F_TEST_XDP_LIVE_FRAMES,
+						.batch_size = BATCH,
+					} };
 
 		if (bpf(BPF_PROG_TEST_RUN, &attr) < 0)
 			die("BPF_PROG_TEST_RUN");

@@ -13,7 +13,8 @@ int main(int argc, char **argv)
 {
 	usage(argc, 5, "tcp|udp ADDRESS PORT SECONDS CPU");
 	int tcp = !strcmp(argv[1], "tcp"), one = 1;
-	struct sockaddr_in to = { .sin_family = AF_INET, .sin_port = htons((uint16_t)atoi(argv[3])),
+	struct sockaddr_in to = { .sin_family = AF_INET,
+				  .sin_port = htons((uint16_t)atoi(argv[3])),
 				  .sin_addr.s_addr = address(argv[2]) };
 	struct timeval patience = { .tv_usec = 200000 };
 	double seconds = atof(argv[4]);

@@ -77,13 +77,23 @@ METRICS = [
     Metric("tcp_p50", "TCP 1 B RTT p50", "us", higher=False, digits=1),
     Metric("tcp_p99", "TCP 1 B RTT p99", "us", higher=False, digits=0),
     Metric("connections", "connections", "k/s", digits=1),
-    *[metric for n in FLOWS for metric in (
-        Metric(f"cpu_{n}", f"CPU, {_flows(n)}", "us/pkt", higher=False),
-        Metric(f"process_{n}", "  its process alone", "us/pkt", higher=False, compared=False))],
+    *[
+        metric
+        for n in FLOWS
+        for metric in (
+            Metric(f"cpu_{n}", f"CPU, {_flows(n)}", "us/pkt", higher=False),
+            Metric(f"process_{n}", "  its process alone", "us/pkt", higher=False, compared=False),
+        )
+    ],
     *[Metric(f"cycles_{n}", f"cycles, {_flows(n)}", "/pkt", higher=False, digits=0) for n in FLOWS],
-    *[metric for n in INJECTED for metric in (
-        Metric(f"path_{n}", f"path, {_flows(n)}", "ns/pkt", higher=False, digits=0),
-        Metric(f"path_cycles_{n}", "  its cycles", "/pkt", higher=False, digits=0))],
+    *[
+        metric
+        for n in INJECTED
+        for metric in (
+            Metric(f"path_{n}", f"path, {_flows(n)}", "ns/pkt", higher=False, digits=0),
+            Metric(f"path_cycles_{n}", "  its cycles", "/pkt", higher=False, digits=0),
+        )
+    ],
     Metric("limit_redirect", "limit: redirect", "ns/pkt", higher=False, digits=0, compared=False),
     Metric("limit_drop", "limit: drop", "ns/pkt", higher=False, digits=0, compared=False),
     Metric("seen", "cached, yet in user space", "packets", higher=False, digits=0, compared=False),
@@ -101,10 +111,15 @@ METRICS = [
     Metric("flood_cpu", "  process CPU", "us/pkt", higher=False, compared=False),
     Metric("flood_ratio", "  flood / normal", "x", higher=False, compared=False),
     Metric("flood_kept", "  sessions kept", "%", digits=1, compared=False),
-    *[metric for build in ("glibc", "musl") for metric in (
-        Metric(f"rss_{build}_idle", f"RSS {build}, 4096, idle", "MB", higher=False, compared=False),
-        Metric(f"rss_{build}_load", "  after load", "MB", higher=False, compared=False),
-        Metric(f"wakeups_{build}", "  wake-ups when idle", "/s", higher=False, compared=False))],
+    *[
+        metric
+        for build in ("glibc", "musl")
+        for metric in (
+            Metric(f"rss_{build}_idle", f"RSS {build}, 4096, idle", "MB", higher=False, compared=False),
+            Metric(f"rss_{build}_load", "  after load", "MB", higher=False, compared=False),
+            Metric(f"wakeups_{build}", "  wake-ups when idle", "/s", higher=False, compared=False),
+        )
+    ],
     Metric("table_bytes", "table", "B/sess.", higher=False, digits=1, compared=False),
 ]
 
@@ -123,9 +138,22 @@ class Load:
     payload: str = "x"
 
     def arguments(self, site, rate, seconds, packets):
-        return [tool("blast"), site.device, site.gateway_mac(), site.source, SERVER, str(self.sport), str(self.sports),
-                str(self.dport), str(self.dports), str(int(rate)), str(seconds), str(packets), str(GENERATOR_CPU),
-                self.payload]
+        return [
+            tool("blast"),
+            site.device,
+            site.gateway_mac(),
+            site.source,
+            SERVER,
+            str(self.sport),
+            str(self.sports),
+            str(self.dport),
+            str(self.dports),
+            str(int(rate)),
+            str(seconds),
+            str(packets),
+            str(GENERATOR_CPU),
+            self.payload,
+        ]
 
 
 def send(site, load, rate=0, seconds=0.0, packets=0):
@@ -242,6 +270,7 @@ def udp(flows):
         else:
             result["unmeasured"] = {f"udp_{flows}_lossfree": "not searched for in the quick run"}
         return result
+
     return measure
 
 
@@ -294,6 +323,7 @@ def cpu(flows):
         if share < 0.99:
             result["note"] = f"CPU, {_flows(flows)}: overloaded, {share:.0%} of {rate // 1000} kpps delivered"
         return result
+
     return measure
 
 
@@ -306,8 +336,26 @@ IN_KERNEL = ("nft", "offload", "forward")
 
 def _injected(site, load, seconds, mode="flood"):
     """Cost of one packet from the LAN device's receive path to the server's drop: ns of CPU, cycles (0: not counted), packets."""
-    got = json.loads(run([tool("inject"), mode, "lan0", site.gateway_mac(), site.source, SERVER, str(load.sport), str(load.sports),
-                          str(load.dport), str(load.dports), str(seconds), str(GENERATOR_CPU)], site.router, timeout=seconds + 10))
+    got = json.loads(
+        run(
+            [
+                tool("inject"),
+                mode,
+                "lan0",
+                site.gateway_mac(),
+                site.source,
+                SERVER,
+                str(load.sport),
+                str(load.sports),
+                str(load.dport),
+                str(load.dports),
+                str(seconds),
+                str(GENERATOR_CPU),
+            ],
+            site.router,
+            timeout=seconds + 10,
+        )
+    )
     return got["cpu"] / got["packets"] * 1e9, got["cycles"] / got["packets"], got["packets"]
 
 
@@ -366,6 +414,7 @@ def path(flows):
         finally:
             for one in held:
                 one.stop()
+
     return measure
 
 
@@ -385,8 +434,25 @@ def tcp(streams, reverse):
         server = Process(["iperf3", "-s", "-1", "--forceflush", "-p", str(IPERF_PORT), "-A", str(SERVER_CPU)], site.server)
         try:
             server.wait_for("Server listening", 5)
-            text = run(["iperf3", "-c", SERVER, "-p", str(IPERF_PORT), "-J", "-t", str(settings.stream), "-P", str(streams),
-                        "-A", str(GENERATOR_CPU), *(["-R"] if reverse else [])], site.client, timeout=settings.stream + 15)
+            text = run(
+                [
+                    "iperf3",
+                    "-c",
+                    SERVER,
+                    "-p",
+                    str(IPERF_PORT),
+                    "-J",
+                    "-t",
+                    str(settings.stream),
+                    "-P",
+                    str(streams),
+                    "-A",
+                    str(GENERATOR_CPU),
+                    *(["-R"] if reverse else []),
+                ],
+                site.client,
+                timeout=settings.stream + 15,
+            )
         finally:
             server.stop()
         said = json.loads(text)
@@ -394,23 +460,31 @@ def tcp(streams, reverse):
             raise Broken(f"iperf3: {said.get('error', 'no result')}")
         rate = said["end"]["sum_received"]["bits_per_second"]
         return {f"tcp_{streams}{'_reverse' if reverse else ''}": rate / 1e9}
+
     return measure
 
 
 def latency(protocol):
     def measure(site, _candidate, settings, _context):
-        got = json.loads(run([tool("latency"), protocol, SERVER, str(ECHO_PORT), str(settings.latency), str(GENERATOR_CPU)],
-                             site.client, timeout=settings.latency + 10))
+        got = json.loads(
+            run([tool("latency"), protocol, SERVER, str(ECHO_PORT), str(settings.latency), str(GENERATOR_CPU)], site.client, timeout=settings.latency + 10)
+        )
         result = {f"{protocol}_p50": got["p50"], f"{protocol}_p99": got["p99"]}
         if got["lost"]:
             result["note"] = f"{protocol.upper()} RTT: {got['lost']} of {got['count'] + got['lost']} answers lost"
         return result
+
     return measure
 
 
 def connections(site, _candidate, settings, _context):
-    got = json.loads(run([tool("connect"), SERVER, str(CLOSING_PORT), str(CLOSING_PORTS), str(settings.connections),
-                          str(GENERATOR_CPU)], site.client, timeout=settings.connections + 10))
+    got = json.loads(
+        run(
+            [tool("connect"), SERVER, str(CLOSING_PORT), str(CLOSING_PORTS), str(settings.connections), str(GENERATOR_CPU)],
+            site.client,
+            timeout=settings.connections + 10,
+        )
+    )
     if not got["done"]:
         raise Broken(f"no TCP connection done, {got['failed']} failed")
     result = {"connections": got["rate"] / 1e3}
@@ -456,7 +530,13 @@ def gives(name):
     if name.startswith("tcp") and name != "tcplatency":
         return f"tcp_{name[3]}{'_reverse' if name.endswith('r') else ''}"
     return {
-        "udplatency": "udp_p50", "tcplatency": "tcp_p50", "flood": "flood_ratio", "footprint": "rss_glibc_load",
-        "table": "table_bytes", **{f"udp{n}": f"udp_{n}" for n in FLOWS}, **{f"cpu{n}": f"cpu_{n}" for n in FLOWS},
-        **{f"path{n}": f"path_{n}" for n in INJECTED}, "cost": "offload_install",
+        "udplatency": "udp_p50",
+        "tcplatency": "tcp_p50",
+        "flood": "flood_ratio",
+        "footprint": "rss_glibc_load",
+        "table": "table_bytes",
+        **{f"udp{n}": f"udp_{n}" for n in FLOWS},
+        **{f"cpu{n}": f"cpu_{n}" for n in FLOWS},
+        **{f"path{n}": f"path_{n}" for n in INJECTED},
+        "cost": "offload_install",
     }.get(name, name)

@@ -17,8 +17,7 @@ SMALL_TABLE = 4096
 
 
 def _meter(candidate, site):
-    status = json.loads(run([candidates.MASQD, "status", "-j", "--socket", candidate.socket(site)],
-                            env={"MASQD_JS": candidates.MASQD_BUNDLE}))
+    status = json.loads(run([candidates.MASQD, "status", "-j", "--socket", candidate.socket(site)], env={"MASQD_JS": candidates.MASQD_BUNDLE}))
     if "meter" not in status:
         raise Broken("masqd status -j has no field meter")
     return status["meter"]
@@ -127,9 +126,12 @@ def flood(candidate, settings, context):
         flood_rate, flood_cost = _handled(site, FLOOD, settings.saturation)
         kept = _answered(site)
         return {
-            "normal_kpps": normal_rate / 1e3, "normal_cpu": normal_cost * 1e6,
-            "flood_kpps": flood_rate / 1e3, "flood_cpu": flood_cost * 1e6,
-            "flood_ratio": flood_cost / normal_cost, "flood_kept": kept / filled * 100,
+            "normal_kpps": normal_rate / 1e3,
+            "normal_cpu": normal_cost * 1e6,
+            "flood_kpps": flood_rate / 1e3,
+            "flood_cpu": flood_cost * 1e6,
+            "flood_ratio": flood_cost / normal_cost,
+            "flood_kept": kept / filled * 100,
         }
     finally:
         site.remove()
@@ -203,13 +205,29 @@ def table(candidate, _settings, context):
 def cost(_candidate, _settings, context):
     """Loading the programs and installing a session, on masqd's engine (offload-cost.ts)."""
     bundle = os.path.join(context.folder, "offload-cost.js")
-    run([os.path.join(candidates.ROOT, "node_modules", ".bin", "esbuild"), os.path.join(candidates.ROOT, "test", "bench", "offload-cost.ts"),
-         "--bundle", "--minify", "--format=esm", "--target=es2023", "--platform=neutral", "--external:masq:native",
-         "--define:__VERSION__='bench'", "--outfile=" + bundle, "--log-level=warning"], timeout=30)
+    run(
+        [
+            os.path.join(candidates.ROOT, "node_modules", ".bin", "esbuild"),
+            os.path.join(candidates.ROOT, "test", "bench", "offload-cost.ts"),
+            "--bundle",
+            "--minify",
+            "--format=esm",
+            "--target=es2023",
+            "--platform=neutral",
+            "--external:masq:native",
+            "--define:__VERSION__='bench'",
+            "--outfile=" + bundle,
+            "--log-level=warning",
+        ],
+        timeout=30,
+    )
     least = {}
     for _ in range(3):
-        text = run(["unshare", "-n", "sh", "-c", 'ip link add wan0 index 10 type veth peer name lan0 index 11 && exec "$0" 10 11', candidates.MASQD],
-                   env={"MASQD_JS": bundle}, timeout=90)
+        text = run(
+            ["unshare", "-n", "sh", "-c", 'ip link add wan0 index 10 type veth peer name lan0 index 11 && exec "$0" 10 11', candidates.MASQD],
+            env={"MASQD_JS": bundle},
+            timeout=90,
+        )
         for key, value in json.loads(text).items():
             least[key] = min(value, least.get(key, value))
     return {"offload_install": least["install"] / 1e3, "offload_load": least["load"] / 1e6, "offload_bytes": least["bytes"]}

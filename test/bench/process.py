@@ -47,8 +47,16 @@ def run(argv, netns=None, text=None, timeout=10, env=None):
     """Runs a command to its end and returns its stdout. Raises Broken on a failure or after `timeout` seconds."""
     try:
         done = subprocess.run(
-            inside(netns, argv), input=text, stdin=None if text is not None else subprocess.DEVNULL, capture_output=True,
-            text=True, timeout=timeout, env={**os.environ, **(env or {})}, preexec_fn=_in_child, start_new_session=True)
+            inside(netns, argv),
+            input=text,
+            stdin=None if text is not None else subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=timeout,
+            env={**os.environ, **(env or {})},
+            preexec_fn=_in_child,
+            start_new_session=True,
+        )
     except subprocess.TimeoutExpired:
         raise Broken(f"{os.path.basename(argv[0])}: not done after {timeout} s") from None
     except FileNotFoundError as error:
@@ -67,8 +75,14 @@ class Process:
         self.log = log
         with open(log or os.devnull, "ab") as errors:
             self._popen = subprocess.Popen(
-                inside(netns, argv), stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=errors,
-                env={**os.environ, **(env or {})}, preexec_fn=_in_child, start_new_session=True)
+                inside(netns, argv),
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=errors,
+                env={**os.environ, **(env or {})},
+                preexec_fn=_in_child,
+                start_new_session=True,
+            )
         self.pid = self._popen.pid
         self._pending = b""
         _living.append(self)

@@ -41,7 +41,9 @@ static void set(int fd, int level, int option, int value, const char *name)
 static struct port port_open(const char *device, const char *next, const char *own)
 {
 	struct port port = { .own = address(own), .size = BATCH_LARGE };
-	struct sockaddr_ll here = { .sll_family = AF_PACKET, .sll_protocol = htons(ETH_P_IP), .sll_ifindex = (int)if_nametoindex(device) };
+	struct sockaddr_ll here = { .sll_family = AF_PACKET,
+				    .sll_protocol = htons(ETH_P_IP),
+				    .sll_ifindex = (int)if_nametoindex(device) };
 	struct ifreq hardware = { 0 };
 	uint8_t *mac = port.header;
 

@@ -91,6 +91,7 @@ def table(results, shown):
         lines.append(row(f"{metric.label} {metric.unit}", cells))
         ratios = {c.key: results.ratios(c.key, metric.key) for c in shown} if metric.compared else {}
         if any(ratios[key] for key in ratios if key != BASELINE):
+
             def text(candidate, form, others):
                 values = ratios[candidate.key]
                 if not values:
@@ -100,11 +101,9 @@ def table(results, shown):
             lines.append(row("  ratio to nft", [text(c, lambda v: _number(statistics.median(v), 2) + "x", "1") for c in shown]))
             spans = {c.key: results.rounds(c.key, metric.key).values() for c in shown}
             if max(len(values) for values in ratios.values()) > 1:
-                lines.append(row("  range", [
-                    text(c, lambda v: _span(v, 2), _span(spans[c.key], metric.digits) if spans[c.key] else "") for c in shown]))
+                lines.append(row("  range", [text(c, lambda v: _span(v, 2), _span(spans[c.key], metric.digits) if spans[c.key] else "") for c in shown]))
         elif len(results.rounds(present[0].key, metric.key)) > 1 if present else False:
-            lines.append(row("  range", [
-                _span(results.rounds(c.key, metric.key).values(), metric.digits) if c in present else "" for c in shown]))
+            lines.append(row("  range", [_span(results.rounds(c.key, metric.key).values(), metric.digits) if c in present else "" for c in shown]))
     lines += [""] + [f"[{number}] {', '.join(keys)}: {reason}" for number, (reason, keys) in enumerate(footnotes.items(), 1)]
     lines += [f"note: {key}: {text}" for (key, _), text in sorted(results.notes.items())]
     lines.append(f"CPU: {ROUTER_CPU},")
@@ -233,16 +232,17 @@ def document(results, shown, about):
                     "rounds": results.rounds(c.key, metric.key),
                     **({"ratios": results.ratios(c.key, metric.key)} if metric.compared and c.key != BASELINE else {}),
                 }
-                for metric in METRICS if results.rounds(c.key, metric.key)
+                for metric in METRICS
+                if results.rounds(c.key, metric.key)
             }
             for c in shown
         },
         "unmeasured": [{"candidate": c, "metric": m, "reason": r} for (c, m), r in results.reasons.items()],
         "notes": [{"candidate": c, "note": text} for (c, _), text in results.notes.items()],
         "targets": [
-            {"what": what, "limit": limit, "floor": floor, "value": value, "unit": unit,
-             "verdict": _verdict(limit, floor, value)}
-            for what, limit, floor, value, unit in [*targets(results), *offload_targets(results)]],
+            {"what": what, "limit": limit, "floor": floor, "value": value, "unit": unit, "verdict": _verdict(limit, floor, value)}
+            for what, limit, floor, value, unit in [*targets(results), *offload_targets(results)]
+        ],
     }
 
 

@@ -72,7 +72,8 @@ int main(int argc, char **argv)
 			char data[64];
 			ssize_t got;
 
-			while ((got = recvfrom(set[i].fd, data, sizeof(data), 0, (struct sockaddr *)&peer, &length)) >= 0) {
+			while ((got = recvfrom(set[i].fd, data, sizeof(data), 0, (struct sockaddr *)&peer, &length)) >=
+			       0) {
 				if (peer.sin_addr.s_addr != source) {
 					wrong++;
 					continue;

@@ -234,7 +234,11 @@ class Case:
             return ""
         new = {name: count - self._drops.get(name, 0) for name, count in self.bed.drops().items()}
         told = f"; dropped: { {name: count for name, count in new.items() if count} }"
-        return f"{told}; lost before masqd: {self.bed.queue_drops() - self._lost} in the TUN queue; tracked by the kernel: {self.bed.tracking()}" if self.driver == "tun" else told
+        return (
+            f"{told}; lost before masqd: {self.bed.queue_drops() - self._lost} in the TUN queue; tracked by the kernel: {self.bed.tracking()}"
+            if self.driver == "tun"
+            else told
+        )
 
     def out(self, packet, **options):
         """Sends from the LAN, expects it on the WAN with an external source and all else as sent (TTL less one); returns it as seen."""
@@ -503,12 +507,7 @@ def fragments(packet, size=1400):
 
 def is_error(kind=None, code=None):
     """A predicate for ICMP errors."""
-    return (
-        lambda p: IcmpLayer in p
-        and p[IcmpLayer].type not in checks.ICMP_QUERIES
-        and kind in (None, p[IcmpLayer].type)
-        and code in (None, p[IcmpLayer].code)
-    )
+    return lambda p: IcmpLayer in p and p[IcmpLayer].type not in checks.ICMP_QUERIES and kind in (None, p[IcmpLayer].type) and code in (None, p[IcmpLayer].code)
 
 
 def summary(packet):

@@ -106,9 +106,7 @@ class RawBed(Bed):
         """Makes the LAN device and its wire (also again, after it was deleted)."""
         self._link("lan0", LAN_GATEWAY_MAC, self.lan)
         known = (f"192.168.1.{n}" for n in KNOWN)
-        self.router.ip(
-            f"addr add {LAN_GATEWAY}/24 dev lan0", *(f"neigh replace {a} lladdr {lan_mac(a)} dev lan0 nud permanent" for a in known)
-        )
+        self.router.ip(f"addr add {LAN_GATEWAY}/24 dev lan0", *(f"neigh replace {a} lladdr {lan_mac(a)} dev lan0 nud permanent" for a in known))
         self.lan_wire = Tap(self.lan, LAN_GATEWAY_MAC, lan_mac, (LOAD_HOST, MARK_HOST))
         self._closing.callback(self.lan_wire.close)
 
@@ -244,7 +242,9 @@ class RawBed(Bed):
         """Packets that the kernel has dropped because masqd did not read its TUN device in time."""
         try:
             with self.router.inside():
-                return sum(int(line.split()[12]) for line in pathlib.Path("/proc/thread-self/net/dev").read_text().splitlines() if line.strip().startswith("masq0:"))
+                return sum(
+                    int(line.split()[12]) for line in pathlib.Path("/proc/thread-self/net/dev").read_text().splitlines() if line.strip().startswith("masq0:")
+                )
         except OSError:
             return 0
 

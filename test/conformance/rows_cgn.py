@@ -357,7 +357,8 @@ class Watch:
 
 @row("C-12", masqd_only=True)
 def no_destinations_in_logs(b):
-    """The mapping log names protocol, host, external endpoint and time of each mapping, its beginning and end, and no destination; nor does what the daemon says."""
+    """The mapping log names protocol, host, external endpoint and time of each mapping, its beginning and end, and no destination; nor does what
+    the daemon says."""
     log = Watch(b, "--log")
     mapped = source(b.out(udp(H1, 40000, S1, 3478)))
     b.out(tcp(H1, 50000, S2, 8080))

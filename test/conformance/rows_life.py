@@ -124,10 +124,7 @@ def mtu_change(b):
 @row("W-6", fresh=True, masqd_only=True)
 def deleted_forward(b):
     """Its sessions end with it, at once; those of another forward and of mappings go on."""
-    forwards = [
-        ("redirect", None, {"proto": "tcp", "src_dport": str(port), "dest_ip": host, "dest_port": "22"})
-        for port, host in ((2222, H1), (40022, H2))
-    ]
+    forwards = [("redirect", None, {"proto": "tcp", "src_dport": str(port), "dest_ip": host, "dest_port": "22"}) for port, host in ((2222, H1), (40022, H2))]
     b.config(extra=forwards)
     for port in (2222, 40022):
         b.send_wan(tcp(S3, 5000, X, port, "S"))

@@ -138,7 +138,9 @@ def timers(b):
 @row("D-6")
 def payload_untouched(b):
     """What looks like the commands that ALGs of other protocols rewrite, on their ports (the payload is compared by `out` and `inn`)."""
-    for n, (port, said) in enumerate(((21, b"PORT 192,168,1,10,156,64\r\n"), (69, b"\0\1boot.img\0octet\0"), (5060, b"Contact: <sip:a@192.168.1.10:5060>\r\n"))):
+    for n, (port, said) in enumerate(
+        ((21, b"PORT 192,168,1,10,156,64\r\n"), (69, b"\0\1boot.img\0octet\0"), (5060, b"Contact: <sip:a@192.168.1.10:5060>\r\n"))
+    ):
         mapped = handshake(b, H1, 50000 + n, S1, port)
         b.out(dccp(H1, 50000 + n, S1, port, DATA, said))
         b.inn(dccp(S1, port, *mapped, DATA, said.replace(b"192.168.1.10", X.encode())))

@@ -23,14 +23,17 @@ def test_steps_and_width():
     said = demo()
     assert "FAILED" not in said
     assert said.count("\n-- ") == 12 and "masqd was killed" in said
-    assert "203.0.113.1 \"GET /film" in said and "no-mapping" in said
+    assert '203.0.113.1 "GET /film' in said and "no-mapping" in said
     assert [line for line in said.splitlines() if len(line) > 76] == []
     assert said.isascii()
 
 
 def test_shell():
     """The shell is on the LAN host, reaches the server, and the hosts are gone when it ends."""
-    said = demo("--shell", stdin="echo here: $(ip -br addr show eth0)\nping -c 1 203.0.113.10 | grep -c ' 0% packet loss'\nip netns identify $$\nrouter hostname -I\nmasqd flows\n")
+    said = demo(
+        "--shell",
+        stdin="echo here: $(ip -br addr show eth0)\nping -c 1 203.0.113.10 | grep -c ' 0% packet loss'\nip netns identify $$\nrouter hostname -I\nmasqd flows\n",
+    )
     shell = said.split("This is a shell", 1)[1]
     assert "192.168.1.10/24" in shell and "\n1\n" in shell
     assert "203.0.113.1" in shell and " sessions\n" in shell

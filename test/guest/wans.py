@@ -54,7 +54,8 @@ def macvlan(site):
 
 
 def pppoe(site):
-    """Both ends are the kernel's, as on routers, and of one session that is there already: a concentrator in user space costs twenty times what is measured here."""
+    """Both ends are the kernel's, as on routers, and of one session that is there already: a concentrator in user space costs
+    twenty times what is measured here."""
     veth(site)
     macs = [host.run("cat", f"/sys/class/net/{device}/address").stdout.strip() for host, device in ((site.router, "eth1"), (site.wan, "eth0"))]
     common = ["noauth", "noipv6", "nodefaultroute", "nodetach", "noccp", "lcp-echo-interval", "0"]
@@ -75,7 +76,21 @@ def wireguard(site):
         path.write_text(secret)
         keys[host.name] = (path, host.run("wg", "pubkey", stdin=secret).stdout.strip())
     for host, other, address in ((site.router, site.wan, "10.1.0.2"), (site.wan, site.router, "10.1.0.1")):
-        host.run("wg", "set", "wg0", "listen-port", 51820, "private-key", keys[host.name][0], "peer", keys[other.name][1], "allowed-ips", "0.0.0.0/0", "endpoint", f"{address}:51820")
+        host.run(
+            "wg",
+            "set",
+            "wg0",
+            "listen-port",
+            51820,
+            "private-key",
+            keys[host.name][0],
+            "peer",
+            keys[other.name][1],
+            "allowed-ips",
+            "0.0.0.0/0",
+            "endpoint",
+            f"{address}:51820",
+        )
     addressed(site, "wg0", "wg0")
     return "wg0"
 

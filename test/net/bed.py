@@ -150,9 +150,7 @@ class Bed:
             self._closing.callback(pump.kill)
             pump.expect("^ready")
         else:
-            self.router.ip(
-                f"link add wan0 address {GATEWAY_MAC} type veth peer name eth0 address {wan_mac(S1)} netns {self.wan.name}"
-            )
+            self.router.ip(f"link add wan0 address {GATEWAY_MAC} type veth peer name eth0 address {wan_mac(S1)} netns {self.wan.name}")
         self.wan.ip(
             f"link set eth0 mtu {self.wan_mtu} up",
             *(f"addr add {address}/24 dev eth0" for address in (S1, S2, R)),
@@ -398,8 +396,18 @@ def dns_server(host, records, port=53):
     """dnsmasq that answers the given {name: address} and nothing else."""
     answers = [f"--host-record={name},{address}" for name, address in records.items()]
     process = host.start(
-        "dnsmasq", "--keep-in-foreground", "--conf-file=/dev/null", "--no-resolv", "--no-hosts", "--pid-file=",
-        "--user=root", "--log-facility=-", "--log-queries", f"--port={port}", "--bind-interfaces", *answers,
+        "dnsmasq",
+        "--keep-in-foreground",
+        "--conf-file=/dev/null",
+        "--no-resolv",
+        "--no-hosts",
+        "--pid-file=",
+        "--user=root",
+        "--log-facility=-",
+        "--log-queries",
+        f"--port={port}",
+        "--bind-interfaces",
+        *answers,
     )
     return await_listener(process, port, "udp")
 

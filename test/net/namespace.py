@@ -46,9 +46,7 @@ def wait_until(condition, what, guard=None):
 def run(*argv, check=True, stdin=None, guard=None):
     """Runs a program to its end; text in and out, stderr apart. Raises with its output if it fails."""
     try:
-        done = subprocess.run(
-            [str(a) for a in argv], input=stdin, capture_output=True, text=True, errors="replace", timeout=guard or GUARD
-        )
+        done = subprocess.run([str(a) for a in argv], input=stdin, capture_output=True, text=True, errors="replace", timeout=guard or GUARD)
     except subprocess.TimeoutExpired as late:
         raise Stuck(f"still running: {' '.join(map(str, argv))}\n{late.stdout}\n{late.stderr}") from None
     if check and done.returncode != 0:

@@ -87,7 +87,9 @@ def test_server_inside(make_bed, address):
     assert notes(bed) == {"ftp-rewritten": 36}
 
 
-@pytest.mark.parametrize("options", [["-P", "-"], ["-P", "-", "--disable-eprt"], [], ["--disable-epsv", "--no-ftp-skip-pasv-ip"]], ids=["eprt", "port", "epsv", "pasv"])
+@pytest.mark.parametrize(
+    "options", [["-P", "-"], ["-P", "-", "--disable-eprt"], [], ["--disable-epsv", "--no-ftp-skip-pasv-ip"]], ids=["eprt", "port", "epsv", "pasv"]
+)
 @pytest.mark.parametrize("side", ["client", "server"])
 def test_curl(make_bed, side, options):
     bed = make_bed().start(extra=FORWARDS)
@@ -296,8 +298,16 @@ def test_tftp(make_bed):
         payload(folder / "file", 100_000)
         (folder / "file").chmod(0o644)
         dnsmasq = bed.wan.start(
-            "dnsmasq", "--keep-in-foreground", "--conf-file=/dev/null", "--port=0", "--pid-file=", "--user=root",
-            "--log-facility=-", "--enable-tftp", f"--tftp-root={folder}", "--bind-interfaces",
+            "dnsmasq",
+            "--keep-in-foreground",
+            "--conf-file=/dev/null",
+            "--port=0",
+            "--pid-file=",
+            "--user=root",
+            "--log-facility=-",
+            "--enable-tftp",
+            f"--tftp-root={folder}",
+            "--bind-interfaces",
         )
         await_listener(dnsmasq, 69, "udp")
         bed.h1.run("curl", "-sS", "-f", "-o", bed.folder / "got", f"tftp://{S1}/file")

@@ -157,7 +157,7 @@ def heard(service, peer, port, data=b"handshake"):
 def claimed(bed, protocol="udp"):
     """masqd's ports, as the guard has them."""
     listed = bed.router.run("nft", "list", "set", "inet", "masqd", f"claimed_{protocol}").stdout
-    return re.findall(r"\d+-\d+|(?<=[ ,])\d+(?=[ ,])", listed[listed.index("elements"):])
+    return re.findall(r"\d+-\d+|(?<=[ ,])\d+(?=[ ,])", listed[listed.index("elements") :])
 
 
 @pytest.mark.parametrize("side", ["wan", "lan"])

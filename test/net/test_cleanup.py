@@ -83,7 +83,20 @@ def test_beside_a_living_one(bed):
 def test_without_permission(make_bed):
     bed = make_bed().start()
     bed.daemon.kill()
-    said = bed.router.run("setpriv", "--bounding-set", "-net_admin", "--inh-caps", "-net_admin", MASQD, "cleanup", "--socket", bed.socket_path, "--state", bed.state_path, check=False)
+    said = bed.router.run(
+        "setpriv",
+        "--bounding-set",
+        "-net_admin",
+        "--inh-caps",
+        "-net_admin",
+        MASQD,
+        "cleanup",
+        "--socket",
+        bed.socket_path,
+        "--state",
+        bed.state_path,
+        check=False,
+    )
     assert said.returncode == 1 and said.stderr == "masqd: no permission: cleanup needs CAP_NET_ADMIN; start it as root\n"
     assert "table inet masqd" in bed.router.run("nft", "list", "tables").stdout
     bed.daemon = None

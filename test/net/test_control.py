@@ -59,7 +59,16 @@ def test_flush(bed):
 
 
 def test_flush_asks_for_sense(bed):
-    for words in ((), ("some",), ("host",), ("host", "me"), ("mapping", "udp"), ("mapping", "x", f"{GATEWAY}:1"), ("mapping", "udp", "192.0.2.1:1"), ("all", "now")):
+    for words in (
+        (),
+        ("some",),
+        ("host",),
+        ("host", "me"),
+        ("mapping", "udp"),
+        ("mapping", "x", f"{GATEWAY}:1"),
+        ("mapping", "udp", "192.0.2.1:1"),
+        ("all", "now"),
+    ):
         asked = bed.masqd("flush", *words, check=False)
         assert asked.returncode == 1 and asked.stdout == "" and len(asked.stderr.splitlines()) == 1, words
 
@@ -383,7 +392,13 @@ REMEDIES = {
     "host-share": ({"sessions": "256"}, [], [udp("192.168.1.31", 1, S1, 9), *fill(240)], OUT, "lan"),
     "table-full": ({"sessions": "256"}, [], fill(256), OUT, "lan"),
     "ports-exhausted": ({"ports": ["40000-40003"]}, [], fill(4), OUT, "lan"),
-    "pool-exhausted": ({}, [("pool", None, {"external": ["203.0.113.100"], "internal": ["192.168.1.0/24"], "overload": "0"})], [udp("192.168.1.31", 1, S1, 9)], OUT, "lan"),
+    "pool-exhausted": (
+        {},
+        [("pool", None, {"external": ["203.0.113.100"], "internal": ["192.168.1.0/24"], "overload": "0"})],
+        [udp("192.168.1.31", 1, S1, 9)],
+        OUT,
+        "lan",
+    ),
     "no-mapping": ({}, [], [], udp(STRANGER, 5000, GATEWAY, 45000), "wan"),
     "filtered": ({}, [], [udp(RAW, 45000, S1, 9)], udp(STRANGER, 5000, GATEWAY, 45000), "wan"),
 }
@@ -434,6 +449,7 @@ def test_a_remedy_followed(make_bed, reason):
         change = told["change"]
         assert "In /etc/config/masqd:" in bed.masqd("why", *words).stdout
     else:
+
         def refused():
             bed.masqd("flush", "all")
             for one in [*before, packet]:
@@ -468,7 +484,12 @@ def test_why_of_what_the_engine_drops(make_bed):
 def test_why_of_what_never_comes_to_masqd(make_bed):
     """For the router itself, for another host of the LAN, for an exempt destination: the filters leave those to the kernel, and `why` says so."""
     bed = make_bed().start(extra=[("exempt", None, {"dest": "198.51.100.0/24"})])
-    for destination, words in ((f"{LAN_GATEWAY}:53", "the router itself"), (f"{GATEWAY}:123", "the router itself too"), (f"{H2}:22", "not reached through wan0"), ("198.51.100.2:7", "config exempt")):
+    for destination, words in (
+        (f"{LAN_GATEWAY}:53", "the router itself"),
+        (f"{GATEWAY}:123", "the router itself too"),
+        (f"{H2}:22", "not reached through wan0"),
+        ("198.51.100.2:7", "config exempt"),
+    ):
         told = json.loads(bed.masqd("why", "-j", "udp", f"{H1}:5000", destination).stdout)
         assert told["verdict"] == "kernel" and told["reason"] is None and words in told["steps"][-1]["text"], told
         assert bed.masqd("why", "udp", f"{H1}:5000", destination).stdout.endswith("\nKERNEL     left to the kernel\n")

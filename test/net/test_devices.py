@@ -62,13 +62,17 @@ def test_a_device_without_an_address(make_bed):
 
 
 def test_the_gateway_on_a_virtual_device(make_bed):
-    """A virtual router (keepalived's use_vmac): its address is on a macvlan of the LAN device. As the LAN's device that works; beside it, masqd says what is not its."""
+    """A virtual router (keepalived's use_vmac): its address is on a macvlan of the LAN device. As the LAN's device that works; beside it,
+    masqd says what is not its."""
     bed = make_bed(lan="veth")
     # As keepalived sets it: else the device itself answers for the address.
     bed.router.sysctl("net/ipv4/conf/lan0/arp_ignore", 1)
     bed.router.ip(
-        f"addr del {LAN_GATEWAY}/24 dev lan0", "addr add 192.168.1.3/24 dev lan0",
-        "link add vrrp0 link lan0 address 00:00:5e:00:01:33 type macvlan mode private", "link set vrrp0 up", f"addr add {LAN_GATEWAY}/32 dev vrrp0",
+        f"addr del {LAN_GATEWAY}/24 dev lan0",
+        "addr add 192.168.1.3/24 dev lan0",
+        "link add vrrp0 link lan0 address 00:00:5e:00:01:33 type macvlan mode private",
+        "link set vrrp0 up",
+        f"addr add {LAN_GATEWAY}/32 dev vrrp0",
     )
     bed.start()
     words = f"{LAN_GATEWAY}, an address of the subnet of lan device 'lan0', is on vrrp0: what hosts send there passes masqd by; add a lan section with option device 'vrrp0'"

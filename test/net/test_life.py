@@ -162,7 +162,9 @@ def test_another_table_size(make_bed, sizes):
     bed.stop()
     bed.start(main={"sessions": sizes[1]})
     assert "4 sessions go on" in bed.daemon.output and bed.status()["sessions"] == {
-        "used": 4, "total": int(sizes[1]), "byState": bed.status()["sessions"]["byState"],
+        "used": 4,
+        "total": int(sizes[1]),
+        "byState": bed.status()["sessions"]["byState"],
     }
     for talk in talks:
         talk.inbound()
@@ -274,7 +276,8 @@ class Churn:
 
 
 def test_kills(make_bed):
-    """Killed at random instants under churn, the start included: it always starts again, nothing leaks, no packet comes to a wrong host, no connection is lost."""
+    """Killed at random instants under churn, the start included: it always starts again, nothing leaks, no packet comes to a wrong host,
+    no connection is lost."""
     bed = make_bed().start()
     talks = [Talk(bed, bed.h1, H1, 40001), Talk(bed, bed.h2, H2, 40001, 7001)]
     churn = Churn(bed)
@@ -511,8 +514,11 @@ def test_reloads_under_load(make_bed):
 def readdress(bed, address, down=False):
     """Gives the WAN device another address, as a DHCP client does."""
     bed.router.ip(
-        *(["link set wan0 down"] if down else []), "addr flush dev wan0", f"addr add {address}/24 dev wan0",
-        *(["link set wan0 up"] if down else []), f"route replace default via {R}",
+        *(["link set wan0 down"] if down else []),
+        "addr flush dev wan0",
+        f"addr add {address}/24 dev wan0",
+        *(["link set wan0 up"] if down else []),
+        f"route replace default via {R}",
     )
     # With its last address a device forgets its neighbours.
     bed.router.ip(f"neigh replace {S3} lladdr {wan_mac(S3)} dev wan0 nud permanent")
@@ -552,7 +558,8 @@ def test_same_address_again(bed, bounce):
 
 
 def test_another_address(make_bed):
-    """W-1: UDP and ping go on from the new address with the next packet, forwards and static NAT follow; TCP hears of it at once; nothing leaves from the old one."""
+    """W-1: UDP and ping go on from the new address with the next packet, forwards and static NAT follow; TCP hears of it at
+    once; nothing leaves from the old one."""
     bed = make_bed(external=(GATEWAY, OTHER))
     new = "203.0.113.77"
     bed.start(extra=[redirect(2222, H1, 22), ("static", None, {"internal": H2, "external": OTHER})])

@@ -395,7 +395,11 @@ def test_neighbour_gets_another_mac(bed, side):
     new = "02:00:00:00:09:09"
     bed.router.ip(f"neigh replace {address} lladdr {new} dev {device} nud permanent")
     wait_until(lambda: offload(bed)["flows"] == 0, "the session out of the cache")
-    frames = bed.wan.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(3)) if side == "wan" else bed._raw.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(3))
+    frames = (
+        bed.wan.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(3))
+        if side == "wan"
+        else bed._raw.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(3))
+    )
     frames.bind(("eth0", 0))
     with contextlib.closing(frames):
         for data in (b"once", b"again"):
@@ -505,7 +509,8 @@ NO_BPF = ("setpriv", "--bounding-set=-bpf,-sys_admin", "--inh-caps=-bpf,-sys_adm
 
 
 def test_switched_off_and_on_by_a_reload(bed):
-    """What goes by the kernel comes home with its counters, goes on, and goes by the kernel again when it may; started without, it says that it needs a restart."""
+    """What goes by the kernel comes home with its counters, goes on, and goes by the kernel again when it may; started without, it
+    says that it needs a restart."""
     client, server, outside = answered(bed)
 
     def exchange():

@@ -112,7 +112,16 @@ def test_several_requests_at_once(bed):
 
 
 def test_nonsense_on_the_control_socket(bed):
-    for nonsense in (b"\n", b"{}\n", b"null\n", b'{"v":9}\n', b'{"v":1,"command":"flows","host":5,"limit":-1e99}\n', b"\xff\xfe\x00\n", b"x" * 20000, b"[" * 8000 + b"\n"):
+    for nonsense in (
+        b"\n",
+        b"{}\n",
+        b"null\n",
+        b'{"v":9}\n',
+        b'{"v":1,"command":"flows","host":5,"limit":-1e99}\n',
+        b"\xff\xfe\x00\n",
+        b"x" * 20000,
+        b"[" * 8000 + b"\n",
+    ):
         with socket.socket(socket.AF_UNIX) as client:
             client.settimeout(5)
             client.connect(str(bed.socket_path))

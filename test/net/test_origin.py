@@ -86,7 +86,7 @@ def test_one_peer_endpoint_by_two_forwards(make_bed):
             heard = b""
             sent = 0
             while len(heard) < len(data):
-                sent += sender.send(data[sent:sent + 20000])
+                sent += sender.send(data[sent : sent + 20000])
                 heard += receiver.recv(65536)
             assert heard == data
     # Each is named by the endpoint that the peer has.

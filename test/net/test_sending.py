@@ -66,6 +66,7 @@ def with_memory(bed, megabytes):
 def fill(bed, count):
     """Bulk traffic until so many of its packets wait."""
     bulk = from_lan(udp(H1, 40000, S1, BULK, b"u" * 1200, flags="DF"))
+
     def filled():
         for _ in range(64):
             bed.lan_wire.send_bytes(bulk)

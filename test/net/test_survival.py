@@ -132,7 +132,10 @@ def start_with(bed, reader):
     if bed.config is None:
         bed.configure()
     process = subprocess.Popen(
-        ["setpriv", "--pdeathsig", "KILL", *bed.router.command(*bed.command("--log", "debug"))], stdin=subprocess.DEVNULL, stdout=reader.outer, stderr=reader.outer
+        ["setpriv", "--pdeathsig", "KILL", *bed.router.command(*bed.command("--log", "debug"))],
+        stdin=subprocess.DEVNULL,
+        stdout=reader.outer,
+        stderr=reader.outer,
     )
     bed._closing.callback(process.wait)
     bed._closing.callback(process.kill)

@@ -86,7 +86,11 @@ def test_a_smaller_mtu_inside_is_told_to_the_sender(make_bed, where):
 
 
 DEAD = "192.168.1.99"
-REFUSALS = {"nothing": (None, OSError), "reset": ("reject with tcp reset", ConnectionRefusedError), "port": ("reject with icmp port-unreachable", ConnectionRefusedError)}
+REFUSALS = {
+    "nothing": (None, OSError),
+    "reset": ("reject with tcp reset", ConnectionRefusedError),
+    "port": ("reject with icmp port-unreachable", ConnectionRefusedError),
+}
 
 
 @pytest.mark.parametrize("refusal", REFUSALS)
@@ -95,7 +99,12 @@ def test_what_the_kernel_answers_about_a_forwarded_packet_leaves_translated(make
     bed = make_bed()
     words, error = REFUSALS[refusal]
     if words:
-        bed.router.run("nft", "-f", "-", stdin=f"table inet filter {{\n chain forward {{\n type filter hook forward priority 0;\n iifname masq0 ip daddr {DEAD} ip protocol tcp {words}\n }}\n}}\n")
+        bed.router.run(
+            "nft",
+            "-f",
+            "-",
+            stdin=f"table inet filter {{\n chain forward {{\n type filter hook forward priority 0;\n iifname masq0 ip daddr {DEAD} ip protocol tcp {words}\n }}\n}}\n",
+        )
         bed.router.ip(f"neigh replace {DEAD} lladdr 02:00:00:00:02:63 dev {bed.lan_device}")
     bed.start(extra=[("redirect", "dead", {"proto": "tcp", "src_dport": "2222", "dest_ip": DEAD})])
     client = bed.wan.tcp(S1, 0)

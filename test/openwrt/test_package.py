@@ -51,7 +51,9 @@ def test_parts_in_the_order_that_opkg_reads_them(arch):
 
 def test_control(arch):
     with part(arch, "control.tar.gz") as control:
-        fields = dict(line.split(": ", 1) for line in control.extractfile("./control").read().decode().splitlines() if not line.startswith(" ") and ": " in line)
+        fields = dict(
+            line.split(": ", 1) for line in control.extractfile("./control").read().decode().splitlines() if not line.startswith(" ") and ": " in line
+        )
         assert (fields["Package"], fields["Architecture"], fields["Depends"]) == ("masqd", arch, "kmod-tun, nftables")
         assert ipk(arch).name == f"masqd_{fields['Version']}_{arch}.ipk"
         with part(arch, "data.tar.gz") as data:
@@ -106,7 +108,9 @@ def test_executable(arch):
     assert struct.unpack(f"{order}H", image[18:20]) == (machine,)
     assert image[5] == (1 if order == "<" else 2)
     wide = image[4] == 2
-    at, size, count = struct.unpack(order + ("Q" if wide else "I"), image[32:40] if wide else image[28:32])[0], *struct.unpack(f"{order}HH", image[54:58] if wide else image[42:46])
+    at, size, count = struct.unpack(order + ("Q" if wide else "I"), image[32:40] if wide else image[28:32])[0], *struct.unpack(
+        f"{order}HH", image[54:58] if wide else image[42:46]
+    )
     kinds = [struct.unpack(f"{order}I", image[at + n * size : at + n * size + 4])[0] for n in range(count)]
     assert 1 in kinds and 2 not in kinds and 3 not in kinds, "loads by itself: no interpreter, nothing dynamic"
     assert str(ROOT).encode() not in image
@@ -165,7 +169,9 @@ def test_release_builds_its_own_bundle_and_a_feed_builds_from_it(tmp_path):
     engine = next((ROOT / "build").glob("quickjs-*"))
     place = f"mkdir -p $(PKG_BUILD_DIR)/build && cp -pR {engine} $(PKG_BUILD_DIR)/build/ && touch $(PKG_BUILD_DIR)/build/{engine.name}/.verified"
     (sdk / "Makefile").write_text(makefile.replace("define Build/Configure\n", f"define Build/Configure\n\t{place}\n"))
-    built = subprocess.run(["make", "-C", sdk, f"TOPDIR={sdk}"], capture_output=True, text=True, env={k: v for k, v in os.environ.items() if not k.startswith(("MAKE", "MFLAGS"))})
+    built = subprocess.run(
+        ["make", "-C", sdk, f"TOPDIR={sdk}"], capture_output=True, text=True, env={k: v for k, v in os.environ.items() if not k.startswith(("MAKE", "MFLAGS"))}
+    )
     assert built.returncode == 0, built.stdout[-2000:] + built.stderr[-2000:]
     root = sdk / "root"
     with part("x86_64", "data.tar.gz") as data:

@@ -112,7 +112,15 @@ class House:
         leases.unlink(missing_ok=True)
         words = f"--dhcp-range={address},{address},255.255.255.0,2m --dhcp-option=option:router,{SERVER} --dhcp-authoritative --no-ping"
         self._dhcp = self.wan.start(
-            "dnsmasq", "-k", "--port=0", "--conf-file=/dev/null", "--interface=eth0", "--bind-interfaces", f"--dhcp-leasefile={leases}", "--user=root", *words.split()
+            "dnsmasq",
+            "-k",
+            "--port=0",
+            "--conf-file=/dev/null",
+            "--interface=eth0",
+            "--bind-interfaces",
+            f"--dhcp-leasefile={leases}",
+            "--user=root",
+            *words.split(),
         )
 
     def withdraw(self):
@@ -153,7 +161,11 @@ class House:
             if device.startswith("br-"):
                 self.router.ip(f"link del {device}")
         self.router.run("nft", "flush", "ruleset")
-        self.router.run("sh", "-c", "ip rule flush; ip rule add pref 32766 lookup main; ip rule add pref 32767 lookup default; ip route flush table main; ip address flush dev eth1")
+        self.router.run(
+            "sh",
+            "-c",
+            "ip rule flush; ip rule add pref 32766 lookup main; ip rule add pref 32767 lookup default; ip route flush table main; ip address flush dev eth1",
+        )
         self.router.sysctl("net/ipv4/ip_local_port_range", "32768 60999")
         self.wan.ip("link set eth0 up")
 
@@ -162,7 +174,12 @@ class House:
         words = ["nsenter", "-t", str(self.first), "-m", "-n", "-p", "-i", "-u", "env", "-i", "PATH=/usr/sbin:/usr/bin:/sbin:/bin", "HOME=/root"]
         script = 'service() { "/etc/init.d/$1" "$2"; }\n' + command
         done = subprocess.run(
-            [*words, "chroot", str(self.root), "/bin/sh", "-c", script], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=120
+            [*words, "chroot", str(self.root), "/bin/sh", "-c", script],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            timeout=120,
         )
         if status is not None and done.returncode != status:
             raise AssertionError(f"status {done.returncode}: {command}\n{done.stdout}")

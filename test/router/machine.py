@@ -23,7 +23,7 @@ import time
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT / "test" / "net"))
 
-from namespace import Namespace, Stuck, remove, run, wait_until  # noqa: E402
+from namespace import Namespace, Stuck, remove  # noqa: E402
 
 LAN_HOST, LAN_GATEWAY = "192.168.1.10", "192.168.1.1"
 WAN_HOST, GATEWAY = "203.0.113.254", "203.0.113.1"

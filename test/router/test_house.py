@@ -116,7 +116,9 @@ def test_install(story):
 
 def test_enable(story):
     """The first start: firewall4 knows masqd's devices before the LAN's traffic goes to them."""
-    unharmed(story.tell("uci set enabled, service restart", lambda: story.run("uci set masqd.main.enabled=1; uci commit masqd; service masqd restart; masqd status")))
+    unharmed(
+        story.tell("uci set enabled, service restart", lambda: story.run("uci set masqd.main.enabled=1; uci commit masqd; service masqd restart; masqd status"))
+    )
     assert story.run("nft list tables") == "table inet fw4\ntable inet masqd\n"
 
 
@@ -341,7 +343,9 @@ def test_started_while_the_firewall_is_stopped(house):
 
 
 def test_firewall4s_own_port_forwards_are_named(house):
-    house.run("uci add firewall redirect; uci set firewall.@redirect[-1].name=Camera; uci set firewall.@redirect[-1].src=wan; uci set firewall.@redirect[-1].target=DNAT; uci commit")
+    house.run(
+        "uci add firewall redirect; uci set firewall.@redirect[-1].name=Camera; uci set firewall.@redirect[-1].src=wan; uci set firewall.@redirect[-1].target=DNAT; uci commit"
+    )
     assert "port forwards do not reach the LAN while masqd runs: Camera;" in house.run("service masqd restart")
     house.run("uci delete firewall.@redirect[-1]; uci commit")
 
@@ -358,7 +362,11 @@ KILL = "kill -9 $(cat /var/run/procd/masqd/pid)"
 DEATHS = {
     "kill -9": (KILL, "", ""),
     "segmentation fault": ("kill -SEGV $(cat /var/run/procd/masqd/pid)", "", ""),
-    "broken bundle": (f"cp /usr/share/masqd/masqd.qbc /root/; echo rubbish > /usr/share/masqd/masqd.qbc; {KILL}", "is not bytecode", "cp /root/masqd.qbc /usr/share/masqd/"),
+    "broken bundle": (
+        f"cp /usr/share/masqd/masqd.qbc /root/; echo rubbish > /usr/share/masqd/masqd.qbc; {KILL}",
+        "is not bytecode",
+        "cp /root/masqd.qbc /usr/share/masqd/",
+    ),
     "broken table": (f"{KILL}; head -c 100000 /dev/urandom > /var/run/masqd.state", "ended with status 137", ""),
     "no nft": (f"mv /usr/sbin/nft /root/; {KILL}", "No such file or directory", "mv /root/nft /usr/sbin/"),
     "no TUN": (f"{KILL}; mount --bind /dev/null /dev/net/tun", "TUN: ", "umount /dev/net/tun"),

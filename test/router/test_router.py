@@ -6,7 +6,6 @@ curl, nginx's place is taken by Python's HTTP server, iperf3; it goes from the L
 
 import contextlib
 import json
-import os
 import pathlib
 import re
 import socket
