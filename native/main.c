@@ -155,7 +155,6 @@ static JSContext *new_context(JSRuntime *runtime)
 	if (!ctx)
 		return NULL;
 	JS_AddIntrinsicBaseObjects(ctx);
-	JS_AddIntrinsicDate(ctx);
 #ifndef WITHOUT_PARSER
 	JS_AddIntrinsicEval(ctx);
 #endif
