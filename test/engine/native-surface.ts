@@ -315,6 +315,8 @@ test("start: beside the loop, its output and its end", () => {
 	for (status = native.ended(hanging.pid, true); status < 0; status = native.ended(hanging.pid, false))
 		native.poll(new Int32Array(0), 0, 1);
 	equal(status, 137);
+	// What it has started ends with it, though perhaps a moment later.
+	native.poll(new Int32Array([hanging.output, native.POLLIN, 0]), 1, -1);
 	equal(native.read(hanging.output, output, 0, 100), 0);
 	native.close(hanging.output);
 });
