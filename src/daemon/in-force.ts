@@ -3,9 +3,10 @@
  */
 import type { Plan } from "../config/plan.ts";
 import { HOST_ADF, HOST_EIF, HOST_PLACE, HOST_PORT_SHIFT } from "../conntrack/record.ts";
-import { type Context, lanOf, type Net, type Policy } from "../nat/context.ts";
+import { type Context, lanOf, type Policy } from "../nat/context.ts";
 import type { External } from "../nat/externals.ts";
 import { Keeper } from "../nat/keep.ts";
+import type { Subnet } from "../packet/address.ts";
 import { swap16 } from "../packet/layout.ts";
 import { netOf, policyOf, wantedExternals } from "./policy.ts";
 
@@ -13,12 +14,15 @@ import { netOf, policyOf, wantedExternals } from "./policy.ts";
 export class InForce {
 	plan: Plan;
 	readonly #context: Context;
+	/** The subnets by which hosts are known to be masqd's, none if that cannot be said. */
+	readonly #nets: () => Subnet[];
 	/** Takes the ports of the router's own sockets out of the ranges again. */
 	readonly #keepOwnPorts: (plan: Plan) => void;
 
-	constructor(plan: Plan, context: Context, keepOwnPorts: (plan: Plan) => void) {
+	constructor(plan: Plan, context: Context, nets: () => Subnet[], keepOwnPorts: (plan: Plan) => void) {
 		this.plan = plan;
 		this.#context = context;
+		this.#nets = nets;
 		this.#keepOwnPorts = keepOwnPorts;
 	}
 
@@ -46,9 +50,8 @@ export class InForce {
 
 	/** Who judges sessions by a policy, by default by what is in force. */
 	keeper(policy: Policy = this.#context.policy, externals: readonly External[] = this.#context.externals.list, plan = this.plan): Keeper {
-		const nets: Net[] = [];
-		for (const { nets: own } of this.#context.lan) nets.push(...own);
-		return new Keeper(this.#context, { policy, externals, exempts: plan.exempts.map((e) => netOf(e.destination)), nets });
+		const exempts = plan.exempts.map((e) => netOf(e.destination));
+		return new Keeper(this.#context, { policy, externals, exempts, nets: this.#nets().map(netOf) });
 	}
 
 	/** Gives the hosts their policy and their LAN port's number: `places` are the ports' numbers as they were, by those that are now. */

@@ -16,8 +16,8 @@ export interface StepSurroundings {
 	kernel: Pick<KernelView, "drain">;
 	barrier: Barrier;
 	log: Log;
-	/** The topology as plan and kernel have it now. */
-	topology(plan: Plan): Topology;
+	/** The topology as plan and kernel have it now; `before` is the one until now. */
+	topology(plan: Plan, before: Topology | null): Topology;
 	plan(): Plan;
 	/** The ports are to be what the topology says: before any follower. */
 	take(t: Topology, before: Topology | null): void;
@@ -57,7 +57,7 @@ export class InStep {
 
 	/** Takes a look, and tells the ports: before sessions are judged. Nobody follows yet. */
 	look(plan = this.#with.plan()): void {
-		const t = this.#with.topology(plan);
+		const t = this.#with.topology(plan, this.#topology);
 		this.#with.take(t, this.#topology);
 		this.#topology = t;
 	}

@@ -45,7 +45,7 @@ import { ArpFollower, PcpFollower, pcpServer } from "./responders.ts";
 import { RouterPorts } from "./router-ports.ts";
 import { SessionHops } from "./session-hops.ts";
 import { bootWords, lockState, mapOrMemory, openState, type State } from "./state.ts";
-import { topologyOf } from "./topology.ts";
+import { knownNets, topologyOf } from "./topology.ts";
 import { makeTranslation, type Translation } from "./translation.ts";
 import { TunDevices } from "./tun-devices.ts";
 import { WanAddress } from "./wan-address.ts";
@@ -144,7 +144,12 @@ export class Parts {
 			release: (protocol, port) => context.externals.releasePort(0, protocol, port),
 		});
 		this.routerPorts = new RouterPorts(this.ownPorts, new SocketDiag(native), settings, kernel, warnings);
-		this.inForce = new InForce(plan, context, (other) => this.routerPorts.begin(other));
+		this.inForce = new InForce(
+			plan,
+			context,
+			() => knownNets(this.inStep.topology, !this.listened),
+			(other) => this.routerPorts.begin(other),
+		);
 		this.inForce.renew(plan, state.image === null ? 0 : state.image.addresses[0], state.image?.addresses ?? new Int32Array(0));
 
 		this.guard = new GuardFollower({
@@ -230,7 +235,7 @@ export class Parts {
 			barrier,
 			log,
 			plan: () => this.inForce.plan,
-			topology: (plan) => topologyOf(plan, kernel, this.ownPorts),
+			topology: (plan, before) => topologyOf(plan, kernel, this.ownPorts, before),
 			take: (t) => {
 				const { index } = this.ports.wan;
 				this.ports.take(t);

@@ -57,6 +57,8 @@ export interface LanPlace extends Place {
 	framed: boolean;
 	/** The networks that are translated. */
 	nets: readonly Subnet[];
+	/** The same, or those it had last if its device has lost its addresses, as when it is made anew: its hosts are known by them meanwhile. */
+	known: readonly Subnet[];
 }
 
 export interface Topology {
@@ -95,8 +97,8 @@ export function placesOf(plan: Plan): Place[] {
 	return places;
 }
 
-/** The topology of a plan on the router as the kernel shows it; `own` knows the ports of the router's own services. */
-export function topologyOf(plan: Plan, kernel: KernelFacts, own: Pick<OwnPorts, "rangesOf">): Topology {
+/** The topology of a plan on the router as the kernel shows it; `own` knows the ports of the router's own services, `before` is the topology until now. */
+export function topologyOf(plan: Plan, kernel: KernelFacts, own: Pick<OwnPorts, "rangesOf">, before: Topology | null = null): Topology {
 	const device = (name: string): Device => {
 		const link = kernel.linkByName(name);
 		const index = link?.index ?? 0;
@@ -109,13 +111,10 @@ export function topologyOf(plan: Plan, kernel: KernelFacts, own: Pick<OwnPorts, 
 	const wan = device(plan.wan.device);
 	const lan = placesOf(plan).map((place): LanPlace => {
 		const at = device(place.name);
-		const nets = kernel.addresses(at.index).map(({ address, prefix }) => subnetOf(address, prefix));
-		return {
-			...place,
-			device: at,
-			framed: at.ethernet && place.kind !== "tun",
-			nets: place.subnets.length > 0 ? place.subnets : nets,
-		};
+		const addressed = kernel.addresses(at.index).map(({ address, prefix }) => subnetOf(address, prefix));
+		const nets = place.subnets.length > 0 ? place.subnets : addressed;
+		const last = before?.lan.find((p) => p.name === place.name)?.known ?? [];
+		return { ...place, device: at, framed: at.ethernet && place.kind !== "tun", nets, known: nets.length > 0 ? nets : last };
 	});
 	const conflict = conflictOf(kernel, wan, lan);
 	const address = conflict === "" ? (wan.addresses[0] ?? 0) : 0;
@@ -166,6 +165,14 @@ function conflictOf(kernel: KernelFacts, wan: Device, lan: readonly LanPlace[]):
 		}
 	}
 	return conflict;
+}
+
+/**
+ * The subnets by which hosts are known to be masqd's; none if that cannot be said: at a start (`starting`) with sessions of a predecessor, while a LAN
+ * has no addresses yet.
+ */
+export function knownNets({ lan }: Topology, starting: boolean): Subnet[] {
+	return starting && lan.some((place) => place.known.length === 0) ? [] : lan.flatMap((place) => place.known);
 }
 
 /** Destinations that stay the kernel's. */

@@ -3,6 +3,7 @@
 import pytest
 
 from bed import GATEWAY, H1, LAN_GATEWAY, S1, uci
+from namespace import wait_until
 
 pytestmark = pytest.mark.masqd
 
@@ -100,3 +101,27 @@ def test_guests_come_and_go(make_bed):
     bed.masqd("reload")
     assert [port["name"] for port in bed.status()["ports"]] == ["wan0", "guest0"]
     exchange(other, server)
+
+
+def test_a_reload_while_a_lan_is_made_anew(make_bed):
+    """Its device has no address for a moment, the other LAN's has: what its hosts have open goes on."""
+    bed = make_bed()
+    guest_network(bed)
+    bed.start(extra=[lan_section(bed.driver)])
+    server = bed.wan.udp(S1, 7)
+    client = bed.h1.udp(H1, 40000)
+    outside = exchange(client, server)
+    listener = bed.wan.listener(S1, 80)
+    connection = bed.h1.tcp(H1, 40001)
+    connection.connect((S1, 80))
+    accepted, _ = listener.accept()
+    bed.router.ip(f"addr del {LAN_GATEWAY}/24 dev {bed.lan_device}")
+    wait_until(lambda: "has no IPv4 address" in bed.masqd("status").stdout, "masqd's notice of it")
+    bed.masqd("reload")
+    assert [f["state"] for f in bed.flows() if f["protocol"] == "tcp"] == ["established"]
+    bed.router.ip(f"addr add {LAN_GATEWAY}/24 dev {bed.lan_device}")
+    connection.sendall(b"question")
+    assert accepted.recv(100) == b"question"
+    accepted.sendall(b"answer")
+    assert connection.recv(100) == b"answer"
+    assert exchange(client, server) == outside

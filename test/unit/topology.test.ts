@@ -1,7 +1,16 @@
 /** What is masqd's and what stays the kernel's: plan and netlink in, topology out. */
 import { describe, expect, it } from "vitest";
 import { makePlan, type Plan } from "../../src/config/plan.ts";
-import { elsewhere, lanFilterFacts, passesBy, topologyOf, wanFilterFacts, withPorts } from "../../src/daemon/topology.ts";
+import {
+	elsewhere,
+	knownNets,
+	lanFilterFacts,
+	passesBy,
+	type Topology,
+	topologyOf,
+	wanFilterFacts,
+	withPorts,
+} from "../../src/daemon/topology.ts";
 import { type AddressRange, formatAddress, formatSubnet } from "../../src/packet/address.ts";
 import { TCP, UDP } from "../../src/packet/layout.ts";
 import { OwnPorts } from "../../src/port/local-ports.ts";
@@ -119,6 +128,21 @@ config lan
 		const { conflict, externals, wan } = told(HOME, kernel);
 		expect(conflict).toBe("the WAN's subnet 192.168.0.0/16 overlaps 192.168.1.0/24 of lan0");
 		expect([externals, wan]).toEqual([[], "wan0 3 none"]);
+	});
+
+	it("knows the hosts of a LAN that has lost its addresses for a moment", () => {
+		const kernel = router();
+		const view = opened(kernel);
+		const known = (t: Topology, starting: boolean) => knownNets(t, starting).map((net) => formatSubnet(net));
+		const guests = planOf(`${HOME}\nconfig lan\n	option device 'guest0'\n	option driver 'packet'\n`);
+		const first = topologyOf(planOf(HOME), view, noPorts());
+		kernel.tell(own(LAN, "192.168.1.1", 24), RTM.DELADDR);
+		view.drain();
+		const without = topologyOf(planOf(HOME), view, noPorts(), first);
+		expect([without.lan[0].nets, known(without, false)]).toEqual([[], ["192.168.1.0/24"]]);
+		// One that never had any keeps nobody else's hosts from being told, but at a start.
+		const both = topologyOf(guests, view, noPorts(), without);
+		expect([known(both, false), known(both, true)]).toEqual([["192.168.1.0/24"], []]);
 	});
 
 	it("follows the kernel's news", () => {
