@@ -86,6 +86,8 @@ class Suite:
     count: Callable = one
     cores: int = 1
     environment: dict = dataclasses.field(default_factory=dict)
+    # Runs only if it is named.
+    apart: bool = False
 
 
 def pytest(folder, *more):
@@ -126,6 +128,7 @@ SUITES = [
     Suite(
         "router-mipsel", pytest("test/router/test_router.py", "-p", "no:cacheprovider"), junit, environment={"ROUTER_ARCH": "mipsel", "MASQD_TEST_GUARD": "120"}
     ),
+    Suite("router-machine", pytest("test/router/test_machine_house.py", "-p", "no:cacheprovider"), junit, environment={"MASQD_TEST_GUARD": "120"}, apart=True),
     Suite("router-house", pytest("test/router/test_house.py", "-p", "no:cacheprovider"), junit, environment={"MASQD_TEST_GUARD": "60"}),
     Suite("conformance", conformance("packet"), summary, cores=2),
     Suite("conformance-tun", conformance("tun"), summary, cores=2),
@@ -277,7 +280,7 @@ def main(words):
     if os.geteuid() != 0:
         print("run.py: needs root for network namespaces", file=sys.stderr)
         return 1
-    running = Run([suite for suite in SUITES if not words or suite.name in words])
+    running = Run([suite for suite in SUITES if suite.name in words or not (words or suite.apart)])
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: running.stop())
     total = running.go()

@@ -23,7 +23,7 @@ case $arch in
 	x86_64) libraries=lib/x86_64-linux-gnu loader=lib64/ld-linux-x86-64.so.2 ;;
 	mipsel) libraries=lib/mipsel-linux-gnu loader=lib/ld.so.1 ;;
 esac
-modules="virtio_pci virtio_net af_packet bridge tun nf_tables nf_conntrack nf_nat nft_chain_nat nft_masq nft_ct nft_limit nft_objref nft_reject_inet nft_fib_inet sch_ingress cls_bpf"
+modules="virtio_pci virtio_net virtio_blk overlay af_packet bridge tun nf_tables nf_conntrack nf_nat nft_chain_nat nft_masq nft_ct nft_limit nft_objref nft_reject_inet nft_fib_inet sch_ingress cls_bpf"
 
 rm -rf "$root"
 mkdir -p "$root/proc" "$root/sys" "$root/dev" "$root/tmp" "$root/root" "$root/usr/sbin" "$root/usr/bin" "$root/$libraries" "$root/lib/modules" "$root/etc/rc.d" \

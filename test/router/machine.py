@@ -42,7 +42,7 @@ MACHINES = {
 }
 # PCI slots of the LAN's and the WAN's card. A Malta board has interrupts for 18 to 21, two slots a line: the cards must not share one, or the
 # machine loses its interrupt under load and both are dead (with masqd and without).
-SLOTS = {"x86_64": [16, 17], "mipsel": [18, 20]}
+SLOTS = {"x86_64": [16, 17, 18, 19], "mipsel": [18, 20]}
 
 _serial = 0
 
@@ -114,6 +114,41 @@ class Console:
         return self.expect(PROMPT)
 
 
+def tap(namespace):
+    """The descriptor of eth0 in the namespace, on whose other end a machine's card will be."""
+    with namespace.inside():
+        descriptor = os.open("/dev/net/tun", os.O_RDWR | os.O_CLOEXEC)
+        fcntl.ioctl(descriptor, TUNSETIFF, struct.pack("16sH22x", b"eth0", IFF_TAP | IFF_NO_PI | IFF_VNET_HDR))
+    return descriptor
+
+
+def command(arch, taps, *more):
+    """The words that switch the machine on, with a card for every tap."""
+    firmware = ROOT / "build" / "router" / arch
+    argv = [
+        *MACHINES[arch],
+        *("-kernel", firmware / "kernel", "-initrd", firmware / "initramfs"),
+        *("-append", "console=ttyS0,115200n8 panic=3 quiet", "-nodefaults", "-no-user-config", "-display", "none"),
+        *("-chardev", "stdio,id=line,signal=off", "-serial", "chardev:line"),
+        *(more or ["-no-reboot"]),
+    ]
+    for number, (slot, descriptor) in enumerate(zip(SLOTS[arch], taps)):
+        argv += ["-netdev", f"tap,id=net{number},fd={descriptor}"]
+        argv += ["-device", f"virtio-net-pci,romfile=,netdev=net{number},mac=02:00:00:00:0{number}:01,addr={slot:x}"]
+    return [str(a) for a in argv]
+
+
+def power_on(argv, taps):
+    """The machine's process, and the end of its serial line that a person has."""
+    master, slave = pty.openpty()
+    attributes = termios.tcgetattr(slave)
+    attributes[0] = attributes[1] = attributes[3] = 0
+    termios.tcsetattr(slave, termios.TCSANOW, attributes)
+    qemu = subprocess.Popen(["setpriv", "--pdeathsig", "KILL", *argv], stdin=slave, stdout=slave, stderr=subprocess.STDOUT, pass_fds=taps)
+    os.close(slave)
+    return qemu, master
+
+
 class Router:
     """The emulated machine with its two namespaces; without `console` whoever made it reads `master`."""
 
@@ -122,7 +157,6 @@ class Router:
         _serial += 1
         self.arch = arch
         self._typed = console
-        self.firmware = ROOT / "build" / "router" / arch
         self.prefix = f"mq{os.getpid()}-r{_serial}"
         self._closing = contextlib.ExitStack()
         self._qemu = None
@@ -143,41 +177,15 @@ class Router:
         return Namespace(name)
 
     def _tap(self, namespace):
-        with namespace.inside():
-            tap = os.open("/dev/net/tun", os.O_RDWR | os.O_CLOEXEC)
-            self._closing.callback(os.close, tap)
-            fcntl.ioctl(tap, TUNSETIFF, struct.pack("16sH22x", b"eth0", IFF_TAP | IFF_NO_PI | IFF_VNET_HDR))
-        return tap
-
-    def command(self, taps):
-        argv = [
-            *MACHINES[self.arch],
-            *("-kernel", self.firmware / "kernel", "-initrd", self.firmware / "initramfs"),
-            *("-append", "console=ttyS0,115200n8 panic=3 quiet", "-nodefaults", "-no-user-config", "-display", "none", "-no-reboot"),
-            *("-chardev", "stdio,id=line,signal=off", "-serial", "chardev:line"),
-        ]
-        for number, (slot, tap) in enumerate(zip(SLOTS[self.arch], taps)):
-            argv += ["-netdev", f"tap,id=net{number},fd={tap}"]
-            argv += ["-device", f"virtio-net-pci,romfile=,netdev=net{number},mac=02:00:00:00:0{number}:01,addr={slot:x}"]
-        return [str(a) for a in argv]
+        descriptor = tap(namespace)
+        self._closing.callback(os.close, descriptor)
+        return descriptor
 
     def _power_on(self, taps):
-        master, slave = pty.openpty()
-        self._closing.callback(os.close, master)
-        attributes = termios.tcgetattr(slave)
-        attributes[0] = attributes[1] = attributes[3] = 0
-        termios.tcsetattr(slave, termios.TCSANOW, attributes)
         self.began = time.monotonic()
-        self._qemu = subprocess.Popen(
-            ["setpriv", "--pdeathsig", "KILL", *self.command(taps)],
-            stdin=slave,
-            stdout=slave,
-            stderr=subprocess.STDOUT,
-            pass_fds=taps,
-        )
-        os.close(slave)
-        self.master = master
-        self.console = Console(master) if self._typed else None
+        self._qemu, self.master = power_on(command(self.arch, taps), taps)
+        self._closing.callback(os.close, self.master)
+        self.console = Console(self.master) if self._typed else None
 
     def wait(self):
         return self._qemu.wait()

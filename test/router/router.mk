@@ -2,8 +2,9 @@
 #
 #   make firmware ARCH=x86_64|mipsel    its image
 #   make router ARCH=...                its serial console on this terminal
-#   make router-test                    the session of test/router/test_router.py, on both or the one of ARCH, and test_house.py:
-#                                       the x86_64 files as a household's router in namespaces; its table of streams
+#   make router-test                    the session of test/router/test_router.py, on both or the one of ARCH; test_house.py: the x86_64
+#                                       files as a household's router in namespaces; its table of streams; test_machine_house.py: the
+#                                       same household with an x86_64 machine of four cards and a disk
 #
 # Included before native/build.mk, which knows the feeds' names of architectures only.
 
@@ -13,7 +14,7 @@ endif
 router_feed := $(if $(filter mipsel_24kc,$(ARCH)),mipsel_24kc,x86_64)
 router_arch := $(router_feed:_24kc=)
 
-ROUTER_PACKAGES := qemu-system-x86 qemu-system-mips cpio kmod
+ROUTER_PACKAGES := qemu-system-x86 qemu-system-mips cpio kmod e2fsprogs
 ROUTER_OUT := build/router/$(router_arch)
 
 .PHONY: router-deps firmware router router-test
@@ -36,5 +37,5 @@ router: firmware ## switch the emulated router on: its serial console here (ctrl
 
 router-test: ## boot the emulated router, log in over serial, send real traffic (ARCH=x86_64 or mipsel; else both); what streams went through
 	@for arch in $(if $(ARCH),$(router_arch),x86_64 mipsel); do $(MAKE) --no-print-directory firmware ARCH=$$arch || exit 1; done
-	@/usr/bin/python3 test/run.py $(if $(ARCH),router-$(router_arch),router-x86_64 router-mipsel router-house); status=$$?; \
+	@/usr/bin/python3 test/run.py $(if $(ARCH),router-$(router_arch),router-x86_64 router-mipsel router-machine router-house); status=$$?; \
 		$(if $(ARCH),,cat build/test/streams.txt;) exit $$status
