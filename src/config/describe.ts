@@ -1,12 +1,10 @@
 /**
- * What `masqd check` prints: the effective plan, or what is wrong with the file. ASCII; plans in at most 76 columns,
- * so that they can be read on a serial console.
+ * What `masqd check` prints of a plan in force: ASCII in at most 76 columns, so that it can be read on a serial console.
  */
 
 import { formatAddress, formatAddressRange, formatSubnet, type Subnet } from "../packet/address.ts";
 import { formatPorts, type LanPlan, type Plan, type PoolPlan, type RedirectPlan } from "./plan.ts";
 import { SECTIONS, type Timeouts } from "./schema.ts";
-import type { ConfigError } from "./uci.ts";
 
 const COLUMNS = 76;
 const LABEL = 17;
@@ -54,20 +52,6 @@ export function describePlan(plan: Plan, tableBytes: number): string {
 		}),
 	];
 	return `${lines.join("\n")}\n`;
-}
-
-/**
- * Errors or warnings, one a line: `FILE:LINE: section 'x' option 'y': message`.
- *
- * @returns each line ended by a line feed; "" for none.
- */
-export function formatErrors(list: readonly ConfigError[]): string {
-	let text = "";
-	for (const { file, line, section, option, message } of list) {
-		const names = [section === "" ? "" : `section '${section}'`, option === "" ? "" : `option '${option}'`].filter((name) => name !== "");
-		text += `${file}:${line}: ${names.length === 0 ? "" : `${names.join(" ")}: `}${message}\n`;
-	}
-	return text;
 }
 
 function describeAttachment(port: { device: string; interface: string }): string {

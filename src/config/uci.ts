@@ -33,6 +33,20 @@ export interface ConfigError {
 	message: string;
 }
 
+/**
+ * Errors or warnings, one a line: `FILE:LINE: section 'x' option 'y': message`.
+ *
+ * @returns each line ended by a line feed; "" for none.
+ */
+export function formatErrors(list: readonly ConfigError[]): string {
+	let text = "";
+	for (const { file, line, section, option, message } of list) {
+		const names = [section === "" ? "" : `section '${section}'`, option === "" ? "" : `option '${option}'`].filter((name) => name !== "");
+		text += `${file}:${line}: ${names.length === 0 ? "" : `${names.join(" ")}: `}${message}\n`;
+	}
+	return text;
+}
+
 /** One `option` or `list` command, as written: repetitions are for the reader of the section to judge. */
 export interface UciStatement {
 	kind: "option" | "list";

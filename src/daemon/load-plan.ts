@@ -2,8 +2,8 @@
  * Reads the configuration file: for the commands that need it and for a reload.
  */
 import * as native from "masq:native";
-import { formatErrors } from "../config/describe.ts";
 import { makePlan, type Plan } from "../config/plan.ts";
+import { formatErrors } from "../config/uci.ts";
 
 /** A configuration as read. Errors and warnings are lines as they are shown, without newline. */
 export interface Loaded {

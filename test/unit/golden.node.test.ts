@@ -5,10 +5,10 @@
 
 import { readFileSync, writeFileSync } from "node:fs";
 import { describe, expect, it } from "vitest";
-import { describePlan, formatErrors } from "../../src/config/describe.ts";
+import { describePlan } from "../../src/config/describe.ts";
 import { makePlan } from "../../src/config/plan.ts";
 import { SECTIONS, type SectionSpec } from "../../src/config/schema.ts";
-import { parseUci } from "../../src/config/uci.ts";
+import { formatErrors, parseUci } from "../../src/config/uci.ts";
 import { mutate, seededRandom } from "./mutation.ts";
 
 const FIXTURES = new URL("../fixtures/", import.meta.url);
