@@ -161,7 +161,7 @@ SUITES = [
 
 # Executables for routers, under qemu-user where this machine is not one of theirs. All of the unit tests run in big-endian
 # byte order; those machines that differ from this one only in their C run the part that is quick.
-QUICK = "address arp filter fragments guard hairpin kernel-view ports rtnetlink unsolicited-syn table uci".split()
+QUICK = "address arp filter fragments guard hairpin kernel-mirror ports netlink-route unsolicited-syn table uci".split()
 for arch in "mips_24kc", "mipsel_24kc", "arm_cortex-a7_neon-vfpv4", "aarch64_cortex-a53", "x86_64":
     files = [] if arch in ("mips_24kc", "x86_64") else [f"test/unit/{name}.test.ts" for name in QUICK]
     short = arch.split("_")[0] if arch != "x86_64" else arch

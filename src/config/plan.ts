@@ -14,6 +14,7 @@ import {
 	formatAddress,
 	formatAddressRange,
 	formatSubnet,
+	mergeRanges,
 	rangesOverlap,
 	type Subnet,
 	subnetContains,
@@ -40,14 +41,14 @@ export type { Where } from "./section.ts";
 export type { ConfigError } from "./uci.ts";
 
 export interface WanPlan {
-	/** "" until netifd has been asked, where only `interface` is written (port/netifd.ts). */
+	/** "" until netifd has been asked, where only `interface` is written (kernel/netifd.ts). */
 	device: string;
 	/** netifd's name, or "". */
 	interface: string;
 }
 
 export interface LanPlan {
-	/** "" until netifd has been asked, where only `interface` is written (port/netifd.ts). */
+	/** "" until netifd has been asked, where only `interface` is written (kernel/netifd.ts). */
 	device: string;
 	/** netifd's name, or "". */
 	interface: string;
@@ -165,17 +166,6 @@ export function autoSessions(memTotalKb: number): number {
 	return Math.min(Math.max(Math.floor(memory / 32) || 0, 1024), 16384);
 }
 
-/** Sorts ranges and joins those that overlap or touch. */
-export function mergePortRanges(ranges: readonly PortRange[]): PortRange[] {
-	const merged: PortRange[] = [];
-	for (const { first, last } of [...ranges].sort((a, b) => a.first - b.first)) {
-		const before = merged.at(-1);
-		if (before !== undefined && first <= before.last + 1) before.last = Math.max(before.last, last);
-		else merged.push({ first, last });
-	}
-	return merged;
-}
-
 /** A section of type S with its values. */
 interface Read<S extends SectionType> {
 	values: Values<OptionsOf<S>>;
@@ -228,7 +218,7 @@ class Planner {
 		return {
 			enabled: main.values.enabled.value!,
 			sessions,
-			ports: mergePortRanges(main.values.ports.entries.map((entry) => entry.value)),
+			ports: mergeRanges(main.values.ports.entries.map((entry) => entry.value)),
 			filtering: main.values.filtering.value!,
 			maxSessions: main.values.max_sessions.value!,
 			maxRate: main.values.max_rate.value!,

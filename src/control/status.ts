@@ -3,13 +3,13 @@
  */
 import * as native from "masq:native";
 import { STATE_NAMES } from "../conntrack/states.ts";
+import { NftView } from "../kernel/nft-view.ts";
 import { ALG_NOTES } from "../nat/alg.ts";
 import type { Context } from "../nat/context.ts";
 import { reason } from "../nat/reason.ts";
 import { formatAddress } from "../packet/address.ts";
 import { protocolName } from "../packet/endpoint.ts";
 import { addressValue, ICMP, TCP, UDP } from "../packet/layout.ts";
-import { NftView } from "../port/nft-view.ts";
 import { VERSION } from "../version.ts";
 import type { DaemonView } from "./daemon-view.ts";
 import type { StatusReply } from "./protocol.ts";

@@ -1,10 +1,11 @@
 /**
  * What is amiss around masqd, in words: looked for when somebody asks for the status.
  */
+
+import type { NftView } from "../kernel/nft-view.ts";
 import { formatAddress } from "../packet/address.ts";
 import { isUnreachableFromOutside } from "../packet/address-class.ts";
 import { addressValue } from "../packet/layout.ts";
-import type { NftView } from "../port/nft-view.ts";
 import type { DaemonView } from "./daemon-view.ts";
 
 /** 100.64.0.0/10 (RFC 6598). */

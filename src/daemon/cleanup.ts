@@ -6,14 +6,14 @@
  * by this. Beside a living daemon nothing is touched: the lock of the state file is held meanwhile.
  */
 import * as native from "masq:native";
+import { GUARD_TABLE } from "../kernel/guard.ts";
+import { IngressFilters } from "../kernel/ingress-filter.ts";
+import { KernelMirror } from "../kernel/mirror.ts";
+import { deleteTable } from "../kernel/nft-delete.ts";
+import { SavedSysctls } from "../kernel/saved-sysctls.ts";
+import { removeLeftovers, TUN_NAME } from "../kernel/tun-routes.ts";
 import { NFPROTO } from "../netlink/nftables.ts";
-import { GUARD_TABLE } from "../port/guard.ts";
-import { IngressFilters } from "../port/ingress-filter.ts";
-import { KernelView } from "../port/kernel-view.ts";
-import { deleteTable } from "../port/nft-delete.ts";
 import { QUEUE_TABLE } from "../port/queue-rules.ts";
-import { Settings } from "../port/settings.ts";
-import { removeLeftovers, TUN_NAME } from "../port/tun-routes.ts";
 
 const CAP_NET_ADMIN = 12;
 
@@ -73,7 +73,7 @@ function cleanUnderLock(socket: string, state: string, tell: Teller): boolean {
 			tell.failed((error as Error).message);
 		}
 	};
-	const kernel = new KernelView(native);
+	const kernel = new KernelMirror(native);
 	attempt(() => {
 		kernel.open();
 		const filters = new IngressFilters(kernel);
@@ -95,7 +95,7 @@ function cleanUnderLock(socket: string, state: string, tell: Teller): boolean {
 			if (deleteTable(native, family, table.replace(/^\w+ /, ""))) done(`removed the nft table ${table}`);
 	});
 	attempt(() => {
-		for (const { name, value, problem } of new Settings(native, `${state}.settings`, `/${TUN_NAME}`).restore())
+		for (const { name, value, problem } of new SavedSysctls(native, `${state}.settings`, `/${TUN_NAME}`).restore())
 			done(problem === "" ? `set ${name} back to ${value.replace(/\s+/g, " ")}` : `left ${name} as it is: ${problem}`);
 	});
 	for (const path of [socket, `${state}.new`, `${state}.settings.new`])

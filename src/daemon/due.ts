@@ -4,10 +4,10 @@
 import * as native from "masq:native";
 import { OTHER } from "../conntrack/states.ts";
 import type { ReloadReply } from "../control/protocol.ts";
+import { CpuAffinity } from "../kernel/cpu-affinity.ts";
 import { EXPIRE_BUDGET } from "../nat/admission.ts";
 import { REASON } from "../nat/reason.ts";
 import { addressValue } from "../packet/layout.ts";
-import { Placement } from "../port/placement.ts";
 import { Loop, type LoopParts, type Step } from "./loop.ts";
 import type { Parts } from "./parts.ts";
 import type { Port } from "./ports.ts";
@@ -31,7 +31,7 @@ export interface Asked {
 export function makeLoop(p: Parts, asked: Asked): Loop {
 	const { context, barrier, kernel, admission, meter, clock, inStep, guard, offload, routerPorts, announcements, requested, pcp } = p;
 	const { slowPath, fast, hops, memory } = p.translation;
-	const placement = new Placement(native);
+	const placement = new CpuAffinity(native);
 	const steps: LoopParts["steps"] = {
 		placement: () => placement.look(clock.milliseconds, loop.framesReceived()),
 		announcements: () => {

@@ -1,9 +1,10 @@
 /**
  * Has the guard as the topology says: there before anything of the LAN is taken, put back when somebody deletes it; ports wait for one that knows their device.
  */
+
+import { GUARD_TABLE, type GuardFacts } from "../kernel/guard.ts";
+import type { GuardKeeper, GuardOwner } from "../kernel/guard-keeper.ts";
 import { TCP } from "../packet/layout.ts";
-import { GUARD_TABLE, type GuardFacts } from "../port/guard.ts";
-import type { GuardKeeper, GuardOwner } from "../port/guard-keeper.ts";
 import type { Clock } from "./clock.ts";
 import type { Follower } from "./follower.ts";
 import type { Log } from "./log.ts";

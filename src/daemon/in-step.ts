@@ -5,7 +5,7 @@
  * second. A stop closes them in reverse.
  */
 import type { Plan } from "../config/plan.ts";
-import type { Changes, KernelView, Neighbour } from "../port/kernel-view.ts";
+import type { Changes, KernelMirror, Neighbour } from "../kernel/mirror.ts";
 import type { Barrier } from "./barrier.ts";
 import { type Follower, StartError } from "./follower.ts";
 import type { Log } from "./log.ts";
@@ -13,7 +13,7 @@ import type { Topology } from "./topology.ts";
 
 /** What the walk needs of the rest. */
 export interface StepSurroundings {
-	kernel: Pick<KernelView, "drain">;
+	kernel: Pick<KernelMirror, "drain">;
 	barrier: Barrier;
 	log: Log;
 	/** The topology as plan and kernel have it now; `before` is the one until now. */

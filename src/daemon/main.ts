@@ -3,7 +3,7 @@
  */
 import * as native from "masq:native";
 import { CONFIG, type Command, execute, type Line, SOCKET, STATE, UsageError } from "../cli/command-line.ts";
-import { resolveDevices } from "../port/netifd.ts";
+import { resolveDevices } from "../kernel/netifd.ts";
 import { Daemon } from "./daemon.ts";
 import { StartError } from "./follower.ts";
 import { Lines } from "./lines.ts";

@@ -5,8 +5,8 @@ import * as native from "masq:native";
 import { BATCH, BLOCK } from "../nat/context.ts";
 import { SLOT_SIZE, type Views, viewsOf } from "../packet/layout.ts";
 import type { LinkHeaders } from "../packet/link-header.ts";
-import { SPARE_SLOT_SIZE, SPARE_SLOTS } from "../port/neighbours.ts";
-import { BATCH_LARGE } from "../port/port.ts";
+import { BATCH_LARGE } from "../port/driver.ts";
+import { SPARE_SLOT_SIZE, SPARE_SLOTS } from "../port/next-hops.ts";
 import { SEGMENT_BYTES } from "../port/sending.ts";
 import { BLOCKS_MAX } from "./ports.ts";
 

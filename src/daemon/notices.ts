@@ -1,9 +1,9 @@
 /**
  * What is amiss with the devices and the routing around masqd: logged when it comes to be so, and told whoever asks for the status.
  */
-import { deviceWarnings } from "../port/device-warnings.ts";
-import { foreignRouting } from "../port/foreign-routing.ts";
-import type { KernelView } from "../port/kernel-view.ts";
+import { deviceWarnings } from "../kernel/device-warnings.ts";
+import { foreignRouting } from "../kernel/foreign-routing.ts";
+import type { KernelMirror } from "../kernel/mirror.ts";
 import type { Follower } from "./follower.ts";
 import type { Log } from "./log.ts";
 import type { Topology } from "./topology.ts";
@@ -11,7 +11,7 @@ import type { Topology } from "./topology.ts";
 /** Looks around and tells. */
 export class Notices implements Follower {
 	readonly name = "device warnings";
-	readonly #kernel: KernelView;
+	readonly #kernel: KernelMirror;
 	readonly #log: Log;
 	/** Whether br_netfilter shows bridged frames to the firewall. */
 	readonly #filtersBridges: () => boolean;
@@ -20,7 +20,7 @@ export class Notices implements Follower {
 	/** The first words of what was told of the routing: rules may come one by one. */
 	#routing: string[] = [];
 
-	constructor(kernel: KernelView, log: Log, filtersBridges: () => boolean) {
+	constructor(kernel: KernelMirror, log: Log, filtersBridges: () => boolean) {
 		this.#kernel = kernel;
 		this.#log = log;
 		this.#filtersBridges = filtersBridges;
@@ -60,7 +60,7 @@ export class Notices implements Follower {
 	close(): void {}
 }
 
-function devicesAmiss(kernel: KernelView, t: Topology, filtersBridges: boolean): string[] {
+function devicesAmiss(kernel: KernelMirror, t: Topology, filtersBridges: boolean): string[] {
 	const lans = t.lan.flatMap(({ kind, name, subnets }) =>
 		kind === "tap" ? [] : [{ role: "lan" as const, device: name, subnets, driver: kind }],
 	);

@@ -3,12 +3,12 @@
  */
 import * as native from "masq:native";
 import type { Plan } from "../config/plan.ts";
+import { foreignFilters, foreignWords } from "../kernel/foreign-filters.ts";
+import { IngressFilters } from "../kernel/ingress-filter.ts";
+import { isUsable, type KernelMirror, type Neighbour } from "../kernel/mirror.ts";
 import type { Context } from "../nat/context.ts";
 import { CAP_BPF, CAP_PERFMON, Offload, type OffloadDevice, OffloadError, type OffloadStatus, obstacleOf } from "../offload/offload.ts";
-import { foreignFilters, foreignWords } from "../port/foreign-filters.ts";
-import { IngressFilters } from "../port/ingress-filter.ts";
-import { isUsable, type KernelView, type Neighbour } from "../port/kernel-view.ts";
-import type { NextHopTable } from "../port/neighbours.ts";
+import type { NextHopTable } from "../port/next-hops.ts";
 import type { Clock } from "./clock.ts";
 import { type Follower, StartError } from "./follower.ts";
 import type { Log } from "./log.ts";
@@ -21,7 +21,7 @@ const WAITS = "it was switched on while masqd ran; restart it";
 /** What it needs of the rest. */
 export interface OffloadSurroundings {
 	context: Context;
-	kernel: KernelView;
+	kernel: KernelMirror;
 	hops: NextHopTable;
 	log: Log;
 	clock: Clock;

@@ -7,6 +7,17 @@
 import * as native from "masq:native";
 import type { Plan } from "../config/plan.ts";
 import { Watch } from "../control/watch.ts";
+import { filtersBridges } from "../kernel/device-warnings.ts";
+import { guardPresent } from "../kernel/guard.ts";
+import { GuardKeeper } from "../kernel/guard-keeper.ts";
+import { GuardWatch } from "../kernel/guard-watch.ts";
+import { forgetKernelFlows } from "../kernel/kernel-flows.ts";
+import { OwnPorts } from "../kernel/local-ports.ts";
+import { KernelMirror } from "../kernel/mirror.ts";
+import { RouterProtocols } from "../kernel/router-protocols.ts";
+import { SavedSysctls } from "../kernel/saved-sysctls.ts";
+import { SocketDiag } from "../kernel/socket-diag.ts";
+import { TUN_NAME } from "../kernel/tun-routes.ts";
 import type { Admission } from "../nat/admission.ts";
 import { ALG_BYTES } from "../nat/alg.ts";
 import type { Context } from "../nat/context.ts";
@@ -15,19 +26,8 @@ import { REQUESTED_BYTES, Requested } from "../nat/requested.ts";
 import { yieldToRouter } from "../nat/yielding.ts";
 import { addressValue, swap16 } from "../packet/layout.ts";
 import { ArpResponder } from "../port/arp-responder.ts";
-import { filtersBridges } from "../port/device-warnings.ts";
-import { guardPresent } from "../port/guard.ts";
-import { GuardKeeper } from "../port/guard-keeper.ts";
-import { GuardWatch } from "../port/guard-watch.ts";
-import { forgetKernelFlows } from "../port/kernel-flows.ts";
-import { KernelView } from "../port/kernel-view.ts";
-import { OwnPorts } from "../port/local-ports.ts";
+import { TunDriver } from "../port/driver.ts";
 import { Announcements } from "../port/pcp-responder.ts";
-import { TunDriver } from "../port/port.ts";
-import { RouterProtocols } from "../port/router-protocols.ts";
-import { Settings } from "../port/settings.ts";
-import { SocketDiag } from "../port/socket-diag.ts";
-import { TUN_NAME } from "../port/tun-routes.ts";
 import { Barrier } from "./barrier.ts";
 import { Clock } from "./clock.ts";
 import { Egress, type Meter } from "./egress.ts";
@@ -60,7 +60,7 @@ export interface Paths {
 /** All parts. */
 export class Parts {
 	readonly paths: Paths;
-	readonly kernel = new KernelView(native);
+	readonly kernel = new KernelMirror(native);
 	readonly meter: Meter | null = native.getenv("MASQD_METER") === "1" ? { packets: 0, jsNs: 0, ioNs: 0, batches: 0 } : null;
 	/** What was amiss at the start. */
 	readonly warnings: string[] = [];
@@ -69,7 +69,7 @@ export class Parts {
 	readonly log: Log;
 	readonly barrier: Barrier;
 	readonly lock: native.Fd;
-	readonly settings: Settings;
+	readonly settings: SavedSysctls;
 	/** What a predecessor left, until it is taken over. */
 	state: State | null;
 	readonly tableBytes: number;
@@ -107,7 +107,7 @@ export class Parts {
 		this.log = log;
 		this.barrier = new Barrier(log, () => clock.milliseconds);
 		this.lock = lockState(paths.state);
-		const settings = new Settings(native, `${paths.state}.settings`, `/${TUN_NAME}`);
+		const settings = new SavedSysctls(native, `${paths.state}.settings`, `/${TUN_NAME}`);
 		this.settings = settings;
 		const { layout, bytes } = planTable(plan);
 		this.tableBytes = bytes;

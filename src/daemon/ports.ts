@@ -8,14 +8,14 @@ import * as native from "masq:native";
 import type { Plan } from "../config/plan.ts";
 import type { Hosts } from "../conntrack/hosts.ts";
 import { HOST_PLACE, HOST_PORT_SHIFT } from "../conntrack/record.ts";
+import { GRO_LIST, type SavedSysctls } from "../kernel/saved-sysctls.ts";
+import type { TunRoutes } from "../kernel/tun-routes.ts";
 import { BATCH, findSoleNets, type LanLink, type Link, NO_NET, Queue } from "../nat/context.ts";
 import { swap32, type Views } from "../packet/layout.ts";
 import { HOST_HEADERS, type LinkHeaders } from "../packet/link-header.ts";
+import { type Driver, PacketDriver } from "../port/driver.ts";
 import { lanFilter, wanFilter } from "../port/filter.ts";
-import { type Driver, PacketDriver } from "../port/port.ts";
 import { takesRaw } from "../port/sending.ts";
-import { GRO_LIST, type Settings } from "../port/settings.ts";
-import type { TunRoutes } from "../port/tun-routes.ts";
 import type { Follower } from "./follower.ts";
 import { netOf } from "./policy.ts";
 import { type Device, lanFilterFacts, type Place, placesOf, type Topology, wanFilterFacts } from "./topology.ts";
@@ -55,7 +55,7 @@ export interface PortSurroundings {
 	rx: Int32Array;
 	views: Views;
 	segmentsAt: number;
-	settings: Settings;
+	settings: SavedSysctls;
 	headers: LinkHeaders;
 	hosts: Hosts;
 	/** Hosts that there can be. */

@@ -3,16 +3,16 @@
  */
 import * as native from "masq:native";
 import type { Plan } from "../config/plan.ts";
+import { deviceWarnings, filtersBridges } from "../kernel/device-warnings.ts";
+import { KernelMirror } from "../kernel/mirror.ts";
 import { dumpPrograms } from "../offload/dump.ts";
 import { subnetOf } from "../packet/address.ts";
-import { deviceWarnings, filtersBridges } from "../port/device-warnings.ts";
-import { KernelView } from "../port/kernel-view.ts";
 
 const ARPHRD_ETHER = 1;
 
 /** What is amiss with the devices of a plan now, in sentences; none if that can not be found out. */
 export function planWarnings(plan: Plan): string[] {
-	const kernel = new KernelView(native);
+	const kernel = new KernelMirror(native);
 	try {
 		kernel.open();
 		const lans = plan.lan.map(({ device, subnets, driver }) => ({ role: "lan" as const, device, subnets, driver }));
@@ -27,7 +27,7 @@ export function planWarnings(plan: Plan): string[] {
 
 /** The offload programs of a plan as text; devices that are there give addresses and kind, others count as Ethernet. */
 export function dumpOffload(plan: Plan): string {
-	const kernel = new KernelView(native);
+	const kernel = new KernelMirror(native);
 	kernel.open();
 	const device = (name: string) => {
 		const link = kernel.linkByName(name);

@@ -2,10 +2,10 @@
  * Who answers on masqd's behalf besides the translation: ARP for the external addresses that no interface has, PCP on the LAN devices.
  */
 import type { NativeError } from "masq:native";
+import { isConfirmed, isUsable, type KernelMirror } from "../kernel/mirror.ts";
 import type { Requested } from "../nat/requested.ts";
 import type { AddressRange } from "../packet/address.ts";
 import { swap32 } from "../packet/layout.ts";
-import { isConfirmed, isUsable, type KernelView } from "../port/kernel-view.ts";
 import { type Announcements, type PcpIo, type PcpOwner, PcpServer } from "../port/pcp-responder.ts";
 import type { Clock } from "./clock.ts";
 import type { Follower } from "./follower.ts";
@@ -102,7 +102,7 @@ export class PcpFollower implements Follower {
 export function pcpServer(
 	io: PcpIo,
 	requested: Requested,
-	kernel: KernelView,
+	kernel: KernelMirror,
 	clock: Clock,
 	counts: Pick<PcpOwner, "spoofed" | "crowded">,
 ): PcpServer {
@@ -128,7 +128,7 @@ export function pcpServer(
 }
 
 /** Whom a device's neighbours know as the way to a host: the host itself, or the router that it is behind. */
-export function leaderAddress(kernel: KernelView, ifindex: number, host: number): number {
+export function leaderAddress(kernel: KernelMirror, ifindex: number, host: number): number {
 	const route = kernel.lookup(host);
 	return route !== null && route.ifindex === ifindex && route.gateway !== 0 ? route.gateway : host;
 }

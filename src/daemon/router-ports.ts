@@ -4,10 +4,10 @@
  */
 import type { Plan } from "../config/plan.ts";
 import type { PortRange } from "../conntrack/ports.ts";
-import type { OwnPorts } from "../port/local-ports.ts";
-import { separateEphemeral } from "../port/local-ports.ts";
-import type { Settings } from "../port/settings.ts";
-import type { SocketDiag, SocketPlace } from "../port/socket-diag.ts";
+import type { OwnPorts } from "../kernel/local-ports.ts";
+import { separateEphemeral } from "../kernel/local-ports.ts";
+import type { SavedSysctls } from "../kernel/saved-sysctls.ts";
+import type { SocketDiag, SocketPlace } from "../kernel/socket-diag.ts";
 import type { Follower } from "./follower.ts";
 import type { KernelFacts, Topology } from "./topology.ts";
 
@@ -31,14 +31,14 @@ export class RouterPorts implements Follower {
 	lookAt = 0;
 	readonly ports: OwnPorts;
 	readonly sockets: SocketDiag;
-	readonly #settings: Settings;
+	readonly #settings: SavedSysctls;
 	readonly #kernel: KernelFacts;
 	readonly #warnings: string[];
 	#ranges = "";
 	#restore: (() => void) | null = null;
 
 	/** `warnings` are told to the administrator. */
-	constructor(ports: OwnPorts, sockets: SocketDiag, settings: Settings, kernel: KernelFacts, warnings: string[]) {
+	constructor(ports: OwnPorts, sockets: SocketDiag, settings: SavedSysctls, kernel: KernelFacts, warnings: string[]) {
 		this.ports = ports;
 		this.sockets = sockets;
 		this.#settings = settings;

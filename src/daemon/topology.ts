@@ -6,12 +6,12 @@
  */
 import type { Plan } from "../config/plan.ts";
 import type { PortRange } from "../conntrack/ports.ts";
+import type { OwnPorts } from "../kernel/local-ports.ts";
+import type { KernelMirror } from "../kernel/mirror.ts";
+import { TUN_NAME } from "../kernel/tun-routes.ts";
 import { type AddressRange, formatSubnet, type Subnet, subnetOf, subnetsOverlap } from "../packet/address.ts";
 import { hasPorts, swap32, TCP, UDP } from "../packet/layout.ts";
 import type { ClaimedPorts, LanFilterFacts, WanFilterFacts } from "../port/filter.ts";
-import type { KernelView } from "../port/kernel-view.ts";
-import type { OwnPorts } from "../port/local-ports.ts";
-import { TUN_NAME } from "../port/tun-routes.ts";
 import { forwardsOf, wantedExternals } from "./policy.ts";
 
 const ARPHRD_ETHER = 1;
@@ -19,7 +19,7 @@ const ARPHRD_ETHER = 1;
 const FILTER_ROUTES = 500;
 
 /** What of the kernel's tables the topology is made of. */
-export type KernelFacts = Pick<KernelView, "linkByName" | "addresses" | "ownAddresses" | "subnetsNotVia">;
+export type KernelFacts = Pick<KernelMirror, "linkByName" | "addresses" | "ownAddresses" | "subnetsNotVia">;
 
 /** A device as it is now; one that does not exist has index 0 and type -1. */
 export interface Device {

@@ -4,13 +4,13 @@
 import * as native from "masq:native";
 import type { Plan } from "../config/plan.ts";
 import type { TableLayout } from "../conntrack/table.ts";
+import type { KernelMirror } from "../kernel/mirror.ts";
+import type { SavedSysctls } from "../kernel/saved-sysctls.ts";
 import type { Context, KernelShare } from "../nat/context.ts";
 import { type Core, makeContext, makeCore, makeTables } from "../nat/core.ts";
 import { HOST_UNREACHABLE, NET_UNREACHABLE } from "../packet/icmp.ts";
 import { LinkHeaders } from "../packet/link-header.ts";
-import type { KernelView } from "../port/kernel-view.ts";
-import { NextHopTable } from "../port/neighbours.ts";
-import type { Settings } from "../port/settings.ts";
+import { NextHopTable } from "../port/next-hops.ts";
 import type { Clock } from "./clock.ts";
 import { FrameMemory } from "./memory.ts";
 import { emptyPolicy } from "./policy.ts";
@@ -22,8 +22,8 @@ export interface TranslationParts {
 	plan: Plan;
 	state: State;
 	layout: TableLayout;
-	settings: Settings;
-	kernel: KernelView;
+	settings: SavedSysctls;
+	kernel: KernelMirror;
 	clock: Clock;
 	kernelShare: KernelShare;
 	routerSpeaks: Context["routerSpeaks"];

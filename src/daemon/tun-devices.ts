@@ -2,19 +2,19 @@
  * The TUN devices of LANs with the tun driver, and the rules and routes that lead the kernel's packets to them.
  */
 import type * as native from "masq:native";
-import type { Changes, KernelView } from "../port/kernel-view.ts";
-import { TunDriver } from "../port/port.ts";
-import type { Settings } from "../port/settings.ts";
-import { removeLeftovers, TunRoutes } from "../port/tun-routes.ts";
+import type { Changes, KernelMirror } from "../kernel/mirror.ts";
+import type { SavedSysctls } from "../kernel/saved-sysctls.ts";
+import { removeLeftovers, TunRoutes } from "../kernel/tun-routes.ts";
+import { TunDriver } from "../port/driver.ts";
 import { type Follower, StartError } from "./follower.ts";
 import type { LanPort, Ports } from "./ports.ts";
 import { elsewhere, type Topology } from "./topology.ts";
 
 /** What the devices need of the rest. */
 export interface TunSurroundings {
-	kernel: KernelView;
+	kernel: KernelMirror;
 	ports: Ports;
-	settings: Settings;
+	settings: SavedSysctls;
 	/** Makes a device of this name. */
 	open(name: string): TunDriver;
 	/** Packets that may wait in one. */

@@ -165,3 +165,14 @@ export function formatAddressRange(range: AddressRange): string {
 export function rangesOverlap(a: AddressRange, b: AddressRange): boolean {
 	return a.first <= b.last && b.first <= a.last;
 }
+
+/** The same numbers (addresses or ports) as sorted ranges that neither overlap nor touch. */
+export function mergeRanges(ranges: readonly AddressRange[]): AddressRange[] {
+	const merged: AddressRange[] = [];
+	for (const { first, last } of [...ranges].sort((a, b) => a.first - b.first)) {
+		const previous = merged[merged.length - 1];
+		if (previous !== undefined && first <= previous.last + 1) previous.last = Math.max(previous.last, last);
+		else merged.push({ first, last });
+	}
+	return merged;
+}

@@ -10,7 +10,7 @@
  */
 
 import type { AddressRange, Subnet } from "../packet/address.ts";
-import { subnetRange } from "../packet/address.ts";
+import { mergeRanges, subnetRange } from "../packet/address.ts";
 import { PCP_PORT } from "../packet/pcp.ts";
 
 /** Destination ports of one protocol that masqd answers for: its port range or a port forward. */
@@ -409,15 +409,4 @@ function finishChecked(f: FilterAssembler, ip: number): Int32Array {
 
 function single(address: number): AddressRange {
 	return { first: address, last: address };
-}
-
-/** The same numbers as sorted ranges that neither overlap nor touch. */
-export function mergeRanges(ranges: readonly AddressRange[]): AddressRange[] {
-	const merged: AddressRange[] = [];
-	for (const { first, last } of [...ranges].sort((a, b) => a.first - b.first)) {
-		const previous = merged[merged.length - 1];
-		if (previous !== undefined && first <= previous.last + 1) previous.last = Math.max(previous.last, last);
-		else merged.push({ first, last });
-	}
-	return merged;
 }

@@ -11,13 +11,13 @@
  */
 
 import { HOST_ADDRESS, HOST_FRESH, HOST_HEARD, HOST_PLACE, HOST_PORT_SHIFT } from "../conntrack/record.ts";
+import { isUsable, type Neighbour } from "../kernel/mirror.ts";
 import { lanOf } from "../nat/context.ts";
+import { NUD } from "../netlink/route.ts";
 import { addressValue, SLOT_ETHER, swap32 } from "../packet/layout.ts";
 import { HOST_HEADERS } from "../packet/link-header.ts";
-import { isUsable, type Neighbour } from "./kernel-view.ts";
 import type { NeighbourRequests } from "./neighbour-requests.ts";
 import type { NextHopOwner } from "./next-hop-owner.ts";
-import { NUD } from "./rtnetlink.ts";
 
 /** Milliseconds after which a host in use is looked at again. */
 const FRESH_FOR = 10_000;

@@ -3,7 +3,7 @@
  * a frame may ask whenever it likes.
  */
 
-import type { KernelView } from "./kernel-view.ts";
+import type { KernelMirror } from "../kernel/mirror.ts";
 
 /** Milliseconds between two requests to find one neighbour. */
 const FIND_AGAIN = 1000;
@@ -14,12 +14,12 @@ const REMEMBERED = 1024;
 
 /** Requests about neighbours, by device and address (dotted value). */
 export class NeighbourRequests {
-	readonly #kernel: Pick<KernelView, "resolve">;
+	readonly #kernel: Pick<KernelMirror, "resolve">;
 	readonly #milliseconds: () => number;
 	/** When each was last asked for, in milliseconds. */
 	readonly #asked = new Map<number, number>();
 
-	constructor(kernel: Pick<KernelView, "resolve">, milliseconds: () => number) {
+	constructor(kernel: Pick<KernelMirror, "resolve">, milliseconds: () => number) {
 		this.#kernel = kernel;
 		this.#milliseconds = milliseconds;
 	}

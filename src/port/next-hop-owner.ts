@@ -3,13 +3,13 @@
  */
 import type { Hosts } from "../conntrack/hosts.ts";
 import type { Table } from "../conntrack/table.ts";
+import type { KernelMirror } from "../kernel/mirror.ts";
 import type { LanLink, Link } from "../nat/context.ts";
 import type { Views } from "../packet/layout.ts";
 import type { LinkHeaders } from "../packet/link-header.ts";
-import type { KernelView } from "./kernel-view.ts";
 
 export interface NextHopOwner {
-	readonly kernel: KernelView;
+	readonly kernel: KernelMirror;
 	readonly views: Views;
 	readonly table: Table;
 	readonly hosts: Hosts;

@@ -8,8 +8,8 @@ import { cleanup } from "../daemon/cleanup.ts";
 import { loadPlan, readPlan } from "../daemon/load-plan.ts";
 import { planTable } from "../daemon/policy.ts";
 import { dumpOffload, planWarnings } from "../daemon/preview.ts";
-import { largestGap } from "../port/local-ports.ts";
-import { resolveDevices } from "../port/netifd.ts";
+import { largestGap } from "../kernel/local-ports.ts";
+import { resolveDevices } from "../kernel/netifd.ts";
 import { selftest } from "../selftest/selftest.ts";
 
 const out = (text: string) => native.print(1, text);

@@ -1,7 +1,7 @@
 /*
  * relay: hands IPv4 frames from one device to the other and back, translating nothing: what the packet driver's way costs without masqd.
  *
- * The same sockets, options, slots and batches as masqd's packet driver (native/packet.c, src/port/port.ts), one thread, and
+ * The same sockets, options, slots and batches as masqd's packet driver (native/packet.c, src/port/driver.ts), one thread, and
  * per frame one compare and a copied link header. No program of this kind can carry more on the machine that runs it.
  */
 #include "tool.h"

@@ -1,5 +1,5 @@
 /**
- * The kernel-facing modules of src/port against a real kernel, on the real engine. Run as root by `test/net/run-check.sh kernel-view`,
+ * The kernel-facing modules of src/kernel and src/port against a real kernel, on the real engine. Run as root by `test/net/run-check.sh kernel-view`,
  * in a namespace of its own.
  *
  * The namespace is the router. `lan0` and `wan0` are its devices; the other ends of these veth pairs, `lan1` and `wan1`, have
@@ -8,16 +8,16 @@
  */
 
 import * as native from "masq:native";
+import { type GuardCounter, type GuardFacts, guardRuleset, installGuard, removeGuard } from "../../src/kernel/guard.ts";
+import { type Changes, isUsable, KernelMirror } from "../../src/kernel/mirror.ts";
+import { deleteTable } from "../../src/kernel/nft-delete.ts";
+import { NftView } from "../../src/kernel/nft-view.ts";
+import { removeLeftovers, TunRoutes } from "../../src/kernel/tun-routes.ts";
 import { NFPROTO } from "../../src/netlink/nftables.ts";
+import { NUD, RTN } from "../../src/netlink/route.ts";
 import { formatAddress, parseAddress, parseSubnet, type Subnet } from "../../src/packet/address.ts";
 import { ARP_FRAME, arpAnnouncement, arpReply } from "../../src/port/arp.ts";
 import { arpFilter, lanFilter, wanFilter } from "../../src/port/filter.ts";
-import { type GuardCounter, type GuardFacts, guardRuleset, installGuard, removeGuard } from "../../src/port/guard.ts";
-import { type Changes, isUsable, KernelView } from "../../src/port/kernel-view.ts";
-import { deleteTable } from "../../src/port/nft-delete.ts";
-import { NftView } from "../../src/port/nft-view.ts";
-import { NUD, RTN } from "../../src/port/rtnetlink.ts";
-import { removeLeftovers, TunRoutes } from "../../src/port/tun-routes.ts";
 
 const address = (text: string): number => parseAddress(text) as number;
 const subnet = (text: string): Subnet => parseSubnet(text) as Subnet;
@@ -50,7 +50,7 @@ function batch(lines: string[]): void {
 }
 
 /** Drains until `done` or the time is over; everything that changed meanwhile. */
-function drainUntil(view: KernelView, timeoutMs: number, done: (changes: Changes) => boolean): Changes {
+function drainUntil(view: KernelMirror, timeoutMs: number, done: (changes: Changes) => boolean): Changes {
 	const all: Changes = { links: false, addresses: false, routes: false, rules: false, filters: false, neighbours: [] };
 	const set = new Int32Array(3);
 	for (const end = native.now() + timeoutMs; ; ) {
@@ -135,7 +135,7 @@ function devices(): void {
 	]);
 }
 
-function checkDumps(view: KernelView): void {
+function checkDumps(view: KernelMirror): void {
 	const lan = view.linkByName("lan0");
 	const wan = view.linkByName("wan0");
 	if (lan === undefined || wan === undefined) throw new Error("no lan0 or wan0");
@@ -167,7 +167,7 @@ function checkDumps(view: KernelView): void {
 	check("rules", view.rules.map((rule) => rule.priority).join(" ") === "0 32766 32767");
 }
 
-function checkNotifications(view: KernelView): void {
+function checkNotifications(view: KernelMirror): void {
 	const lan = view.linkByName("lan0")?.index as number;
 	const wan = view.linkByName("wan0")?.index as number;
 	drainUntil(view, 300, () => false);
@@ -239,7 +239,7 @@ function checkNotifications(view: KernelView): void {
 
 function checkOverrun(): void {
 	let overruns = 0;
-	const view = new KernelView({
+	const view = new KernelMirror({
 		...native,
 		netlinkReceive(fd, buffer) {
 			try {
@@ -274,7 +274,7 @@ function checkOverrun(): void {
 	batch(["addr del 192.168.99.1/24 dev lan0", "neigh flush dev lan0 nud all"]);
 }
 
-function checkResolve(view: KernelView): void {
+function checkResolve(view: KernelMirror): void {
 	const lan = view.linkByName("lan0")?.index as number;
 	const lan1 = view.linkByName("lan1")?.index as number;
 	const hosts = { first: address("192.168.1.10"), last: address("192.168.1.20") };
@@ -348,7 +348,7 @@ function checkResolve(view: KernelView): void {
 	native.close(arp);
 }
 
-function checkTunRoutes(view: KernelView): void {
+function checkTunRoutes(view: KernelMirror): void {
 	native.writeFile("/proc/sys/net/ipv4/conf/lan0/forwarding", "0", 0o644);
 	native.writeFile("/proc/sys/net/ipv4/conf/all/rp_filter", "1", 0o644);
 	shell("ip rule add pref 100 from 10.99.0.0/16 lookup main");
@@ -423,7 +423,7 @@ const CLAIMED = [
 	{ proto: 6, first: 2222, last: 2222 },
 ];
 
-function checkFilters(view: KernelView): void {
+function checkFilters(view: KernelMirror): void {
 	const lan = view.linkByName("lan0");
 	const lan1 = view.linkByName("lan1");
 	if (lan === undefined || lan1 === undefined) throw new Error("no lan0");
@@ -515,7 +515,7 @@ function checkFilters(view: KernelView): void {
 	drainUntil(view, 500, () => view.linkByName("ppp9") === undefined);
 }
 
-function checkGuard(view: KernelView): void {
+function checkGuard(view: KernelMirror): void {
 	const lan = view.linkByName("lan0");
 	const wan = view.linkByName("wan0");
 	if (lan === undefined || wan === undefined) throw new Error("no lan0 or wan0");
@@ -688,7 +688,7 @@ function checkGuard(view: KernelView): void {
 
 try {
 	devices();
-	const view = new KernelView(native);
+	const view = new KernelMirror(native);
 	const started = native.now();
 	view.open();
 	native.print(1, `opened and dumped in ${(native.now() - started).toFixed(1)} ms\n`);

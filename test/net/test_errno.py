@@ -283,7 +283,7 @@ UNWALKED = {
     "mkdir": "the tests' own",
     "packet_statistics": "the tests' own",
     "read_dir": "the tests' own",
-    "run_on": "called when a processor is crowded and another one idle: test/unit/placement.test.ts",
+    "run_on": "called when a processor is crowded and another one idle: test/unit/cpu-affinity.test.ts",
     "syslog_write": "the daemon logs to stderr here; it never waits, and what fails costs the line: test_operation.py",
 }
 

@@ -4,6 +4,7 @@ import {
 	formatAddressRange,
 	formatSubnet,
 	maskPrefix,
+	mergeRanges,
 	parseAddress,
 	parseAddressRange,
 	parseInterfaceAddress,
@@ -120,5 +121,31 @@ describe("address ranges", () => {
 	it("overlap when they share an address", () => {
 		expect(rangesOverlap({ first: 1, last: 5 }, { first: 5, last: 9 })).toBe(true);
 		expect(rangesOverlap({ first: 1, last: 4 }, { first: 5, last: 9 })).toBe(false);
+	});
+});
+
+describe("mergeRanges", () => {
+	it("sorts, and joins what overlaps or touches, up to the last number", () => {
+		expect(mergeRanges([])).toEqual([]);
+		expect(
+			mergeRanges([
+				{ first: 1, last: 9 },
+				{ first: 2, last: 3 },
+			]),
+		).toEqual([{ first: 1, last: 9 }]);
+		const ranges = mergeRanges([
+			{ first: 5, last: 5 },
+			{ first: 0, last: 1 },
+			{ first: 100, last: 200 },
+			{ first: 150, last: 210 },
+			{ first: 211, last: 220 },
+			{ first: 0xfffffff0, last: 0xffffffff },
+		]);
+		expect(ranges).toEqual([
+			{ first: 0, last: 1 },
+			{ first: 5, last: 5 },
+			{ first: 100, last: 220 },
+			{ first: 0xfffffff0, last: 0xffffffff },
+		]);
 	});
 });

@@ -1,11 +1,11 @@
 /** What is said about devices that cannot do what the configuration wants of them. */
 import { describe, expect, it } from "vitest";
+import { type ConfiguredDevice, deviceWarnings } from "../../src/kernel/device-warnings.ts";
+import type { KernelMirror, Link } from "../../src/kernel/mirror.ts";
 import { parseAddress } from "../../src/packet/address.ts";
-import { type ConfiguredDevice, deviceWarnings } from "../../src/port/device-warnings.ts";
-import type { KernelView, Link } from "../../src/port/kernel-view.ts";
 
 /** The devices of a router as "name", "name<master" and their addresses. */
-function kernel(devices: Record<string, string[]>): KernelView {
+function kernel(devices: Record<string, string[]>): KernelMirror {
 	const names = Object.keys(devices).map((text) => text.split("<"));
 	const index = (name: string | undefined) => 1 + names.findIndex(([n]) => n === name);
 	const links = names.map(([name, master]) => ({ name, index: index(name), master: master === undefined ? 0 : index(master) }) as Link);
@@ -19,7 +19,7 @@ function kernel(devices: Record<string, string[]>): KernelView {
 		linkByName: (name: string) => links.find((link) => link.name === name),
 		addresses: list,
 		ownAddresses: () => links.flatMap((link) => list(link.index).map((a) => a.address)),
-	} as unknown as KernelView;
+	} as unknown as KernelMirror;
 }
 
 const WAN: ConfiguredDevice = { role: "wan", device: "eth1", subnets: [], driver: "" };

@@ -1,6 +1,6 @@
 import { describe, expect, it } from "vitest";
 import { parseAddress, parseSubnet, type Subnet } from "../../src/packet/address.ts";
-import { arpFilter, FilterAssembler, lanFilter, mergeRanges, wanFilter } from "../../src/port/filter.ts";
+import { arpFilter, FilterAssembler, lanFilter, wanFilter } from "../../src/port/filter.ts";
 
 /** What the kernel's classic BPF machine does with the instructions that the filters use. Number of bytes accepted. */
 function runFilter(words: Int32Array, data: Uint8Array, pkttype = 0): number {
@@ -269,20 +269,12 @@ describe("filter assembler", () => {
 		expect(() => f.assemble()).toThrow("4096");
 	});
 	it("finds numbers in ranges at their edges", () => {
-		const ranges = mergeRanges([
-			{ first: 5, last: 5 },
-			{ first: 0, last: 1 },
-			{ first: 100, last: 200 },
-			{ first: 150, last: 210 },
-			{ first: 211, last: 220 },
-			{ first: 0xfffffff0, last: 0xffffffff },
-		]);
-		expect(ranges).toEqual([
+		const ranges = [
 			{ first: 0, last: 1 },
 			{ first: 5, last: 5 },
 			{ first: 100, last: 220 },
 			{ first: 0xfffffff0, last: 0xffffffff },
-		]);
+		];
 		const program = new FilterAssembler().op(0x20, 0).inRanges(ranges, "yes", "no").at("yes").op(0x06, 1).at("no").op(0x06, 0).assemble();
 		const within = (value: number): number => {
 			const bytes = new Uint8Array(4);

@@ -1,8 +1,8 @@
 import { describe, expect, it } from "vitest";
+import { foreignRouting, type RoutingFacts } from "../../src/kernel/foreign-routing.ts";
+import type { InterfaceAddress, Route } from "../../src/kernel/mirror.ts";
+import type { RuleMessage } from "../../src/netlink/route.ts";
 import { parseAddress, parseSubnet, type Subnet } from "../../src/packet/address.ts";
-import { foreignRouting, type RoutingFacts } from "../../src/port/foreign-routing.ts";
-import type { InterfaceAddress, Route } from "../../src/port/kernel-view.ts";
-import type { RuleMessage } from "../../src/port/rtnetlink.ts";
 
 const subnet = (text: string): Subnet => parseSubnet(text) as Subnet;
 

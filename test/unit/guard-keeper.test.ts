@@ -1,8 +1,8 @@
 /** The guard beside the loop: nft is never waited for once packets flow. */
 import { describe, expect, it } from "vitest";
+import type { GuardFacts } from "../../src/kernel/guard.ts";
+import { GuardKeeper, type KeeperIo } from "../../src/kernel/guard-keeper.ts";
 import { parseAddress, parseSubnet, type Subnet } from "../../src/packet/address.ts";
-import type { GuardFacts } from "../../src/port/guard.ts";
-import { GuardKeeper, type KeeperIo } from "../../src/port/guard-keeper.ts";
 
 const FACTS: GuardFacts = {
 	lan: [{ device: "br-lan", driver: "packet", tun: "" }],

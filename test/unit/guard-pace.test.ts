@@ -1,8 +1,8 @@
 /** How often nft may hold up forwarding. */
 import { describe, expect, it } from "vitest";
+import type { GuardFacts } from "../../src/kernel/guard.ts";
+import { GuardPace } from "../../src/kernel/guard-pace.ts";
 import { parseSubnet, type Subnet } from "../../src/packet/address.ts";
-import type { GuardFacts } from "../../src/port/guard.ts";
-import { GuardPace } from "../../src/port/guard-pace.ts";
 
 const facts = (elsewhere: string[], externals = [1]): GuardFacts => ({
 	lan: [],

@@ -1,6 +1,6 @@
 import { describe, expect, it } from "vitest";
+import { type GuardFacts, guardRuleset, installGuard, removeGuard } from "../../src/kernel/guard.ts";
 import { parseAddress, parseSubnet, type Subnet } from "../../src/packet/address.ts";
-import { type GuardFacts, guardRuleset, installGuard, removeGuard } from "../../src/port/guard.ts";
 
 const address = (text: string): number => parseAddress(text) as number;
 const subnet = (text: string): Subnet => parseSubnet(text) as Subnet;

@@ -8,9 +8,9 @@ import { InStep } from "../../src/daemon/in-step.ts";
 import { Log } from "../../src/daemon/log.ts";
 import { type Arp, ArpFollower } from "../../src/daemon/responders.ts";
 import { topologyOf } from "../../src/daemon/topology.ts";
-import type { GuardOwner } from "../../src/port/guard-keeper.ts";
-import { OwnPorts } from "../../src/port/local-ports.ts";
-import { RTM } from "../../src/port/rtnetlink.ts";
+import type { GuardOwner } from "../../src/kernel/guard-keeper.ts";
+import { OwnPorts } from "../../src/kernel/local-ports.ts";
+import { RTM } from "../../src/netlink/route.ts";
 import { opened, own, router, WAN } from "./kernel-stand-in.ts";
 
 const CONFIG = `config masqd 'main'

@@ -2,21 +2,10 @@
  * A kernel in values for tests of what reads rtnetlink: what it would dump, what it is asked, what it tells.
  */
 import { expect } from "vitest";
+import { type KernelIo, KernelMirror } from "../../src/kernel/mirror.ts";
 import { LITTLE_ENDIAN, NLM_F, type RequestHeader } from "../../src/netlink/message.ts";
+import { encodeAddress, encodeLink, encodeNeighbour, encodeRoute, encodeRule, IFF, NUD, RTM, RTN, TABLE } from "../../src/netlink/route.ts";
 import { parseAddress } from "../../src/packet/address.ts";
-import { type KernelIo, KernelView } from "../../src/port/kernel-view.ts";
-import {
-	encodeAddress,
-	encodeLink,
-	encodeNeighbour,
-	encodeRoute,
-	encodeRule,
-	IFF,
-	NUD,
-	RTM,
-	RTN,
-	TABLE,
-} from "../../src/port/rtnetlink.ts";
 
 export const address = (text: string): number => parseAddress(text) as number;
 
@@ -175,8 +164,8 @@ export function router(): FakeKernel {
 	return kernel;
 }
 
-export function opened(kernel: FakeKernel): KernelView {
-	const view = new KernelView(kernel);
+export function opened(kernel: FakeKernel): KernelMirror {
+	const view = new KernelMirror(kernel);
 	view.open();
 	return view;
 }

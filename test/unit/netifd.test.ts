@@ -1,6 +1,6 @@
 /** netifd's names become devices: answers as `ubus -S call network.interface.X status` gives them. */
 import { describe, expect, it } from "vitest";
-import { type Attachment, resolveDevices } from "../../src/port/netifd.ts";
+import { type Attachment, resolveDevices } from "../../src/kernel/netifd.ts";
 
 const UP = '{"up":true,"pending":false,"available":true,"proto":"pppoe","device":"eth0.2","l3_device":"pppoe-wan","ipv4-address":[]}\n';
 const STATIC = '{"up":true,"proto":"static","l3_device":"br-lan","device":"br-lan"}\n';

@@ -1,5 +1,5 @@
 import { describe, expect, it } from "vitest";
-import { OwnPorts } from "../../src/port/local-ports.ts";
+import { OwnPorts } from "../../src/kernel/local-ports.ts";
 
 const TCP = 6;
 const UDP = 17;

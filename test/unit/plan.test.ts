@@ -1,6 +1,6 @@
 import { describe, expect, it } from "vitest";
 import { describePlan } from "../../src/config/describe.ts";
-import { autoSessions, makePlan, mergePortRanges, type Plan, type PlanResult } from "../../src/config/plan.ts";
+import { autoSessions, makePlan, type Plan, type PlanResult } from "../../src/config/plan.ts";
 import { MAX_LANS, Refusal, SECTIONS, type SectionSpec } from "../../src/config/schema.ts";
 import { formatErrors } from "../../src/config/uci.ts";
 import { mutate, seededRandom } from "./mutation.ts";
@@ -164,13 +164,6 @@ describe("ports of the WAN port", () => {
 			{ first: 500, last: 700 },
 			{ first: 65535, last: 65535 },
 		]);
-		expect(mergePortRanges([])).toEqual([]);
-		expect(
-			mergePortRanges([
-				{ first: 1, last: 9 },
-				{ first: 2, last: 3 },
-			]),
-		).toEqual([{ first: 1, last: 9 }]);
 	});
 
 	it("are within 1 to 65535 and in order", () => {

@@ -1,8 +1,8 @@
 /** With whom the router itself speaks protocols without ports: tunnel devices, raw sockets, IPsec. */
 import { describe, expect, it } from "vitest";
+import { RouterProtocols, type RouterProtocolsIo } from "../../src/kernel/router-protocols.ts";
 import { LITTLE_ENDIAN } from "../../src/netlink/message.ts";
-import { RouterProtocols, type RouterProtocolsIo } from "../../src/port/router-protocols.ts";
-import { IFF, parseMessages, RTM, type Tunnel } from "../../src/port/rtnetlink.ts";
+import { IFF, parseMessages, RTM, type Tunnel } from "../../src/netlink/route.ts";
 import { loaded } from "./rig.ts";
 
 const P = "198.51.100.10";

@@ -1,6 +1,6 @@
 import { describe, expect, it } from "vitest";
+import { SocketDiag, type SocketIo } from "../../src/kernel/socket-diag.ts";
 import { parseAddress } from "../../src/packet/address.ts";
-import { SocketDiag, type SocketIo } from "../../src/port/socket-diag.ts";
 
 const X = parseAddress("203.0.113.1") as number;
 const PLACE = { ranges: [{ first: 32768, last: 65535 }], addresses: [X], ifindex: 3 };

@@ -11,10 +11,10 @@ import {
 	wanFilterFacts,
 	withPorts,
 } from "../../src/daemon/topology.ts";
+import { OwnPorts } from "../../src/kernel/local-ports.ts";
+import { RTM } from "../../src/netlink/route.ts";
 import { type AddressRange, formatAddress, formatSubnet } from "../../src/packet/address.ts";
 import { TCP, UDP } from "../../src/packet/layout.ts";
-import { OwnPorts } from "../../src/port/local-ports.ts";
-import { RTM } from "../../src/port/rtnetlink.ts";
 import { address, type FakeKernel, LAN, link, MAC, opened, own, route, router, WAN } from "./kernel-stand-in.ts";
 
 const SCTP = 132;

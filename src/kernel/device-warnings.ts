@@ -4,7 +4,7 @@
  */
 
 import { formatAddress, type Subnet } from "../packet/address.ts";
-import type { KernelView } from "./kernel-view.ts";
+import type { KernelMirror } from "./mirror.ts";
 
 /** A device of the configuration. */
 export interface ConfiguredDevice {
@@ -17,7 +17,7 @@ export interface ConfiguredDevice {
 }
 
 /** The sentences that hold now; `filtersBridges`: br_netfilter shows bridged frames to the firewall's hooks. */
-export function deviceWarnings(kernel: KernelView, devices: readonly ConfiguredDevice[], filtersBridges: boolean): string[] {
+export function deviceWarnings(kernel: KernelMirror, devices: readonly ConfiguredDevice[], filtersBridges: boolean): string[] {
 	const found: string[] = [];
 	for (const { role, device, subnets, driver } of devices) {
 		const link = kernel.linkByName(device);
@@ -63,7 +63,7 @@ function within(address: number, net: number, prefix: number): boolean {
 	return prefix > 0 && (address ^ net) >>> (32 - prefix) === 0;
 }
 
-function has(kernel: KernelView, device: string, address: number): boolean {
+function has(kernel: KernelMirror, device: string, address: number): boolean {
 	const link = kernel.linkByName(device);
 	return link !== undefined && kernel.addresses(link.index).some((a) => a.address === address);
 }

@@ -1,6 +1,5 @@
 import { describe, expect, it } from "vitest";
 import { NLM_F } from "../../src/netlink/message.ts";
-import { formatAddress, parseAddress } from "../../src/packet/address.ts";
 import {
 	ARPHRD,
 	encodeAddress,
@@ -20,7 +19,8 @@ import {
 	RTNH_F_DEAD,
 	RtnetlinkError,
 	TABLE,
-} from "../../src/port/rtnetlink.ts";
+} from "../../src/netlink/route.ts";
+import { formatAddress, parseAddress } from "../../src/packet/address.ts";
 
 /*
  * Dumps of a little-endian Linux 6.18 in a namespace made by:

@@ -20,7 +20,7 @@ import {
 	NLMSG_DONE,
 	NLMSG_ERROR,
 	type RequestHeader,
-} from "../netlink/message.ts";
+} from "./message.ts";
 
 /** Message types (`nlmsg_type`). */
 export const RTM = {

@@ -1,16 +1,16 @@
 import { describe, expect, it } from "vitest";
+import { KernelMirror, MASQD_PROTOCOL } from "../../src/kernel/mirror.ts";
+import { removeLeftovers, type SysctlIo, TunRoutes } from "../../src/kernel/tun-routes.ts";
+import { IFF, NUD, RTM, RTN, TABLE } from "../../src/netlink/route.ts";
 import { formatAddress } from "../../src/packet/address.ts";
-import { KernelView, MASQD_PROTOCOL } from "../../src/port/kernel-view.ts";
-import { IFF, NUD, RTM, RTN, TABLE } from "../../src/port/rtnetlink.ts";
-import { removeLeftovers, type SysctlIo, TunRoutes } from "../../src/port/tun-routes.ts";
 import { address, LAN, link, MAC, NOTIFICATIONS, neighbour, opened, own, route, router, rule, WAN } from "./kernel-stand-in.ts";
 
-function way(view: KernelView, text: string): string {
+function way(view: KernelMirror, text: string): string {
 	const found = view.lookup(address(text));
 	return found === null ? "none" : `type ${found.type} dev ${found.ifindex} via ${formatAddress(found.gateway)} /${found.prefix}`;
 }
 
-describe("KernelView mirror", () => {
+describe("KernelMirror mirror", () => {
 	it("is filled by dumps", () => {
 		const view = opened(router());
 		expect(view.fd).toBe(NOTIFICATIONS);
@@ -73,7 +73,7 @@ describe("KernelView mirror", () => {
 	});
 });
 
-describe("KernelView notifications", () => {
+describe("KernelMirror notifications", () => {
 	it("reports only what differs", () => {
 		const kernel = router();
 		const view = opened(kernel);
@@ -170,7 +170,7 @@ describe("KernelView notifications", () => {
 	});
 });
 
-describe("KernelView bursts", () => {
+describe("KernelMirror bursts", () => {
 	it("are followed at once while they cost little", () => {
 		const kernel = router();
 		const view = opened(kernel);
@@ -185,7 +185,7 @@ describe("KernelView bursts", () => {
 	});
 });
 
-describe("KernelView requests", () => {
+describe("KernelMirror requests", () => {
 	it("throw the operation and the errno", () => {
 		const kernel = router();
 		const view = opened(kernel);
@@ -229,7 +229,7 @@ describe("KernelView requests", () => {
 	it("close what was opened when opening fails", () => {
 		const kernel = router();
 		kernel.silent = true;
-		expect(() => new KernelView(kernel).open()).toThrow("list links");
+		expect(() => new KernelMirror(kernel).open()).toThrow("list links");
 		expect(kernel.open).toBe(0);
 	});
 });

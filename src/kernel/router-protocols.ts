@@ -6,8 +6,8 @@
  */
 import type { Fd } from "masq:native";
 import { LITTLE_ENDIAN, NLM_F } from "../netlink/message.ts";
+import { IFF, type Tunnel } from "../netlink/route.ts";
 import { swap32 } from "../packet/layout.ts";
-import { IFF, type Tunnel } from "./rtnetlink.ts";
 
 /** The system calls needed: `masq:native`, or a test's stand-in. */
 export type RouterProtocolsIo = Pick<

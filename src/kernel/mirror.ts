@@ -2,19 +2,18 @@
  * A mirror of what the kernel knows of IPv4: links, addresses, routes, policy rules and neighbours, kept by rtnetlink.
  *
  * Theory of operation: two sockets. One is joined to the multicast groups and belongs in the poll set; the other carries
- * requests and dumps, each of which is waited for at most {@link ANSWER_MS}. {@link KernelView.open} joins the groups first
+ * requests and dumps, each of which is waited for at most {@link ANSWER_MS}. {@link KernelMirror.open} joins the groups first
  * and dumps afterwards, so what changes in between is only told twice: notifications are in order, the last one is right.
  *
  * Links, addresses and neighbours follow their notifications. Routes and rules are dumped again whenever something about
  * them may have changed, because IPv4 routes vanish without a word when their device goes down or their source address goes.
  * A dump blocks forwarding for its duration, so dumps take a twentieth of the time at most, with some saved up for bursts. One that
- * has to wait for that: {@link KernelView.pendingAt} says when {@link KernelView.drain} wants to be called. After an overrun (ENOBUFS)
+ * has to wait for that: {@link KernelMirror.pendingAt} says when {@link KernelMirror.drain} wants to be called. After an overrun (ENOBUFS)
  * everything is dumped again.
  */
 
 import type { Fd, NativeError } from "masq:native";
 import { NLM_F } from "../netlink/message.ts";
-import { prefixMask, type Subnet } from "../packet/address.ts";
 import {
 	type AddressMessage,
 	AF_INET,
@@ -41,7 +40,8 @@ import {
 	type RuleMessage,
 	TABLE,
 	type Tunnel,
-} from "./rtnetlink.ts";
+} from "../netlink/route.ts";
+import { prefixMask, type Subnet } from "../packet/address.ts";
 
 /** The system calls that a view makes: `masq:native` itself, or a test's stand-in. */
 export type KernelIo = Pick<
@@ -60,7 +60,7 @@ const RETRY_MS = 500;
 const DUMP_ATTEMPTS = 4;
 /** The kernel fills datagrams of at most 32 KiB, one page less its own header. */
 const DATAGRAM_MAX = 32768;
-/** Datagrams read in one {@link KernelView.drain}, so that a storm of notifications cannot hold up forwarding. */
+/** Datagrams read in one {@link KernelMirror.drain}, so that a storm of notifications cannot hold up forwarding. */
 const DRAIN_MAX = 64;
 /** A dump may use one part in this many of the time. */
 const DUMP_SHARE = 20;
@@ -136,7 +136,7 @@ export interface Neighbour {
 	state: number;
 }
 
-/** What one {@link KernelView.drain} found changed. */
+/** What one {@link KernelMirror.drain} found changed. */
 export interface Changes {
 	links: boolean;
 	addresses: boolean;
@@ -219,7 +219,7 @@ class RouteTable {
 	}
 }
 
-export class KernelView {
+export class KernelMirror {
 	/** Devices by index. */
 	links = new Map<number, Link>();
 	/** Policy rules in order of priority. */
@@ -826,7 +826,7 @@ function sameMap<K, V>(a: ReadonlyMap<K, V>, b: ReadonlyMap<K, V>, same: (x: V, 
 	return true;
 }
 
-/** See {@link KernelView.subnetsNotVia}. Networks lie in one another or apart, so one walk by address with the enclosing ones on a stack sees each address's longest. */
+/** See {@link KernelMirror.subnetsNotVia}. Networks lie in one another or apart, so one walk by address with the enclosing ones on a stack sees each address's longest. */
 function subnetsElsewhere(routes: readonly Route[], wan: number): Subnet[] {
 	const sorted = [...routes].sort((a, b) => a.destination - b.destination || a.prefix - b.prefix);
 	const segments: { first: number; last: number }[] = [];

@@ -11,7 +11,7 @@ const SYSCTL = "/proc/sys/";
 export const GRO_LIST = "rx-gro-list";
 
 /** Reads and writes files as `masq:native` does, with a memory for settings under /proc/sys. */
-export class Settings {
+export class SavedSysctls {
 	readonly #io: SettingsIo;
 	readonly #path: string;
 	readonly #passing: string;

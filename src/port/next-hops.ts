@@ -2,7 +2,7 @@
  * Next hops of the WAN port (packet driver: masqd writes the link header itself).
  *
  * Theory of operation. A gateway or on-link peer in use has a small number, which the session record carries; its MAC stands in the
- * link header table, and its tag in an array that the fast loops read, 0 while it is not known. The kernel resolves and confirms neighbours (KernelView.resolve), its
+ * link header table, and its tag in an array that the fast loops read, 0 while it is not known. The kernel resolves and confirms neighbours (KernelMirror.resolve), its
  * notifications fill both. A device without link header has one hop, number 1, that is always good.
  *
  * Numbers from 1 to {@link GATEWAYS} are gateways' alone, so that another gateway has one at once however many peers there are. A peer on the link gets one when it
@@ -12,12 +12,12 @@
 
 import { HOP_SHIFT, HOST_ADDRESS, HOST_PLACE, HOST_PORT_SHIFT, R_META } from "../conntrack/record.ts";
 import { FREE, RESTING } from "../conntrack/states.ts";
+import { isUsable, type Neighbour } from "../kernel/mirror.ts";
 import { ELSEWHERE, HAIRPIN, type Link, type NextHops, NO_ROUTE } from "../nat/context.ts";
 import { REASON } from "../nat/reason.ts";
 import { addressValue, SLOT_ETHER, SLOT_IP, SLOT_SIZE, swap32 } from "../packet/layout.ts";
 import { HOST_HEADERS, headerTag } from "../packet/link-header.ts";
 import { InsideNeighbours } from "./inside-neighbours.ts";
-import { isUsable, type Neighbour } from "./kernel-view.ts";
 import { NeighbourRequests } from "./neighbour-requests.ts";
 import type { NextHopOwner } from "./next-hop-owner.ts";
 import { WAITING_BYTES, WAITING_MAX, type Waiting, WaitingFrames } from "./waiting-frames.ts";

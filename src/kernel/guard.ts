@@ -44,9 +44,8 @@
  */
 
 import type { PortRange } from "../conntrack/ports.ts";
-import { type AddressRange, formatAddress, formatSubnet, type Subnet, subnetRange } from "../packet/address.ts";
+import { type AddressRange, formatAddress, formatSubnet, mergeRanges, type Subnet, subnetRange } from "../packet/address.ts";
 import { PCP_PORT } from "../packet/pcp.ts";
-import { mergeRanges } from "./filter.ts";
 import { tunMark } from "./tun-routes.ts";
 
 /** A LAN port as the guard sees it. */

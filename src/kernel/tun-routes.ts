@@ -23,9 +23,9 @@
  * router's own external address, so reverse path filtering is turned off on it and its own addresses are accepted.
  */
 
+import { RTN, type RtnetlinkError } from "../netlink/route.ts";
 import type { Subnet } from "../packet/address.ts";
-import { type KernelView, MASQD_PROTOCOL, type PolicyRoute, type PolicyRule } from "./kernel-view.ts";
-import { RTN, type RtnetlinkError } from "./rtnetlink.ts";
+import { type KernelMirror, MASQD_PROTOCOL, type PolicyRoute, type PolicyRule } from "./mirror.ts";
 
 /** The system calls needed besides those of the view: `masq:native`, or a test's stand-in. */
 export type SysctlIo = Pick<typeof import("masq:native"), "readFile" | "writeFile">;
@@ -61,7 +61,7 @@ export class TunRoutes {
 	/** What the administrator should know, each a sentence with its remedy. */
 	readonly warnings: readonly string[];
 
-	readonly #view: KernelView;
+	readonly #view: KernelMirror;
 	readonly #io: SysctlIo;
 	readonly #tun: TunRoutesFacts["tun"];
 	readonly #rules: PolicyRule[] = [];
@@ -69,7 +69,7 @@ export class TunRoutes {
 	readonly #restore: { path: string; value: string }[] = [];
 
 	private constructor(
-		view: KernelView,
+		view: KernelMirror,
 		io: SysctlIo,
 		tun: TunRoutesFacts["tun"],
 		table: number,
@@ -90,7 +90,7 @@ export class TunRoutes {
 	 *
 	 * @throws RtnetlinkError for a refused request; Error if no table or rule priority is free; the native error of a sysctl.
 	 */
-	static install(view: KernelView, io: SysctlIo, facts: TunRoutesFacts): TunRoutes {
+	static install(view: KernelMirror, io: SysctlIo, facts: TunRoutesFacts): TunRoutes {
 		const table = freeTable(view);
 		const routes = new TunRoutes(view, io, facts.tun, table, freePriority(view), reversePathWarnings(io));
 		try {
@@ -177,12 +177,12 @@ export class TunRoutes {
 }
 
 /** Removes every policy rule and every route that carries masqd's protocol number: what a predecessor left. Returns how many there were. */
-export function removeLeftovers(view: KernelView): { rules: number; routes: number } {
+export function removeLeftovers(view: KernelMirror): { rules: number; routes: number } {
 	return removeOurs(view, 0);
 }
 
 /** The same for one table, 0: all. */
-function removeOurs(view: KernelView, only: number): { rules: number; routes: number } {
+function removeOurs(view: KernelMirror, only: number): { rules: number; routes: number } {
 	const removed = { rules: 0, routes: 0 };
 	for (const { protocol, priority, iif, table, suppressPrefix } of view.listRules()) {
 		if (protocol !== MASQD_PROTOCOL || (only !== 0 && table !== only)) continue;
@@ -201,7 +201,7 @@ function removeOurs(view: KernelView, only: number): { rules: number; routes: nu
 	return removed;
 }
 
-function freeTable(view: KernelView): number {
+function freeTable(view: KernelMirror): number {
 	const taken = new Set<number>();
 	for (const route of view.listRoutes()) taken.add(route.table);
 	for (const rule of view.listRules()) taken.add(rule.table);
@@ -209,7 +209,7 @@ function freeTable(view: KernelView): number {
 	throw new Error(`tun routes: routing tables ${FIRST_TABLE} and the thousand after it are all in use`);
 }
 
-function freePriority(view: KernelView): number {
+function freePriority(view: KernelMirror): number {
 	const taken = new Set<number>();
 	for (const rule of view.listRules()) taken.add(rule.priority);
 	for (let priority = FIRST_PRIORITY; priority < LAST_PRIORITY; priority++) {

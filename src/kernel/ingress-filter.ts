@@ -7,8 +7,8 @@
 
 import type { Fd } from "masq:native";
 import { MessageWriter, NLM_F, type RequestHeader } from "../netlink/message.ts";
-import type { KernelView } from "./kernel-view.ts";
-import { AF_UNSPEC, type Message, RTM, type RtnetlinkError, type TrafficMessage } from "./rtnetlink.ts";
+import { AF_UNSPEC, type Message, RTM, type RtnetlinkError, type TrafficMessage } from "../netlink/route.ts";
+import type { KernelMirror } from "./mirror.ts";
 
 /** Priority of the filter, behind those of SQM and the like, and its handle. */
 const PRIORITY = 0x6d71;
@@ -26,11 +26,11 @@ const DIRECT_ACTION = 1;
 
 /** The filters of one daemon. */
 export class IngressFilters {
-	readonly #view: KernelView;
+	readonly #view: KernelMirror;
 	/** Devices whose queueing discipline was made here. */
 	readonly #made = new Set<number>();
 
-	constructor(view: KernelView) {
+	constructor(view: KernelMirror) {
 		this.#view = view;
 	}
 

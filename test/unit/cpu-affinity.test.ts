@@ -1,5 +1,5 @@
 import { describe, expect, test } from "vitest";
-import { LOOK_MS, Placement, REST_MS } from "../../src/port/placement.ts";
+import { CpuAffinity, LOOK_MS, REST_MS } from "../../src/kernel/cpu-affinity.ts";
 
 /** A machine whose processors are idle by the given shares between two looks. */
 class Machine {
@@ -11,14 +11,14 @@ class Machine {
 	ticks: number[];
 	at = 1000;
 	frames = 0;
-	placement: Placement;
+	placement: CpuAffinity;
 
 	constructor(allowed: number[], capacity: number[] | null = null) {
 		this.allowed = allowed;
 		this.capacity = capacity;
 		this.on = allowed[0];
 		this.ticks = new Array(8).fill(0);
-		this.placement = new Placement({
+		this.placement = new CpuAffinity({
 			processors: () => this.allowed,
 			processor: () => this.on,
 			runOn: (cpus: number[]) => {

@@ -27,7 +27,7 @@ export const REST_MS = 30_000;
 const STAT_LINE = /^cpu(\d+) \d+ \d+ \d+ (\d+) (\d+)/gm;
 
 /** Keeps masqd off crowded processors. Times are milliseconds of one clock. */
-export class Placement {
+export class CpuAffinity {
 	/** When {@link look} wants to be called next; Infinity with one processor. */
 	dueAt: number;
 	readonly #system: System;

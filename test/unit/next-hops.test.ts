@@ -1,12 +1,12 @@
 /** Next hops of the WAN, the MACs of inside hosts, and the frames that wait for either: what the kernel knows decides, and nobody takes what others need. */
 import { describe, expect, it } from "vitest";
 import { HOP_SHIFT, R_META } from "../../src/conntrack/record.ts";
+import type { KernelMirror, Neighbour, Route } from "../../src/kernel/mirror.ts";
 import type { Context, Net } from "../../src/nat/context.ts";
+import { NUD } from "../../src/netlink/route.ts";
 import { formatAddress, parseAddress, parseSubnet } from "../../src/packet/address.ts";
 import { addressValue, SLOT_SIZE } from "../../src/packet/layout.ts";
-import type { KernelView, Neighbour, Route } from "../../src/port/kernel-view.ts";
-import { NextHopTable } from "../../src/port/neighbours.ts";
-import { NUD } from "../../src/port/rtnetlink.ts";
+import { NextHopTable } from "../../src/port/next-hops.ts";
 import { WAITING_MAX } from "../../src/port/waiting-frames.ts";
 import { type LanOptions, loaded, macOf, type Outcome, Rig } from "./rig.ts";
 import { udp } from "./rig-frame.ts";
@@ -84,7 +84,7 @@ class Bench {
 		this.kernel.route("198.18.0.0/15", WAN);
 		this.kernel.route("192.168.1.0/24", LAN);
 		this.hops = new NextHopTable({
-			kernel: this.kernel as unknown as KernelView,
+			kernel: this.kernel as unknown as KernelMirror,
 			views: context.views,
 			table: this.rig.table,
 			hosts: this.rig.hosts,

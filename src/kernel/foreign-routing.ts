@@ -2,9 +2,10 @@
  * Routing that others have set up on the router and that masqd does not follow, in sentences: a LAN's packets leave by the WAN's address and route whatever
  * policy rules say, and not at all where the default route in force is not the WAN's. Whoever meant them for a VPN has to hear of that.
  */
+
+import { FR_ACT_TO_TBL, type RuleMessage } from "../netlink/route.ts";
 import { formatAddress, formatSubnet, type Subnet, subnetOf, subnetsOverlap } from "../packet/address.ts";
-import { type InterfaceAddress, MASQD_PROTOCOL, type Route } from "./kernel-view.ts";
-import { FR_ACT_TO_TBL, type RuleMessage } from "./rtnetlink.ts";
+import { type InterfaceAddress, MASQD_PROTOCOL, type Route } from "./mirror.ts";
 
 /** What {@link foreignRouting} looks at. */
 export interface RoutingFacts {
