@@ -5,7 +5,7 @@
  * Record 0 is none. A host's record goes with its last session. Its link header has the same number (packet/link-header.ts).
  */
 import { HOST_FRESH, HOST_HEARD, HOST_NEXT, HOST_OPENED, HOST_PLACE, HOST_PORT_SHIFT, HOST_REACHABLE, HOST_SESSIONS } from "./record.ts";
-import type { TableLayout } from "./table.ts";
+import type { TableLayout } from "./table-layout.ts";
 
 /** The table of hosts. Addresses are as loaded. */
 export class Hosts {

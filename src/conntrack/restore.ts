@@ -21,8 +21,8 @@ import {
 	TENDED,
 } from "./record.ts";
 import { FREE, ICMP_QUERY, OTHER, RESTING, STATES, STRANGER, UDP_DNS, UDP_NEW, UDP_OPEN } from "./states.ts";
+import { deltaOf, type Table } from "./table.ts";
 import {
-	deltaOf,
 	EXTERNAL_WORDS,
 	H_BOOT,
 	H_CHANGING,
@@ -36,8 +36,7 @@ import {
 	LAYOUT_VERSION,
 	layoutTable,
 	MAGIC,
-	type Table,
-} from "./table.ts";
+} from "./table-layout.ts";
 
 /** Records that may be broken in a file that is not damaged: one that was being made, one that made room for it, one in reserve. */
 const BROKEN_MAX = 3;
@@ -228,7 +227,7 @@ export function restore(table: Table, image: Image, now: number, keep: (i: numbe
 		}
 	}
 	for (let i = 1; i <= table.layout.sessions; i++) if (table.state(i) === FREE) table.relist(i);
-	table.restoreLarge(image.large, (i) => places[i] ?? 0);
+	table.large.restore(image.large, (i) => places[i] ?? 0);
 	result.expired += ended.length;
 	for (const i of ended) late(i);
 	return result;

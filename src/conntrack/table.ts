@@ -14,9 +14,8 @@
  * The sessions of a mapping with one peer address stand together in its ring, and the first of them in an index by (external endpoint, peer address): so that
  * filtering by address (RFC 4787 REQ-8) is one look-up, however many peers a mapping has. The leader, who stands for its own peer, is not in it.
  *
- * Sessions that may make room for others (states.ts) are in two lists of their host's, the longest there first: {@link spare}; unanswered ones only while there is a pressure to make room
- * ({@link press}), so that opening costs nothing for it else. The links stand in the record where a live session has the high parts of its byte counters; what a counter has
- * beyond its place in the record is kept in the few {@link LARGE large counters}.
+ * Sessions that may make room for others are in lists of their host's (spare-lists.ts). What a counter has beyond its place in the record is in
+ * large-counters.ts, where everything lies in table-layout.ts, and verify.ts checks all of it.
  *
  * Every state has one timeout and one doubly linked list ordered by last use: a refresh moves a record to the tail, expiry looks at heads only. Free
  * records form the list of state FREE (first in, first out). Last use is kept in seconds modulo 2^16; timeouts are therefore below 2^16 s.
@@ -27,8 +26,10 @@
  *
  * The record's layout is in record.ts. Addresses, ports and acknowledgment numbers are as loaded (packet/layout.ts).
  */
-import { adjust, fold, halfDelta, wordDelta } from "../packet/checksum.ts";
+import { fold, halfDelta, wordDelta } from "../packet/checksum.ts";
 import { firstOf, pair, secondOf } from "../packet/layout.ts";
+import { L_BYTES, L_PACKETS, LargeCounters } from "./large-counters.ts";
+import type { OffloadHooks } from "./offload-hooks.ts";
 import {
 	ANSWERED,
 	BYTES_CARRY,
@@ -41,9 +42,7 @@ import {
 	R_CHAIN_IN,
 	R_CHAIN_OUT,
 	R_DELTA,
-	R_HIGH_IN,
 	R_HIGH_OUT,
-	R_HIGHS,
 	R_HOST,
 	R_IN,
 	R_LAST,
@@ -54,117 +53,24 @@ import {
 	R_PACKETS_OUT,
 	R_PEER,
 	R_PREVIOUS,
-	R_SPARE_NEXT,
-	R_SPARE_PREVIOUS,
 	RECORD_WORDS,
 	STATE_MASK,
 	STATE_SHIFT,
 } from "./record.ts";
-import { FREE, GIVEN, ICMP_QUERY, LIVE, OTHER, RESTING, SPARE, STATES, UNANSWERED } from "./states.ts";
-
-export const MAGIC = 0x6d617371;
-/** Changes with every change of the layout: a file with another number is not ours to read. */
-export const LAYOUT_VERSION = 4;
-export const HEADER_WORDS = 64;
-/** External addresses by number, as loaded: what the numbers in the records mean. */
-export const EXTERNAL_WORDS = 256;
-/** Words of the header. */
-export const H_MAGIC = 0;
-export const H_VERSION = 1;
-export const H_SESSIONS = 2;
-/** Hash keys, three words. */
-export const H_KEYS = 3;
-/** Boot identifier, four words. */
-export const H_BOOT = 8;
-/** Seconds since boot of the last sign of life. */
-export const H_CLOCK = 12;
-/** While the address of external 0 changes: the one before, in whose terms some records may still be; else 0. */
-export const H_CHANGING = 13;
-
-/** Counters that may have gone beyond their place in a record at a time, of two words each: L_KEY, L_COUNT. Those of further sessions come round. */
-export const LARGE = 60;
-/** Record number | which << 16 (packets or bytes, 2 for bytes; inbound, 1) | 1 << 18; 0: free. Written last, cleared first. */
-const L_KEY = 0;
-/** Carries that the record does not hold, of PACKETS_CARRY packets or BYTES_CARRY bytes. */
-const L_COUNT = 1;
-const L_USED = 1 << 18;
-const L_BYTES = 2;
-/** Halfwords of a host in the lists of what may make room: how many are LIVE, heads of those GIVEN and UNANSWERED by these numbers, how many are GIVEN. */
-const S_HOST = 4;
-const S_LIVE = 0;
-const S_GIVEN = 3;
-
-/** Where each part lies, in words from the start of the buffer. */
-export interface TableLayout {
-	sessions: number;
-	hosts: number;
-	/** log2 of the number of chain heads of a session index. */
-	bits: number;
-	externals: number;
-	records: number;
-	outHeads: number;
-	inHeads: number;
-	mapOutHeads: number;
-	mapInHeads: number;
-	ring: number;
-	mapChains: number;
-	peerHeads: number;
-	hostRecords: number;
-	hostHeads: number;
-	lists: number;
-	large: number;
-	portMaps: number;
-	words: number;
-}
-
-/** Lays out a table for `sessions` (256..65535) and `portMapWords` words of port bitmaps. */
-export function layoutTable(sessions: number, portMapWords: number): TableLayout {
-	const bits = Math.max(7, 31 - Math.clz32(sessions - 1));
-	const hosts = Math.max(Math.min(256, sessions >> 2), sessions >> 4);
-	let at = HEADER_WORDS;
-	const take = (words: number) => {
-		const here = at;
-		at += words;
-		return here;
-	};
-	const halves = (n: number) => (n + 1) >> 1;
-	const externals = take(EXTERNAL_WORDS);
-	const records = take((sessions + 1) * RECORD_WORDS);
-	return {
-		sessions,
-		hosts,
-		bits,
-		externals,
-		records,
-		outHeads: take(halves(1 << bits)),
-		inHeads: take(halves(1 << bits)),
-		mapOutHeads: take(halves(1 << (bits - 1))),
-		mapInHeads: take(halves(1 << (bits - 1))),
-		ring: take(sessions + 1),
-		mapChains: take(sessions + 1),
-		peerHeads: take(halves(1 << (bits - 2))),
-		hostRecords: take((hosts + 1) * 4),
-		hostHeads: take(halves(1 << (31 - Math.clz32(hosts)))),
-		lists: take(STATES + 1),
-		large: take(LARGE * 2),
-		portMaps: take(portMapWords),
-		words: at,
-	};
-}
-
-/** A faster way that packets of some sessions take without coming to the table (offload). The table tells it what happens to sessions and asks about those it has. */
-export interface Bypass {
-	/** Session `i` was used, or changed its state: it may take this way, or may no longer. */
-	changed(i: number): void;
-	/** Session `i` is about to end: it must not take this way any more. */
-	ended(i: number): void;
-	/** Seconds since session `i` was last used on this way, -1 if it does not take it. */
-	age(i: number): number;
-	/** Brings a TCP session's acknowledgment numbers and state up to date in its record. True if it has another state now. */
-	sync(i: number): boolean;
-	/** Does so with all sessions, so that those that close can make room; or nothing, if that has just been done and had found few. */
-	syncAll(): void;
-}
+import { SpareLists, spareOf } from "./spare-lists.ts";
+import { FREE, LIVE, RESTING, SPARE, STATES, UNANSWERED } from "./states.ts";
+import {
+	EXTERNAL_WORDS,
+	H_BOOT,
+	H_CHANGING,
+	H_CLOCK,
+	H_MAGIC,
+	H_VERSION,
+	HEADER_WORDS,
+	LAYOUT_VERSION,
+	MAGIC,
+	type TableLayout,
+} from "./table-layout.ts";
 
 /** What a session is made of. Addresses and ports as loaded. */
 export interface NewSession {
@@ -208,15 +114,8 @@ export class Table {
 	/** Lists: head, tail, by state * 2. */
 	readonly #lists: Uint16Array;
 	readonly #counts = new Int32Array(STATES);
-	/** By host number * S_HOST. */
-	readonly #spare: Uint16Array;
-	/** True while unanswered sessions are in the lists of their hosts. */
-	pressed = false;
-	/** Hosts that have a live session. */
-	answered = 0;
-	readonly #large: Int32Array;
-	/** False while no large counter is in use. */
-	#isLarge = false;
+	readonly spare: SpareLists;
+	readonly large: LargeCounters;
 	/** Shift that turns a hash into a session chain head; mapping chains use one bit less. */
 	readonly shift: number;
 	readonly key0: number;
@@ -224,7 +123,8 @@ export class Table {
 	readonly key2: number;
 	/** Timeout of every state in seconds; replaced when the configuration changes. */
 	timeouts: Int32Array;
-	bypass: Bypass | null = null;
+	/** What carries packets beside the table, null if nothing does. */
+	hooks: OffloadHooks | null = null;
 
 	/**
 	 * @param buffer zeroed or used before; it is initialised as empty
@@ -249,18 +149,15 @@ export class Table {
 		this.#chains = new Uint16Array(buffer, layout.mapChains * 4, n * 2);
 		this.#peerHeads = new Uint16Array(buffer, layout.peerHeads * 4, 1 << (layout.bits - 2));
 		this.#lists = new Uint16Array(buffer, layout.lists * 4, STATES * 2);
-		this.#large = new Int32Array(buffer, layout.large * 4, LARGE * 2);
-		this.#spare = new Uint16Array((layout.hosts + 1) * S_HOST);
+		this.large = new LargeCounters(buffer, layout.large * 4);
+		this.spare = new SpareLists(this.T, this.T16, this.large, layout.hosts, copied === null ? null : copied.spare);
 		this.shift = 32 - layout.bits;
 		this.key0 = keys[0] | 0;
 		this.key1 = keys[1] | 1;
 		this.key2 = keys[2] | 1;
 		if (copied !== null) {
 			this.#counts.set(copied.#counts);
-			this.#spare.set(copied.#spare);
-			this.answered = copied.answered;
-			this.pressed = copied.pressed;
-			this.#isLarge = copied.#isLarge;
+			this.large.used = copied.large.used;
 		} else if (keep) this.#clearIndexes();
 		else this.clear();
 	}
@@ -275,8 +172,7 @@ export class Table {
 		this.header.fill(0);
 		this.addresses.fill(0);
 		this.T.fill(0);
-		this.#large.fill(0);
-		this.#isLarge = false;
+		this.large.clear();
 		this.#clearIndexes();
 		for (let i = 1; i <= this.layout.sessions; i++) this.#append(FREE, i);
 	}
@@ -301,16 +197,14 @@ export class Table {
 		this.#peerHeads.fill(0);
 		this.#lists.fill(0);
 		this.#counts.fill(0);
-		this.#spare.fill(0);
-		this.answered = 0;
-		this.pressed = false;
+		this.spare.clear();
 	}
 
 	/** Puts a record that is in no list at the end of its state's and into those of its host: for a restore, in the order of last use. */
 	relist(i: number): void {
 		const state = this.state(i);
 		this.#append(state, i);
-		if (state !== FREE && state !== RESTING) this.#spareIn(i, this.spareOf(i));
+		if (state !== FREE && state !== RESTING) this.spare.add(i, this.spareOf(i));
 	}
 
 	/**
@@ -444,7 +338,7 @@ export class Table {
 		this.#detach(state, i);
 		this.T16[(i << 5) + R_LAST] = now16;
 		this.#append(state, i);
-		if (this.bypass !== null) this.bypass.changed(i);
+		if (this.hooks !== null) this.hooks.changed(i);
 	}
 
 	/** Moves a session to another state and refreshes it. */
@@ -458,10 +352,10 @@ export class Table {
 		if (before !== state) {
 			const next = meta ^ ((before ^ state) << STATE_SHIFT);
 			if (SPARE[before] === SPARE[state]) this.T[m] = next;
-			else this.#move(i, meta, next);
+			else this.spare.move(i, meta, next);
 		}
 		this.#append(state, i);
-		if (this.bypass !== null) this.bypass.changed(i);
+		if (this.hooks !== null) this.hooks.changed(i);
 	}
 
 	/**
@@ -476,7 +370,7 @@ export class Table {
 		this.#detach(from, i);
 		const changed = meta ^ ((from ^ state) << STATE_SHIFT);
 		if (SPARE[from] === SPARE[state]) this.T[m] = changed;
-		else this.#move(i, meta, changed);
+		else this.spare.move(i, meta, changed);
 		const age = (now16 - t[(i << 5) + R_LAST]) & 0xffff;
 		const l = this.#lists;
 		let before = l[(state << 1) + 1];
@@ -495,25 +389,7 @@ export class Table {
 		if (after === 0) l[(state << 1) + 1] = i;
 		else t[(after << 5) + R_PREVIOUS] = i;
 		this.#counts[state]++;
-		if (this.bypass !== null) this.bypass.changed(i);
-	}
-
-	/** Writes word R_META of a session, which was `meta`, and puts it into the list of its host where it belongs then. */
-	#move(i: number, meta: number, next: number): void {
-		const from = spareOf(meta);
-		const to = spareOf(next);
-		if (from === UNANSWERED && to === LIVE && !this.pressed) {
-			// Nearly always: the first answer.
-			const s = this.#spare;
-			const at = this.T16[(i << 5) + R_HOST] * S_HOST;
-			this.T[(i << 4) + R_HIGHS] = 0;
-			this.T[(i << 4) + R_META] = next;
-			if (s[at]++ === 0) this.answered++;
-			return;
-		}
-		if (from !== to) this.#spareOut(i, from);
-		this.T[(i << 4) + R_META] = next;
-		if (from !== to) this.#spareIn(i, to);
+		if (this.hooks !== null) this.hooks.changed(i);
 	}
 
 	/** The peer of an ICMP query, or of a session without ports, has answered. */
@@ -521,9 +397,25 @@ export class Table {
 		const m = (i << 4) + R_META;
 		const from = spareOf(this.T[m]);
 		if (from === LIVE) return;
-		this.#spareOut(i, from);
+		this.spare.remove(i, from);
 		this.T[m] |= ANSWERED;
-		this.#spareIn(i, spareOf(this.T[m]));
+		this.spare.add(i, spareOf(this.T[m]));
+	}
+
+	/** Whether a session is LIVE, GIVEN or UNANSWERED. */
+	spareOf(i: number): number {
+		return spareOf(this.T[(i << 4) + R_META]);
+	}
+
+	/** From now on unanswered sessions are in the lists of their hosts, until {@link SpareLists.relax}. Walks them all. */
+	press(): void {
+		const { spare } = this;
+		if (spare.pressed) return;
+		spare.pressed = true;
+		for (let state = 1; state < STATES; state++) {
+			if (SPARE[state] !== UNANSWERED) continue;
+			for (let i = this.head(state); i !== 0; i = this.next(i)) if (this.spareOf(i) === UNANSWERED) spare.add(i, UNANSWERED);
+		}
 	}
 
 	/** Seconds since the last use. */
@@ -531,109 +423,17 @@ export class Table {
 		return (now16 - this.T16[(i << 5) + R_LAST]) & 0xffff;
 	}
 
-	/** First expired session of a state at `now16`, 0 if there is none. One that was used on the bypass since is moved on. */
+	/** First expired session of a state at `now16`, 0 if there is none. One that was used offloaded since is moved on. */
 	expired(state: number, now16: number): number {
 		for (;;) {
 			const i = this.#lists[state << 1];
 			if (i === 0 || this.age(i, now16) <= this.timeouts[state]) return 0;
 			// It is in another list then.
-			if (this.bypass?.sync(i)) continue;
-			const age = this.bypass === null ? -1 : this.bypass.age(i);
+			if (this.hooks?.sync(i)) continue;
+			const age = this.hooks === null ? -1 : this.hooks.age(i);
 			if (age < 0 || age > this.timeouts[state]) return i;
 			this.touch(i, now16);
 		}
-	}
-
-	// ---- what may make room, by host ----------------------------------------------------------------------------------
-
-	/** Whether a session is LIVE, GIVEN or UNANSWERED. */
-	spareOf(i: number): number {
-		return spareOf(this.T[(i << 4) + R_META]);
-	}
-
-	/** The session of host number `host` that has been GIVEN or UNANSWERED (`kind`) longest, 0 if there is none; none of the latter unless {@link pressed}. */
-	spare(host: number, kind: number): number {
-		return this.#spare[host * S_HOST + kind];
-	}
-
-	/** The one that has been so for less long than `i`; comes back to the first. */
-	nextSpare(i: number): number {
-		return this.T16[(i << 5) + R_SPARE_NEXT];
-	}
-
-	/** How many sessions of a host are live. */
-	live(host: number): number {
-		return this.#spare[host * S_HOST + S_LIVE];
-	}
-
-	/** How many are GIVEN. */
-	given(host: number): number {
-		return this.#spare[host * S_HOST + S_GIVEN];
-	}
-
-	/** From now on unanswered sessions are in the lists of their hosts, until {@link relax}. Walks them all. */
-	press(): void {
-		if (this.pressed) return;
-		this.pressed = true;
-		for (let state = 1; state < STATES; state++) {
-			if (SPARE[state] !== UNANSWERED) continue;
-			for (let i = this.head(state); i !== 0; i = this.next(i)) if (this.spareOf(i) === UNANSWERED) this.#spareIn(i, UNANSWERED);
-		}
-	}
-
-	/** They need not be there any more. */
-	relax(): void {
-		if (!this.pressed) return;
-		this.pressed = false;
-		const s = this.#spare;
-		for (let at = UNANSWERED; at < s.length; at += S_HOST) s[at] = 0;
-	}
-
-	#spareIn(i: number, kind: number): void {
-		const s = this.#spare;
-		const t = this.T16;
-		const h = i << 5;
-		const at = t[h + R_HOST] * S_HOST;
-		if (kind === LIVE) {
-			if (s[at + S_LIVE]++ === 0) this.answered++;
-			return;
-		}
-		if (kind === GIVEN) s[at + S_GIVEN]++;
-		else if (!this.pressed) return;
-		const head = s[at + kind];
-		if (head === 0) {
-			s[at + kind] = i;
-			t[h + R_SPARE_PREVIOUS] = i;
-			t[h + R_SPARE_NEXT] = i;
-			return;
-		}
-		const tail = t[(head << 5) + R_SPARE_PREVIOUS];
-		t[h + R_SPARE_PREVIOUS] = tail;
-		t[h + R_SPARE_NEXT] = head;
-		t[(tail << 5) + R_SPARE_NEXT] = i;
-		t[(head << 5) + R_SPARE_PREVIOUS] = i;
-	}
-
-	/** Takes a session out of the list of its host. The high parts of its byte counters are 0 then. */
-	#spareOut(i: number, kind: number): void {
-		const s = this.#spare;
-		const t = this.T16;
-		const h = i << 5;
-		const at = t[h + R_HOST] * S_HOST;
-		if (kind === LIVE) {
-			if (--s[at + S_LIVE] === 0) this.answered--;
-			if (t[h + R_HIGH_OUT] !== 0) this.#enlarge(i, L_BYTES, t[h + R_HIGH_OUT]);
-			if (t[h + R_HIGH_IN] !== 0) this.#enlarge(i, L_BYTES + 1, t[h + R_HIGH_IN]);
-		} else if (kind === GIVEN || this.pressed) {
-			if (kind === GIVEN) s[at + S_GIVEN]--;
-			const after = t[h + R_SPARE_NEXT];
-			const before = t[h + R_SPARE_PREVIOUS];
-			t[(before << 5) + R_SPARE_NEXT] = after;
-			t[(after << 5) + R_SPARE_PREVIOUS] = before;
-			if (s[at + kind] === i) s[at + kind] = after === i ? 0 : after;
-		}
-		t[h + R_HIGH_OUT] = 0;
-		t[h + R_HIGH_IN] = 0;
 	}
 
 	// ---- counters ------------------------------------------------------------------------------------------------------
@@ -642,16 +442,16 @@ export class Table {
 	carried(i: number, inbound: number): void {
 		const t = this.T16;
 		const h = (i << 5) + R_HIGH_OUT + inbound;
-		if (this.spareOf(i) !== LIVE) this.#enlarge(i, L_BYTES + inbound, 1);
+		if (this.spareOf(i) !== LIVE) this.large.add(i, L_BYTES + inbound, 1);
 		else if (t[h] < 0xffff) t[h]++;
 		else {
 			t[h] = 0;
-			this.#enlarge(i, L_BYTES + inbound, 0x10000);
+			this.large.add(i, L_BYTES + inbound, 0x10000);
 		}
 		const p = (i << 4) + R_PACKETS_OUT + inbound;
 		if (this.T[p] < 0) {
 			this.T[p] &= 0x7fffffff;
-			this.#enlarge(i, inbound, 1);
+			this.large.add(i, L_PACKETS + inbound, 1);
 		}
 	}
 
@@ -662,72 +462,22 @@ export class Table {
 		const b = (i << 4) + R_BYTES_OUT + inbound;
 		const all = (t[p] >>> 0) + packets;
 		t[p] = all % PACKETS_CARRY;
-		if (all >= PACKETS_CARRY) this.#enlarge(i, inbound, Math.floor(all / PACKETS_CARRY));
+		if (all >= PACKETS_CARRY) this.large.add(i, L_PACKETS + inbound, Math.floor(all / PACKETS_CARRY));
 		const total = t[b] + bytes;
 		t[b] = total % BYTES_CARRY;
 		if (total < BYTES_CARRY) return;
 		const h = (i << 5) + R_HIGH_OUT + inbound;
 		const carries = Math.floor(total / BYTES_CARRY);
 		if (this.spareOf(i) === LIVE && this.T16[h] + carries <= 0xffff) this.T16[h] += carries;
-		else this.#enlarge(i, L_BYTES + inbound, carries);
-	}
-
-	/** Adds carries to a large counter; they are lost if all are taken. */
-	#enlarge(i: number, which: number, carries: number): void {
-		const l = this.#large;
-		const key = i | (which << 16) | L_USED;
-		let free = -1;
-		for (let n = 0; n < l.length; n += 2) {
-			if (l[n + L_KEY] === key) {
-				l[n + L_COUNT] += carries;
-				return;
-			}
-			if (free < 0 && l[n + L_KEY] === 0) free = n;
-		}
-		if (free < 0) return;
-		l[free + L_COUNT] = carries;
-		l[free + L_KEY] = key;
-		this.#isLarge = true;
-	}
-
-	#largeOf(i: number, which: number): number {
-		if (!this.#isLarge) return 0;
-		const l = this.#large;
-		const key = i | (which << 16) | L_USED;
-		for (let n = 0; n < l.length; n += 2) if (l[n + L_KEY] === key) return l[n + L_COUNT];
-		return 0;
-	}
-
-	/** Ends the large counters for which `gone` holds. */
-	#forgetLarge(gone: (i: number) => boolean): void {
-		const l = this.#large;
-		this.#isLarge = false;
-		for (let n = 0; n < l.length; n += 2) {
-			if (l[n + L_KEY] === 0) continue;
-			if (gone(l[n + L_KEY] & 0xffff)) l[n + L_KEY] = 0;
-			else this.#isLarge = true;
-		}
-	}
-
-	/** Goes on with the large counters of an image, its own or another's; `place` says which record has the session of one there, 0 if none has. */
-	restoreLarge(image: Int32Array, place: (i: number) => number): void {
-		const found: number[] = [];
-		for (let n = 0; n < image.length; n += 2) {
-			const key = image[n + L_KEY];
-			const i = key & L_USED && key >>> 19 === 0 && image[n + L_COUNT] > 0 ? place(key & 0xffff) : 0;
-			if (i !== 0) found.push((key & ~0xffff) | i, image[n + L_COUNT]);
-		}
-		this.#large.fill(0);
-		this.#large.set(found);
-		this.#isLarge = found.length > 0;
+		else this.large.add(i, L_BYTES + inbound, carries);
 	}
 
 	/** Packets of both directions as exact numbers: [out, in]. */
 	packets(i: number): [number, number] {
 		const p = (i << 4) + R_PACKETS_OUT;
 		return [
-			this.#largeOf(i, 0) * PACKETS_CARRY + (this.T[p] >>> 0),
-			this.#largeOf(i, 1) * PACKETS_CARRY + (this.T[p + R_PACKETS_IN - R_PACKETS_OUT] >>> 0),
+			this.large.of(i, L_PACKETS) * PACKETS_CARRY + (this.T[p] >>> 0),
+			this.large.of(i, L_PACKETS + 1) * PACKETS_CARRY + (this.T[p + R_PACKETS_IN - R_PACKETS_OUT] >>> 0),
 		];
 	}
 
@@ -735,7 +485,7 @@ export class Table {
 	bytes(i: number): [number, number] {
 		const e = i << 4;
 		const live = this.spareOf(i) === LIVE;
-		const high = (which: number) => this.#largeOf(i, L_BYTES + which) + (live ? this.T16[(i << 5) + R_HIGH_OUT + which] : 0);
+		const high = (which: number) => this.large.of(i, L_BYTES + which) + (live ? this.T16[(i << 5) + R_HIGH_OUT + which] : 0);
 		return [high(0) * BYTES_CARRY + this.T[e + R_BYTES_OUT], high(1) * BYTES_CARRY + this.T[e + R_BYTES_IN]];
 	}
 
@@ -872,7 +622,7 @@ export class Table {
 		t[e + R_IN] = inn;
 		t[e + R_DELTA] = deltaOf(internal, address, out, inn);
 		t.fill(0, e + R_ACK_OUT, e + RECORD_WORDS);
-		if (this.#isLarge) this.#forgetLarge((k) => k === i || this.state(k) === FREE);
+		if (this.large.used) this.large.forget((k) => k === i || this.state(k) === FREE);
 		t16[h16 + R_LAST] = now16;
 		t16[h16 + R_HOST] = n.host;
 		// To the tail of its state's.
@@ -899,7 +649,7 @@ export class Table {
 			this.#lead(i, address);
 		}
 		const kind = SPARE[state];
-		if (kind !== UNANSWERED || this.pressed) this.#spareIn(i, kind);
+		if (kind !== UNANSWERED || this.spare.pressed) this.spare.add(i, kind);
 		// The last store: before it the record is a free one, whatever becomes of the process.
 		t[e + R_META] = n.protocol | (n.external << EXTERNAL_SHIFT) | (state << STATE_SHIFT) | (n.hop << HOP_SHIFT);
 		return i;
@@ -976,9 +726,9 @@ export class Table {
 	 * its mapping, whose port is then the caller's to give back. The record is free afterwards, its words are still readable until it is used again.
 	 */
 	remove(i: number, address: number): boolean {
-		if (this.bypass !== null) this.bypass.ended(i);
+		if (this.hooks !== null) this.hooks.ended(i);
 		const state = this.state(i);
-		this.#spareOut(i, this.spareOf(i));
+		this.spare.remove(i, this.spareOf(i));
 		this.T[(i << 4) + R_META] &= 0xffff;
 		const last = this.#unlink(i, address);
 		this.#detach(state, i);
@@ -988,10 +738,10 @@ export class Table {
 
 	/** Ends the only session of a mapping but keeps its record, so that the port rests. `address` as in {@link remove}. */
 	rest(i: number, address: number, now16: number): void {
-		if (this.bypass !== null) this.bypass.ended(i);
+		if (this.hooks !== null) this.hooks.ended(i);
 		this.#unlink(i, address);
 		const m = (i << 4) + R_META;
-		this.#spareOut(i, this.spareOf(i));
+		this.spare.remove(i, this.spareOf(i));
 		this.#detach(this.state(i), i);
 		this.T16[(i << 5) + R_LAST] = now16;
 		this.T[m] = (this.T[m] & ~(STATE_MASK << STATE_SHIFT)) | (RESTING << STATE_SHIFT);
@@ -1020,7 +770,7 @@ export class Table {
 	readdress(each: (f: (i: number) => void) => void, from: number, to: number): void {
 		const t = this.T;
 		each((i) => {
-			if (this.bypass !== null) this.bypass.ended(i);
+			if (this.hooks !== null) this.hooks.ended(i);
 			this.#unlink(i, from);
 		});
 		each((i) => {
@@ -1060,91 +810,6 @@ export class Table {
 		}
 		return false;
 	}
-
-	#verifySpare(fail: (what: string, i: number) => void): void {
-		const n = this.layout.sessions;
-		const counts = new Uint32Array((this.layout.hosts + 1) * 3);
-		for (let i = 1; i <= n; i++) {
-			if (this.state(i) === FREE || this.state(i) === RESTING) continue;
-			counts[this.T16[(i << 5) + R_HOST] * 3 + this.spareOf(i)]++;
-		}
-		let answered = 0;
-		for (let host = 0; host <= this.layout.hosts; host++) {
-			const [live, given] = [counts[host * 3 + LIVE], counts[host * 3 + GIVEN]];
-			if (live > 0) answered++;
-			if (this.live(host) !== live || this.given(host) !== given)
-				fail(`${live} live, ${given} given sessions of host ${host} counted wrongly`, 0);
-			for (const kind of [GIVEN, UNANSWERED]) {
-				const wanted = kind === GIVEN || this.pressed ? counts[host * 3 + kind] : 0;
-				let before = this.spare(host, kind);
-				if ((before === 0) !== (wanted === 0)) fail(`list of kind ${kind} of host ${host} is empty, or is not`, before);
-				for (let k = 0; k < wanted; k++) {
-					const i = this.nextSpare(before);
-					if (this.T16[(i << 5) + R_SPARE_PREVIOUS] !== before) fail("list of what may go is not doubly linked", i);
-					if (this.T16[(i << 5) + R_HOST] !== host || this.spareOf(i) !== kind) fail("in the wrong list of what may go", i);
-					before = i;
-				}
-				if (before !== this.spare(host, kind)) fail(`list of what may go of host ${host} has a wrong length`, before);
-			}
-		}
-		if (answered !== this.answered) fail(`${this.answered} of ${answered} hosts counted that were answered`, 0);
-	}
-
-	/**
-	 * Checks every invariant of lists, chains and rings; throws an Error that names the first violation. For tests and after a restore.
-	 */
-	verify(addressOf: (external: number) => number): void {
-		const n = this.layout.sessions;
-		const fail = (what: string, i: number) => {
-			throw new Error(`table: ${what} (record ${i})`);
-		};
-		let listed = 0;
-		for (let s = 0; s < STATES; s++) {
-			let before = 0;
-			let count = 0;
-			for (let i = this.#lists[s << 1]; i !== 0; i = this.next(i)) {
-				if (this.T16[(i << 5) + R_PREVIOUS] !== before) fail("list is not doubly linked", i);
-				if (this.state(i) !== s) fail("record is in a list of another state", i);
-				if (++count > n) fail("list is a loop", i);
-				before = i;
-			}
-			if (this.#lists[(s << 1) + 1] !== before) fail("list has a wrong tail", before);
-			if (count !== this.#counts[s]) fail("list has a wrong count", s);
-			listed += count;
-		}
-		if (listed !== n) fail("records are missing from the lists", listed);
-		this.#verifySpare(fail);
-		const rings = new Uint16Array(n + 1);
-		for (let i = 1; i <= n; i++) {
-			if (this.state(i) === FREE) continue;
-			const e = i << 4;
-			const t = this.T;
-			const m = t[e + R_META];
-			if (this.state(i) === RESTING) {
-				if (this.findResting(m & 0xff, t[e], firstOf(t[e + R_OUT])) === 0) fail("resting port is not found", i);
-				continue;
-			}
-			const x = (m >> EXTERNAL_SHIFT) & 0xff;
-			if (this.findOut(m & 0xff, t[e], t[e + R_PEER], t[e + R_OUT]) !== i) fail("not found by its outbound key", i);
-			if (this.findIn(m & 0xff, t[e + R_PEER], addressOf(x), x, t[e + R_IN]) !== i) fail("not found by its inbound key", i);
-			const leader = this.findExternal(m & 0xff, addressOf(x), x, secondOf(t[e + R_IN]));
-			if (leader === 0) fail("its mapping is not found by the external endpoint", i);
-			const sameInside = t[leader << 4] === t[e];
-			if (this.findPeer(leader, t[e + R_PEER], addressOf(x)) === 0) fail("not found by its peer's address", i);
-			if (this.state(i) === OTHER) continue;
-			if (!sameInside || this.findMapping(m & 0xff, t[e], firstOf(t[e + R_OUT])) === 0) fail("mapping indexes disagree", i);
-			// Once around each ring: in the end each of its members has been met.
-			for (let j = leader; j !== 0 && rings[j] === 0; j = this.sibling(j)) rings[j] = leader;
-			if (rings[i] !== leader) fail("not in the ring of its mapping", i);
-			if (adjust(0, t[e + R_DELTA] & 0xffff) !== adjust(0, wordDelta(t[e], addressOf(x)))) fail("wrong delta", i);
-		}
-	}
-}
-
-/** Whether a session with this word R_META is LIVE, GIVEN or UNANSWERED. */
-function spareOf(meta: number): number {
-	const state = (meta >> STATE_SHIFT) & STATE_MASK;
-	return (state === ICMP_QUERY || state === OTHER) && (meta & ANSWERED) !== 0 ? LIVE : SPARE[state];
 }
 
 /** What word R_DELTA holds of a session with these addresses and ports words (R_OUT, R_IN). */

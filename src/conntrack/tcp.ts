@@ -24,8 +24,8 @@ import type { Table } from "./table.ts";
  * The acknowledgment number is remembered to judge resets from outside.
  */
 export function tcpOut(table: Table, i: number, flags: number, seq: number, ack: number, now16: number): void {
-	// What the bypass has carried decides what this means.
-	if (table.bypass !== null) table.bypass.sync(i);
+	// What was offloaded decides what this means.
+	if (table.hooks !== null) table.hooks.sync(i);
 	const state = table.state(i);
 	const t = table.T;
 	const e = i << 4;
@@ -42,7 +42,7 @@ export function tcpOut(table: Table, i: number, flags: number, seq: number, ack:
 		} else {
 			// A host that begins anew from the port of a connection that it has forgotten: its peer's refusal acknowledges this SYN, not what was (see tcpIn).
 			if ((flags & ACK) === 0) {
-				if (table.bypass !== null) table.bypass.ended(i);
+				if (table.hooks !== null) table.hooks.ended(i);
 				t[e + R_ACK_IN] = swap32(swap32(seq) + 1);
 			} else t[e + R_ACK_OUT] = ack;
 			table.setState(i, state === TCP_SYN_IN ? TCP_OPENED_IN : state, now16);
@@ -58,7 +58,7 @@ export function tcpOut(table: Table, i: number, flags: number, seq: number, ack:
  * section 3.2), which leaves the session as it was.
  */
 export function tcpIn(table: Table, i: number, flags: number, seq: number, ack: number, now16: number): boolean {
-	if (table.bypass !== null) table.bypass.sync(i);
+	if (table.hooks !== null) table.hooks.sync(i);
 	const state = table.state(i);
 	const t = table.T;
 	const e = i << 4;
@@ -86,10 +86,10 @@ export function tcpIn(table: Table, i: number, flags: number, seq: number, ack: 
 }
 
 /**
- * State of a session in state `before` that the bypass has carried segments of: whether any (`carried`; none of them had SYN), whether a RST was among them, as the last or not, and
+ * State of a session in state `before` of which segments were offloaded: whether any (`carried`; none of them had SYN), whether a RST was among them, as the last or not, and
  * whether a FIN of either side was, after that.
  */
-export function afterBypass(before: number, carried: boolean, reset: "none" | "last" | "passed", finOut: boolean, finIn: boolean): number {
+export function afterOffload(before: number, carried: boolean, reset: "none" | "last" | "passed", finOut: boolean, finIn: boolean): number {
 	if (before === TCP_OPENED && !carried) return before;
 	if (before !== TCP_OPENED && before !== TCP_ESTABLISHED && before !== TCP_FIN_OUT && before !== TCP_FIN_IN) return before;
 	if (reset === "last") return TCP_RESET;

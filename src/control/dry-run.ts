@@ -53,7 +53,7 @@ const BLOCKS = 4;
 /** A context over copies of everything that the decisions change. */
 export function copyContext(c: Context, hops: NextHops): Context {
 	const { layout } = c.table;
-	c.table.bypass?.syncAll();
+	c.table.hooks?.syncAll();
 	const memory = c.table.T.buffer.slice(0) as ArrayBuffer;
 	const views = viewsOf(new ArrayBuffer(SLOT + BLOCKS * BLOCK));
 	const drops = makeDrops();

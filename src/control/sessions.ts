@@ -31,7 +31,7 @@ const NOTHING = { packetsOut: 0, packetsIn: 0, bytesOut: 0, bytesIn: 0 };
 
 function flow({ context: c, offload }: SessionsView, i: number): Flow {
 	const kernel = offload?.counters(i) ?? NOTHING;
-	const bypassed = offload?.age(i) ?? -1;
+	const offloaded = offload?.age(i) ?? -1;
 	const { table } = c;
 	const t = table.T;
 	const e = i << 4;
@@ -39,7 +39,7 @@ function flow({ context: c, offload }: SessionsView, i: number): Flow {
 	const state = table.state(i);
 	const [packetsOut, packetsIn] = table.packets(i);
 	const [bytesOut, bytesIn] = table.bytes(i);
-	const idle = bypassed < 0 ? table.age(i, c.now16) : Math.min(bypassed, table.age(i, c.now16));
+	const idle = offloaded < 0 ? table.age(i, c.now16) : Math.min(offloaded, table.age(i, c.now16));
 	return {
 		id: i,
 		protocol: protocolName(meta & 0xff),
@@ -86,7 +86,7 @@ export function selector(c: Context, filter: FlowFilter): (i: number) => boolean
 		tests.push((i) => states[c.table.state(i)]);
 	}
 	return (i) => {
-		c.table.bypass?.sync(i);
+		c.table.hooks?.sync(i);
 		const state = c.table.state(i);
 		return state !== FREE && (state !== RESTING || filter.state === STATE_NAMES[RESTING]) && tests.every((test) => test(i));
 	};

@@ -5,7 +5,7 @@
  */
 import * as native from "masq:native";
 import type { Plan } from "../config/plan.ts";
-import { H_CLOCK } from "../conntrack/table.ts";
+import { H_CLOCK } from "../conntrack/table-layout.ts";
 import type { DaemonView } from "../control/daemon-view.ts";
 import type { ReloadReply } from "../control/protocol.ts";
 import { ControlServer } from "../control/server.ts";

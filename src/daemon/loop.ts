@@ -4,7 +4,7 @@
  */
 import * as native from "masq:native";
 import { MAX_LANS } from "../config/schema.ts";
-import { H_CLOCK, H_MAGIC } from "../conntrack/table.ts";
+import { H_CLOCK, H_MAGIC } from "../conntrack/table-layout.ts";
 import { CONTROL_ENTRIES, type ControlServer } from "../control/server.ts";
 import type { KernelMirror } from "../kernel/mirror.ts";
 import { type Admission, EXPIRE_BUDGET } from "../nat/admission.ts";

@@ -81,7 +81,7 @@ export class OffloadFollower implements Follower {
 		this.offload?.close();
 		this.offload = null;
 		this.#none = "";
-		context.table.bypass = null;
+		context.table.hooks = null;
 		context.ipIds = 0xffff;
 	}
 
@@ -122,7 +122,7 @@ export class OffloadFollower implements Follower {
 			return;
 		}
 		this.#none = "";
-		context.table.bypass = this.offload;
+		context.table.hooks = this.offload;
 		context.ipIds = 0x7fff;
 		context.headers.changed = (n) => this.offload?.linkChanged(n);
 	}

@@ -3,7 +3,7 @@
  */
 import type { Plan } from "../config/plan.ts";
 import { HOST_ADF, HOST_EIF } from "../conntrack/record.ts";
-import { layoutTable, type TableLayout } from "../conntrack/table.ts";
+import { layoutTable, type TableLayout } from "../conntrack/table-layout.ts";
 import { type Forward, type Net, POLICY_DEFAULTS, type Policy } from "../nat/context.ts";
 import { externalsWords, type WantedExternal } from "../nat/externals.ts";
 import type { Subnet } from "../packet/address.ts";

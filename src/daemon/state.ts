@@ -3,7 +3,7 @@
  */
 import * as native from "masq:native";
 import { type Image, NOT_OURS, readImage } from "../conntrack/restore.ts";
-import type { TableLayout } from "../conntrack/table.ts";
+import type { TableLayout } from "../conntrack/table-layout.ts";
 import { StartError } from "./follower.ts";
 
 /** Milliseconds to wait for a lock in all, and between two attempts. */

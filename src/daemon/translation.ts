@@ -3,7 +3,7 @@
  */
 import * as native from "masq:native";
 import type { Plan } from "../config/plan.ts";
-import type { TableLayout } from "../conntrack/table.ts";
+import type { TableLayout } from "../conntrack/table-layout.ts";
 import type { KernelMirror } from "../kernel/mirror.ts";
 import type { SavedSysctls } from "../kernel/saved-sysctls.ts";
 import type { Context, KernelShare } from "../nat/context.ts";

@@ -112,11 +112,11 @@ export class Admission {
 		const { available } = table;
 		const all = table.layout.sessions;
 		if (stranger) {
-			const pressed = table.given(host) >= all >> STRANGERS_SHIFT;
+			const pressed = table.spare.given(host) >= all >> STRANGERS_SHIFT;
 			const scarce = available < all * STRANGERS_FREE && has >= guaranteed(c, host) >> 1;
 			if ((pressed || scarce) && !this.#give(host)) return REASON["host-share"];
 		} else if (available < all * BORROW_FREE && hosts.active > 1) {
-			if (has - table.given(host) >= guaranteed(c, host) && !this.#give(host)) return REASON["host-share"];
+			if (has - table.spare.given(host) >= guaranteed(c, host) && !this.#give(host)) return REASON["host-share"];
 		}
 		return table.count(FREE) > 0 || this.#makeRoom(host, stranger) ? -1 : REASON["table-full"];
 	}
@@ -139,7 +139,7 @@ export class Admission {
 		const c = this.#c;
 		const { table, hosts } = c;
 		if (this.#reclaim() || this.#give(host)) return true;
-		if (table.bypass !== null && FINISHED.every((state) => table.head(state) === 0)) table.bypass.syncAll();
+		if (table.hooks !== null && FINISHED.every((state) => table.head(state) === 0)) table.hooks.syncAll();
 		for (const state of FINISHED) {
 			const i = table.head(state);
 			if (i !== 0) return this.#evict(i);
@@ -169,11 +169,11 @@ export class Admission {
 	/** The unanswered session of a host that is so longest, if it has not been used for `age` seconds; 0 if there is none. */
 	#unanswered(host: number, age: number): number {
 		const { table, now16 } = this.#c;
-		const first = table.spare(host, UNANSWERED);
+		const first = table.spare.first(host, UNANSWERED);
 		let i = first;
 		for (let n = 0; i !== 0 && n < SEARCH; n++) {
 			if (table.age(i, now16) >= age) return i;
-			i = table.nextSpare(i);
+			i = table.spare.next(i);
 			if (i === first) break;
 		}
 		return 0;
@@ -186,8 +186,8 @@ export class Admission {
 		let other = 0;
 		for (let n = 0; n < hosts.capacity; n++) {
 			this.#hand = (this.#hand % hosts.capacity) + 1;
-			if (this.#hand === host || table.spare(this.#hand, UNANSWERED) === 0) continue;
-			if (table.live(this.#hand) === 0) return this.#hand;
+			if (this.#hand === host || table.spare.first(this.#hand, UNANSWERED) === 0) continue;
+			if (table.spare.live(this.#hand) === 0) return this.#hand;
 			if (hosts.sessions(this.#hand) > has) other = this.#hand;
 		}
 		return other;
@@ -205,10 +205,10 @@ export class Admission {
 		for (let n = 0; n < hosts.capacity; n++) {
 			this.#hand = (this.#hand % hosts.capacity) + 1;
 			const host = this.#hand;
-			if (table.live(host) > 0 || hosts.sessions(host) > HOST_ENDED) continue;
-			if (stranger && table.spare(host, UNANSWERED) !== 0) continue;
+			if (table.spare.live(host) > 0 || hosts.sessions(host) > HOST_ENDED) continue;
+			if (stranger && table.spare.first(host, UNANSWERED) !== 0) continue;
 			for (const kind of [GIVEN, UNANSWERED]) {
-				for (let i = table.spare(host, kind); i !== 0; i = table.spare(host, kind)) this.end(i, "evicted");
+				for (let i = table.spare.first(host, kind); i !== 0; i = table.spare.first(host, kind)) this.end(i, "evicted");
 			}
 			if (!hosts.full) return true;
 		}
@@ -220,7 +220,7 @@ export class Admission {
 
 	/** Ends the session of a host that has been given longest. */
 	#give(host: number): boolean {
-		const i = this.#c.table.spare(host, GIVEN);
+		const i = this.#c.table.spare.first(host, GIVEN);
 		return i !== 0 && this.#evict(i);
 	}
 
@@ -252,7 +252,7 @@ export class Admission {
 		const part = guaranteedPorts(c, host);
 		const mappings = hosts.mappings(host, kind);
 		// Those of its mappings that can not be taken back.
-		const held = Math.min(mappings, table.live(host));
+		const held = Math.min(mappings, table.spare.live(host));
 		if ((free > 0 && held < part) || this.#givePort(host, GIVEN, external, kind, 0)) return true;
 		if (free > 0 || (this.#portsAt[kind] === c.now && this.#clearAt === c.now)) return false;
 		while (this.#clearAt !== c.now && this.expire(EXPIRE_BUDGET) > 0) if (externals.freePorts(external, kind) > 0) return true;
@@ -286,7 +286,7 @@ export class Admission {
 	#givePort(host: number, spare: number, external: number, kind: number, age: number): boolean {
 		const c = this.#c;
 		const { table } = c;
-		const first = table.spare(host, spare);
+		const first = table.spare.first(host, spare);
 		let i = first;
 		for (let n = 0; i !== 0 && n < SEARCH; n++) {
 			const meta = table.T[(i << 4) + R_META];
@@ -298,7 +298,7 @@ export class Admission {
 				if (c.externals.freePorts(external, kind) > 0) return true;
 				return false;
 			}
-			i = table.nextSpare(i);
+			i = table.spare.next(i);
 			if (i === first) break;
 		}
 		return false;
@@ -337,7 +337,7 @@ export class Admission {
 		const c = this.#c;
 		c.expectations.expire(c.now);
 		if (c.hosts.counting && c.now - this.#pressedAt > RELAX) {
-			c.table.relax();
+			c.table.spare.relax();
 			c.hosts.stopCounting();
 		}
 		let ended = 0;

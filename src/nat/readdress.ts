@@ -5,7 +5,7 @@
  */
 import { EXTERNAL_SHIFT, R_IN, R_META, R_PEER } from "../conntrack/record.ts";
 import { FREE, RESTING, TCP_CLOSING, TCP_RESET, TCP_SYN_IN, TCP_SYN_OUT } from "../conntrack/states.ts";
-import { H_CHANGING } from "../conntrack/table.ts";
+import { H_CHANGING } from "../conntrack/table-layout.ts";
 import { secondOf, TCP } from "../packet/layout.ts";
 import type { Admission } from "./admission.ts";
 import type { Context } from "./context.ts";
@@ -27,7 +27,7 @@ export function readdress(c: Context, admission: Admission, address: number, res
 	const result: Readdressed = { moved: 0, ended: 0 };
 	for (let i = 1; i <= table.layout.sessions; i++) {
 		const e = i << 4;
-		if (table.bypass !== null) table.bypass.sync(i);
+		if (table.hooks !== null) table.hooks.sync(i);
 		const meta = T[e + R_META];
 		const state = table.state(i);
 		if (state === FREE) continue;

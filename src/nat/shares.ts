@@ -21,8 +21,8 @@ const WIDE = 16_384;
 
 /** Hosts that share: those that were answered, all others together, and `host` (0: none) if it is one of these. */
 export function sharers(c: Context, host: number): number {
-	const { answered } = c.table;
-	const own = host !== 0 && c.table.live(host) === 0 ? 1 : 0;
+	const { answered } = c.table.spare;
+	const own = host !== 0 && c.table.spare.live(host) === 0 ? 1 : 0;
 	return Math.max(1, answered + own + (c.hosts.active - answered - own > 0 ? 1 : 0));
 }
 

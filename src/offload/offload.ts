@@ -2,7 +2,7 @@
  * Offload: established sessions go by BPF in the kernel (design.md section 5). This is the part that loads and attaches the programs, decides which sessions go into the
  * flow cache, and brings back what the cache has seen.
  *
- * Theory of operation. The session table tells ({@link Bypass}) when a session was used or changed its state. One that is answered and open goes in as soon as the
+ * Theory of operation. The session table tells ({@link OffloadHooks}) when a session was used or changed its state. One that is answered and open goes in as soon as the
  * link headers of both its ways are known (TCP's with the SYN+ACK); one that could not is tried again when it is used in another second. It comes out when both sides
  * have closed or one has reset it, when it ends, when its host is found at another port, when a link header that it uses changes or is lost, and with all others when a port
  * changes; then it goes in again a second later without being used: a host that only sends may not get through otherwise, because the kernel's connection tracking, where
@@ -18,6 +18,7 @@
  */
 import * as native from "masq:native";
 import type { Hosts } from "../conntrack/hosts.ts";
+import type { OffloadHooks } from "../conntrack/offload-hooks.ts";
 import {
 	EXTERNAL_SHIFT,
 	HOP_SHIFT,
@@ -39,8 +40,8 @@ import {
 	TENDED,
 } from "../conntrack/record.ts";
 import { ICMP_QUERY, TCP_CLOSING, TCP_ESTABLISHED, TCP_FIN_IN, TCP_FIN_OUT, TCP_OPENED, UDP_OPEN } from "../conntrack/states.ts";
-import type { Bypass, Table } from "../conntrack/table.ts";
-import { afterBypass } from "../conntrack/tcp.ts";
+import type { Table } from "../conntrack/table.ts";
+import { afterOffload } from "../conntrack/tcp.ts";
 import { addressValue, firstOf, ICMP, secondOf, swap32, TCP } from "../packet/layout.ts";
 import { HEADER_SIZE, HOST_HEADERS, type LinkHeaders } from "../packet/link-header.ts";
 import { LITTLE_ENDIAN } from "./asm.ts";
@@ -153,7 +154,7 @@ export interface OffloadStatus {
 export class OffloadError extends Error {}
 
 /** Running programs and the cache they share. */
-export class Offload implements Bypass {
+export class Offload implements OffloadHooks {
 	readonly #owner: OffloadOwner;
 	readonly #cache: FlowCache;
 	readonly #links: Uint16Array;
@@ -354,7 +355,7 @@ export class Offload implements Bypass {
 		const state = table.state(i);
 		const carried = this.#cache.packets(i, 0) !== 0 || this.#cache.packets(i, 1) !== 0;
 		const reset = this.#cache.reset(i);
-		const next = afterBypass(state, carried, reset, this.#cache.finished(i, 0), this.#cache.finished(i, 1));
+		const next = afterOffload(state, carried, reset, this.#cache.finished(i, 0), this.#cache.finished(i, 1));
 		if (reset === "passed") this.#cache.forgetReset(i);
 		if (next === state) return false;
 		const now16 = this.#owner.now16();

@@ -3,12 +3,13 @@
  * know of one that is due (is it used? answered? closing?) it asks for when it wants to know it.
  *
  * Theory of operation. An event tells of each entry's end, of ours alone: a socket filter looks at the mark. Events may be lost, and nothing rests on them: a session
- * whose time is up in the table is looked up before it ends, as one on any {@link Bypass}; and one that ends otherwise (flushed, evicted, by a reload) takes the kernel's entry with it.
+ * whose time is up in the table is looked up before it ends, as one on any {@link OffloadHooks}; and one that ends otherwise (flushed, evicted, by a reload) takes the kernel's entry with it.
  */
 import * as native from "masq:native";
+import type { OffloadHooks } from "../conntrack/offload-hooks.ts";
 import { R_META, R_OUT, R_PACKETS_IN, R_PACKETS_OUT, R_PEER } from "../conntrack/record.ts";
 import { FREE, RESTING, TCP_CLOSING, TCP_ESTABLISHED, TCP_OPENED, TCP_RESET, UDP_NEW, UDP_OPEN } from "../conntrack/states.ts";
-import type { Bypass, Table } from "../conntrack/table.ts";
+import type { Table } from "../conntrack/table.ts";
 import {
 	CT_DELETE,
 	CT_GET,
@@ -55,7 +56,7 @@ export interface TrackedOwner {
 	milliseconds(): number;
 }
 
-export class Tracked implements Bypass {
+export class Tracked implements OffloadHooks {
 	/** For the poll set: readable when entries have ended. */
 	readonly fd: native.Fd;
 	readonly #ask: native.Fd;
@@ -76,7 +77,7 @@ export class Tracked implements Bypass {
 	}
 
 	close(): void {
-		this.#o.table.bypass = null;
+		this.#o.table.hooks = null;
 		native.close(this.fd);
 		native.close(this.#ask);
 	}

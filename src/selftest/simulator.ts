@@ -2,7 +2,7 @@
  * The decision code over private memory: one LAN, one WAN, no devices, a clock that is set by hand. For `selftest`.
  */
 import type { Timeouts } from "../conntrack/states.ts";
-import { layoutTable } from "../conntrack/table.ts";
+import { layoutTable } from "../conntrack/table-layout.ts";
 import { type Admission, EXPIRE_BUDGET } from "../nat/admission.ts";
 import { BLOCK, type Context, type LanLink, type Link, NO_NET, POLICY_DEFAULTS, type Policy, Queue } from "../nat/context.ts";
 import { makeContext, makeCore, makeTables } from "../nat/core.ts";

@@ -5,7 +5,8 @@
 import * as native from "masq:native";
 import { Hosts } from "../../src/conntrack/hosts.ts";
 import { ICMP_QUERY, stateTimeouts, UDP_NEW, UDP_OPEN } from "../../src/conntrack/states.ts";
-import { layoutTable, Table } from "../../src/conntrack/table.ts";
+import { Table } from "../../src/conntrack/table.ts";
+import { layoutTable } from "../../src/conntrack/table-layout.ts";
 import { layoutCache } from "../../src/offload/cache.ts";
 import { Offload } from "../../src/offload/offload.ts";
 import { swap16, swap32, UDP } from "../../src/packet/layout.ts";
@@ -88,14 +89,14 @@ for (let n = 0; n < SESSIONS; n++) {
 	};
 	table.create(session, 1);
 }
-// The state changes with and without the bypass: the difference is the installation.
+// The state changes with and without the hooks: the difference is the installation.
 const change = (state: number) => {
 	from = native.cpuNanoseconds();
 	for (let i = 1; i <= SESSIONS; i++) table.setState(i, state, 1);
 	return (native.cpuNanoseconds() - from) / SESSIONS;
 };
 const plain = Math.min(change(UDP_OPEN), change(UDP_NEW), change(ICMP_QUERY), change(UDP_NEW));
-table.bypass = offload;
+table.hooks = offload;
 let install = Number.POSITIVE_INFINITY;
 let remove = Number.POSITIVE_INFINITY;
 for (let round = 0; round < 5; round++) {

@@ -170,7 +170,7 @@ class Episode {
 			filters: "",
 			standsBack: false,
 		});
-		rig.table.bypass = this.#offload;
+		rig.table.hooks = this.#offload;
 		c.headers.changed = (n) => this.#offload.linkChanged(n);
 		c.ipIds = 0x7fff;
 		for (let port = WAN; port < c.lan.length; port++) {

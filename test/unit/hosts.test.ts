@@ -1,6 +1,6 @@
 import { describe, expect, test } from "vitest";
 import { Hosts } from "../../src/conntrack/hosts.ts";
-import { layoutTable } from "../../src/conntrack/table.ts";
+import { layoutTable } from "../../src/conntrack/table-layout.ts";
 
 const SESSIONS = 1024;
 

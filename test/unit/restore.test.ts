@@ -2,7 +2,7 @@
 import { describe, expect, it } from "vitest";
 import { R_DELTA, R_IN, R_META, R_PEER } from "../../src/conntrack/record.ts";
 import { readImage } from "../../src/conntrack/restore.ts";
-import { EXTERNAL_WORDS, H_CHANGING, H_CLOCK, H_MAGIC, H_SESSIONS, H_VERSION, HEADER_WORDS } from "../../src/conntrack/table.ts";
+import { EXTERNAL_WORDS, H_CHANGING, H_CLOCK, H_MAGIC, H_SESSIONS, H_VERSION, HEADER_WORDS } from "../../src/conntrack/table-layout.ts";
 import { unfit } from "../../src/nat/keep.ts";
 import { readdress } from "../../src/nat/readdress.ts";
 import { sessionReset } from "../../src/nat/tcp-reset.ts";

@@ -25,7 +25,9 @@ import {
 } from "../../src/conntrack/record.ts";
 import { type Image, type Restored, readImage, restore } from "../../src/conntrack/restore.ts";
 import { FREE, OTHER, RESTING, STATE_NAMES, type Timeouts } from "../../src/conntrack/states.ts";
-import { layoutTable, type Table } from "../../src/conntrack/table.ts";
+import type { Table } from "../../src/conntrack/table.ts";
+import { layoutTable } from "../../src/conntrack/table-layout.ts";
+import { verifyTable } from "../../src/conntrack/verify.ts";
 import type { Admission } from "../../src/nat/admission.ts";
 import { ALG_NOTES } from "../../src/nat/alg.ts";
 import {
@@ -678,7 +680,7 @@ export class Rig {
 	 * ports of live mappings and forwards, and no external endpoint belongs to two inside endpoints (U-3).
 	 */
 	verify(): void {
-		this.table.verify((n) => this.externals.A[n]);
+		verifyTable(this.table, (n) => this.externals.A[n]);
 		const { table, hosts, externals } = this;
 		const t = table.T;
 		const { ranges } = this.context.policy;

@@ -3,7 +3,9 @@ import { describe, expect, it } from "vitest";
 import { Hosts } from "../../src/conntrack/hosts.ts";
 import { HOST_EIF, HOST_PLACE, R_META, R_PACKETS_OUT } from "../../src/conntrack/record.ts";
 import { FREE, STATES, stateTimeouts, TCP_ESTABLISHED, UDP_NEW, UDP_OPEN } from "../../src/conntrack/states.ts";
-import { layoutTable, type NewSession, Table } from "../../src/conntrack/table.ts";
+import { type NewSession, Table } from "../../src/conntrack/table.ts";
+import { layoutTable } from "../../src/conntrack/table-layout.ts";
+import { verifyTable } from "../../src/conntrack/verify.ts";
 import { externalsWords } from "../../src/nat/externals.ts";
 import { pair } from "../../src/packet/layout.ts";
 import { seededRandom } from "./mutation.ts";
@@ -147,7 +149,7 @@ describe("Table", () => {
 					}
 				}
 				if (n % 100 !== 0) continue;
-				table.verify(addressOf);
+				verifyTable(table, addressOf);
 				same(table.used, live.size);
 				for (const s of live.values()) {
 					same(table.findOut(s.protocol, s.inside, s.peer, pair(s.insidePort, s.peerPort)), s.record);
@@ -178,7 +180,7 @@ describe("Table", () => {
 				}
 			}
 			table.clear();
-			table.verify(addressOf);
+			verifyTable(table, addressOf);
 			expect([table.used, table.count(FREE)]).toEqual([0, sessions]);
 		});
 	}
@@ -197,7 +199,7 @@ describe("Table", () => {
 		expect(table.T[(77 << 4) + R_PACKETS_OUT]).toBe(0);
 		expect(make(5001)).toBe(3);
 		expect(table.T[(3 << 4) + R_META] >>> 24).toBe(5);
-		table.verify(addressOf);
+		verifyTable(table, addressOf);
 	});
 
 	it("every size lays out parts that do not overlap", () => {
@@ -247,9 +249,9 @@ describe("Table", () => {
 		]) {
 			const table = makeTable(256);
 			for (let n = 1; n <= 3; n++) table.create(udpSession(n, UDP_OPEN), 0);
-			table.verify(addressOf);
+			verifyTable(table, addressOf);
 			damage(table);
-			expect(() => table.verify(addressOf)).toThrow();
+			expect(() => verifyTable(table, addressOf)).toThrow();
 		}
 	});
 });
