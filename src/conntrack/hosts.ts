@@ -4,7 +4,18 @@
  * A record is four words: address; LAN port number in bits 16-23 and flags above; sessions opened lately and the external address of a pool it keeps to; session count (half) and next in hash chain (half).
  * Record 0 is none. A host's record goes with its last session. Its link header has the same number (packet/link-header.ts).
  */
-import { HOST_FRESH, HOST_HEARD, HOST_NEXT, HOST_OPENED, HOST_PLACE, HOST_PORT_SHIFT, HOST_REACHABLE, HOST_SESSIONS } from "./record.ts";
+import {
+	HOST_FRESH,
+	HOST_HALVES,
+	HOST_HEARD,
+	HOST_NEXT,
+	HOST_OPENED,
+	HOST_PLACE,
+	HOST_PORT_SHIFT,
+	HOST_REACHABLE,
+	HOST_SESSIONS,
+	HOST_WORDS,
+} from "./record.ts";
 import type { TableLayout } from "./table-layout.ts";
 
 /** The table of hosts. Addresses are as loaded. */
@@ -60,7 +71,7 @@ export class Hosts {
 		this.W.fill(0);
 		this.#heads.fill(0);
 		this.stopCounting();
-		for (let i = 1; i <= this.#capacity; i++) this.#halves[i * 8 + HOST_NEXT] = i < this.#capacity ? i + 1 : 0;
+		for (let i = 1; i <= this.#capacity; i++) this.#halves[i * HOST_HALVES + HOST_NEXT] = i < this.#capacity ? i + 1 : 0;
 		this.#free = 1;
 		this.active = 0;
 		this.#top = 0;
@@ -74,7 +85,7 @@ export class Hosts {
 	/** Number of the host with this address, 0 if it has no sessions. */
 	find(address: number): number {
 		let i = this.#heads[this.#chain(address)];
-		while (i !== 0 && this.W[i * 4] !== address) i = this.#halves[i * 8 + HOST_NEXT];
+		while (i !== 0 && this.W[i * HOST_WORDS] !== address) i = this.#halves[i * HOST_HALVES + HOST_NEXT];
 		return i;
 	}
 
@@ -84,12 +95,12 @@ export class Hosts {
 		if (known !== 0 || this.#free === 0) return known;
 		const i = this.#free;
 		const chain = this.#chain(address);
-		this.#free = this.#halves[i * 8 + HOST_NEXT];
-		this.W[i * 4] = address;
-		this.W[i * 4 + HOST_PLACE] = flags;
-		this.#halves[i * 8 + HOST_SESSIONS] = 0;
+		this.#free = this.#halves[i * HOST_HALVES + HOST_NEXT];
+		this.W[i * HOST_WORDS] = address;
+		this.W[i * HOST_WORDS + HOST_PLACE] = flags;
+		this.#halves[i * HOST_HALVES + HOST_SESSIONS] = 0;
 		this.refused[i] = 0;
-		this.#halves[i * 8 + HOST_NEXT] = this.#heads[chain];
+		this.#halves[i * HOST_HALVES + HOST_NEXT] = this.#heads[chain];
 		this.#heads[chain] = i;
 		this.active++;
 		return i;
@@ -97,12 +108,12 @@ export class Hosts {
 
 	/** Sessions of a host. */
 	sessions(i: number): number {
-		return this.#halves[i * 8 + HOST_SESSIONS];
+		return this.#halves[i * HOST_HALVES + HOST_SESSIONS];
 	}
 
 	/** Counts a session opened in second `now`; false if there were `rate` already. */
 	opens(i: number, now: number, rate: number): boolean {
-		const w = i * 4 + HOST_OPENED;
+		const w = i * HOST_WORDS + HOST_OPENED;
 		const v = this.W[w];
 		const opened = ((v >>> 16) & 0xff) === (now & 0xff) ? v & 0xffff : 0;
 		if (opened >= rate) return false;
@@ -112,13 +123,13 @@ export class Hosts {
 
 	/** Remembers which pool address a host's sessions use (external number, 0: none). */
 	pair(i: number, external: number): void {
-		const w = i * 4 + HOST_OPENED;
+		const w = i * HOST_WORDS + HOST_OPENED;
 		this.W[w] = (this.W[w] & 0xffffff) | (external << 24);
 	}
 
 	/** The pool address that a host keeps to while it has sessions, 0 if none. */
 	paired(i: number): number {
-		return this.W[i * 4 + HOST_OPENED] >>> 24;
+		return this.W[i * HOST_WORDS + HOST_OPENED] >>> 24;
 	}
 
 	/** Mappings of a host of one kind of port. */
@@ -157,7 +168,7 @@ export class Hosts {
 
 	/** Counts one more session. */
 	retain(i: number): void {
-		const n = ++this.#halves[i * 8 + HOST_SESSIONS];
+		const n = ++this.#halves[i * HOST_HALVES + HOST_SESSIONS];
 		if (n > this.#others && i !== this.#top) this.#others = n;
 	}
 
@@ -170,25 +181,25 @@ export class Hosts {
 	letGo(): void {
 		const i = this.#held;
 		this.#held = 0;
-		if (this.#halves[i * 8 + HOST_SESSIONS] === 0) this.release(i);
+		if (this.#halves[i * HOST_HALVES + HOST_SESSIONS] === 0) this.release(i);
 	}
 
 	/** Counts one session less and frees the record with the last; also frees a record that never got one. */
 	release(i: number): void {
 		const h = this.#halves;
-		if (h[i * 8 + HOST_SESSIONS] > 0) h[i * 8 + HOST_SESSIONS]--;
-		if (h[i * 8 + HOST_SESSIONS] > 0 || i === this.#held) return;
-		const chain = this.#chain(this.W[i * 4]);
+		if (h[i * HOST_HALVES + HOST_SESSIONS] > 0) h[i * HOST_HALVES + HOST_SESSIONS]--;
+		if (h[i * HOST_HALVES + HOST_SESSIONS] > 0 || i === this.#held) return;
+		const chain = this.#chain(this.W[i * HOST_WORDS]);
 		let before = 0;
 		let j = this.#heads[chain];
 		while (j !== i && j !== 0) {
 			before = j;
-			j = h[j * 8 + HOST_NEXT];
+			j = h[j * HOST_HALVES + HOST_NEXT];
 		}
-		if (before === 0) this.#heads[chain] = h[i * 8 + HOST_NEXT];
-		else h[before * 8 + HOST_NEXT] = h[i * 8 + HOST_NEXT];
+		if (before === 0) this.#heads[chain] = h[i * HOST_HALVES + HOST_NEXT];
+		else h[before * HOST_HALVES + HOST_NEXT] = h[i * HOST_HALVES + HOST_NEXT];
 		this.W.fill(0, i * 4, i * 4 + 4);
-		h[i * 8 + HOST_NEXT] = this.#free;
+		h[i * HOST_HALVES + HOST_NEXT] = this.#free;
 		this.#free = i;
 		this.active--;
 	}
@@ -196,18 +207,18 @@ export class Hosts {
 	/** Records that a host can be reached by a LAN port. `heard`: only its own frames say so. */
 	place(i: number, port: number, heard = false): void {
 		this.assign(i, port);
-		const w = i * 4 + HOST_PLACE;
+		const w = i * HOST_WORDS + HOST_PLACE;
 		this.W[w] = (this.W[w] & ~HOST_HEARD) | HOST_REACHABLE | HOST_FRESH | (heard ? HOST_HEARD : 0);
 	}
 
 	/** Records that it is not known any more how a host is reached. */
 	lose(i: number): void {
-		this.W[i * 4 + HOST_PLACE] &= ~(HOST_REACHABLE | HOST_FRESH | HOST_HEARD);
+		this.W[i * HOST_WORDS + HOST_PLACE] &= ~(HOST_REACHABLE | HOST_FRESH | HOST_HEARD);
 	}
 
 	/** Says on which LAN port a host is that has not been heard yet. */
 	assign(i: number, port: number): void {
-		const w = i * 4 + HOST_PLACE;
+		const w = i * HOST_WORDS + HOST_PLACE;
 		this.W[w] = (this.W[w] & ~(0xff << HOST_PORT_SHIFT)) | (port << HOST_PORT_SHIFT);
 	}
 
@@ -222,7 +233,7 @@ export class Hosts {
 		let most = 0;
 		let second = 0;
 		for (let i = 1; i <= this.#capacity; i++) {
-			const n = this.#halves[i * 8 + HOST_SESSIONS];
+			const n = this.#halves[i * HOST_HALVES + HOST_SESSIONS];
 			if (n > most) {
 				second = most;
 				most = n;

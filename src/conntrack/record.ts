@@ -17,6 +17,9 @@
  */
 
 export const RECORD_WORDS = 16;
+/** Record number << this: index of its first word, of its first halfword. */
+export const RECORD_SHIFT = 4;
+export const HALF_SHIFT = 5;
 export const R_INSIDE = 0;
 export const R_PEER = 1;
 export const R_OUT = 2;
@@ -68,6 +71,10 @@ export const BYTES_CARRY = 0x40000000;
 export const PACKETS_CARRY = 0x80000000;
 
 // ---- host record (hosts.ts) ----
+/** Words and halfwords of a host record; host number << HOST_SHIFT is the index of its first word. */
+export const HOST_WORDS = 4;
+export const HOST_HALVES = 8;
+export const HOST_SHIFT = 2;
 /** Word offsets of a host record. */
 export const HOST_ADDRESS = 0;
 export const HOST_PLACE = 1;

@@ -8,6 +8,7 @@
 import { DCCP, firstOf, ICMP, SCTP, secondOf, TCP, UDP, UDPLITE } from "../packet/layout.ts";
 import {
 	EXTERNAL_SHIFT,
+	HALF_SHIFT,
 	R_DELTA,
 	R_HOST,
 	R_IN,
@@ -15,6 +16,7 @@ import {
 	R_META,
 	R_OUT,
 	R_PEER,
+	RECORD_SHIFT,
 	RECORD_WORDS,
 	STATE_MASK,
 	STATE_SHIFT,
@@ -155,7 +157,7 @@ export function restore(table: Table, image: Image, now: number, keep: (i: numbe
 	const sessions = image.sessions;
 	const fixedRoom = 0xffff - CLOCK_LAG;
 	for (let i = 1; i <= sessions; i++) {
-		const e = i << 4;
+		const e = i << RECORD_SHIFT;
 		const meta = t[e + R_META];
 		const state = (meta >> STATE_SHIFT) & STATE_MASK;
 		if (state === FREE) continue;
@@ -185,7 +187,7 @@ export function restore(table: Table, image: Image, now: number, keep: (i: numbe
 		if (!whole) {
 			if (++result.broken > BROKEN_MAX) return null;
 		} else {
-			const idle = (clock16 - t16[(i << 5) + R_LAST]) & 0xffff;
+			const idle = (clock16 - t16[(i << HALF_SHIFT) + R_LAST]) & 0xffff;
 			const age = Math.max(0, (idle > fixedRoom ? idle - 0x10000 : idle) + elapsed);
 			const overdue = age - timeouts[state];
 			if (!due && overdue > 0 && state !== RESTING && (meta & 0xff) === UDP && overdue <= timeouts[RESTING]) over[i] = 1;
@@ -203,8 +205,8 @@ export function restore(table: Table, image: Image, now: number, keep: (i: numbe
 		first = Math.max(0, count - table.layout.sessions);
 		result.excess = first;
 		for (let k = first; k < count; k++) {
-			const from = (sorted[k] & 0xffff) << 4;
-			const e = (k - first + 1) << 4;
+			const from = (sorted[k] & 0xffff) << RECORD_SHIFT;
+			const e = (k - first + 1) << RECORD_SHIFT;
 			table.T.set(t.subarray(from, from + RECORD_WORDS), e);
 			const n = (t[from + R_META] >> EXTERNAL_SHIFT) & 0xff;
 			table.T[e + R_DELTA] = deltaOf(t[from], addresses[n], t[from + R_OUT], t[from + R_IN]);
@@ -215,7 +217,7 @@ export function restore(table: Table, image: Image, now: number, keep: (i: numbe
 	for (let k = first; k < count; k++) {
 		const i = own ? sorted[k] & 0xffff : k - first + 1;
 		// Whoever keeps it says whose it is now.
-		table.T16[(i << 5) + R_HOST] = 0;
+		table.T16[(i << HALF_SHIFT) + R_HOST] = 0;
 		if (keep(i)) {
 			places[sorted[k] & 0xffff] = i;
 			table.relist(i);
@@ -223,7 +225,7 @@ export function restore(table: Table, image: Image, now: number, keep: (i: numbe
 			else if (table.state(i) !== RESTING) result.kept++;
 		} else {
 			result.unfit++;
-			table.T[(i << 4) + R_META] = 0;
+			table.T[(i << RECORD_SHIFT) + R_META] = 0;
 		}
 	}
 	for (let i = 1; i <= table.layout.sessions; i++) if (table.state(i) === FREE) table.relist(i);

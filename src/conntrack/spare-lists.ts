@@ -8,6 +8,7 @@
 import { L_BYTES, type LargeCounters } from "./large-counters.ts";
 import {
 	ANSWERED,
+	HALF_SHIFT,
 	R_HIGH_IN,
 	R_HIGH_OUT,
 	R_HIGHS,
@@ -15,6 +16,7 @@ import {
 	R_META,
 	R_SPARE_NEXT,
 	R_SPARE_PREVIOUS,
+	RECORD_SHIFT,
 	STATE_MASK,
 	STATE_SHIFT,
 } from "./record.ts";
@@ -69,7 +71,7 @@ export class SpareLists {
 
 	/** The one that has been so for less long than `i`; comes back to the first. */
 	next(i: number): number {
-		return this.#T16[(i << 5) + R_SPARE_NEXT];
+		return this.#T16[(i << HALF_SHIFT) + R_SPARE_NEXT];
 	}
 
 	/** How many sessions of a host are live. */
@@ -94,7 +96,7 @@ export class SpareLists {
 	add(i: number, kind: number): void {
 		const s = this.#hosts;
 		const t = this.#T16;
-		const h = i << 5;
+		const h = i << HALF_SHIFT;
 		const at = t[h + R_HOST] * S_HOST;
 		if (kind === LIVE) {
 			if (s[at + S_LIVE]++ === 0) this.answered++;
@@ -109,18 +111,18 @@ export class SpareLists {
 			t[h + R_SPARE_NEXT] = i;
 			return;
 		}
-		const tail = t[(head << 5) + R_SPARE_PREVIOUS];
+		const tail = t[(head << HALF_SHIFT) + R_SPARE_PREVIOUS];
 		t[h + R_SPARE_PREVIOUS] = tail;
 		t[h + R_SPARE_NEXT] = head;
-		t[(tail << 5) + R_SPARE_NEXT] = i;
-		t[(head << 5) + R_SPARE_PREVIOUS] = i;
+		t[(tail << HALF_SHIFT) + R_SPARE_NEXT] = i;
+		t[(head << HALF_SHIFT) + R_SPARE_PREVIOUS] = i;
 	}
 
 	/** Takes a session out of the list of its host. The high parts of its byte counters are 0 then. */
 	remove(i: number, kind: number): void {
 		const s = this.#hosts;
 		const t = this.#T16;
-		const h = i << 5;
+		const h = i << HALF_SHIFT;
 		const at = t[h + R_HOST] * S_HOST;
 		if (kind === LIVE) {
 			if (--s[at + S_LIVE] === 0) this.answered--;
@@ -130,8 +132,8 @@ export class SpareLists {
 			if (kind === GIVEN) s[at + S_GIVEN]--;
 			const after = t[h + R_SPARE_NEXT];
 			const before = t[h + R_SPARE_PREVIOUS];
-			t[(before << 5) + R_SPARE_NEXT] = after;
-			t[(after << 5) + R_SPARE_PREVIOUS] = before;
+			t[(before << HALF_SHIFT) + R_SPARE_NEXT] = after;
+			t[(after << HALF_SHIFT) + R_SPARE_PREVIOUS] = before;
 			if (s[at + kind] === i) s[at + kind] = after === i ? 0 : after;
 		}
 		t[h + R_HIGH_OUT] = 0;
@@ -145,14 +147,14 @@ export class SpareLists {
 		if (from === UNANSWERED && to === LIVE && !this.pressed) {
 			// Nearly always: the first answer.
 			const s = this.#hosts;
-			const at = this.#T16[(i << 5) + R_HOST] * S_HOST;
-			this.#T[(i << 4) + R_HIGHS] = 0;
-			this.#T[(i << 4) + R_META] = next;
+			const at = this.#T16[(i << HALF_SHIFT) + R_HOST] * S_HOST;
+			this.#T[(i << RECORD_SHIFT) + R_HIGHS] = 0;
+			this.#T[(i << RECORD_SHIFT) + R_META] = next;
 			if (s[at]++ === 0) this.answered++;
 			return;
 		}
 		if (from !== to) this.remove(i, from);
-		this.#T[(i << 4) + R_META] = next;
+		this.#T[(i << RECORD_SHIFT) + R_META] = next;
 		if (from !== to) this.add(i, to);
 	}
 }

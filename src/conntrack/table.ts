@@ -34,6 +34,7 @@ import {
 	ANSWERED,
 	BYTES_CARRY,
 	EXTERNAL_SHIFT,
+	HALF_SHIFT,
 	HOP_SHIFT,
 	PACKETS_CARRY,
 	R_ACK_OUT,
@@ -53,6 +54,7 @@ import {
 	R_PACKETS_OUT,
 	R_PEER,
 	R_PREVIOUS,
+	RECORD_SHIFT,
 	RECORD_WORDS,
 	STATE_MASK,
 	STATE_SHIFT,
@@ -216,7 +218,7 @@ export class Table {
 		const t = this.T;
 		const t16 = this.T16;
 		const { key0, key1, key2, shift, outHeads, inHeads } = this;
-		const e = i << 4;
+		const e = i << RECORD_SHIFT;
 		const inside = t[e];
 		const peer = t[e + R_PEER];
 		const out = t[e + R_OUT];
@@ -224,14 +226,14 @@ export class Table {
 		const key = t[e + R_META] & 0xffff;
 		let h = Math.imul(out ^ key0, key1) ^ inside;
 		const outChain = Math.imul(h ^ (h >>> 15) ^ peer, key2) >>> shift;
-		for (let k = outHeads[outChain]; k !== 0; k = t16[(k << 5) + R_CHAIN_OUT]) {
-			const f = k << 4;
+		for (let k = outHeads[outChain]; k !== 0; k = t16[(k << HALF_SHIFT) + R_CHAIN_OUT]) {
+			const f = k << RECORD_SHIFT;
 			if (t[f] === inside && t[f + R_OUT] === out && t[f + R_PEER] === peer && ((t[f + R_META] ^ key) & 0xff) === 0) return -1;
 		}
 		h = Math.imul(inn ^ key0, key1) ^ peer;
 		const inChain = Math.imul(h ^ (h >>> 15) ^ address, key2) >>> shift;
-		for (let k = inHeads[inChain]; k !== 0; k = t16[(k << 5) + R_CHAIN_IN]) {
-			const f = k << 4;
+		for (let k = inHeads[inChain]; k !== 0; k = t16[(k << HALF_SHIFT) + R_CHAIN_IN]) {
+			const f = k << RECORD_SHIFT;
 			if (t[f + R_PEER] === peer && t[f + R_IN] === inn && (t[f + R_META] & 0xffff) === key) return -1;
 		}
 		const chains = this.#chains;
@@ -240,14 +242,14 @@ export class Table {
 		const mapInChain = Math.imul(h ^ (h >>> 15) ^ externalPort, key2) >>> (shift + 1);
 		let leader = this.#mapInHeads[mapInChain];
 		for (; leader !== 0; leader = chains[(leader << 1) + 1]) {
-			const f = leader << 4;
+			const f = leader << RECORD_SHIFT;
 			if (secondOf(t[f + R_IN]) !== externalPort || (t[f + R_META] & 0xffff) !== key) continue;
 			if (ported && (t[f] !== inside || firstOf(t[f + R_OUT]) !== firstOf(out))) return -1;
 			break;
 		}
-		t16[(i << 5) + R_CHAIN_OUT] = outHeads[outChain];
+		t16[(i << HALF_SHIFT) + R_CHAIN_OUT] = outHeads[outChain];
 		outHeads[outChain] = i;
-		t16[(i << 5) + R_CHAIN_IN] = inHeads[inChain];
+		t16[(i << HALF_SHIFT) + R_CHAIN_IN] = inHeads[inChain];
 		inHeads[inChain] = i;
 		if (leader !== 0) this.#join(i, leader, address);
 		else {
@@ -273,7 +275,7 @@ export class Table {
 	/** Puts a resting record, which is in no index, where {@link findResting} finds it. */
 	relinkResting(i: number): void {
 		const t = this.T;
-		const h = this.#hashEndpoint(t[i << 4], firstOf(t[(i << 4) + R_OUT]));
+		const h = this.#hashEndpoint(t[i << RECORD_SHIFT], firstOf(t[(i << RECORD_SHIFT) + R_OUT]));
 		this.#chains[i << 1] = this.#mapOutHeads[h];
 		this.#mapOutHeads[h] = i;
 	}
@@ -300,11 +302,11 @@ export class Table {
 
 	/** The record after `i` in its state's list, 0 at the end. */
 	next(i: number): number {
-		return this.T16[(i << 5) + R_NEXT];
+		return this.T16[(i << HALF_SHIFT) + R_NEXT];
 	}
 
 	state(i: number): number {
-		return (this.T[(i << 4) + R_META] >> STATE_SHIFT) & STATE_MASK;
+		return (this.T[(i << RECORD_SHIFT) + R_META] >> STATE_SHIFT) & STATE_MASK;
 	}
 
 	// ---- lists ---------------------------------------------------------------------------------------------------
@@ -312,10 +314,10 @@ export class Table {
 	#append(state: number, i: number): void {
 		const l = this.#lists;
 		const tail = l[(state << 1) + 1];
-		this.T16[(i << 5) + R_PREVIOUS] = tail;
-		this.T16[(i << 5) + R_NEXT] = 0;
+		this.T16[(i << HALF_SHIFT) + R_PREVIOUS] = tail;
+		this.T16[(i << HALF_SHIFT) + R_NEXT] = 0;
 		if (tail === 0) l[state << 1] = i;
-		else this.T16[(tail << 5) + R_NEXT] = i;
+		else this.T16[(tail << HALF_SHIFT) + R_NEXT] = i;
 		l[(state << 1) + 1] = i;
 		this.#counts[state]++;
 	}
@@ -323,12 +325,12 @@ export class Table {
 	#detach(state: number, i: number): void {
 		const l = this.#lists;
 		const t = this.T16;
-		const before = t[(i << 5) + R_PREVIOUS];
-		const after = t[(i << 5) + R_NEXT];
+		const before = t[(i << HALF_SHIFT) + R_PREVIOUS];
+		const after = t[(i << HALF_SHIFT) + R_NEXT];
 		if (before === 0) l[state << 1] = after;
-		else t[(before << 5) + R_NEXT] = after;
+		else t[(before << HALF_SHIFT) + R_NEXT] = after;
 		if (after === 0) l[(state << 1) + 1] = before;
-		else t[(after << 5) + R_PREVIOUS] = before;
+		else t[(after << HALF_SHIFT) + R_PREVIOUS] = before;
 		this.#counts[state]--;
 	}
 
@@ -336,19 +338,19 @@ export class Table {
 	touch(i: number, now16: number): void {
 		const state = this.state(i);
 		this.#detach(state, i);
-		this.T16[(i << 5) + R_LAST] = now16;
+		this.T16[(i << HALF_SHIFT) + R_LAST] = now16;
 		this.#append(state, i);
 		if (this.hooks !== null) this.hooks.changed(i);
 	}
 
 	/** Moves a session to another state and refreshes it. */
 	setState(i: number, state: number, now16: number): void {
-		const m = (i << 4) + R_META;
+		const m = (i << RECORD_SHIFT) + R_META;
 		const meta = this.T[m];
 		const before = (meta >> STATE_SHIFT) & STATE_MASK;
 		this.#detach(before, i);
 		// First the time: the new state's may be shorter than the session has been idle.
-		this.T16[(i << 5) + R_LAST] = now16;
+		this.T16[(i << HALF_SHIFT) + R_LAST] = now16;
 		if (before !== state) {
 			const next = meta ^ ((before ^ state) << STATE_SHIFT);
 			if (SPARE[before] === SPARE[state]) this.T[m] = next;
@@ -364,37 +366,37 @@ export class Table {
 	 */
 	setStateKeepingTime(i: number, state: number, now16: number): void {
 		const t = this.T16;
-		const m = (i << 4) + R_META;
+		const m = (i << RECORD_SHIFT) + R_META;
 		const meta = this.T[m];
 		const from = (meta >> STATE_SHIFT) & STATE_MASK;
 		this.#detach(from, i);
 		const changed = meta ^ ((from ^ state) << STATE_SHIFT);
 		if (SPARE[from] === SPARE[state]) this.T[m] = changed;
 		else this.spare.move(i, meta, changed);
-		const age = (now16 - t[(i << 5) + R_LAST]) & 0xffff;
+		const age = (now16 - t[(i << HALF_SHIFT) + R_LAST]) & 0xffff;
 		const l = this.#lists;
 		let before = l[(state << 1) + 1];
-		for (let steps = 0; before !== 0 && ((now16 - t[(before << 5) + R_LAST]) & 0xffff) < age; steps++) {
+		for (let steps = 0; before !== 0 && ((now16 - t[(before << HALF_SHIFT) + R_LAST]) & 0xffff) < age; steps++) {
 			if (steps === 32) {
-				t[(i << 5) + R_LAST] = t[(before << 5) + R_LAST];
+				t[(i << HALF_SHIFT) + R_LAST] = t[(before << HALF_SHIFT) + R_LAST];
 				break;
 			}
-			before = t[(before << 5) + R_PREVIOUS];
+			before = t[(before << HALF_SHIFT) + R_PREVIOUS];
 		}
-		const after = before === 0 ? l[state << 1] : t[(before << 5) + R_NEXT];
-		t[(i << 5) + R_PREVIOUS] = before;
-		t[(i << 5) + R_NEXT] = after;
+		const after = before === 0 ? l[state << 1] : t[(before << HALF_SHIFT) + R_NEXT];
+		t[(i << HALF_SHIFT) + R_PREVIOUS] = before;
+		t[(i << HALF_SHIFT) + R_NEXT] = after;
 		if (before === 0) l[state << 1] = i;
-		else t[(before << 5) + R_NEXT] = i;
+		else t[(before << HALF_SHIFT) + R_NEXT] = i;
 		if (after === 0) l[(state << 1) + 1] = i;
-		else t[(after << 5) + R_PREVIOUS] = i;
+		else t[(after << HALF_SHIFT) + R_PREVIOUS] = i;
 		this.#counts[state]++;
 		if (this.hooks !== null) this.hooks.changed(i);
 	}
 
 	/** The peer of an ICMP query, or of a session without ports, has answered. */
 	answer(i: number): void {
-		const m = (i << 4) + R_META;
+		const m = (i << RECORD_SHIFT) + R_META;
 		const from = spareOf(this.T[m]);
 		if (from === LIVE) return;
 		this.spare.remove(i, from);
@@ -404,7 +406,7 @@ export class Table {
 
 	/** Whether a session is LIVE, GIVEN or UNANSWERED. */
 	spareOf(i: number): number {
-		return spareOf(this.T[(i << 4) + R_META]);
+		return spareOf(this.T[(i << RECORD_SHIFT) + R_META]);
 	}
 
 	/** From now on unanswered sessions are in the lists of their hosts, until {@link SpareLists.relax}. Walks them all. */
@@ -420,7 +422,7 @@ export class Table {
 
 	/** Seconds since the last use. */
 	age(i: number, now16: number): number {
-		return (now16 - this.T16[(i << 5) + R_LAST]) & 0xffff;
+		return (now16 - this.T16[(i << HALF_SHIFT) + R_LAST]) & 0xffff;
 	}
 
 	/** First expired session of a state at `now16`, 0 if there is none. One that was used offloaded since is moved on. */
@@ -441,14 +443,14 @@ export class Table {
 	/** The low part of a byte counter has come round, outbound (0) or inbound (1). No more packets than PACKETS_CARRY have passed since it last did. */
 	carried(i: number, inbound: number): void {
 		const t = this.T16;
-		const h = (i << 5) + R_HIGH_OUT + inbound;
+		const h = (i << HALF_SHIFT) + R_HIGH_OUT + inbound;
 		if (this.spareOf(i) !== LIVE) this.large.add(i, L_BYTES + inbound, 1);
 		else if (t[h] < 0xffff) t[h]++;
 		else {
 			t[h] = 0;
 			this.large.add(i, L_BYTES + inbound, 0x10000);
 		}
-		const p = (i << 4) + R_PACKETS_OUT + inbound;
+		const p = (i << RECORD_SHIFT) + R_PACKETS_OUT + inbound;
 		if (this.T[p] < 0) {
 			this.T[p] &= 0x7fffffff;
 			this.large.add(i, L_PACKETS + inbound, 1);
@@ -458,15 +460,15 @@ export class Table {
 	/** Adds packets and bytes that were counted elsewhere. */
 	add(i: number, inbound: number, packets: number, bytes: number): void {
 		const t = this.T;
-		const p = (i << 4) + R_PACKETS_OUT + inbound;
-		const b = (i << 4) + R_BYTES_OUT + inbound;
+		const p = (i << RECORD_SHIFT) + R_PACKETS_OUT + inbound;
+		const b = (i << RECORD_SHIFT) + R_BYTES_OUT + inbound;
 		const all = (t[p] >>> 0) + packets;
 		t[p] = all % PACKETS_CARRY;
 		if (all >= PACKETS_CARRY) this.large.add(i, L_PACKETS + inbound, Math.floor(all / PACKETS_CARRY));
 		const total = t[b] + bytes;
 		t[b] = total % BYTES_CARRY;
 		if (total < BYTES_CARRY) return;
-		const h = (i << 5) + R_HIGH_OUT + inbound;
+		const h = (i << HALF_SHIFT) + R_HIGH_OUT + inbound;
 		const carries = Math.floor(total / BYTES_CARRY);
 		if (this.spareOf(i) === LIVE && this.T16[h] + carries <= 0xffff) this.T16[h] += carries;
 		else this.large.add(i, L_BYTES + inbound, carries);
@@ -474,7 +476,7 @@ export class Table {
 
 	/** Packets of both directions as exact numbers: [out, in]. */
 	packets(i: number): [number, number] {
-		const p = (i << 4) + R_PACKETS_OUT;
+		const p = (i << RECORD_SHIFT) + R_PACKETS_OUT;
 		return [
 			this.large.of(i, L_PACKETS) * PACKETS_CARRY + (this.T[p] >>> 0),
 			this.large.of(i, L_PACKETS + 1) * PACKETS_CARRY + (this.T[p + R_PACKETS_IN - R_PACKETS_OUT] >>> 0),
@@ -483,9 +485,9 @@ export class Table {
 
 	/** Bytes of both directions as exact numbers: [out, in]. */
 	bytes(i: number): [number, number] {
-		const e = i << 4;
+		const e = i << RECORD_SHIFT;
 		const live = this.spareOf(i) === LIVE;
-		const high = (which: number) => this.large.of(i, L_BYTES + which) + (live ? this.T16[(i << 5) + R_HIGH_OUT + which] : 0);
+		const high = (which: number) => this.large.of(i, L_BYTES + which) + (live ? this.T16[(i << HALF_SHIFT) + R_HIGH_OUT + which] : 0);
 		return [high(0) * BYTES_CARRY + this.T[e + R_BYTES_OUT], high(1) * BYTES_CARRY + this.T[e + R_BYTES_IN]];
 	}
 
@@ -508,9 +510,9 @@ export class Table {
 		const h = Math.imul(ports ^ this.key0, this.key1) ^ inside;
 		let i = this.outHeads[Math.imul(h ^ (h >>> 15) ^ peer, this.key2) >>> this.shift];
 		while (i !== 0) {
-			const e = i << 4;
+			const e = i << RECORD_SHIFT;
 			if (t[e] === inside && t[e + R_OUT] === ports && t[e + R_PEER] === peer && (t[e + R_META] & 0xff) === protocol) break;
-			i = this.T16[(i << 5) + R_CHAIN_OUT];
+			i = this.T16[(i << HALF_SHIFT) + R_CHAIN_OUT];
 		}
 		return i;
 	}
@@ -522,9 +524,9 @@ export class Table {
 		const h = Math.imul(ports ^ this.key0, this.key1) ^ peer;
 		let i = this.inHeads[Math.imul(h ^ (h >>> 15) ^ address, this.key2) >>> this.shift];
 		while (i !== 0) {
-			const e = i << 4;
+			const e = i << RECORD_SHIFT;
 			if (t[e + R_PEER] === peer && t[e + R_IN] === ports && (t[e + R_META] & 0xffff) === key) break;
-			i = this.T16[(i << 5) + R_CHAIN_IN];
+			i = this.T16[(i << HALF_SHIFT) + R_CHAIN_IN];
 		}
 		return i;
 	}
@@ -543,7 +545,7 @@ export class Table {
 		const t = this.T;
 		let i = this.#mapOutHeads[this.#hashEndpoint(inside, port)];
 		while (i !== 0) {
-			const e = i << 4;
+			const e = i << RECORD_SHIFT;
 			if (
 				t[e] === inside &&
 				firstOf(t[e + R_OUT]) === port &&
@@ -562,7 +564,7 @@ export class Table {
 		const key = protocol | (external << EXTERNAL_SHIFT);
 		let i = this.#mapInHeads[this.#hashEndpoint(address, port)];
 		while (i !== 0) {
-			const e = i << 4;
+			const e = i << RECORD_SHIFT;
 			if (secondOf(t[e + R_IN]) === port && (t[e + R_META] & 0xffff) === key) break;
 			i = this.#chains[(i << 1) + 1];
 		}
@@ -572,7 +574,7 @@ export class Table {
 	/** The session of a mapping that `leader` leads, with a peer address: the first there is, 0 if there is none. `address` is the external one as loaded. */
 	findPeer(leader: number, peer: number, address: number): number {
 		const t = this.T;
-		const e = leader << 4;
+		const e = leader << RECORD_SHIFT;
 		return t[e + R_PEER] === peer ? leader : this.#findFirst(peer, address, secondOf(t[e + R_IN]), t[e + R_META] & 0xffff);
 	}
 
@@ -580,7 +582,7 @@ export class Table {
 		const t = this.T;
 		let i = this.#peerHeads[this.#hashPeer(peer, address, port)];
 		while (i !== 0) {
-			const e = i << 4;
+			const e = i << RECORD_SHIFT;
 			if (t[e + R_PEER] === peer && secondOf(t[e + R_IN]) === port && (t[e + R_META] & 0xffff) === key) break;
 			i = this.#chains[(i << 1) + 1];
 		}
@@ -607,15 +609,15 @@ export class Table {
 		const t = this.T;
 		const t16 = this.T16;
 		const { key0, key1, key2, shift, outHeads, inHeads } = this;
-		const e = i << 4;
-		const h16 = i << 5;
+		const e = i << RECORD_SHIFT;
+		const h16 = i << HALF_SHIFT;
 		const out = pair(n.internalPort, n.peerPortInternal);
 		const inn = pair(n.peerPort, externalPort);
 		// Off the head of the list of the free.
 		const free = t16[h16 + R_NEXT];
 		l[FREE << 1] = free;
 		if (free === 0) l[(FREE << 1) + 1] = 0;
-		else t16[(free << 5) + R_PREVIOUS] = 0;
+		else t16[(free << HALF_SHIFT) + R_PREVIOUS] = 0;
 		t[e] = internal;
 		t[e + R_PEER] = peer;
 		t[e + R_OUT] = out;
@@ -630,7 +632,7 @@ export class Table {
 		t16[h16 + R_PREVIOUS] = tail;
 		t16[h16 + R_NEXT] = 0;
 		if (tail === 0) l[state << 1] = i;
-		else t16[(tail << 5) + R_NEXT] = i;
+		else t16[(tail << HALF_SHIFT) + R_NEXT] = i;
 		l[(state << 1) + 1] = i;
 		this.#counts[FREE]--;
 		this.#counts[state]++;
@@ -659,12 +661,12 @@ export class Table {
 	#link(i: number, address: number, leader: number): void {
 		const t = this.T;
 		const t16 = this.T16;
-		const e = i << 4;
+		const e = i << RECORD_SHIFT;
 		let h = this.hash(t[e], t[e + R_PEER], t[e + R_OUT]);
-		t16[(i << 5) + R_CHAIN_OUT] = this.outHeads[h];
+		t16[(i << HALF_SHIFT) + R_CHAIN_OUT] = this.outHeads[h];
 		this.outHeads[h] = i;
 		h = this.hash(t[e + R_PEER], address, t[e + R_IN]);
-		t16[(i << 5) + R_CHAIN_IN] = this.inHeads[h];
+		t16[(i << HALF_SHIFT) + R_CHAIN_IN] = this.inHeads[h];
 		this.inHeads[h] = i;
 		if (leader === 0) {
 			this.#ring[i << 1] = i;
@@ -677,12 +679,12 @@ export class Table {
 	#join(i: number, leader: number, address: number): void {
 		const t = this.T;
 		const r = this.#ring;
-		const e = i << 4;
+		const e = i << RECORD_SHIFT;
 		const peer = t[e + R_PEER];
 		let before = leader;
-		if (t[(leader << 4) + R_PEER] !== peer) {
+		if (t[(leader << RECORD_SHIFT) + R_PEER] !== peer) {
 			const port = secondOf(t[e + R_IN]);
-			before = this.#findFirst(peer, address, port, t[(leader << 4) + R_META] & 0xffff);
+			before = this.#findFirst(peer, address, port, t[(leader << RECORD_SHIFT) + R_META] & 0xffff);
 			if (before === 0) {
 				before = r[leader << 1];
 				this.#index(i, this.#hashPeer(peer, address, port));
@@ -703,7 +705,7 @@ export class Table {
 
 	#lead(i: number, address: number): void {
 		const t = this.T;
-		const e = i << 4;
+		const e = i << RECORD_SHIFT;
 		const { key0, key1, key2 } = this;
 		const shift = this.shift + 1;
 		const chains = this.#chains;
@@ -729,7 +731,7 @@ export class Table {
 		if (this.hooks !== null) this.hooks.ended(i);
 		const state = this.state(i);
 		this.spare.remove(i, this.spareOf(i));
-		this.T[(i << 4) + R_META] &= 0xffff;
+		this.T[(i << RECORD_SHIFT) + R_META] &= 0xffff;
 		const last = this.#unlink(i, address);
 		this.#detach(state, i);
 		this.#append(FREE, i);
@@ -740,10 +742,10 @@ export class Table {
 	rest(i: number, address: number, now16: number): void {
 		if (this.hooks !== null) this.hooks.ended(i);
 		this.#unlink(i, address);
-		const m = (i << 4) + R_META;
+		const m = (i << RECORD_SHIFT) + R_META;
 		this.spare.remove(i, this.spareOf(i));
 		this.#detach(this.state(i), i);
-		this.T16[(i << 5) + R_LAST] = now16;
+		this.T16[(i << HALF_SHIFT) + R_LAST] = now16;
 		this.T[m] = (this.T[m] & ~(STATE_MASK << STATE_SHIFT)) | (RESTING << STATE_SHIFT);
 		this.#append(RESTING, i);
 		this.relinkResting(i);
@@ -752,8 +754,8 @@ export class Table {
 	/** Ends the rest of a record's port, which is then the caller's to give back. */
 	removeResting(i: number): void {
 		const t = this.T;
-		t[(i << 4) + R_META] &= 0xffff;
-		unchain(this.#mapOutHeads, this.#hashEndpoint(t[i << 4], firstOf(t[(i << 4) + R_OUT])), this.#chains, 1, 0, i);
+		t[(i << RECORD_SHIFT) + R_META] &= 0xffff;
+		unchain(this.#mapOutHeads, this.#hashEndpoint(t[i << RECORD_SHIFT], firstOf(t[(i << RECORD_SHIFT) + R_OUT])), this.#chains, 1, 0, i);
 		this.#detach(RESTING, i);
 		this.#append(FREE, i);
 	}
@@ -774,7 +776,7 @@ export class Table {
 			this.#unlink(i, from);
 		});
 		each((i) => {
-			const e = i << 4;
+			const e = i << RECORD_SHIFT;
 			const m = t[e + R_META];
 			t[e + R_DELTA] = deltaOf(t[e], to, t[e + R_OUT], t[e + R_IN]);
 			this.#link(i, to, this.findExternal(m & 0xff, to, (m >> EXTERNAL_SHIFT) & 0xff, secondOf(t[e + R_IN])));
@@ -783,7 +785,7 @@ export class Table {
 
 	#unlink(i: number, address: number): boolean {
 		const t = this.T;
-		const e = i << 4;
+		const e = i << RECORD_SHIFT;
 		unchain(this.outHeads, this.hash(t[e], t[e + R_PEER], t[e + R_OUT]), this.T16, 5, R_CHAIN_OUT, i);
 		unchain(this.inHeads, this.hash(t[e + R_PEER], address, t[e + R_IN]), this.T16, 5, R_CHAIN_IN, i);
 		const r = this.#ring;
@@ -797,13 +799,13 @@ export class Table {
 		if (after === i) return true;
 		const peer = t[e + R_PEER];
 		const port = secondOf(t[e + R_IN]);
-		const same = t[(after << 4) + R_PEER] === peer;
+		const same = t[(after << RECORD_SHIFT) + R_PEER] === peer;
 		if (led) {
 			// The next stands for its peer by leading.
-			const next = t[(after << 4) + R_PEER];
+			const next = t[(after << RECORD_SHIFT) + R_PEER];
 			if (!same) unchain(this.#peerHeads, this.#hashPeer(next, address, port), this.#chains, 1, 1, after);
 			this.#lead(after, address);
-		} else if (t[(before << 4) + R_PEER] !== peer) {
+		} else if (t[(before << RECORD_SHIFT) + R_PEER] !== peer) {
 			const chain = this.#hashPeer(peer, address, port);
 			unchain(this.#peerHeads, chain, this.#chains, 1, 1, i);
 			if (same) this.#index(after, chain);

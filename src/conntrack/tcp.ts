@@ -4,7 +4,7 @@
  */
 
 import { ACK, FIN, RST, SYN, swap32 } from "../packet/layout.ts";
-import { R_ACK_IN, R_ACK_OUT, R_META, RESET_WINDOW, TENDED } from "./record.ts";
+import { R_ACK_IN, R_ACK_OUT, R_META, RECORD_SHIFT, RESET_WINDOW, TENDED } from "./record.ts";
 import {
 	TCP_CLOSING,
 	TCP_ESTABLISHED,
@@ -28,7 +28,7 @@ export function tcpOut(table: Table, i: number, flags: number, seq: number, ack:
 	if (table.hooks !== null) table.hooks.sync(i);
 	const state = table.state(i);
 	const t = table.T;
-	const e = i << 4;
+	const e = i << RECORD_SHIFT;
 	if (flags & RST) {
 		// A host that answers every stray segment with a reset does not keep the mapping (RFC 7857 section 7.1).
 		if (state !== TCP_RESET) table.setState(i, TCP_RESET, now16);
@@ -61,7 +61,7 @@ export function tcpIn(table: Table, i: number, flags: number, seq: number, ack: 
 	if (table.hooks !== null) table.hooks.sync(i);
 	const state = table.state(i);
 	const t = table.T;
-	const e = i << 4;
+	const e = i << RECORD_SHIFT;
 	if (flags & RST) {
 		// A SYN is refused by its number, also one for which there still is an older connection.
 		const refused = state !== TCP_SYN_OUT && (flags & ACK) !== 0 && ack === t[e + R_ACK_IN];

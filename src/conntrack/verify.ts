@@ -1,7 +1,19 @@
 /** Whether a table is whole: every invariant of its lists, chains and rings. Tests and the fuzzer ask; the daemon never does. */
 import { adjust, wordDelta } from "../packet/checksum.ts";
 import { firstOf, secondOf } from "../packet/layout.ts";
-import { EXTERNAL_SHIFT, R_DELTA, R_HOST, R_IN, R_META, R_OUT, R_PEER, R_PREVIOUS, R_SPARE_PREVIOUS } from "./record.ts";
+import {
+	EXTERNAL_SHIFT,
+	HALF_SHIFT,
+	R_DELTA,
+	R_HOST,
+	R_IN,
+	R_META,
+	R_OUT,
+	R_PEER,
+	R_PREVIOUS,
+	R_SPARE_PREVIOUS,
+	RECORD_SHIFT,
+} from "./record.ts";
 import { FREE, GIVEN, LIVE, OTHER, RESTING, STATES, UNANSWERED } from "./states.ts";
 import type { Table } from "./table.ts";
 
@@ -21,7 +33,7 @@ export function verifyTable(table: Table, addressOf: (external: number) => numbe
 		let before = 0;
 		let count = 0;
 		for (let i = lists[s << 1]; i !== 0; i = table.next(i)) {
-			if (t16[(i << 5) + R_PREVIOUS] !== before) fail("list is not doubly linked", i);
+			if (t16[(i << HALF_SHIFT) + R_PREVIOUS] !== before) fail("list is not doubly linked", i);
 			if (table.state(i) !== s) fail("record is in a list of another state", i);
 			if (++count > n) fail("list is a loop", i);
 			before = i;
@@ -35,7 +47,7 @@ export function verifyTable(table: Table, addressOf: (external: number) => numbe
 	const rings = new Uint16Array(n + 1);
 	for (let i = 1; i <= n; i++) {
 		if (table.state(i) === FREE) continue;
-		const e = i << 4;
+		const e = i << RECORD_SHIFT;
 		const m = t[e + R_META];
 		if (table.state(i) === RESTING) {
 			if (table.findResting(m & 0xff, t[e], firstOf(t[e + R_OUT])) === 0) fail("resting port is not found", i);
@@ -46,7 +58,7 @@ export function verifyTable(table: Table, addressOf: (external: number) => numbe
 		if (table.findIn(m & 0xff, t[e + R_PEER], addressOf(x), x, t[e + R_IN]) !== i) fail("not found by its inbound key", i);
 		const leader = table.findExternal(m & 0xff, addressOf(x), x, secondOf(t[e + R_IN]));
 		if (leader === 0) fail("its mapping is not found by the external endpoint", i);
-		const sameInside = t[leader << 4] === t[e];
+		const sameInside = t[leader << RECORD_SHIFT] === t[e];
 		if (table.findPeer(leader, t[e + R_PEER], addressOf(x)) === 0) fail("not found by its peer's address", i);
 		if (table.state(i) === OTHER) continue;
 		if (!sameInside || table.findMapping(m & 0xff, t[e], firstOf(t[e + R_OUT])) === 0) fail("mapping indexes disagree", i);
@@ -62,7 +74,7 @@ function verifySpare(table: Table, fail: (what: string, i: number) => void): voi
 	const counts = new Uint32Array((table.layout.hosts + 1) * 3);
 	for (let i = 1; i <= n; i++) {
 		if (table.state(i) === FREE || table.state(i) === RESTING) continue;
-		counts[table.T16[(i << 5) + R_HOST] * 3 + table.spareOf(i)]++;
+		counts[table.T16[(i << HALF_SHIFT) + R_HOST] * 3 + table.spareOf(i)]++;
 	}
 	let answered = 0;
 	for (let host = 0; host <= table.layout.hosts; host++) {
@@ -76,8 +88,8 @@ function verifySpare(table: Table, fail: (what: string, i: number) => void): voi
 			if ((before === 0) !== (wanted === 0)) fail(`list of kind ${kind} of host ${host} is empty, or is not`, before);
 			for (let k = 0; k < wanted; k++) {
 				const i = table.spare.next(before);
-				if (table.T16[(i << 5) + R_SPARE_PREVIOUS] !== before) fail("list of what may go is not doubly linked", i);
-				if (table.T16[(i << 5) + R_HOST] !== host || table.spareOf(i) !== kind) fail("in the wrong list of what may go", i);
+				if (table.T16[(i << HALF_SHIFT) + R_SPARE_PREVIOUS] !== before) fail("list of what may go is not doubly linked", i);
+				if (table.T16[(i << HALF_SHIFT) + R_HOST] !== host || table.spareOf(i) !== kind) fail("in the wrong list of what may go", i);
 				before = i;
 			}
 			if (before !== table.spare.first(host, kind)) fail(`list of what may go of host ${host} has a wrong length`, before);

@@ -7,15 +7,18 @@
  */
 import {
 	EXTERNAL_SHIFT,
+	HALF_SHIFT,
 	HOST_ADF,
 	HOST_EIF,
 	HOST_PLACE,
 	HOST_PORT_SHIFT,
 	HOST_REACHABLE,
+	HOST_WORDS,
 	R_HOST,
 	R_IN,
 	R_META,
 	R_OUT,
+	RECORD_SHIFT,
 } from "../conntrack/record.ts";
 import { STATE_NAMES } from "../conntrack/states.ts";
 import { makeAlgCounts } from "../nat/alg.ts";
@@ -141,7 +144,7 @@ export function why(o: DecisionsView, request: { protocol: string; source: strin
 			waits = true;
 		},
 		holdInside: (host, slot, bytes) => {
-			const place = c.hosts.W[host * 4 + HOST_PLACE];
+			const place = c.hosts.W[host * HOST_WORDS + HOST_PLACE];
 			if ((place & HOST_REACHABLE) !== 0) c.lan[(place >>> HOST_PORT_SHIFT) & 0xff].queue.push(slot, bytes, 0);
 			else waits = true;
 		},
@@ -163,7 +166,7 @@ export function why(o: DecisionsView, request: { protocol: string; source: strin
 	const length = putProbe(c.views, 0, probe, known !== 0 ? ACK : SYN, protocol === ICMP && !out && known !== 0);
 
 	const mapping = (i: number) => {
-		const e = i << 4;
+		const e = i << RECORD_SHIFT;
 		const t = c.table.T;
 		return `${formatEndpoint(t[e], firstOf(t[e + R_OUT]))} as ${formatEndpoint(c.externals.A[(t[e + R_META] >> EXTERNAL_SHIFT) & 0xff], secondOf(t[e + R_IN]))}`;
 	};
@@ -191,8 +194,8 @@ export function why(o: DecisionsView, request: { protocol: string; source: strin
 			say("mapping", "no mapping has this external endpoint");
 			return;
 		}
-		inside = c.table.T[i << 4];
-		const flags = c.hosts.W[c.table.T16[(i << 5) + R_HOST] * 4 + HOST_PLACE];
+		inside = c.table.T[i << RECORD_SHIFT];
+		const flags = c.hosts.W[c.table.T16[(i << HALF_SHIFT) + R_HOST] * HOST_WORDS + HOST_PLACE];
 		const who =
 			flags & HOST_EIF
 				? "anyone may answer"
@@ -228,9 +231,9 @@ export function why(o: DecisionsView, request: { protocol: string; source: strin
 		else say("port", `port ${wanted} of ${at} can not be had; another of the same parity is drawn, such as ${taken}`);
 	});
 	listen(c.table, "create", (i) => {
-		const n = (c.table.T[(i << 4) + R_META] >> EXTERNAL_SHIFT) & 0xff;
+		const n = (c.table.T[(i << RECORD_SHIFT) + R_META] >> EXTERNAL_SHIFT) & 0xff;
 		const x = c.externals.list[n];
-		inside = c.table.T[i << 4];
+		inside = c.table.T[i << RECORD_SHIFT];
 		const kind =
 			n === 0
 				? "the WAN's own address"

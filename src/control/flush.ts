@@ -1,7 +1,7 @@
 /**
  * Ending sessions on request (`masqd flush`): all, those of a host, of a mapping, or of the WAN port's own address.
  */
-import { EXTERNAL_SHIFT, R_IN, R_META } from "../conntrack/record.ts";
+import { EXTERNAL_SHIFT, R_IN, R_META, RECORD_SHIFT } from "../conntrack/record.ts";
 import { FREE, RESTING } from "../conntrack/states.ts";
 import { parseAddress } from "../packet/address.ts";
 import { parseEndpoint, parseProtocol } from "../packet/endpoint.ts";
@@ -54,7 +54,7 @@ export function* flush(daemon: FlushView, request: FlushRequest): Generator<unde
 	for (let i = 1; i <= table.layout.sessions; i++) {
 		const state = table.state(i);
 		// The rest of a port is nobody's session; only "all" ends it too.
-		if (state !== FREE && (state !== RESTING || all) && wanted(i << 4)) {
+		if (state !== FREE && (state !== RESTING || all) && wanted(i << RECORD_SHIFT)) {
 			if (state !== RESTING) sessions++;
 			admission.end(i, "flushed");
 			if (all && table.state(i) === RESTING) admission.end(i, "flushed");

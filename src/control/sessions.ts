@@ -3,15 +3,18 @@
  */
 import {
 	EXTERNAL_SHIFT,
+	HALF_SHIFT,
 	HOST_ADF,
 	HOST_EIF,
 	HOST_PLACE,
 	HOST_PORT_SHIFT,
+	HOST_WORDS,
 	R_HOST,
 	R_IN,
 	R_META,
 	R_OUT,
 	R_PEER,
+	RECORD_SHIFT,
 } from "../conntrack/record.ts";
 import { FREE, RESTING, STATE_NAMES } from "../conntrack/states.ts";
 import type { Context } from "../nat/context.ts";
@@ -34,7 +37,7 @@ function flow({ context: c, offload }: SessionsView, i: number): Flow {
 	const offloaded = offload?.age(i) ?? -1;
 	const { table } = c;
 	const t = table.T;
-	const e = i << 4;
+	const e = i << RECORD_SHIFT;
 	const meta = t[e + R_META];
 	const state = table.state(i);
 	const [packetsOut, packetsIn] = table.packets(i);
@@ -69,16 +72,16 @@ export function selector(c: Context, filter: FlowFilter): (i: number) => boolean
 	const tests: ((i: number) => boolean)[] = [];
 	if (filter.host !== undefined) {
 		const { address, port } = wantedEndpoint("host", String(filter.host));
-		tests.push((i) => t[i << 4] === address && (port === 0 || firstOf(t[(i << 4) + R_OUT]) === port));
+		tests.push((i) => t[i << RECORD_SHIFT] === address && (port === 0 || firstOf(t[(i << RECORD_SHIFT) + R_OUT]) === port));
 	}
 	if (filter.peer !== undefined) {
 		const { address, port } = wantedEndpoint("peer", String(filter.peer));
-		tests.push((i) => t[(i << 4) + R_PEER] === address && (port === 0 || firstOf(t[(i << 4) + R_IN]) === port));
+		tests.push((i) => t[(i << RECORD_SHIFT) + R_PEER] === address && (port === 0 || firstOf(t[(i << RECORD_SHIFT) + R_IN]) === port));
 	}
 	if (filter.protocol !== undefined) {
 		const protocol = parseProtocol(String(filter.protocol));
 		if (protocol < 0) throw new Error(`'${filter.protocol}' is not a protocol: tcp, udp, icmp or a number`);
-		tests.push((i) => (t[(i << 4) + R_META] & 0xff) === protocol);
+		tests.push((i) => (t[(i << RECORD_SHIFT) + R_META] & 0xff) === protocol);
 	}
 	if (filter.state !== undefined) {
 		const states = STATE_NAMES.map((name) => name === filter.state);
@@ -136,21 +139,22 @@ export function* mappings(
 ): Generator<Mapping[] | undefined, { matched: number }> {
 	const t = c.table.T;
 	const selected = selector(c, filter);
-	const externalOf = (i: number) => (t[(i << 4) + R_META] >> EXTERNAL_SHIFT) & 0xff;
-	const protocolOf = (i: number) => t[(i << 4) + R_META] & 0xff;
+	const externalOf = (i: number) => (t[(i << RECORD_SHIFT) + R_META] >> EXTERNAL_SHIFT) & 0xff;
+	const protocolOf = (i: number) => t[(i << RECORD_SHIFT) + R_META] & 0xff;
 	const addressOf = (i: number) => c.externals.A[externalOf(i)];
-	const leads = (i: number) => c.table.findExternal(protocolOf(i), addressOf(i), externalOf(i), secondOf(t[(i << 4) + R_IN])) === i;
+	const leads = (i: number) =>
+		c.table.findExternal(protocolOf(i), addressOf(i), externalOf(i), secondOf(t[(i << RECORD_SHIFT) + R_IN])) === i;
 	const make = (i: number): Mapping => {
-		const e = i << 4;
+		const e = i << RECORD_SHIFT;
 		let sessions = 1;
 		for (let j = c.table.sibling(i); j !== i && sessions < c.table.layout.sessions; j = c.table.sibling(j)) sessions++;
-		const host = c.table.T16[(i << 5) + R_HOST];
+		const host = c.table.T16[(i << HALF_SHIFT) + R_HOST];
 		return {
 			protocol: protocolName(protocolOf(i)),
 			internal: formatEndpoint(t[e], firstOf(t[e + R_OUT])),
 			external: formatEndpoint(addressOf(i), secondOf(t[e + R_IN])),
 			sessions,
-			filtering: filteringName(c.hosts.W[host * 4 + HOST_PLACE]),
+			filtering: filteringName(c.hosts.W[host * HOST_WORDS + HOST_PLACE]),
 		};
 	};
 	return { matched: yield* walk(c, (i) => selected(i) && leads(i), make, filter.limit ?? Number.POSITIVE_INFINITY) };
@@ -164,7 +168,7 @@ export function* hosts({ context: c, lan, offload }: SessionsView): Generator<Ho
 	for (let i = 1; i <= table.layout.sessions; i++) {
 		if (table.state(i) !== FREE) {
 			const [out, back] = table.bytes(i);
-			const host = table.T16[(i << 5) + R_HOST] * 2;
+			const host = table.T16[(i << HALF_SHIFT) + R_HOST] * 2;
 			const kernel = offload?.counters(i) ?? NOTHING;
 			bytes[host] += out + kernel.bytesOut;
 			bytes[host + 1] += back + kernel.bytesIn;
@@ -182,7 +186,7 @@ export function* hosts({ context: c, lan, offload }: SessionsView): Generator<Ho
 
 /** What host number `host` may have now, by Admission's rules. */
 export function hostLimit(c: Context, host: number): Pick<HostRow, "limit" | "limitedBy"> {
-	const own = c.policy.hosts.get(c.hosts.W[host * 4])?.maxSessions || c.policy.maxSessions;
+	const own = c.policy.hosts.get(c.hosts.W[host * HOST_WORDS])?.maxSessions || c.policy.maxSessions;
 	const total = c.table.layout.sessions;
 	const share = c.table.available < total * BORROW_FREE && c.hosts.active > 1 ? guaranteed(c, host) : total;
 	if (own > 0 && own <= share) return { limit: own, limitedBy: "max_sessions" };
@@ -190,9 +194,9 @@ export function hostLimit(c: Context, host: number): Pick<HostRow, "limit" | "li
 }
 
 function hostRow(c: Context, lan: CoreView["lan"], host: number, bytesOut: number, bytesIn: number): HostRow {
-	const place = c.hosts.W[host * 4 + HOST_PLACE];
+	const place = c.hosts.W[host * HOST_WORDS + HOST_PLACE];
 	return {
-		address: formatAddress(addressValue(c.hosts.W[host * 4])),
+		address: formatAddress(addressValue(c.hosts.W[host * HOST_WORDS])),
 		port: lan[(place >>> HOST_PORT_SHIFT) & 0xff]?.name ?? "",
 		sessions: c.hosts.sessions(host),
 		...hostLimit(c, host),

@@ -1,7 +1,9 @@
 /**
  * The state of the whole daemon: the data behind `status`.
  */
+
 import * as native from "masq:native";
+import { HOST_WORDS } from "../conntrack/record.ts";
 import { STATE_NAMES } from "../conntrack/states.ts";
 import { NftView } from "../kernel/nft-view.ts";
 import { ALG_NOTES } from "../nat/alg.ts";
@@ -31,7 +33,7 @@ function topHosts({ hosts, table }: Context): StatusReply["topHosts"] {
 		best.length = Math.min(best.length, TOP_HOSTS);
 	}
 	return best.map((host) => ({
-		address: formatAddress(addressValue(hosts.W[host * 4])),
+		address: formatAddress(addressValue(hosts.W[host * HOST_WORDS])),
 		sessions: hosts.sessions(host),
 		refused: hosts.refused[host],
 	}));

@@ -5,7 +5,7 @@
  * shared by all who listen; it becomes text in the time that the control socket has (server.ts). Who falls behind by more than the ring is told how many events
  * he has missed. The names are those of RFC 8158 (IPFIX).
  */
-import { EXTERNAL_SHIFT, R_IN, R_META, R_OUT, R_PEER } from "../conntrack/record.ts";
+import { EXTERNAL_SHIFT, R_IN, R_META, R_OUT, R_PEER, RECORD_SHIFT } from "../conntrack/record.ts";
 import type { Context, EndCause, SessionEvents } from "../nat/context.ts";
 import { REASON, type ReasonName } from "../nat/reason.ts";
 import { formatAddress } from "../packet/address.ts";
@@ -83,7 +83,7 @@ export class Watch implements SessionEvents {
 		const r = this.#ring as Float64Array;
 		const { table, externals } = this.#c;
 		const t = table.T;
-		const e = i << 4;
+		const e = i << RECORD_SHIFT;
 		const at = (this.#count % RING) * WORDS;
 		const [packetsOut, packetsIn] = table.packets(i);
 		const [out, back] = table.bytes(i);

@@ -2,7 +2,7 @@
  * The plan in force: its policy and external addresses in the translation's terms, and the judge of sessions that were made under another.
  */
 import type { Plan } from "../config/plan.ts";
-import { HOST_ADF, HOST_EIF, HOST_PLACE, HOST_PORT_SHIFT } from "../conntrack/record.ts";
+import { HOST_ADF, HOST_EIF, HOST_PLACE, HOST_PORT_SHIFT, HOST_WORDS } from "../conntrack/record.ts";
 import { type Context, lanOf, type Policy } from "../nat/context.ts";
 import type { External } from "../nat/externals.ts";
 import { Keeper } from "../nat/keep.ts";
@@ -61,12 +61,12 @@ export class InForce {
 		const keeper = this.keeper();
 		for (let host = 1; host <= table.layout.hosts; host++) {
 			if (hosts.sessions(host) === 0) continue;
-			const w = host * 4 + HOST_PLACE;
-			const flags = policy.hosts.get(W[host * 4])?.flags ?? policy.filtering;
+			const w = host * HOST_WORDS + HOST_PLACE;
+			const flags = policy.hosts.get(W[host * HOST_WORDS])?.flags ?? policy.filtering;
 			W[w] = (W[w] & ~(HOST_EIF | HOST_ADF)) | flags;
 			if ((externals.list[hosts.paired(host)]?.pool ?? -1) < 0) hosts.pair(host, 0);
 			const port = places.indexOf((W[w] >>> HOST_PORT_SHIFT) & 0xff);
-			const now = lanOf(lan, W[host * 4], port);
+			const now = lanOf(lan, W[host * HOST_WORDS], port);
 			// One whose device has lost its addresses is where it was.
 			if (port >= 0 && (now < 0 || now === lan[port].home)) hosts.assign(host, lan[port].home);
 			else keeper.placeHost(host);

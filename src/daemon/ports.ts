@@ -7,7 +7,7 @@
 import * as native from "masq:native";
 import type { Plan } from "../config/plan.ts";
 import type { Hosts } from "../conntrack/hosts.ts";
-import { HOST_PLACE, HOST_PORT_SHIFT } from "../conntrack/record.ts";
+import { HOST_PLACE, HOST_PORT_SHIFT, HOST_WORDS } from "../conntrack/record.ts";
 import { GRO_LIST, type SavedSysctls } from "../kernel/saved-sysctls.ts";
 import type { TunRoutes } from "../kernel/tun-routes.ts";
 import { BATCH, findSoleNets, type LanLink, type Link, NO_NET, Queue } from "../nat/context.ts";
@@ -127,7 +127,7 @@ export class Ports implements Follower {
 		else {
 			const number = this.lan.indexOf(p);
 			for (let host = 1; host <= hostsMost; host++) {
-				const place = hosts.W[host * 4 + HOST_PLACE];
+				const place = hosts.W[host * HOST_WORDS + HOST_PLACE];
 				if (((place >>> HOST_PORT_SHIFT) & 0xff) === number) headers.setSource(HOST_HEADERS + host, HOST_HEADERS + host, p.link.mac);
 			}
 		}

@@ -1,7 +1,7 @@
 /**
  * The next hops of the sessions: looked up again whenever routes or devices may have changed.
  */
-import { HOP_SHIFT, R_META, R_PEER } from "../conntrack/record.ts";
+import { HOP_SHIFT, R_META, R_PEER, RECORD_SHIFT } from "../conntrack/record.ts";
 import type { Table } from "../conntrack/table.ts";
 import { HAIRPIN, NO_ROUTE } from "../nat/context.ts";
 import type { Follower } from "./follower.ts";
@@ -31,10 +31,10 @@ export class SessionHops implements Follower {
 		let unroutable = false;
 		for (let i = 1; i <= layout.sessions; i++) {
 			if (this.#table.state(i) === 0) continue;
-			const e = (i << 4) + R_META;
+			const e = (i << RECORD_SHIFT) + R_META;
 			const before = T[e] >>> HOP_SHIFT;
 			if (before === HAIRPIN) continue;
-			const found = this.#find(T[(i << 4) + R_PEER]);
+			const found = this.#find(T[(i << RECORD_SHIFT) + R_PEER]);
 			if (found === NO_ROUTE) unroutable = true;
 			const hop = Math.max(0, found);
 			if (before !== hop) this.#changed(i);

@@ -1,7 +1,7 @@
 /**
  * The WAN's address: gained, lost or another one. Sessions move to a new address, TCP is reset towards the LAN, and whoever listens is told.
  */
-import { HOST_PLACE, HOST_PORT_SHIFT, HOST_REACHABLE, R_HOST } from "../conntrack/record.ts";
+import { HALF_SHIFT, HOST_PLACE, HOST_PORT_SHIFT, HOST_REACHABLE, HOST_WORDS, R_HOST } from "../conntrack/record.ts";
 import type { Watch } from "../control/watch.ts";
 import type { Admission } from "../nat/admission.ts";
 import { BATCH, type Context, type LanLink } from "../nat/context.ts";
@@ -109,8 +109,8 @@ export class WanAddress implements Follower {
 	/** Queues a frame that was made for the inside host of a session. */
 	#toInside(i: number, slot: number, length: number): void {
 		const { context: c, hops } = this.#with;
-		const host = c.table.T16[(i << 5) + R_HOST];
-		const place = c.hosts.W[host * 4 + HOST_PLACE];
+		const host = c.table.T16[(i << HALF_SHIFT) + R_HOST];
+		const place = c.hosts.W[host * HOST_WORDS + HOST_PLACE];
 		const lan: LanLink = c.lan[(place >>> HOST_PORT_SHIFT) & 0xff];
 		if ((place & HOST_REACHABLE) === 0) hops.holdInside(host, slot, length);
 		else if (!lan.queue.push(slot, length, headerTag(HOST_HEADERS + host))) {

@@ -4,7 +4,7 @@
  * kernel takes the connection up in the middle, with the port that it has.
  */
 import type { Fd } from "masq:native";
-import { R_INSIDE, R_META, R_OUT, R_PEER } from "../conntrack/record.ts";
+import { R_INSIDE, R_META, R_OUT, R_PEER, RECORD_SHIFT } from "../conntrack/record.ts";
 import { TCP } from "../packet/layout.ts";
 
 type FlowsIo = Pick<typeof import("masq:native"), "netlinkOpen" | "netlinkSend" | "netlinkReceive" | "close" | "writeFile">;
@@ -37,7 +37,7 @@ const FLUSH = "/proc/net/nf_conntrack";
  * @param T the words of the session table.
  */
 export function forgetKernelFlows(io: FlowsIo, T: Int32Array, sessions: Iterable<number>): void {
-	const tcp = [...sessions].filter((i) => (T[(i << 4) + R_META] & 0xff) === TCP);
+	const tcp = [...sessions].filter((i) => (T[(i << RECORD_SHIFT) + R_META] & 0xff) === TCP);
 	if (tcp.length === 0) return;
 	try {
 		if (!deleteByNetlink(io, T, tcp)) deleteByAddress(io, T, tcp);
@@ -82,7 +82,7 @@ function deleteByNetlink(io: FlowsIo, T: Int32Array, sessions: readonly number[]
 			const some = sessions.slice(from, from + BATCH);
 			for (const [n, i] of some.entries()) {
 				const at = n * SIZE;
-				const e = i << 4;
+				const e = i << RECORD_SHIFT;
 				words[(at + 32) >> 2] = T[e + R_INSIDE];
 				words[(at + 40) >> 2] = T[e + R_PEER];
 				halves[(at + 60) >> 1] = out[(e + R_OUT) * 2];
@@ -103,6 +103,8 @@ function deleteByNetlink(io: FlowsIo, T: Int32Array, sessions: readonly number[]
 
 function deleteByAddress(io: FlowsIo, T: Int32Array, sessions: readonly number[]): void {
 	const bytes = new Uint8Array(T.buffer, T.byteOffset);
-	const hosts = new Set(sessions.map((i) => bytes.subarray(((i << 4) + R_INSIDE) * 4, ((i << 4) + R_INSIDE) * 4 + 4).join(".")));
+	const hosts = new Set(
+		sessions.map((i) => bytes.subarray(((i << RECORD_SHIFT) + R_INSIDE) * 4, ((i << RECORD_SHIFT) + R_INSIDE) * 4 + 4).join(".")),
+	);
 	for (const host of hosts) io.writeFile(FLUSH, `${host}\n`, 0o600);
 }

@@ -8,7 +8,18 @@
  * What a stranger opens never displaces what the inside has opened, but for unanswered sessions of a host beyond its part. Every search looks at few records: the lists are by host (table.ts).
  */
 
-import { EXTERNAL_SHIFT, HOST_EIF, HOST_PLACE, R_HOST, R_IN, R_META, R_OUT } from "../conntrack/record.ts";
+import {
+	EXTERNAL_SHIFT,
+	HALF_SHIFT,
+	HOST_EIF,
+	HOST_PLACE,
+	HOST_WORDS,
+	R_HOST,
+	R_IN,
+	R_META,
+	R_OUT,
+	RECORD_SHIFT,
+} from "../conntrack/record.ts";
 import {
 	FREE,
 	GIVEN,
@@ -289,7 +300,7 @@ export class Admission {
 		const first = table.spare.first(host, spare);
 		let i = first;
 		for (let n = 0; i !== 0 && n < SEARCH; n++) {
-			const meta = table.T[(i << 4) + R_META];
+			const meta = table.T[(i << RECORD_SHIFT) + R_META];
 			const fits = portKind(meta & 0xff) === kind && ((meta >> EXTERNAL_SHIFT) & 0xff) === external && table.alone(i);
 			if (fits && table.age(i, c.now16) >= age) {
 				this.end(i, "evicted");
@@ -316,11 +327,11 @@ export class Admission {
 		for (let i = 1; i <= table.layout.sessions; i++) {
 			const state = table.state(i);
 			if (state === FREE || state === RESTING) continue;
-			const meta = table.T[(i << 4) + R_META];
+			const meta = table.T[(i << RECORD_SHIFT) + R_META];
 			const external = (meta >> EXTERNAL_SHIFT) & 0xff;
-			const port = secondOf(table.T[(i << 4) + R_IN]);
+			const port = secondOf(table.T[(i << RECORD_SHIFT) + R_IN]);
 			if (table.findExternal(meta & 0xff, this.#c.externals.A[external], external, port) === i)
-				this.begun(table.T16[(i << 5) + R_HOST], meta & 0xff);
+				this.begun(table.T16[(i << HALF_SHIFT) + R_HOST], meta & 0xff);
 		}
 	}
 
@@ -347,7 +358,7 @@ export class Admission {
 				if (i === 0) break;
 				// RFC 7857 figure 1: an idle connection goes to TRANS first, where the next segment revives it.
 				const open = state === TCP_ESTABLISHED || state === TCP_TENDED;
-				if (open && (c.table.T[(i << 4) + R_META] & 0xff) === TCP) c.table.setState(i, TCP_RESET, c.now16);
+				if (open && (c.table.T[(i << RECORD_SHIFT) + R_META] & 0xff) === TCP) c.table.setState(i, TCP_RESET, c.now16);
 				else this.end(i, "timeout");
 				ended++;
 			}
@@ -363,21 +374,21 @@ export class Admission {
 	 */
 	end(i: number, cause: EndCause, owned = true): void {
 		const c = this.#c;
-		const meta = c.table.T[(i << 4) + R_META];
+		const meta = c.table.T[(i << RECORD_SHIFT) + R_META];
 		const n = (meta >> EXTERNAL_SHIFT) & 0xff;
 		const protocol = meta & 0xff;
 		const external = c.externals.list[n];
-		const port = swap16(secondOf(c.table.T[(i << 4) + R_IN]));
-		const forwarded = this.#forwarded(n, protocol, port, swap16(firstOf(c.table.T[(i << 4) + R_OUT])));
+		const port = swap16(secondOf(c.table.T[(i << RECORD_SHIFT) + R_IN]));
+		const forwarded = this.#forwarded(n, protocol, port, swap16(firstOf(c.table.T[(i << RECORD_SHIFT) + R_OUT])));
 		if (c.table.state(i) === RESTING) {
 			c.table.removeResting(i);
 			if (owned && !forwarded) c.externals.releasePort(n, protocol, port);
 			return;
 		}
-		const host = c.table.T16[(i << 5) + R_HOST];
+		const host = c.table.T16[(i << HALF_SHIFT) + R_HOST];
 		const last = c.table.alone(i);
 		const own = owned && external.shared && portKind(protocol) >= 0 && !forwarded;
-		if (own && protocol === UDP && (c.hosts.W[host * 4 + HOST_PLACE] & HOST_EIF) !== 0 && last) {
+		if (own && protocol === UDP && (c.hosts.W[host * HOST_WORDS + HOST_PLACE] & HOST_EIF) !== 0 && last) {
 			c.table.rest(i, external.address, c.now16);
 		} else if (c.table.remove(i, external.address) && own) c.externals.releasePort(n, protocol, port);
 		if (last && c.hosts.counting && portKind(protocol) >= 0) c.hosts.mapped(host, portKind(protocol), -1);
@@ -390,9 +401,9 @@ export class Admission {
 	endRest(protocol: number, internal: number, internalPort: number, external: number): number | undefined {
 		const { table } = this.#c;
 		const i = table.findResting(protocol, internal, internalPort);
-		if (i === 0 || ((table.T[(i << 4) + R_META] >> EXTERNAL_SHIFT) & 0xff) !== external) return undefined;
+		if (i === 0 || ((table.T[(i << RECORD_SHIFT) + R_META] >> EXTERNAL_SHIFT) & 0xff) !== external) return undefined;
 		this.end(i, "timeout");
-		return secondOf(table.T[(i << 4) + R_IN]);
+		return secondOf(table.T[(i << RECORD_SHIFT) + R_IN]);
 	}
 
 	/** True for the external port of a forward: it stays reserved while the forward is configured. */

@@ -16,8 +16,10 @@
  */
 import {
 	EXTERNAL_SHIFT,
+	HALF_SHIFT,
 	HOST_PLACE,
 	HOST_PORT_SHIFT,
+	HOST_WORDS,
 	MOVED,
 	R_ACK_IN,
 	R_HOST,
@@ -25,6 +27,7 @@ import {
 	R_META,
 	R_OUT,
 	R_PEER,
+	RECORD_SHIFT,
 	TENDED,
 } from "../conntrack/record.ts";
 import { TCP_CLOSING, TCP_ESTABLISHED, TCP_RESET, TCP_TENDED } from "../conntrack/states.ts";
@@ -194,7 +197,7 @@ export class FtpAlg {
 	/** A SYN that opens (or opens again) session `i`: marks the sessions that are to be read. */
 	opened(i: number, fromInside: boolean): void {
 		const { T } = this.#c.table;
-		const e = i << 4;
+		const e = i << RECORD_SHIFT;
 		if (!this.#c.policy.algFtp) return;
 		if (fromInside ? secondOf(T[e + R_OUT]) !== CONTROL : firstOf(T[e + R_OUT]) !== CONTROL && secondOf(T[e + R_IN]) !== CONTROL) return;
 		T[e + R_META] = (T[e + R_META] & ~MOVED) | TENDED;
@@ -207,12 +210,12 @@ export class FtpAlg {
 		const { table } = this.#c;
 		if ((W[K_FLAGS] & TAKEN) === 0) return 0;
 		const i = table.findOut(TCP, W[K_INSIDE], W[K_PEER], W[K_OUT]);
-		return i !== 0 && table.T[(i << 4) + R_IN] === W[K_IN] && (table.T[(i << 4) + R_META] & TENDED) !== 0 ? i : 0;
+		return i !== 0 && table.T[(i << RECORD_SHIFT) + R_IN] === W[K_IN] && (table.T[(i << RECORD_SHIFT) + R_META] & TENDED) !== 0 ? i : 0;
 	}
 
 	#find(i: number): Connection | null {
 		const { T } = this.#c.table;
-		const e = i << 4;
+		const e = i << RECORD_SHIFT;
 		for (const k of this.#connections) {
 			const { W } = k;
 			if (W[K_OUT] === T[e + R_OUT] && W[K_PEER] === T[e + R_PEER] && W[K_INSIDE] === T[e] && this.#recordOf(k) === i) return k;
@@ -223,7 +226,7 @@ export class FtpAlg {
 	/** A connection for session `i` whose first segment with data begins at `seq`; null if all are in use. */
 	#take(i: number, seq: number): Connection | null {
 		const { table } = this.#c;
-		const e = i << 4;
+		const e = i << RECORD_SHIFT;
 		const finished = (k: Connection) => [TCP_CLOSING, TCP_RESET].includes(table.state(this.#recordOf(k)));
 		const own = this.#connections.filter((one) => one.W[K_INSIDE] === table.T[e] && this.#recordOf(one) !== 0);
 		const free = own.length < PER_HOST ? this.#connections.find((one) => this.#recordOf(one) === 0) : undefined;
@@ -248,7 +251,7 @@ export class FtpAlg {
 	/** Session `i` needs us no more: an ordinary one from now on. */
 	#release(i: number, k: Connection | null): void {
 		const { table, now16 } = this.#c;
-		table.T[(i << 4) + R_META] &= ~TENDED;
+		table.T[(i << RECORD_SHIFT) + R_META] &= ~TENDED;
 		if (table.state(i) === TCP_TENDED) table.setState(i, TCP_ESTABLISHED, now16);
 		if (k !== null) k.W[K_FLAGS] = 0;
 	}
@@ -270,11 +273,11 @@ export class FtpAlg {
 	 */
 	outbound(i: number, s: number, header: number, length: number): number {
 		const k = this.#find(i);
-		if (k === null && this.#c.table.T[(i << 4) + R_META] & MOVED) return this.#lost(i, s, 0);
+		if (k === null && this.#c.table.T[(i << RECORD_SHIFT) + R_META] & MOVED) return this.#lost(i, s, 0);
 		if (k !== null) this.#begin(k);
 		const sent = this.#outbound(i, k, s, header, length);
 		this.#done();
-		if ((k ?? this.#find(i))?.stream.moved) this.#c.table.T[(i << 4) + R_META] |= MOVED;
+		if ((k ?? this.#find(i))?.stream.moved) this.#c.table.T[(i << RECORD_SHIFT) + R_META] |= MOVED;
 		return sent;
 	}
 
@@ -477,7 +480,7 @@ export class FtpAlg {
 		}
 		const found = k.is(FROM_CLIENT) ? readCommand(line) : readReply(line);
 		if (found === null || !c.policy.algFtp) return null;
-		const external = (c.table.T[(this.#recordOf(k) << 4) + R_META] >> EXTERNAL_SHIFT) & 0xff;
+		const external = (c.table.T[(this.#recordOf(k) << RECORD_SHIFT) + R_META] >> EXTERNAL_SHIFT) & 0xff;
 		const address = addressValue(c.externals.A[external]);
 		// A server that was told its external address, and has forwards of its own.
 		if (found.address === address) return null;
@@ -543,8 +546,8 @@ export class FtpAlg {
 	/** Queues the frame in slot `s` for the inside host of session `i`. */
 	#toInside(i: number, s: number, length: number): boolean {
 		const c = this.#c;
-		const host = c.table.T16[(i << 5) + R_HOST];
-		const lan = c.lan[(c.hosts.W[host * 4 + HOST_PLACE] >>> HOST_PORT_SHIFT) & 0xff];
+		const host = c.table.T16[(i << HALF_SHIFT) + R_HOST];
+		const lan = c.lan[(c.hosts.W[host * HOST_WORDS + HOST_PLACE] >>> HOST_PORT_SHIFT) & 0xff];
 		if (lan.queue.push(s, length, headerTag(HOST_HEADERS + host))) return true;
 		this.#drop("queue-full", s);
 		return false;
@@ -575,7 +578,7 @@ export class FtpAlg {
 			this.#drop("bad-transport", s, -1);
 			return false;
 		}
-		if (k === null && (table.T[(i << 4) + R_META] & MOVED) !== 0) {
+		if (k === null && (table.T[(i << RECORD_SHIFT) + R_META] & MOVED) !== 0) {
 			this.#lost(i, s, -1);
 			return false;
 		}

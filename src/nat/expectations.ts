@@ -3,7 +3,7 @@
  * a minute. The external port is taken when it is announced, because the other side is told its number, and goes over to the mapping that the session makes.
  */
 
-import { EXTERNAL_SHIFT, R_IN, R_META } from "../conntrack/record.ts";
+import { EXTERNAL_SHIFT, R_IN, R_META, RECORD_SHIFT } from "../conntrack/record.ts";
 import type { Table } from "../conntrack/table.ts";
 import { secondOf, swap16 } from "../packet/layout.ts";
 import type { Externals } from "./externals.ts";
@@ -57,9 +57,9 @@ export class Expectations {
 		if (this.#list.length === CAPACITY) return -1;
 		const table = this.#table;
 		const leader = table.findMapping(protocol, inside, insidePort);
-		const mapped = leader !== 0 && ((table.T[(leader << 4) + R_META] >> EXTERNAL_SHIFT) & 0xff) === external;
+		const mapped = leader !== 0 && ((table.T[(leader << RECORD_SHIFT) + R_META] >> EXTERNAL_SHIFT) & 0xff) === external;
 		const owner = !mapped && this.#externals.list[external].shared;
-		let externalPort = mapped ? secondOf(table.T[(leader << 4) + R_IN]) : insidePort;
+		let externalPort = mapped ? secondOf(table.T[(leader << RECORD_SHIFT) + R_IN]) : insidePort;
 		if (owner) {
 			const taken = this.#externals.takePort(external, protocol, swap16(insidePort), random);
 			if (taken < 0) return -1;

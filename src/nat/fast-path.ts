@@ -20,10 +20,12 @@
  */
 import {
 	BYTES_CARRY,
+	HALF_SHIFT,
 	HOP_SHIFT,
 	HOST_FRESH,
 	HOST_PLACE,
 	HOST_PORT_SHIFT,
+	HOST_SHIFT,
 	R_ACK_IN,
 	R_ACK_OUT,
 	R_BYTES_IN,
@@ -39,6 +41,7 @@ import {
 	R_PACKETS_IN,
 	R_PACKETS_OUT,
 	R_PEER,
+	RECORD_SHIFT,
 	STATE_MASK,
 	STATE_SHIFT,
 } from "../conntrack/record.ts";
@@ -202,10 +205,10 @@ export function makeFastPath(c: Context, slow: SlowPath): FastPath {
 			v = imul(ports ^ k0, k1) ^ inside;
 			i = heads[imul(v ^ (v >>> 15) ^ peer, k2) >>> shift];
 			while (i !== 0) {
-				e = i << 4;
+				e = i << RECORD_SHIFT;
 				meta = t[e + R_META];
 				if (t[e + R_OUT] === ports && t[e] === inside && t[e + R_PEER] === peer && (meta & 0xff) === protocol) break;
-				i = t16[(i << 5) + R_CHAIN_OUT];
+				i = t16[(i << HALF_SHIFT) + R_CHAIN_OUT];
 			}
 			if (i === 0) {
 				queue.count = m >> 1;
@@ -215,12 +218,12 @@ export function makeFastPath(c: Context, slow: SlowPath): FastPath {
 					skipped++;
 					continue;
 				}
-				e = i << 4;
+				e = i << RECORD_SHIFT;
 				meta = t[e + R_META];
 			}
 			if (
 				((inside ^ sole) & soleMask) !== 0 &&
-				((hw[(t16[(i << 5) + R_HOST] << 2) + HOST_PLACE] >>> HOST_PORT_SHIFT) & 0xff) !== home &&
+				((hw[(t16[(i << HALF_SHIFT) + R_HOST] << HOST_SHIFT) + HOST_PLACE] >>> HOST_PORT_SHIFT) & 0xff) !== home &&
 				!slow.comesFrom(i, s, port)
 			) {
 				skipped++;
@@ -239,12 +242,12 @@ export function makeFastPath(c: Context, slow: SlowPath): FastPath {
 					w2 = P[w + 2];
 				} else {
 					t[e + R_ACK_OUT] = P[w + 7];
-					if (t16[(i << 5) + R_LAST] !== now16) table.touch(i, now16);
+					if (t16[(i << HALF_SHIFT) + R_LAST] !== now16) table.touch(i, now16);
 				}
 			} else {
 				field = h + 13;
 				if (f !== UDP_OPEN && f !== UDP_NEW) slow.udpOutbound(i);
-				else if (t16[(i << 5) + R_LAST] !== now16) table.touch(i, now16);
+				else if (t16[(i << HALF_SHIFT) + R_LAST] !== now16) table.touch(i, now16);
 			}
 			if (length > mtu) {
 				queue.count = m >> 1;
@@ -399,10 +402,10 @@ export function makeFastPath(c: Context, slow: SlowPath): FastPath {
 			v = imul(ports ^ k0, k1) ^ peer;
 			i = heads[imul(v ^ (v >>> 15) ^ outside, k2) >>> shift];
 			while (i !== 0) {
-				e = i << 4;
+				e = i << RECORD_SHIFT;
 				meta = t[e + R_META];
 				if (t[e + R_IN] === ports && t[e + R_PEER] === peer && (meta & 0xffff) === key) break;
-				i = t16[(i << 5) + R_CHAIN_IN];
+				i = t16[(i << HALF_SHIFT) + R_CHAIN_IN];
 			}
 			if (i === 0) {
 				queue.count = m >> 1;
@@ -412,7 +415,7 @@ export function makeFastPath(c: Context, slow: SlowPath): FastPath {
 					skipped++;
 					continue;
 				}
-				e = i << 4;
+				e = i << RECORD_SHIFT;
 				meta = t[e + R_META];
 			}
 			// Hop numbers from 128 on make it negative, HAIRPIN among them.
@@ -435,14 +438,14 @@ export function makeFastPath(c: Context, slow: SlowPath): FastPath {
 					}
 				} else {
 					t[e + R_ACK_IN] = P[w + 7];
-					if (t16[(i << 5) + R_LAST] !== now16) table.touch(i, now16);
+					if (t16[(i << HALF_SHIFT) + R_LAST] !== now16) table.touch(i, now16);
 				}
 			} else {
 				field = h + 13;
 				if (f !== UDP_OPEN) slow.udpInbound(i);
 			}
 
-			x = t16[(i << 5) + R_HOST] << 2;
+			x = t16[(i << HALF_SHIFT) + R_HOST] << HOST_SHIFT;
 			a = hw[x + HOST_PLACE];
 			b = (a >>> HOST_PORT_SHIFT) & 0xff;
 			if (b !== lanNumber) {

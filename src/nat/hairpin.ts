@@ -5,7 +5,7 @@
  * Fragments turn one by one, as they come out of the pool: the first tells the session, and the others are known by its
  * identification.
  */
-import { R_PACKETS_IN, R_PACKETS_OUT } from "../conntrack/record.ts";
+import { R_PACKETS_IN, R_PACKETS_OUT, RECORD_SHIFT } from "../conntrack/record.ts";
 import { IP_MORE, IP_OFFSET, SLOT_IP } from "../packet/layout.ts";
 import type { Admission } from "./admission.ts";
 import type { Context } from "./context.ts";
@@ -69,7 +69,7 @@ export class Hairpin {
 		}
 		// What is dropped leaves no state (RFC 7857 section 6): the session that was opened for it goes again.
 		const own = sessionOut(c, s);
-		if (own !== 0 && c.table.T[(own << 4) + R_PACKETS_OUT] <= 1 && c.table.T[(own << 4) + R_PACKETS_IN] === 0)
+		if (own !== 0 && c.table.T[(own << RECORD_SHIFT) + R_PACKETS_OUT] <= 1 && c.table.T[(own << RECORD_SHIFT) + R_PACKETS_IN] === 0)
 			this.#admission.end(own, "refused");
 	}
 }

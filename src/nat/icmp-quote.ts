@@ -7,7 +7,7 @@
  * the quoted transport checksum where it is within the quote, and the ICMP checksum over all of it, each incrementally,
  * so that extensions and padding behind the quote (RFC 4884) stay as they are.
  */
-import { R_IN, R_META, R_OUT } from "../conntrack/record.ts";
+import { R_IN, R_META, R_OUT, RECORD_SHIFT } from "../conntrack/record.ts";
 import { adjust, adjustUdp, fold, halfDelta, sumOf, wordDelta } from "../packet/checksum.ts";
 import { changeSctpPort } from "../packet/crc32c.ts";
 import { REDIRECT, SOURCE_QUENCH } from "../packet/icmp.ts";
@@ -58,7 +58,7 @@ export function translateError(
 	const bad = judge(i);
 	if (bad >= 0) return refusal(bad);
 
-	const e = i << 4;
+	const e = i << RECORD_SHIFT;
 	const t = table.T;
 	const address = fromInside ? c.externals.A[(t[e + R_META] >> 8) & 0xff] : t[e];
 	const port = fromInside ? secondOf(t[e + R_IN]) : firstOf(t[e + R_OUT]);

@@ -2,7 +2,7 @@
  * ICMP errors on their way through (RFC 5508 REQ-4, REQ-5 and REQ-7): whose session they are about, and the header that
  * carries them. What they quote is rewritten by icmp-quote.ts.
  */
-import { EXTERNAL_SHIFT, HOP_SHIFT, R_HOST, R_META, R_PEER } from "../conntrack/record.ts";
+import { EXTERNAL_SHIFT, HALF_SHIFT, HOP_SHIFT, R_HOST, R_META, R_PEER, RECORD_SHIFT } from "../conntrack/record.ts";
 import { wordDelta } from "../packet/checksum.ts";
 import { IP_WORD, SLOT_IP } from "../packet/layout.ts";
 import { type Context, HAIRPIN } from "./context.ts";
@@ -33,7 +33,7 @@ export class IcmpTransit {
 		if (!mayReport(c, P[w + 3], port)) return void p.drop(REASON["spoofed-source"]);
 		const found = translateError(c, p.l4 * 2, p.length - p.header, true, 0, (i) => {
 			if (!isAt(c, i, s, port)) return REASON["spoofed-source"];
-			return P[w + 4] === c.table.T[(i << 4) + R_PEER] ? -1 : REASON["icmp-untied"];
+			return P[w + 4] === c.table.T[(i << RECORD_SHIFT) + R_PEER] ? -1 : REASON["icmp-untied"];
 		});
 		if (found < 0) {
 			const reason = refused(found);
@@ -42,7 +42,7 @@ export class IcmpTransit {
 			else p.drop(reason);
 			return;
 		}
-		const address = c.externals.A[(c.table.T[(found << 4) + R_META] >> EXTERNAL_SHIFT) & 0xff];
+		const address = c.externals.A[(c.table.T[(found << RECORD_SHIFT) + R_META] >> EXTERNAL_SHIFT) & 0xff];
 		changeHeader(c, s, wordDelta(P[w + 3], address), lan.kernelForwards ? 0 : 1);
 		P[w + 3] = address;
 		crossLinks(c, s, lan, c.wan);
@@ -67,7 +67,7 @@ export class IcmpTransit {
 		const c = this.#c;
 		const { slot: s, external, hairpin } = p;
 		// What internal hosts send each other over an external address nobody outside has seen.
-		const hidden = (i: number) => !hairpin && c.table.T[(i << 4) + R_META] >>> HOP_SHIFT === HAIRPIN;
+		const hidden = (i: number) => !hairpin && c.table.T[(i << RECORD_SHIFT) + R_META] >>> HOP_SHIFT === HAIRPIN;
 		const found = translateError(c, p.l4 * 2, p.length - p.header, false, external, (i) => (hidden(i) ? REASON["icmp-no-session"] : -1));
 		if (found < 0) {
 			const reason = refused(found);
@@ -79,12 +79,12 @@ export class IcmpTransit {
 		const { P, B } = c.views;
 		const w = (s >> 2) + IP_WORD;
 		if (B[s + SLOT_IP + 8] < 2 && !hairpin) return p.drop(REASON["ttl-expired"]);
-		const internal = c.table.T[found << 4];
+		const internal = c.table.T[found << RECORD_SHIFT];
 		const lan = lanOfSession(c, found);
 		changeHeader(c, s, wordDelta(P[w + 4], internal), hopsIn(lan, hairpin));
 		P[w + 4] = internal;
 		crossLinks(c, s, c.wan, lan);
-		this.#translator.toLan(p, s, p.length, c.table.T16[(found << 5) + R_HOST], lan);
+		this.#translator.toLan(p, s, p.length, c.table.T16[(found << HALF_SHIFT) + R_HOST], lan);
 		return found;
 	}
 }

@@ -2,7 +2,21 @@
  * Sessions that are opened from outside, or by an internal host over one of our addresses: filtering (RFC 4787 section
  * 5), port forwards, static NAT, and what an ALG expects. Everything is checked before state is made.
  */
-import { EXTERNAL_SHIFT, FORWARDED, HOST_ADF, HOST_EIF, HOST_PLACE, R_HOST, R_IN, R_META, R_OUT, TENDED } from "../conntrack/record.ts";
+import {
+	EXTERNAL_SHIFT,
+	FORWARDED,
+	HALF_SHIFT,
+	HOST_ADF,
+	HOST_EIF,
+	HOST_PLACE,
+	HOST_WORDS,
+	R_HOST,
+	R_IN,
+	R_META,
+	R_OUT,
+	RECORD_SHIFT,
+	TENDED,
+} from "../conntrack/record.ts";
 import { ACK, FIN, firstOf, hasPorts, pair, RST, SYN, secondOf, swap16, TCP, UDP } from "../packet/layout.ts";
 import type { Admission } from "./admission.ts";
 import { FIRST_PORT } from "./alg.ts";
@@ -53,9 +67,9 @@ export class Inbound {
 		const leader = ported ? c.table.findExternal(protocol, x.address, external, externalPort) : 0;
 		const configured = ported && external === 0 && isConfigured(c.policy, protocol, swap16(externalPort));
 		if (internal === 0 && leader !== 0 && !configured && (this.#turns(leader, from) || this.#accepts(leader, peer))) {
-			internal = c.table.T[leader << 4];
-			internalPort = firstOf(c.table.T[(leader << 4) + R_OUT]);
-			forwarded = c.table.T[(leader << 4) + R_META] & FORWARDED;
+			internal = c.table.T[leader << RECORD_SHIFT];
+			internalPort = firstOf(c.table.T[(leader << RECORD_SHIFT) + R_OUT]);
+			forwarded = c.table.T[(leader << RECORD_SHIFT) + R_META] & FORWARDED;
 			stranger = hairpin || (this.#filtering(leader) & HOST_EIF) !== 0;
 		} else if (leader !== 0) known = REASON[hairpin && !configured ? "hairpin-filtered" : "filtered"];
 		const expected = internal === 0 && ported ? this.#expected(p, leader) : undefined;
@@ -109,7 +123,7 @@ export class Inbound {
 		p.hop = hop;
 		p.mapped = mapped;
 		const i = c.table.create(p, c.now16);
-		c.table.T[(i << 4) + R_META] |= forwarded;
+		c.table.T[(i << RECORD_SHIFT) + R_META] |= forwarded;
 		if (!c.lan[port].ethernet) c.hosts.place(host, port);
 		else c.hosts.assign(host, port);
 		c.events?.created(i, c.table.sibling(i) === i);
@@ -132,7 +146,11 @@ export class Inbound {
 		if (e === undefined) return undefined;
 		const x = externals.list[external];
 		if (!x.shared && x.holder !== 0 && x.holder !== e.inside) return undefined;
-		if (leader !== 0 && (table.T[leader << 4] !== e.inside || firstOf(table.T[(leader << 4) + R_OUT]) !== e.insidePort)) return undefined;
+		if (
+			leader !== 0 &&
+			(table.T[leader << RECORD_SHIFT] !== e.inside || firstOf(table.T[(leader << RECORD_SHIFT) + R_OUT]) !== e.insidePort)
+		)
+			return undefined;
 		return e;
 	}
 
@@ -142,13 +160,13 @@ export class Inbound {
 	 */
 	#turns(leader: number, from: number): boolean {
 		const { policy, lan, table } = this.#c;
-		return from >= 0 && (policy.hairpin === "all" || lanOf(lan, table.T[leader << 4], from) === from);
+		return from >= 0 && (policy.hairpin === "all" || lanOf(lan, table.T[leader << RECORD_SHIFT], from) === from);
 	}
 
 	/** How the host of a mapping is filtered: flags of its record. */
 	#filtering(leader: number): number {
 		const { hosts, table } = this.#c;
-		return hosts.W[table.T16[(leader << 5) + R_HOST] * 4 + HOST_PLACE];
+		return hosts.W[table.T16[(leader << HALF_SHIFT) + R_HOST] * HOST_WORDS + HOST_PLACE];
 	}
 
 	/** Filtering of an existing mapping towards a new peer endpoint (RFC 4787 section 5, REQ-8). */
@@ -157,15 +175,18 @@ export class Inbound {
 		const flags = this.#filtering(leader);
 		if (flags & HOST_EIF) return c.now >= c.strangersFrom;
 		const { T } = c.table;
-		const tftp = c.policy.algTftp && (T[(leader << 4) + R_META] & 0xff) === UDP && swap16(firstOf(T[(leader << 4) + R_OUT])) >= FIRST_PORT;
+		const tftp =
+			c.policy.algTftp &&
+			(T[(leader << RECORD_SHIFT) + R_META] & 0xff) === UDP &&
+			swap16(firstOf(T[(leader << RECORD_SHIFT) + R_OUT])) >= FIRST_PORT;
 		const dependent = (flags & HOST_ADF) !== 0;
 		if (!dependent && !tftp) return false;
-		const meta = T[(leader << 4) + R_META];
+		const meta = T[(leader << RECORD_SHIFT) + R_META];
 		const external = (meta >> EXTERNAL_SHIFT) & 0xff;
 		const address = c.externals.A[external];
 		if (dependent) return c.table.findPeer(leader, peer, address) !== 0;
 		// RFC 1350 section 4: a TFTP server answers from a port that it chooses for the transfer.
-		return c.table.findIn(UDP, peer, address, external, pair(TFTP, secondOf(T[(leader << 4) + R_IN]))) !== 0;
+		return c.table.findIn(UDP, peer, address, external, pair(TFTP, secondOf(T[(leader << RECORD_SHIFT) + R_IN]))) !== 0;
 	}
 
 	/** True if a forward for some source has this port: the kernel is kept off it then. */

@@ -2,7 +2,19 @@
  * Which sessions go on when something around them has changed: a restart found them in the table's file, or a reload brought another policy. A
  * session is kept if the policy would still let it be what it is; nothing else is asked of it.
  */
-import { EXTERNAL_SHIFT, FORWARDED, HOP_SHIFT, R_HOST, R_IN, R_META, R_OUT, R_PEER } from "../conntrack/record.ts";
+import {
+	EXTERNAL_SHIFT,
+	FORWARDED,
+	HALF_SHIFT,
+	HOP_SHIFT,
+	HOST_WORDS,
+	R_HOST,
+	R_IN,
+	R_META,
+	R_OUT,
+	R_PEER,
+	RECORD_SHIFT,
+} from "../conntrack/record.ts";
 import { FREE, RESTING } from "../conntrack/states.ts";
 import { firstOf, hasPorts, ICMP, secondOf, swap16, TCP, UDP } from "../packet/layout.ts";
 import { HOST_HEADERS } from "../packet/link-header.ts";
@@ -39,7 +51,7 @@ export class Keeper {
 	fits(i: number): boolean {
 		const { T } = this.#c.table;
 		const { policy, externals, exempts, nets } = this.#t;
-		const e = i << 4;
+		const e = i << RECORD_SHIFT;
 		const meta = T[e + R_META];
 		const n = (meta >> EXTERNAL_SHIFT) & 0xff;
 		const protocol = meta & 0xff;
@@ -83,7 +95,7 @@ export class Keeper {
 		const { table, hosts } = c;
 		const { T, T16 } = table;
 		if (!this.fits(i)) return false;
-		const e = i << 4;
+		const e = i << RECORD_SHIFT;
 		const meta = T[e + R_META];
 		const n = (meta >> EXTERNAL_SHIFT) & 0xff;
 		const protocol = meta & 0xff;
@@ -111,7 +123,7 @@ export class Keeper {
 			return false;
 		}
 		hosts.retain(host);
-		T16[(i << 5) + R_HOST] = host;
+		T16[(i << HALF_SHIFT) + R_HOST] = host;
 		if (x.pool >= 0) {
 			claimPoolAddress(x, inside);
 			hosts.pair(host, n);
@@ -122,7 +134,7 @@ export class Keeper {
 	/** Says on which LAN port a host is, by its address; where its frames go is then asked of the kernel. */
 	placeHost(host: number): void {
 		const { hosts, headers, lan } = this.#c;
-		const port = Math.max(0, lanOf(lan, hosts.W[host * 4]));
+		const port = Math.max(0, lanOf(lan, hosts.W[host * HOST_WORDS]));
 		hosts.lose(host);
 		headers.changed?.(HOST_HEADERS + host);
 		if (lan[port].ethernet) hosts.assign(host, port);
@@ -132,7 +144,7 @@ export class Keeper {
 	/** Takes the external port of a record's mapping: its own forward's is reserved already. False if somebody else has it. */
 	#claim(i: number): boolean {
 		const { T } = this.#c.table;
-		const e = i << 4;
+		const e = i << RECORD_SHIFT;
 		const meta = T[e + R_META];
 		const n = (meta >> EXTERNAL_SHIFT) & 0xff;
 		const protocol = meta & 0xff;
@@ -155,7 +167,7 @@ export class Keeper {
 		for (let i = 1; i <= table.layout.sessions; i++) {
 			const state = table.state(i);
 			if (state === FREE) continue;
-			const e = i << 4;
+			const e = i << RECORD_SHIFT;
 			const meta = table.T[e + R_META];
 			const x = this.#t.externals[(meta >> EXTERNAL_SHIFT) & 0xff];
 			if (state !== RESTING) claimPoolAddress(x, table.T[e]);

@@ -2,7 +2,7 @@
  * Where packets may come from: what an internal host may send to whom and by which LAN port (RFC 1812 sections 5.3.7
  * and 5.3.8, BCP 38), and what cannot be from outside.
  */
-import { HOST_FRESH, HOST_PLACE, HOST_PORT_SHIFT, R_HOST } from "../conntrack/record.ts";
+import { HALF_SHIFT, HOST_FRESH, HOST_PLACE, HOST_PORT_SHIFT, HOST_WORDS, R_HOST } from "../conntrack/record.ts";
 import { isLinkLocal, isPrivate, isUnicast } from "../packet/address-class.ts";
 import { addressValue, SLOT_ETHER } from "../packet/layout.ts";
 import { HOST_HEADERS } from "../packet/link-header.ts";
@@ -41,8 +41,8 @@ export function mayReport(c: Context, source: number, port: number): boolean {
 
 /** True if the packet in slot `s` from LAN port `port` may be of session `i`: its host is there, or has moved there. */
 export function isAt(c: Context, i: number, s: number, port: number): boolean {
-	const host = c.table.T16[(i << 5) + R_HOST];
-	const place = (c.hosts.W[host * 4 + HOST_PLACE] >>> HOST_PORT_SHIFT) & 0xff;
+	const host = c.table.T16[(i << HALF_SHIFT) + R_HOST];
+	const place = (c.hosts.W[host * HOST_WORDS + HOST_PLACE] >>> HOST_PORT_SHIFT) & 0xff;
 	return place === c.lan[port].home || moves(c, host, place, port, s);
 }
 
@@ -52,7 +52,7 @@ export function isAt(c: Context, i: number, s: number, port: number): boolean {
  */
 function moves(c: Context, host: number, before: number, port: number, s: number): boolean {
 	const { hosts, headers, lan } = c;
-	if (lanOf(lan, hosts.W[host * 4], before) !== lan[port].home) return false;
+	if (lanOf(lan, hosts.W[host * HOST_WORDS], before) !== lan[port].home) return false;
 	learn(c, host, port, s);
 	headers.changed?.(HOST_HEADERS + host);
 	return true;
@@ -67,7 +67,7 @@ export function learn({ hosts, headers, hops, views, lan }: Context, host: numbe
 	if (!lan[home].ethernet) return hosts.place(host, home);
 	// Nearly always it is where it was.
 	const known = HOST_FRESH | (home << HOST_PORT_SHIFT);
-	const place = hosts.W[host * 4 + HOST_PLACE] & (HOST_FRESH | (0xff << HOST_PORT_SHIFT));
+	const place = hosts.W[host * HOST_WORDS + HOST_PLACE] & (HOST_FRESH | (0xff << HOST_PORT_SHIFT));
 	if (place === known && headers.leadsTo(HOST_HEADERS + host, views.H, (s + SLOT_ETHER + 6) >> 1)) return;
 	hops.heard(host, home, s);
 }

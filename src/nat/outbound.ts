@@ -2,7 +2,7 @@
  * Sessions that the inside opens: static NAT, pool or masquerade, the port kept where it can be (RFC 4787 REQ-1 to
  * REQ-3). Everything is checked before state is made (RFC 7857 section 6: a packet that is dropped changes nothing).
  */
-import { EXTERNAL_SHIFT, FORWARDED, R_IN, R_META } from "../conntrack/record.ts";
+import { EXTERNAL_SHIFT, FORWARDED, R_IN, R_META, RECORD_SHIFT } from "../conntrack/record.ts";
 import { ACK, FIN, hasPorts, ICMP, RST, SYN, secondOf, swap16, TCP, UDP } from "../packet/layout.ts";
 import type { Admission } from "./admission.ts";
 import { type Context, ELSEWHERE, findForward, HAIRPIN, hasForwards, isConfigured, NO_ROUTE } from "./context.ts";
@@ -47,7 +47,7 @@ export class Outbound {
 
 		const ported = protocol === UDP || protocol === TCP || protocol === ICMP || hasPorts(protocol);
 		const leader = ported ? table.findMapping(protocol, internal, internalPort) : 0;
-		const external = leader !== 0 ? (table.T[(leader << 4) + R_META] >> EXTERNAL_SHIFT) & 0xff : chooseExternal(c, internal);
+		const external = leader !== 0 ? (table.T[(leader << RECORD_SHIFT) + R_META] >> EXTERNAL_SHIFT) & 0xff : chooseExternal(c, internal);
 		if (external < 0) return external;
 		const address = externals.A[external];
 		if (address === 0) return refusal(REASON["no-external-address"]);
@@ -57,7 +57,7 @@ export class Outbound {
 		const host = this.#admission.admit(internal);
 		if (host < 0) return host;
 		const x = externals.list[external];
-		let externalPort = leader !== 0 ? secondOf(table.T[(leader << 4) + R_IN]) : internalPort;
+		let externalPort = leader !== 0 ? secondOf(table.T[(leader << RECORD_SHIFT) + R_IN]) : internalPort;
 		// Admission may have ended the mapping itself to make room: its port is taken again then.
 		let mapped = leader !== 0 ? table.findExternal(protocol, address, external, externalPort) : 0;
 		const forwarded = leader === 0 && external === 0 && hasForwards(c) ? this.#forwardedPort(p) : -1;
@@ -93,7 +93,8 @@ export class Outbound {
 		const i = table.create(p, c.now16);
 		// What the forward's endpoint sends goes by the forward as well.
 		const configured = forwarded >= 0 && isConfigured(c.policy, protocol, swap16(externalPort));
-		if (configured || (leader !== 0 && table.T[(leader << 4) + R_META] & FORWARDED)) table.T[(i << 4) + R_META] |= FORWARDED;
+		if (configured || (leader !== 0 && table.T[(leader << RECORD_SHIFT) + R_META] & FORWARDED))
+			table.T[(i << RECORD_SHIFT) + R_META] |= FORWARDED;
 		learn(c, host, p.port, p.slot);
 		c.events?.created(i, table.sibling(i) === i);
 		return i;

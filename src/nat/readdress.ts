@@ -3,7 +3,7 @@
  * same mapping: UDP, ICMP queries, protocols without ports. TCP can not move: the inside is told by a reset, and what it sends all the same is answered
  * with one. Static NAT and pools have addresses of their own.
  */
-import { EXTERNAL_SHIFT, R_IN, R_META, R_PEER } from "../conntrack/record.ts";
+import { EXTERNAL_SHIFT, R_IN, R_META, R_PEER, RECORD_SHIFT } from "../conntrack/record.ts";
 import { FREE, RESTING, TCP_CLOSING, TCP_RESET, TCP_SYN_IN, TCP_SYN_OUT } from "../conntrack/states.ts";
 import { H_CHANGING } from "../conntrack/table-layout.ts";
 import { secondOf, TCP } from "../packet/layout.ts";
@@ -26,7 +26,7 @@ export function readdress(c: Context, admission: Admission, address: number, res
 	const before = externals.A[0];
 	const result: Readdressed = { moved: 0, ended: 0 };
 	for (let i = 1; i <= table.layout.sessions; i++) {
-		const e = i << 4;
+		const e = i << RECORD_SHIFT;
 		if (table.hooks !== null) table.hooks.sync(i);
 		const meta = T[e + R_META];
 		const state = table.state(i);
@@ -43,12 +43,12 @@ export function readdress(c: Context, admission: Admission, address: number, res
 	}
 	const each = (f: (i: number) => void) => {
 		for (let i = 1; i <= table.layout.sessions; i++) {
-			if (table.state(i) !== FREE && ((T[(i << 4) + R_META] >> EXTERNAL_SHIFT) & 0xff) === 0) f(i);
+			if (table.state(i) !== FREE && ((T[(i << RECORD_SHIFT) + R_META] >> EXTERNAL_SHIFT) & 0xff) === 0) f(i);
 		}
 	};
 	// Who keeps a log of mappings is told of each that it ends at the old address and begins at the new one.
 	const leads = (i: number) => {
-		const e = i << 4;
+		const e = i << RECORD_SHIFT;
 		return table.sibling(i) === i || table.findExternal(T[e + R_META] & 0xff, externals.A[0], 0, secondOf(T[e + R_IN])) === i;
 	};
 	const { events } = c;

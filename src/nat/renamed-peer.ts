@@ -6,7 +6,7 @@
  * to the slow path, which changes that port with its checksum here; the session's stored delta is that of its own endpoint, as ever. TCP only: datagrams
  * have no state that keeps them from the fast path.
  */
-import { R_IN, R_OUT } from "../conntrack/record.ts";
+import { R_IN, R_OUT, RECORD_SHIFT } from "../conntrack/record.ts";
 import type { Table } from "../conntrack/table.ts";
 import { adjust, halfDelta } from "../packet/checksum.ts";
 import { firstOf, pair, secondOf, swap16, TCP, VNET_PARTIAL } from "../packet/layout.ts";
@@ -17,7 +17,7 @@ const ATTEMPTS = 8;
 
 /** True if the peer of session `i` has another port inside. */
 export function isRenamed({ T }: Table, i: number): boolean {
-	return secondOf(T[(i << 4) + R_OUT]) !== firstOf(T[(i << 4) + R_IN]);
+	return secondOf(T[(i << RECORD_SHIFT) + R_OUT]) !== firstOf(T[(i << RECORD_SHIFT) + R_IN]);
 }
 
 /** A port (as loaded) for a peer that an inside endpoint does not know yet, -1 if none is found. */
@@ -34,7 +34,7 @@ export function renamePeer(c: Context, i: number, s: number, l4: number, outboun
 	const { P, H } = c.views;
 	const { T } = c.table;
 	const at = l4 + (outbound ? 1 : 0);
-	const port = outbound ? firstOf(T[(i << 4) + R_IN]) : secondOf(T[(i << 4) + R_OUT]);
+	const port = outbound ? firstOf(T[(i << RECORD_SHIFT) + R_IN]) : secondOf(T[(i << RECORD_SHIFT) + R_OUT]);
 	// A partial checksum has the pseudo-header only.
 	if ((P[s >> 2] & VNET_PARTIAL) === 0) H[l4 + 8] = adjust(H[l4 + 8], halfDelta(H[at], port));
 	H[at] = port;

@@ -5,7 +5,7 @@
  * A host gets ports for itself only, above 1023, of masqd's own range, and the port that its mapping already has if there is one.
  * When the list is full, who has least takes the place that ends first of who has most, so that nobody keeps the others out.
  */
-import { EXTERNAL_SHIFT, R_IN, R_META } from "../conntrack/record.ts";
+import { EXTERNAL_SHIFT, R_IN, R_META, RECORD_SHIFT } from "../conntrack/record.ts";
 import { addressValue, secondOf, swap16, swap32, TCP, UDP } from "../packet/layout.ts";
 import {
 	ANNOUNCE,
@@ -244,8 +244,8 @@ export class Requested {
 		);
 		const leader = c.table.findMapping(q.protocol, inside, swap16(q.insidePort));
 		if (other !== undefined || leader !== 0) {
-			if (other === undefined && ((c.table.T[(leader << 4) + R_META] >> EXTERNAL_SHIFT) & 0xff) !== 0) return -1;
-			const port = other?.forward.first ?? swap16(secondOf(c.table.T[(leader << 4) + R_IN]));
+			if (other === undefined && ((c.table.T[(leader << RECORD_SHIFT) + R_META] >> EXTERNAL_SHIFT) & 0xff) !== 0) return -1;
+			const port = other?.forward.first ?? swap16(secondOf(c.table.T[(leader << RECORD_SHIFT) + R_IN]));
 			return q.preferFailure && q.suggested !== 0 && port !== q.suggested ? -1 : port;
 		}
 		// The last ones are for what hosts open (shares.ts).

@@ -2,20 +2,30 @@
  * The way of a session: by which LAN port its host is reached, what fits the way out and how many hops it counts, and
  * whose session a translated frame is.
  */
-import { HOP_SHIFT, HOST_PLACE, HOST_PORT_SHIFT, R_HOST, R_META, R_PEER } from "../conntrack/record.ts";
+import {
+	HALF_SHIFT,
+	HOP_SHIFT,
+	HOST_PLACE,
+	HOST_PORT_SHIFT,
+	HOST_WORDS,
+	R_HOST,
+	R_META,
+	R_PEER,
+	RECORD_SHIFT,
+} from "../conntrack/record.ts";
 import { ICMP_ID } from "../packet/icmp.ts";
 import { hasPorts, ICMP, IP_OFFSET, pair, SLOT_IP } from "../packet/layout.ts";
 import { type Context, HAIRPIN, type LanLink } from "./context.ts";
 
 /** The LAN port of a session's host. */
 export function lanOfSession(c: Context, i: number): LanLink {
-	const host = c.table.T16[(i << 5) + R_HOST];
-	return c.lan[(c.hosts.W[host * 4 + HOST_PLACE] >>> HOST_PORT_SHIFT) & 0xff];
+	const host = c.table.T16[(i << HALF_SHIFT) + R_HOST];
+	return c.lan[(c.hosts.W[host * HOST_WORDS + HOST_PLACE] >>> HOST_PORT_SHIFT) & 0xff];
 }
 
 /** Largest packet that a session's way out of the WAN takes. */
 export function mtuOut({ table, hops, wan }: Context, i: number): number {
-	const e = i << 4;
+	const e = i << RECORD_SHIFT;
 	return table.T[e + R_META] >>> HOP_SHIFT === HAIRPIN ? wan.mtu : hops.mtuTo(table.T[e + R_PEER]);
 }
 

@@ -6,7 +6,7 @@
  *   header-check, fragment-pool -> session, or outbound -> track -> fragmentation -> translate -> the WAN, or hairpin
  *   header-check, fragment-pool -> session, or inbound  -> track -> fragmentation -> translate -> a LAN port
  */
-import { R_ACK_OUT } from "../conntrack/record.ts";
+import { R_ACK_OUT, RECORD_SHIFT } from "../conntrack/record.ts";
 import { FREE } from "../conntrack/states.ts";
 import { HOST_UNREACHABLE, ICMP_HEADER, isError, isQuery, isReply } from "../packet/icmp.ts";
 import { ACK, FIN, ICMP, IP_DF, IP_FRAGMENT, IP_WORD, pair, RST, SLOT_IP, SYN, swap16, TCP, UDP } from "../packet/layout.ts";
@@ -293,7 +293,7 @@ export class SlowPath {
 		// must be.
 		if (B[s + SLOT_IP] === 0x45 && B[s + SLOT_IP + 9] === TCP && length >= 40 && (swap16(H[(w << 1) + 16]) & ACK) !== 0) {
 			const i = c.table.findOut(TCP, P[w + 3], P[w + 4], P[w + 5]);
-			if (i !== 0 && isAt(c, i, s, port)) c.table.T[(i << 4) + R_ACK_OUT] = P[w + 7];
+			if (i !== 0 && isAt(c, i, s, port)) c.table.T[(i << RECORD_SHIFT) + R_ACK_OUT] = P[w + 7];
 		}
 		this.#refuse(this.#packet.read(s, length, port), reason);
 	}

@@ -2,7 +2,7 @@
  * TCP resets towards the inside: for connections that can not go on because the external address that they had is not ours any more.
  */
 
-import { R_ACK_IN, R_ACK_OUT, R_OUT, R_PEER } from "../conntrack/record.ts";
+import { R_ACK_IN, R_ACK_OUT, R_OUT, R_PEER, RECORD_SHIFT } from "../conntrack/record.ts";
 import { fold, sumOf } from "../packet/checksum.ts";
 import { ACK, IP_OFFSET, IP_WORD, LITTLE, RST, SLOT_ETHER, SLOT_IP, SYN, swap16, TCP, type Views } from "../packet/layout.ts";
 import type { Context } from "./context.ts";
@@ -51,7 +51,7 @@ function writeReset(
  */
 export function sessionReset(c: Context, i: number, s: number): number {
 	const { T } = c.table;
-	const e = i << 4;
+	const e = i << RECORD_SHIFT;
 	if (T[e + R_ACK_OUT] === 0) return 0;
 	const out = T[e + R_OUT];
 	return writeReset(c.views, s, T[e + R_PEER], T[e], (out << 16) | (out >>> 16), T[e + R_ACK_OUT], T[e + R_ACK_IN], RST | ACK);

@@ -2,7 +2,7 @@
  * What a packet does to the state of its session: TCP's machine, its MSS and its ALG; UDP and the others, of which only
  * their direction is known. States are in conntrack/states.ts.
  */
-import { ANSWERED, R_ACK_OUT, R_META, R_OUT, R_PACKETS_IN, R_PACKETS_OUT, TENDED } from "../conntrack/record.ts";
+import { ANSWERED, R_ACK_OUT, R_META, R_OUT, R_PACKETS_IN, R_PACKETS_OUT, RECORD_SHIFT, TENDED } from "../conntrack/record.ts";
 import {
 	ICMP_QUERY,
 	OTHER,
@@ -72,7 +72,7 @@ export class Track {
 	outbound(p: PacketDescriptor, i: number): number {
 		const { protocol } = p;
 		if (protocol === TCP) {
-			if (p.frames > 1 && (this.#c.table.T[(i << 4) + R_META] & TENDED) !== 0) return p.drop(REASON["alg-fragment"], p.frames);
+			if (p.frames > 1 && (this.#c.table.T[(i << RECORD_SHIFT) + R_META] & TENDED) !== 0) return p.drop(REASON["alg-fragment"], p.frames);
 			return this.tcpOutbound(i, p.slot, p.header, p.length);
 		}
 		if (protocol === UDP || protocol === UDPLITE) this.udpOutbound(i);
@@ -103,7 +103,7 @@ export class Track {
 		const ack = c.views.P[w + 2];
 		const renamed = isRenamed(c.table, i);
 		if (flags & SYN) clampMss(c.views, s, w << 1, length - header, mtuOut(c, i) - 40);
-		else if (!renamed && c.table.T[(i << 4) + R_META] & TENDED) {
+		else if (!renamed && c.table.T[(i << RECORD_SHIFT) + R_META] & TENDED) {
 			length = this.#ftp.outbound(i, s, header, length);
 			if (length === 0) return 0;
 		}
@@ -125,7 +125,7 @@ export class Track {
 		const renamed = isRenamed(c.table, i);
 		if (renamed) renamePeer(c, i, s, w << 1, false);
 		else if (flags & SYN && c.table.state(i) === TCP_SYN_IN) this.#ftp.opened(i, false);
-		const tended = !renamed && (c.table.T[(i << 4) + R_META] & TENDED) !== 0;
+		const tended = !renamed && (c.table.T[(i << RECORD_SHIFT) + R_META] & TENDED) !== 0;
 		if (flags & SYN) clampMss(c.views, s, w << 1, length - header, mtuOut(c, i) - 40 - (tended ? GROWTH : 0));
 		return !tended || this.#ftp.inbound(i, s, header, length);
 	}
@@ -143,7 +143,7 @@ export class Track {
 	udpInbound(i: number): void {
 		const { table, now16 } = this.#c;
 		const { T } = table;
-		const e = i << 4;
+		const e = i << RECORD_SHIFT;
 		const state = table.state(i);
 		if (state !== UDP_NEW && state !== UDP_DNS) return;
 		const queries = state === UDP_NEW && secondOf(T[e + R_OUT]) === DNS_PORT ? T[e + R_PACKETS_OUT] : 0;
@@ -161,7 +161,7 @@ export class Track {
 	#saidInside(i: number, protocol: number): void {
 		const { table, now16 } = this.#c;
 		if (table.state(i) !== STRANGER) return table.touch(i, now16);
-		table.T[(i << 4) + R_META] |= ANSWERED;
+		table.T[(i << RECORD_SHIFT) + R_META] |= ANSWERED;
 		table.setState(i, protocol === ICMP ? ICMP_QUERY : OTHER, now16);
 	}
 
@@ -177,7 +177,7 @@ export class Track {
 		const at = p.l4 * 2;
 		const sctp = p.protocol === SCTP;
 		const kind = sctp ? B[at + 12] : (B[at + 8] >> 1) & 15;
-		const tag = (i << 4) + R_ACK_OUT;
+		const tag = (i << RECORD_SHIFT) + R_ACK_OUT;
 		let state = table.state(i);
 		if (sctp ? kind === SCTP_ABORT || kind === SCTP_SHUTDOWN_COMPLETE : kind === DCCP_RESET) state = TCP_CLOSING;
 		else if (state === TCP_SYN_IN && opening === TCP_SYN_IN && kind === (sctp ? SCTP_INIT_ACK : DCCP_RESPONSE)) {

@@ -5,9 +5,11 @@
 import {
 	BYTES_CARRY,
 	EXTERNAL_SHIFT,
+	HALF_SHIFT,
 	HOP_SHIFT,
 	HOST_FRESH,
 	HOST_PLACE,
+	HOST_WORDS,
 	R_BYTES_OUT,
 	R_DELTA,
 	R_HOST,
@@ -15,6 +17,7 @@ import {
 	R_META,
 	R_OUT,
 	R_PACKETS_OUT,
+	RECORD_SHIFT,
 } from "../conntrack/record.ts";
 import { adjust, adjustUdp, fold } from "../packet/checksum.ts";
 import { changeSctpPort, putSctpSum, sctpSum } from "../packet/crc32c.ts";
@@ -138,11 +141,11 @@ export class Translator {
 	outbound(p: PacketDescriptor, i: number, s: number, length: number, split: boolean): void {
 		const c = this.#c;
 		const t = c.table.T;
-		const meta = t[(i << 4) + R_META];
+		const meta = t[(i << RECORD_SHIFT) + R_META];
 		const lan = c.lan[p.port];
-		rewrite(c, s, t[(i << 4) + R_DELTA], lan.kernelForwards ? 0 : 1, lan, c.wan);
+		rewrite(c, s, t[(i << RECORD_SHIFT) + R_DELTA], lan.kernelForwards ? 0 : 1, lan, c.wan);
 		c.views.P[(s >> 2) + IP_WORD + 3] = c.externals.A[(meta >> EXTERNAL_SHIFT) & 0xff];
-		setPort(c, s, p.room, 0, secondOf(t[(i << 4) + R_IN]));
+		setPort(c, s, p.room, 0, secondOf(t[(i << RECORD_SHIFT) + R_IN]));
 		this.#count(i, length, 0);
 		const hop = meta >>> HOP_SHIFT;
 		if (split && hop !== HAIRPIN) this.#fragmentation.cut(p, s, length, c.wan, mtuOut(c, i), (f, bytes) => this.toWan(p, f, bytes, hop));
@@ -153,11 +156,11 @@ export class Translator {
 	inbound(p: PacketDescriptor, i: number, s: number, length: number, split: boolean): void {
 		const c = this.#c;
 		const t = c.table.T;
-		const host = c.table.T16[(i << 5) + R_HOST];
+		const host = c.table.T16[(i << HALF_SHIFT) + R_HOST];
 		const lan = lanOfSession(c, i);
-		rewrite(c, s, ~t[(i << 4) + R_DELTA], hopsIn(lan, p.hairpin), c.wan, lan);
-		c.views.P[(s >> 2) + IP_WORD + 4] = t[i << 4];
-		setPort(c, s, p.room, p.protocol === ICMP ? 0 : 1, firstOf(t[(i << 4) + R_OUT]));
+		rewrite(c, s, ~t[(i << RECORD_SHIFT) + R_DELTA], hopsIn(lan, p.hairpin), c.wan, lan);
+		c.views.P[(s >> 2) + IP_WORD + 4] = t[i << RECORD_SHIFT];
+		setPort(c, s, p.room, p.protocol === ICMP ? 0 : 1, firstOf(t[(i << RECORD_SHIFT) + R_OUT]));
 		this.#count(i, length, 1);
 		if (split) this.#fragmentation.cut(p, s, length, lan, lan.mtu, (f, bytes) => this.toLan(p, f, bytes, host, lan));
 		else this.toLan(p, s, length, host, lan);
@@ -165,7 +168,7 @@ export class Translator {
 
 	#count(i: number, length: number, inbound: number): void {
 		const { table } = this.#c;
-		const e = (i << 4) + inbound;
+		const e = (i << RECORD_SHIFT) + inbound;
 		table.T[e + R_PACKETS_OUT]++;
 		let b = table.T[e + R_BYTES_OUT] + length;
 		if (b >= BYTES_CARRY) {
@@ -187,7 +190,7 @@ export class Translator {
 	/** Queues a frame of packet `p` for host number `host` on a LAN port, or has it wait for its neighbour. */
 	toLan(p: PacketDescriptor, s: number, length: number, host: number, lan: Link): void {
 		const c = this.#c;
-		if ((c.hosts.W[host * 4 + HOST_PLACE] & HOST_FRESH) === 0) c.hops.holdInside(host, s, length);
+		if ((c.hosts.W[host * HOST_WORDS + HOST_PLACE] & HOST_FRESH) === 0) c.hops.holdInside(host, s, length);
 		else if (lan.queue.push(s, length, headerTag(HOST_HEADERS + host))) c.forwardedIn++;
 		else p.drop(REASON["queue-full"]);
 	}

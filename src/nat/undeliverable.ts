@@ -2,7 +2,7 @@
  * Translated packets that cannot go on for want of a route or a neighbour: whoever has sent them is told (RFC 1812
  * section 4.3.3.1), with the packet as it was sent.
  */
-import { EXTERNAL_SHIFT, R_DELTA, R_HOST, R_IN, R_META, R_OUT } from "../conntrack/record.ts";
+import { EXTERNAL_SHIFT, HALF_SHIFT, R_DELTA, R_HOST, R_IN, R_META, R_OUT, RECORD_SHIFT } from "../conntrack/record.ts";
 import { HOST_UNREACHABLE } from "../packet/icmp.ts";
 import { firstOf, ICMP, IP_WORD, SLOT_ETHER, SLOT_IP, secondOf } from "../packet/layout.ts";
 import { HEADER_SIZE, HOST_HEADERS } from "../packet/link-header.ts";
@@ -18,13 +18,13 @@ export function undeliverable(c: Context, errors: IcmpSender, s: number, length:
 	const i = sessionOut(c, s);
 	if (i === 0) return;
 	const t = c.table.T;
-	const host = c.table.T16[(i << 5) + R_HOST];
+	const host = c.table.T16[(i << HALF_SHIFT) + R_HOST];
 	const lan = lanOfSession(c, i);
 	const room = length - (B[s + SLOT_IP] & 15) * 4;
-	rewrite(c, s, ~t[(i << 4) + R_DELTA], 0, c.wan, lan);
-	P[(s >> 2) + IP_WORD + 3] = t[i << 4];
-	setPort(c, s, room, 0, firstOf(t[(i << 4) + R_OUT]));
-	if (isRenamed(c.table, i)) setPort(c, s, room, 1, secondOf(t[(i << 4) + R_OUT]));
+	rewrite(c, s, ~t[(i << RECORD_SHIFT) + R_DELTA], 0, c.wan, lan);
+	P[(s >> 2) + IP_WORD + 3] = t[i << RECORD_SHIFT];
+	setPort(c, s, room, 0, firstOf(t[(i << RECORD_SHIFT) + R_OUT]));
+	if (isRenamed(c.table, i)) setPort(c, s, room, 1, secondOf(t[(i << RECORD_SHIFT) + R_OUT]));
 	B.set(new Uint8Array(c.headers.buffer, (HOST_HEADERS + host) * HEADER_SIZE, 6), s + SLOT_ETHER + 6);
 	errors.send(s, length, c.lan.indexOf(lan), kind);
 }
@@ -37,9 +37,9 @@ export function undeliverableInside(c: Context, errors: IcmpSender, s: number, l
 	const t = c.table.T;
 	const w = (s >> 2) + IP_WORD;
 	const ip = s + SLOT_IP;
-	rewrite(c, s, t[(i << 4) + R_DELTA], 0, lanOfSession(c, i), c.wan);
-	P[w + 4] = c.externals.A[(t[(i << 4) + R_META] >> EXTERNAL_SHIFT) & 0xff];
-	setPort(c, s, length - (B[ip] & 15) * 4, B[ip + 9] === ICMP ? 0 : 1, secondOf(t[(i << 4) + R_IN]));
+	rewrite(c, s, t[(i << RECORD_SHIFT) + R_DELTA], 0, lanOfSession(c, i), c.wan);
+	P[w + 4] = c.externals.A[(t[(i << RECORD_SHIFT) + R_META] >> EXTERNAL_SHIFT) & 0xff];
+	setPort(c, s, length - (B[ip] & 15) * 4, B[ip + 9] === ICMP ? 0 : 1, secondOf(t[(i << RECORD_SHIFT) + R_IN]));
 	if (c.externals.find(P[w + 3]) >= 0) undeliverable(c, errors, s, length, HOST_UNREACHABLE);
 	else errors.send(s, length, -1, HOST_UNREACHABLE);
 }

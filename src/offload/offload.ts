@@ -21,11 +21,13 @@ import type { Hosts } from "../conntrack/hosts.ts";
 import type { OffloadHooks } from "../conntrack/offload-hooks.ts";
 import {
 	EXTERNAL_SHIFT,
+	HALF_SHIFT,
 	HOP_SHIFT,
 	HOST_ADDRESS,
 	HOST_PLACE,
 	HOST_PORT_SHIFT,
 	HOST_REACHABLE,
+	HOST_WORDS,
 	R_ACK_IN,
 	R_ACK_OUT,
 	R_HOST,
@@ -35,6 +37,7 @@ import {
 	R_OUT,
 	R_PACKETS_IN,
 	R_PEER,
+	RECORD_SHIFT,
 	STATE_MASK,
 	STATE_SHIFT,
 	TENDED,
@@ -325,7 +328,7 @@ export class Offload implements OffloadHooks {
 
 	changed(i: number): void {
 		const { T } = this.#owner.table;
-		const wanted = carries(T[(i << 4) + R_META], T[(i << 4) + R_PACKETS_IN] !== 0);
+		const wanted = carries(T[(i << RECORD_SHIFT) + R_META], T[(i << RECORD_SHIFT) + R_PACKETS_IN] !== 0);
 		if (this.#cache.has(i)) {
 			// Something has come in user space since the reset.
 			if (wanted && this.#cache.reset(i) !== "none") this.#cache.forgetReset(i);
@@ -346,12 +349,12 @@ export class Offload implements OffloadHooks {
 		if (!this.#cache.has(i)) return false;
 		const { table } = this.#owner;
 		const { T } = table;
-		if ((T[(i << 4) + R_META] & 0xff) !== TCP) return false;
+		if ((T[(i << RECORD_SHIFT) + R_META] & 0xff) !== TCP) return false;
 		const acked = this.#cache.acknowledged(i, 0);
-		T[(i << 4) + R_ACK_OUT] = later(T[(i << 4) + R_ACK_OUT], acked);
-		T[(i << 4) + R_ACK_IN] = later(T[(i << 4) + R_ACK_IN], this.#cache.acknowledged(i, 1));
+		T[(i << RECORD_SHIFT) + R_ACK_OUT] = later(T[(i << RECORD_SHIFT) + R_ACK_OUT], acked);
+		T[(i << RECORD_SHIFT) + R_ACK_IN] = later(T[(i << RECORD_SHIFT) + R_ACK_IN], this.#cache.acknowledged(i, 1));
 		// What a reset is held against there.
-		if (T[(i << 4) + R_ACK_OUT] !== acked) this.#cache.acknowledge(i, 0, T[(i << 4) + R_ACK_OUT]);
+		if (T[(i << RECORD_SHIFT) + R_ACK_OUT] !== acked) this.#cache.acknowledge(i, 0, T[(i << RECORD_SHIFT) + R_ACK_OUT]);
 		const state = table.state(i);
 		const carried = this.#cache.packets(i, 0) !== 0 || this.#cache.packets(i, 1) !== 0;
 		const reset = this.#cache.reset(i);
@@ -359,7 +362,7 @@ export class Offload implements OffloadHooks {
 		if (reset === "passed") this.#cache.forgetReset(i);
 		if (next === state) return false;
 		const now16 = this.#owner.now16();
-		table.T16[(i << 5) + R_LAST] = now16 - Math.min(this.age(i), table.age(i, now16));
+		table.T16[(i << HALF_SHIFT) + R_LAST] = now16 - Math.min(this.age(i), table.age(i, now16));
 		table.setStateKeepingTime(i, next, now16);
 		return true;
 	}
@@ -377,7 +380,7 @@ export class Offload implements OffloadHooks {
 	/** Last use that counts: of TCP in either direction, of the others outbound only (RFC 4787 REQ-6). */
 	#last(i: number): number {
 		const out = this.#cache.last(i, 0);
-		if ((this.#owner.table.T[(i << 4) + R_META] & 0xff) !== TCP) return out;
+		if ((this.#owner.table.T[(i << RECORD_SHIFT) + R_META] & 0xff) !== TCP) return out;
 		const back = this.#cache.last(i, 1);
 		return ((back - out) | 0) > 0 ? back : out;
 	}
@@ -388,11 +391,11 @@ export class Offload implements OffloadHooks {
 		const facts = this.#facts as OffloadFacts;
 		if (!this.#cache.ready(i, o.milliseconds())) return;
 		const { T, T16 } = o.table;
-		const e = i << 4;
+		const e = i << RECORD_SHIFT;
 		const meta = T[e + R_META];
 		const hop = meta >>> HOP_SHIFT;
-		const host = T16[(i << 5) + R_HOST];
-		const place = o.hosts.W[host * 4 + HOST_PLACE];
+		const host = T16[(i << HALF_SHIFT) + R_HOST];
+		const place = o.hosts.W[host * HOST_WORDS + HOST_PLACE];
 		const lan = facts.lan[(place >>> HOST_PORT_SHIFT) & 0xff];
 		const external = o.addresses[(meta >> EXTERNAL_SHIFT) & 0xff];
 		const port = this.#portOf(i);
@@ -433,14 +436,14 @@ export class Offload implements OffloadHooks {
 	#portOf(i: number): number {
 		const o = this.#owner;
 		const facts = this.#facts as OffloadFacts;
-		const place = o.hosts.W[o.table.T16[(i << 5) + R_HOST] * 4 + HOST_PLACE];
+		const place = o.hosts.W[o.table.T16[(i << HALF_SHIFT) + R_HOST] * HOST_WORDS + HOST_PLACE];
 		return lanNumber(facts, facts.lan[(place >>> HOST_PORT_SHIFT) & 0xff].index);
 	}
 
 	/** Sees to it that a host's link header is there, on a LAN whose neighbours are the kernel's. */
 	#findHost(host: number, lan: OffloadLan): boolean {
 		const o = this.#owner;
-		const inside = o.hosts.W[host * 4 + HOST_ADDRESS];
+		const inside = o.hosts.W[host * HOST_WORDS + HOST_ADDRESS];
 		if (this.#viaFor[host] === inside) return true;
 		const found = o.neighbour(lan.index, addressValue(inside));
 		if (found === null) return false;
@@ -459,7 +462,7 @@ export class Offload implements OffloadHooks {
 		this.#cache.leave(i, this.#owner.milliseconds());
 		const now16 = this.#owner.now16();
 		if (age < table.age(i, now16)) {
-			table.T16[(i << 5) + R_LAST] = now16 - age;
+			table.T16[(i << HALF_SHIFT) + R_LAST] = now16 - age;
 			table.setStateKeepingTime(i, table.state(i), now16);
 		}
 		const out = this.#cache.packets(i, 0);
@@ -502,8 +505,8 @@ export class Offload implements OffloadHooks {
 	/** A link header was changed or its neighbour lost: who uses it goes by user space until it is used again. */
 	linkChanged(n: number): void {
 		const { T, T16 } = this.#owner.table;
-		if (n < HOST_HEADERS) this.#leaveWhere((i) => T[(i << 4) + R_META] >>> HOP_SHIFT === n);
-		else this.#leaveWhere((i) => T16[(i << 5) + R_HOST] === n - HOST_HEADERS);
+		if (n < HOST_HEADERS) this.#leaveWhere((i) => T[(i << RECORD_SHIFT) + R_META] >>> HOP_SHIFT === n);
+		else this.#leaveWhere((i) => T16[(i << HALF_SHIFT) + R_HOST] === n - HOST_HEADERS);
 	}
 
 	/** Another next hop for a session. */
@@ -532,11 +535,11 @@ export class Offload implements OffloadHooks {
 			const { T16 } = this.#owner.table;
 			for (let host = 1; host < this.#via.length; host++) {
 				if (this.#viaFor[host] === 0) continue;
-				const lan = this.#facts.lan[(this.#owner.hosts.W[host * 4 + HOST_PLACE] >>> HOST_PORT_SHIFT) & 0xff];
+				const lan = this.#facts.lan[(this.#owner.hosts.W[host * HOST_WORDS + HOST_PLACE] >>> HOST_PORT_SHIFT) & 0xff];
 				const found = this.#owner.neighbour(lan.index, addressValue(this.#viaFor[host]));
 				if (found !== null && found.address === this.#via[host]) continue;
 				this.#viaFor[host] = 0;
-				this.#leaveWhere((i) => T16[(i << 5) + R_HOST] === host);
+				this.#leaveWhere((i) => T16[(i << HALF_SHIFT) + R_HOST] === host);
 			}
 		}
 	}
@@ -546,8 +549,10 @@ export class Offload implements OffloadHooks {
 		const { T } = this.#owner.table;
 		const facts = this.#facts as OffloadFacts;
 		const lan = facts.lan[this.#cache.port(i) - 1];
-		const out = this.#owner.mtuTo(T[(i << 4) + R_PEER]);
-		return this.#cache.mtu(i, 0) !== Math.min(out, 0xffff) || this.#cache.mtu(i, 1) !== Math.min(this.#mtu(lan, T[i << 4]), 0xffff);
+		const out = this.#owner.mtuTo(T[(i << RECORD_SHIFT) + R_PEER]);
+		return (
+			this.#cache.mtu(i, 0) !== Math.min(out, 0xffff) || this.#cache.mtu(i, 1) !== Math.min(this.#mtu(lan, T[i << RECORD_SHIFT]), 0xffff)
+		);
 	}
 
 	// ---- time ----------------------------------------------------------------------------------------------------------------
@@ -577,7 +582,7 @@ export class Offload implements OffloadHooks {
 			if (!this.#cache.has(i) || this.sync(i)) continue;
 			if (this.age(i) < table.age(i, now16)) {
 				table.touch(i, now16);
-				this.#owner.inUse(table.T16[(i << 5) + R_HOST]);
+				this.#owner.inUse(table.T16[(i << HALF_SHIFT) + R_HOST]);
 			}
 			if (this.#cache.isFull(i)) this.#leaveForNow(i);
 		}
@@ -587,7 +592,7 @@ export class Offload implements OffloadHooks {
 	/** Enters a session that was away and still goes on; one that has left just now has to wait for another second. */
 	#return(i: number): void {
 		const { T } = this.#owner.table;
-		const wanted = !this.#cache.has(i) && carries(T[(i << 4) + R_META], T[(i << 4) + R_PACKETS_IN] !== 0);
+		const wanted = !this.#cache.has(i) && carries(T[(i << RECORD_SHIFT) + R_META], T[(i << RECORD_SHIFT) + R_PACKETS_IN] !== 0);
 		if (wanted && !this.#cache.ready(i, this.#owner.milliseconds())) {
 			this.#returning = true;
 			return;

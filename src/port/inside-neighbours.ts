@@ -10,7 +10,7 @@
  * to confirm the neighbour, and goes on its way. Of sessions that go by the offload its sweep tells.
  */
 
-import { HOST_ADDRESS, HOST_FRESH, HOST_HEARD, HOST_PLACE, HOST_PORT_SHIFT } from "../conntrack/record.ts";
+import { HOST_ADDRESS, HOST_FRESH, HOST_HEARD, HOST_PLACE, HOST_PORT_SHIFT, HOST_WORDS } from "../conntrack/record.ts";
 import { isUsable, type Neighbour } from "../kernel/mirror.ts";
 import { lanOf } from "../nat/context.ts";
 import { NUD } from "../netlink/route.ts";
@@ -36,7 +36,7 @@ export class InsideNeighbours {
 	/** Address (dotted value) of the neighbour that leads to an inside host: its own, or that of a router of the LAN. */
 	leadsTo(host: number): number {
 		const o = this.#owner;
-		const address = addressValue(o.hosts.W[host * 4 + HOST_ADDRESS]);
+		const address = addressValue(o.hosts.W[host * HOST_WORDS + HOST_ADDRESS]);
 		const route = o.kernel.lookup(address);
 		return route !== null && route.ifindex === o.lanIndex(this.#portOf(host)) && route.gateway !== 0 ? route.gateway : address;
 	}
@@ -53,7 +53,7 @@ export class InsideNeighbours {
 			this.#requests.confirm(ifindex, address);
 			return;
 		}
-		const before = (o.hosts.W[host * 4 + HOST_PLACE] & HOST_HEARD) !== 0;
+		const before = (o.hosts.W[host * HOST_WORDS + HOST_PLACE] & HOST_HEARD) !== 0;
 		if (!before || known?.state === NUD.FAILED) o.headers.set(HOST_HEADERS + host, o.views.B, slot + SLOT_ETHER + 6, o.lan[port].mac);
 		o.hosts.place(host, port, true);
 		this.#requests.find(ifindex, address);
@@ -72,7 +72,7 @@ export class InsideNeighbours {
 			return true;
 		}
 		this.#requests.find(ifindex, address);
-		if ((o.hosts.W[host * 4 + HOST_PLACE] & HOST_HEARD) === 0) return false;
+		if ((o.hosts.W[host * HOST_WORDS + HOST_PLACE] & HOST_HEARD) === 0) return false;
 		o.hosts.place(host, port, true);
 		return true;
 	}
@@ -95,7 +95,7 @@ export class InsideNeighbours {
 		// A router of the LAN: what is behind it has its MAC.
 		if (!o.kernel.isGateway(neighbour.ifindex, neighbour.address)) return;
 		for (let host = 1; host << 2 < o.hosts.W.length; host++) {
-			if (o.hosts.W[host * 4] === 0) continue;
+			if (o.hosts.W[host * HOST_WORDS] === 0) continue;
 			const at = this.#portOf(host);
 			if (o.lanIndex(at) === neighbour.ifindex && o.lan[at].ethernet && this.leadsTo(host) === neighbour.address)
 				this.#follow(host, at, neighbour);
@@ -127,7 +127,7 @@ export class InsideNeighbours {
 	#follow(host: number, port: number, neighbour: Neighbour): void {
 		const { hosts, headers } = this.#owner;
 		if (isUsable(neighbour)) this.#place(host, port, neighbour);
-		else if ((hosts.W[host * 4 + HOST_PLACE] & HOST_HEARD) === 0) {
+		else if ((hosts.W[host * HOST_WORDS + HOST_PLACE] & HOST_HEARD) === 0) {
 			hosts.lose(host);
 			headers.lost(HOST_HEADERS + host);
 		}
@@ -140,6 +140,6 @@ export class InsideNeighbours {
 	}
 
 	#portOf(host: number): number {
-		return (this.#owner.hosts.W[host * 4 + HOST_PLACE] >>> HOST_PORT_SHIFT) & 0xff;
+		return (this.#owner.hosts.W[host * HOST_WORDS + HOST_PLACE] >>> HOST_PORT_SHIFT) & 0xff;
 	}
 }

@@ -10,7 +10,7 @@
  * destination in {@link NextHopTable.hold} and goes at once if the neighbour is known. Numbers that no session and no route has come back when few are left, between two batches.
  */
 
-import { HOP_SHIFT, HOST_ADDRESS, HOST_PLACE, HOST_PORT_SHIFT, R_META } from "../conntrack/record.ts";
+import { HOP_SHIFT, HOST_ADDRESS, HOST_PLACE, HOST_PORT_SHIFT, HOST_WORDS, R_META, RECORD_SHIFT } from "../conntrack/record.ts";
 import { FREE, RESTING } from "../conntrack/states.ts";
 import { isUsable, type Neighbour } from "../kernel/mirror.ts";
 import { ELSEWHERE, HAIRPIN, type Link, type NextHops, NO_ROUTE } from "../nat/context.ts";
@@ -171,7 +171,11 @@ export class NextHopTable implements NextHops {
 		const known = o.kernel.neighbour(ifindex, address);
 		if (known === undefined || !isUsable(known)) {
 			const i = o.sessionOf(slot);
-			return this.#keep(slot, { wan: true, neighbour: address, host: 0, inside: i === 0 ? 0 : o.table.T[i << 4], length }, ifindex);
+			return this.#keep(
+				slot,
+				{ wan: true, neighbour: address, host: 0, inside: i === 0 ? 0 : o.table.T[i << RECORD_SHIFT], length },
+				ifindex,
+			);
 		}
 		const n = this.#number(address);
 		if (n > 0) {
@@ -186,7 +190,7 @@ export class NextHopTable implements NextHops {
 	#setHop(i: number, n: number): void {
 		if (i === 0) return;
 		const { T } = this.#owner.table;
-		T[(i << 4) + R_META] = (T[(i << 4) + R_META] & ~(0xff << HOP_SHIFT)) | (n << HOP_SHIFT);
+		T[(i << RECORD_SHIFT) + R_META] = (T[(i << RECORD_SHIFT) + R_META] & ~(0xff << HOP_SHIFT)) | (n << HOP_SHIFT);
 	}
 
 	/** Sends a frame to a neighbour of the WAN, with the header in its slot: the hop may have no number. */
@@ -200,9 +204,9 @@ export class NextHopTable implements NextHops {
 
 	holdInside(host: number, slot: number, length: number): void {
 		const { hosts, lan } = this.#owner;
-		const port = (hosts.W[host * 4 + HOST_PLACE] >>> HOST_PORT_SHIFT) & 0xff;
+		const port = (hosts.W[host * HOST_WORDS + HOST_PLACE] >>> HOST_PORT_SHIFT) & 0xff;
 		if (this.#inside.find(host)) return this.#send(lan[port], slot, length, headerTag(HOST_HEADERS + host));
-		const inside = hosts.W[host * 4 + HOST_ADDRESS];
+		const inside = hosts.W[host * HOST_WORDS + HOST_ADDRESS];
 		this.#keep(slot, { wan: false, neighbour: this.#inside.leadsTo(host), host, inside, length }, this.#owner.lanIndex(port));
 	}
 
@@ -241,7 +245,7 @@ export class NextHopTable implements NextHops {
 		const now = o.milliseconds();
 		for (let n = this.#waiting.count - 1; n >= 0; n--) {
 			const f = this.#waiting.at(n);
-			const port = (o.hosts.W[f.host * 4 + HOST_PLACE] >>> HOST_PORT_SHIFT) & 0xff;
+			const port = (o.hosts.W[f.host * HOST_WORDS + HOST_PLACE] >>> HOST_PORT_SHIFT) & 0xff;
 			const known = o.kernel.neighbour(f.wan ? o.wanIndex() : o.lanIndex(port), f.neighbour);
 			const usable = known !== undefined && isUsable(known);
 			if (!usable && now < f.deadline) continue;
@@ -252,7 +256,7 @@ export class NextHopTable implements NextHops {
 				if (f.wan) o.undeliverable(slot, f.length, false);
 				else o.undeliverableInside(slot, f.length);
 			} else if (f.wan) this.#sendTo(known, slot, f.length);
-			else if (o.hosts.W[f.host * 4 + HOST_ADDRESS] !== f.inside || !this.#inside.find(f.host))
+			else if (o.hosts.W[f.host * HOST_WORDS + HOST_ADDRESS] !== f.inside || !this.#inside.find(f.host))
 				o.dropped(REASON["host-unreachable"], slot, -1);
 			else this.#send(o.lan[port], slot, f.length, headerTag(HOST_HEADERS + f.host));
 		}
@@ -349,7 +353,7 @@ export class NextHopTable implements NextHops {
 		const used = new Uint8Array(HOPS + 1);
 		for (let i = 1; i <= table.layout.sessions; i++) {
 			const state = table.state(i);
-			if (state !== FREE && state !== RESTING) used[table.T[(i << 4) + R_META] >>> HOP_SHIFT] = 1;
+			if (state !== FREE && state !== RESTING) used[table.T[(i << RECORD_SHIFT) + R_META] >>> HOP_SHIFT] = 1;
 		}
 		let freed = 0;
 		for (let n = 1; n < HOPS; n++) {

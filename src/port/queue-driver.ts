@@ -14,7 +14,7 @@
  * gets its verdict, whatever happens: one without would wait in the kernel for ever.
  */
 import * as native from "masq:native";
-import { EXTERNAL_SHIFT, R_IN, R_META } from "../conntrack/record.ts";
+import { EXTERNAL_SHIFT, R_IN, R_META, RECORD_SHIFT } from "../conntrack/record.ts";
 import { type Context, HAIRPIN, type NextHops } from "../nat/context.ts";
 import { MessageReader, NETLINK_NETFILTER, NLMSG_ERROR } from "../netlink/message.ts";
 import { encodeBind, HOOK_POSTROUTING, PacketReader, QueuedPacket, Verdicts } from "../netlink/queue.ts";
@@ -244,8 +244,8 @@ export class QueueDriver {
 		const i = c.table.findMapping(protocol, P[w + 3], port);
 		if (i === 0) return this.#verdicts.accept(queue, id);
 		const t = c.table.T;
-		const external = (t[(i << 4) + R_META] >> EXTERNAL_SHIFT) & 0xff;
-		const outside = swap16(secondOf(t[(i << 4) + R_IN]));
+		const external = (t[(i << RECORD_SHIFT) + R_META] >> EXTERNAL_SHIFT) & 0xff;
+		const outside = swap16(secondOf(t[(i << RECORD_SHIFT) + R_IN]));
 		this.#verdicts.acceptWith(queue, id, ((outside << 16) | OUT | (external + 1)) >>> 0);
 	}
 }

@@ -7,7 +7,7 @@
  */
 import * as native from "masq:native";
 import type { OffloadHooks } from "../conntrack/offload-hooks.ts";
-import { R_META, R_OUT, R_PACKETS_IN, R_PACKETS_OUT, R_PEER } from "../conntrack/record.ts";
+import { R_META, R_OUT, R_PACKETS_IN, R_PACKETS_OUT, R_PEER, RECORD_SHIFT } from "../conntrack/record.ts";
 import { FREE, RESTING, TCP_CLOSING, TCP_ESTABLISHED, TCP_OPENED, TCP_RESET, UDP_NEW, UDP_OPEN } from "../conntrack/states.ts";
 import type { Table } from "../conntrack/table.ts";
 import {
@@ -173,7 +173,7 @@ export class Tracked implements OffloadHooks {
 	#follow(i: number, entry: Entry): boolean {
 		const { table } = this.#o;
 		const before = table.state(i);
-		const protocol = table.T[(i << 4) + R_META] & 0xff;
+		const protocol = table.T[(i << RECORD_SHIFT) + R_META] & 0xff;
 		let state = before;
 		if (protocol === TCP) state = TCP_STATES[entry.tcpState] || before;
 		else if ((entry.status & IPS.SEEN_REPLY) === 0) return false;
@@ -209,7 +209,7 @@ export class Tracked implements OffloadHooks {
 	/** The tuple of a session's entry as its host sees it, which is one direction of it, whoever has begun. */
 	#tuple(i: number): Tuple {
 		const { T } = this.#o.table;
-		const e = i << 4;
+		const e = i << RECORD_SHIFT;
 		const protocol = T[e + R_META] & 0xff;
 		const ported = hasPorts(protocol);
 		return {
@@ -251,7 +251,7 @@ export class Tracked implements OffloadHooks {
 
 	sync(i: number): boolean {
 		const { T } = this.#o.table;
-		const e = i << 4;
+		const e = i << RECORD_SHIFT;
 		// One that is just being made has no entry.
 		if (T[e + R_PACKETS_OUT] + T[e + R_PACKETS_IN] === 0) return false;
 		const entry = this.#entry(i);

@@ -4,7 +4,7 @@
  * Each event does what the daemon does when the kernel, the operator or a host causes it, and leaves the core in a state that has to stand the
  * next frame. Which events come, and with what, is decided by the episode's random numbers alone.
  */
-import { HOP_SHIFT, HOST_PLACE, HOST_PORT_SHIFT, HOST_REACHABLE, R_HOST, R_META, R_PEER } from "../../src/conntrack/record.ts";
+import { HOP_SHIFT, HOST_PLACE, HOST_PORT_SHIFT, HOST_REACHABLE, HOST_WORDS, R_HOST, R_META, R_PEER } from "../../src/conntrack/record.ts";
 import { Capture } from "../../src/control/capture.ts";
 import { why } from "../../src/control/dry-run.ts";
 import { drops, flows, hosts, mappings } from "../../src/control/sessions.ts";
@@ -128,8 +128,8 @@ export class World {
 		if (records.length > 0) {
 			const { W } = rig.hosts;
 			const host = 1 + this.#dice.below(rig.table.layout.hosts);
-			if (rig.hosts.sessions(host) > 0 && rig.context.lan[(W[host * 4 + HOST_PLACE] >>> HOST_PORT_SHIFT) & 0xff]?.ethernet)
-				W[host * 4 + HOST_PLACE] &= ~HOST_REACHABLE;
+			if (rig.hosts.sessions(host) > 0 && rig.context.lan[(W[host * HOST_WORDS + HOST_PLACE] >>> HOST_PORT_SHIFT) & 0xff]?.ethernet)
+				W[host * HOST_WORDS + HOST_PLACE] &= ~HOST_REACHABLE;
 		}
 		const lan = this.#dice.of(rig.context.lan);
 		lan.mac = Uint8Array.of(2, 0, 0, 0, 0x10, this.#dice.below(256));
@@ -181,7 +181,7 @@ export class World {
 		readdress(c, rig.admission, address, (i) => {
 			const length = sessionReset(c, i, slot * SLOT_SIZE);
 			if (length === 0) return;
-			const place = rig.hosts.W[rig.table.T16[(i << 5) + R_HOST] * 4 + HOST_PLACE];
+			const place = rig.hosts.W[rig.table.T16[(i << 5) + R_HOST] * HOST_WORDS + HOST_PLACE];
 			const lan = c.lan[(place >>> HOST_PORT_SHIFT) & 0xff];
 			if ((place & HOST_REACHABLE) !== 0) lan.queue.push(slot * SLOT_SIZE, length, headerTag(HOST_HEADERS));
 			slot = (slot + 1) % SLOTS;

@@ -1,6 +1,6 @@
 /** Where a packet came from is asked of every packet, not only of the first of a session: LAN port, WAN, ICMP errors, hairpinning, forwards with a source. */
 import { describe, expect, it } from "vitest";
-import { HOST_PLACE, HOST_PORT_SHIFT, R_ACK_OUT } from "../../src/conntrack/record.ts";
+import { HOST_PLACE, HOST_PORT_SHIFT, HOST_WORDS, R_ACK_OUT } from "../../src/conntrack/record.ts";
 import { findSoleNets } from "../../src/nat/context.ts";
 import { REASON } from "../../src/nat/reason.ts";
 import { yieldToRouter } from "../../src/nat/yielding.ts";
@@ -155,7 +155,7 @@ describe("the LAN port of a session", () => {
 		// A restored session's host likewise.
 		const again = rigOf({ lan: nested, from: { image: rig.image(), second: rig.context.now } });
 		const host = again.hosts.find(loaded(GUEST));
-		expect((again.hosts.W[host * 4 + HOST_PLACE] >>> HOST_PORT_SHIFT) & 0xff).toBe(1);
+		expect((again.hosts.W[host * HOST_WORDS + HOST_PLACE] >>> HOST_PORT_SHIFT) & 0xff).toBe(1);
 	});
 
 	it("keeps the pieces of a datagram apart", () => {

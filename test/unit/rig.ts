@@ -15,6 +15,7 @@ import {
 	HOST_EIF,
 	HOST_PLACE,
 	HOST_PORT_SHIFT,
+	HOST_WORDS,
 	R_HOST,
 	R_IN,
 	R_META,
@@ -225,8 +226,8 @@ export class FakeHops implements NextHops {
 			return;
 		}
 		const { hosts, headers, lan } = this.#rig().context;
-		const port = (hosts.W[host * 4 + HOST_PLACE] >>> HOST_PORT_SHIFT) & 0xff;
-		headers.set(HOST_HEADERS + host, macBytes(macOf(dotted(hosts.W[host * 4]))), 0, lan[port].mac);
+		const port = (hosts.W[host * HOST_WORDS + HOST_PLACE] >>> HOST_PORT_SHIFT) & 0xff;
+		headers.set(HOST_HEADERS + host, macBytes(macOf(dotted(hosts.W[host * HOST_WORDS]))), 0, lan[port].mac);
 		hosts.place(host, port);
 		lan[port].queue.push(slot, length, headerTag(HOST_HEADERS + host));
 		this.#rig().context.forwardedIn++;
@@ -411,8 +412,8 @@ export class Rig {
 		for (let host = 1; host <= table.layout.hosts; host++) {
 			if (this.hosts.sessions(host) === 0) continue;
 			const { W } = this.hosts;
-			const w = host * 4 + HOST_PLACE;
-			W[w] = (W[w] & ~(HOST_EIF | HOST_ADF)) | (policy.hosts.get(W[host * 4])?.flags ?? policy.filtering);
+			const w = host * HOST_WORDS + HOST_PLACE;
+			W[w] = (W[w] & ~(HOST_EIF | HOST_ADF)) | (policy.hosts.get(W[host * HOST_WORDS])?.flags ?? policy.filtering);
 		}
 	}
 
@@ -705,7 +706,7 @@ export class Rig {
 			const state = table.state(i);
 			if (state !== RESTING) {
 				if (sessions[host]++ === 0) active++;
-				if (hosts.W[host * 4] !== t[e]) throw new Error(`host record of another address: ${this.describe(i)}`);
+				if (hosts.W[host * HOST_WORDS] !== t[e]) throw new Error(`host record of another address: ${this.describe(i)}`);
 			}
 			if (state === OTHER) continue;
 			const protocol = t[e + R_META] & 0xff;
@@ -725,7 +726,7 @@ export class Rig {
 		}
 		for (let host = 1; host <= hosts.capacity; host++) {
 			if (sessions[host] > 0 && hosts.sessions(host) !== sessions[host])
-				throw new Error(`host ${dotted(hosts.W[host * 4])} counts ${hosts.sessions(host)} of ${sessions[host]} sessions`);
+				throw new Error(`host ${dotted(hosts.W[host * HOST_WORDS])} counts ${hosts.sessions(host)} of ${sessions[host]} sessions`);
 			if (!hosts.counting) continue;
 			for (const kind of [0, 1, 2]) {
 				const wanted = mappings[host * 3 + kind];

@@ -1,7 +1,7 @@
 /** The session table and the table of hosts against plain maps: thousands of random operations, every invariant checked on the way. */
 import { describe, expect, it } from "vitest";
 import { Hosts } from "../../src/conntrack/hosts.ts";
-import { HOST_EIF, HOST_PLACE, R_META, R_PACKETS_OUT } from "../../src/conntrack/record.ts";
+import { HOST_EIF, HOST_PLACE, HOST_WORDS, R_META, R_PACKETS_OUT } from "../../src/conntrack/record.ts";
 import { FREE, STATES, stateTimeouts, TCP_ESTABLISHED, UDP_NEW, UDP_OPEN } from "../../src/conntrack/states.ts";
 import { type NewSession, Table } from "../../src/conntrack/table.ts";
 import { layoutTable } from "../../src/conntrack/table-layout.ts";
@@ -273,7 +273,7 @@ describe("Hosts", () => {
 				else {
 					same(record > 0, true);
 					if (known !== undefined) same(record, known.record);
-					else same(hosts.W[record * 4 + HOST_PLACE], HOST_EIF);
+					else same(hosts.W[record * HOST_WORDS + HOST_PLACE], HOST_EIF);
 					hosts.retain(record);
 					model.set(address, { record, sessions: (known?.sessions ?? 0) + 1 });
 					same(hosts.sessions(record), (known?.sessions ?? 0) + 1);
