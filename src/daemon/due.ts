@@ -57,7 +57,6 @@ export function makeLoop(p: Parts, asked: Asked): Loop {
 		["expiry", () => admission.expire(EXPIRE_BUDGET)],
 		["slow path timer", () => slowPath.everySecond()],
 		["requested ports timer", () => requested.expire()],
-		["kernel news", () => inStep.behind && inStep.news()],
 		["guard timer", () => guard.keeper.wanting && guard.keeper.keep()],
 		["own protocols timer", () => lookForOwnProtocols(p)],
 		["next hops timer", () => hops.waiting > 0 && hops.flush()],

@@ -1,8 +1,8 @@
 /**
  * Keeps everything in step: the kernel's news make a new topology, and every follower goes by it.
  *
- * A start, news and a reload are the same walk over the followers in their order; a step that fails does not keep the others, and is tried again every
- * second. A stop closes them in reverse.
+ * A start, news and a reload are the same walk over the followers in their order; a step that fails does not keep the others, and is tried again at once, then
+ * less and less often. A stop closes them in reverse.
  */
 import type { Plan } from "../config/plan.ts";
 import type { Changes, KernelMirror, Neighbour } from "../kernel/mirror.ts";
@@ -33,10 +33,15 @@ export interface StepSurroundings {
 	milliseconds(): number;
 }
 
+/** Milliseconds until what could not be followed is tried again, by how often it has failed in a row. */
+const PAUSES = [0, 100, 200, 400, 800, 1000];
+
 /** The walk over the followers. */
 export class InStep {
-	/** Some of the kernel's news could not be followed: it is tried again every second. */
+	/** Some of the kernel's news could not be followed: it is tried again at {@link dueAt}. */
 	behind = false;
+	#failures = 0;
+	#notBefore = 0;
 	readonly #followers: readonly Follower[];
 	readonly #with: StepSurroundings;
 	#topology: Topology | null = null;
@@ -99,21 +104,36 @@ export class InStep {
 		for (const follower of followers) this.#attempt(follower);
 	}
 
-	/** Something was read of the kernel's news by the way: it is followed within a second. */
+	/** Something was read of the kernel's news by the way: it is followed next. */
 	noticed(changes: Changes): void {
 		this.#neighbours.push(...changes.neighbours);
-		if (changes.addresses || changes.routes || changes.rules) this.behind = true;
+		if (changes.addresses || changes.routes || changes.rules || changes.lost) this.behind = true;
+	}
+
+	/** Millisecond of the next attempt at what could not be followed, Infinity if nothing is behind. */
+	get dueAt(): number {
+		return this.behind ? this.#notBefore : Number.POSITIVE_INFINITY;
 	}
 
 	/** Takes the kernel's news. */
 	news(): void {
+		try {
+			this.#followNews();
+		} finally {
+			if (!this.behind) this.#failures = 0;
+			const pause = this.behind ? PAUSES[Math.min(this.#failures++, PAUSES.length - 1)] : 0;
+			this.#notBefore = this.#with.milliseconds() + pause;
+		}
+	}
+
+	#followNews(): void {
 		const again = this.behind;
 		this.behind = true;
 		const changes = this.#with.kernel.drain();
 		this.#neighbours.push(...changes.neighbours);
 		this.behind = false;
 		try {
-			this.#take(again ? { ...changes, links: true, addresses: true, routes: true, rules: true } : changes);
+			this.#take(again || changes.lost ? { ...changes, links: true, addresses: true, routes: true, rules: true } : changes);
 		} catch (error) {
 			this.behind = true;
 			throw error;

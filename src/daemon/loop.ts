@@ -170,7 +170,7 @@ export class Loop {
 	/** Waits for something to do for at most `timeout` ms; serves everything but the ports, which are the first entries of the poll set: the WAN's, then those of the LANs. */
 	#poll(timeout: number): void {
 		const set = this.#pollSet;
-		const { kernel, arp, guard, routerPorts, pcp, steps } = this.#with;
+		const { kernel, inStep, arp, guard, routerPorts, pcp, steps } = this.#with;
 		const { sockets } = routerPorts;
 		watch(set, 0, this.#wan.driver === null ? -1 : this.#wan.driver.fd);
 		let fixed = 1;
@@ -202,7 +202,8 @@ export class Loop {
 		}
 		this.#clock.read(this.#context);
 		if (set[fixed * 3 + 2] !== 0) barrier.attempt("signals", steps.signals);
-		if (set[fixed * 3 + 5] !== 0 || this.#clock.milliseconds >= kernel.pendingAt()) barrier.attempt("kernel news", steps["kernel news"]);
+		const news = Math.min(kernel.pendingAt(), inStep.dueAt);
+		if (set[fixed * 3 + 5] !== 0 || this.#clock.milliseconds >= news) barrier.attempt("kernel news", steps["kernel news"]);
 		if (set[fixed * 3 + 8] !== 0) barrier.attempt("arp", this.#serveArp);
 		if (set[fixed * 3 + 11] !== 0) barrier.attempt("guard watch", steps["guard watch"]);
 		if (set[fixed * 3 + 17] !== 0 || this.#clock.milliseconds >= guard.keeper.dueAt) barrier.attempt("guard", steps.nft);
@@ -226,12 +227,15 @@ export class Loop {
 		const now = this.#clock.milliseconds;
 		const { sockets } = routerPorts;
 		if (sockets.busy && sockets.fd < 0) return 0;
-		const waits = context.table.used > 0 || hops.waiting > 0 || this.busyAt !== 0 || guard.keeper.wanting || inStep.behind || pending();
+		const waits = context.table.used > 0 || hops.waiting > 0 || this.busyAt !== 0 || guard.keeper.wanting || pending();
 		const idle = waits ? this.#secondAt - now : IDLE_MS;
 		const control = this.control === null ? idle : this.control.dueIn(now);
 		const looks = sockets.busy ? idle : routerPorts.lookAt - now;
 		return Math.ceil(
-			Math.max(0, Math.min(idle, kernel.pendingAt() - now, control, announcements.dueAt - now, guard.keeper.dueAt - now, looks)),
+			Math.max(
+				0,
+				Math.min(idle, kernel.pendingAt() - now, inStep.dueAt - now, control, announcements.dueAt - now, guard.keeper.dueAt - now, looks),
+			),
 		);
 	}
 

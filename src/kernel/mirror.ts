@@ -9,7 +9,7 @@
  * them may have changed, because IPv4 routes vanish without a word when their device goes down or their source address goes.
  * A dump blocks forwarding for its duration, so dumps take a twentieth of the time at most, with some saved up for bursts. One that
  * has to wait for that: {@link KernelMirror.pendingAt} says when {@link KernelMirror.drain} wants to be called. After an overrun (ENOBUFS)
- * everything is dumped again.
+ * everything is dumped again at once; what fails is tried again soon, then less and less often, and the longer it has held up forwarding the later.
  */
 
 import type { Fd, NativeError } from "masq:native";
@@ -54,14 +54,18 @@ export const MASQD_PROTOCOL = 109;
 
 /** How long a request may go unanswered, in milliseconds. */
 const ANSWER_MS = 2000;
-/** Milliseconds until what could not be listed is tried again. */
-const RETRY_MS = 500;
+/** Milliseconds until what could not be listed is tried again, by how often it has failed in a row. */
+const RETRY_MS = [0, 100, 200, 400, 800, 1000];
+/** Everything is listed after an overrun, however costly that was the last time, within so many milliseconds. */
+const LIST_WAIT = 1000;
 /** Attempts at a dump that the kernel marks as interrupted by a change; the last one is taken as it is. */
 const DUMP_ATTEMPTS = 4;
 /** The kernel fills datagrams of at most 32 KiB, one page less its own header. */
 const DATAGRAM_MAX = 32768;
 /** Datagrams read in one {@link KernelMirror.drain}, so that a storm of notifications cannot hold up forwarding. */
 const DRAIN_MAX = 64;
+/** ... and after an overrun, all of which are thrown away: more than the socket can hold. */
+const DISCARD_MAX = 4096;
 /** A dump may use one part in this many of the time. */
 const DUMP_SHARE = 20;
 /** ... of which it may save up so many milliseconds: what a redial changes, one thing after another, is seen at once. */
@@ -142,6 +146,8 @@ export interface Changes {
 	addresses: boolean;
 	routes: boolean;
 	rules: boolean;
+	/** News was lost: what went and came back meanwhile, and with it what the kernel was asked for, shows no difference. */
+	lost: boolean;
 	/** Traffic control's filters, of any device. */
 	filters: boolean;
 	/** Every neighbour told of, as it is now. */
@@ -249,6 +255,9 @@ export class KernelMirror {
 	#routesStale = false;
 	#rulesStale = false;
 	#dumpNotBefore = 0;
+	/** Everything is not to be listed before, and how often that has failed in a row. */
+	#listNotBefore = 0;
+	#failures = 0;
 	/** Milliseconds of dumping that are free, below zero after more, as they were at the end of the last dump. */
 	#credit = DUMP_CREDIT;
 	#creditAt = 0;
@@ -258,9 +267,9 @@ export class KernelMirror {
 		this.#io = io;
 	}
 
-	/** The descriptor for the poll set: readable when {@link drain} has something to read. -1 when closed. */
+	/** The descriptor for the poll set: readable when {@link drain} has something to read. -1 when closed, and while {@link drain} fails: its time is {@link pendingAt}. */
 	get fd(): Fd {
-		return this.#notifications;
+		return this.#failures > 0 ? -1 : this.#notifications;
 	}
 
 	/** Joins the groups and dumps everything. Throws the native error or {@link RtnetlinkError}; nothing is open then. */
@@ -275,7 +284,7 @@ export class KernelMirror {
 				GROUP.IPV4_RULE,
 			]);
 			this.#requests = this.#io.netlinkOpen(NETLINK_ROUTE, []);
-			this.#dumpAll(noChanges());
+			this.#dumpAll(noChanges(), this.#io.now());
 		} catch (error) {
 			this.close();
 			throw error;
@@ -371,24 +380,31 @@ export class KernelMirror {
 	 */
 	drain(): Changes {
 		const changes = this.#changes;
+		const started = this.#io.now();
 		try {
 			this.#receive(changes);
-			if (this.#allStale) {
+			if (!this.#allStale) {
+				if ((this.#routesStale || this.#rulesStale) && started >= this.#dumpNotBefore) this.#dumpStale(changes, started);
+			} else if (started >= this.#listNotBefore) {
 				changes.filters = true;
-				this.#dumpAll(changes);
+				changes.lost = true;
+				this.#dumpAll(changes, started);
 				this.#allStale = false;
-			} else this.#dumpStale(changes);
+			}
 		} catch (error) {
 			this.#allStale = true;
-			this.#dumpNotBefore = this.#io.now() + RETRY_MS;
+			const ended = this.#io.now();
+			const pause = RETRY_MS[Math.min(this.#failures++, RETRY_MS.length - 1)];
+			this.#listNotBefore = ended + Math.max(pause, Math.min(DUMP_WAIT, (ended - started - DUMP_CREDIT) * DUMP_SHARE));
 			throw error;
 		}
+		this.#failures = 0;
 		this.#changes = noChanges();
 		return changes;
 	}
 
 	#receive(changes: Changes): void {
-		for (let datagrams = 0; datagrams < DRAIN_MAX || this.#allStale; datagrams++) {
+		for (let datagrams = 0; datagrams < (this.#allStale ? DISCARD_MAX : DRAIN_MAX); datagrams++) {
 			let length: number;
 			try {
 				length = this.#io.netlinkReceive(this.#notifications, this.#buffer);
@@ -406,11 +422,13 @@ export class KernelMirror {
 				else this.#apply(message, changes);
 			}
 		}
+		if (this.#allStale) throw new Error("the kernel's news does not end");
 	}
 
 	/** Time of `now()` in milliseconds at which {@link drain} wants to be called though {@link fd} is silent; Infinity if it does not. */
 	pendingAt(): number {
-		return this.#routesStale || this.#rulesStale || this.#allStale ? this.#dumpNotBefore : Number.POSITIVE_INFINITY;
+		if (this.#allStale) return this.#listNotBefore;
+		return this.#routesStale || this.#rulesStale ? this.#dumpNotBefore : Number.POSITIVE_INFINITY;
 	}
 
 	#apply(message: Message, changes: Changes): void {
@@ -500,8 +518,7 @@ export class KernelMirror {
 
 	// ---- dumps -------------------------------------------------------------------------------------------
 
-	#dumpAll(changes: Changes): void {
-		const started = this.#io.now();
+	#dumpAll(changes: Changes, started: number): void {
 		const links = new Map<number, Link>();
 		for (const message of this.#dump("list links", RTM.GETLINK, AF_UNSPEC)) {
 			if (message.kind === "link" && message.family === AF_UNSPEC) links.set(message.index, linkOf(message));
@@ -522,8 +539,8 @@ export class KernelMirror {
 		this.#dumpNeighbours(changes);
 		this.#routesStale = true;
 		this.#rulesStale = true;
-		this.#dumpNotBefore = started;
-		this.#dumpStale(changes);
+		this.#dumpStale(changes, started);
+		this.#listNotBefore = Math.min(this.#dumpNotBefore, this.#creditAt + LIST_WAIT);
 	}
 
 	#dumpNeighbours(changes: Changes): void {
@@ -543,10 +560,8 @@ export class KernelMirror {
 		}
 	}
 
-	#dumpStale(changes: Changes): void {
-		if (!this.#routesStale && !this.#rulesStale) return;
-		const started = this.#io.now();
-		if (started < this.#dumpNotBefore) return;
+	/** Lists routes and rules, where stale, and takes the time since `started` off what may be saved up. */
+	#dumpStale(changes: Changes, started: number): void {
 		if (this.#routesStale) {
 			const before = this.#routeSignature;
 			this.#takeRoutes(this.listRoutes());
@@ -754,7 +769,7 @@ export class KernelMirror {
 }
 
 function noChanges(): Changes {
-	return { links: false, addresses: false, routes: false, rules: false, filters: false, neighbours: [] };
+	return { links: false, addresses: false, routes: false, rules: false, lost: false, filters: false, neighbours: [] };
 }
 
 /** Puts the operation in front of a native error's message and leaves its errno and code on it. */

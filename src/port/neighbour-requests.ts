@@ -34,6 +34,11 @@ export class NeighbourRequests {
 		this.#ask(ifindex, address, CONFIRM_AGAIN);
 	}
 
+	/** The kernel has forgotten a neighbour, and what it was asked about it. */
+	forgotten(ifindex: number, address: number): void {
+		this.#asked.delete(keyOf(ifindex, address));
+	}
+
 	/** Links or addresses changed: the kernel may have lost what it was asked for. */
 	forget(): void {
 		this.#asked.clear();
@@ -42,7 +47,7 @@ export class NeighbourRequests {
 	#ask(ifindex: number, address: number, pause: number): void {
 		if (ifindex === 0) return;
 		const now = this.#milliseconds();
-		const key = ifindex * 2 ** 32 + address;
+		const key = keyOf(ifindex, address);
 		if (now - (this.#asked.get(key) ?? Number.NEGATIVE_INFINITY) < pause) return;
 		if (this.#asked.size >= REMEMBERED) this.#asked.clear();
 		this.#asked.set(key, now);
@@ -52,4 +57,8 @@ export class NeighbourRequests {
 			// The device is going away, which its notification will say; or the kernel has no room for another neighbour.
 		}
 	}
+}
+
+function keyOf(ifindex: number, address: number): number {
+	return ifindex * 2 ** 32 + address;
 }

@@ -15,6 +15,7 @@ import { FREE, RESTING } from "../conntrack/states.ts";
 import { isUsable, type Neighbour } from "../kernel/mirror.ts";
 import { ELSEWHERE, HAIRPIN, type Link, type NextHops, NO_ROUTE } from "../nat/context.ts";
 import { REASON } from "../nat/reason.ts";
+import { NUD } from "../netlink/route.ts";
 import { addressValue, SLOT_ETHER, SLOT_IP, SLOT_SIZE, swap32 } from "../packet/layout.ts";
 import { HOST_HEADERS, headerTag } from "../packet/link-header.ts";
 import { InsideNeighbours } from "./inside-neighbours.ts";
@@ -217,7 +218,10 @@ export class NextHopTable implements NextHops {
 	#keep(slot: number, frame: Omit<Waiting, "deadline">, ifindex: number): void {
 		const o = this.#owner;
 		const leaves = frame.length + SLOT_IP > WAITING_BYTES ? -2 : this.#waiting.room(frame.inside);
-		if (leaves === -2) return o.dropped(REASON["waiting-full"], slot, frame.wan ? 0 : -1);
+		if (leaves === -2) {
+			if (this.#waiting.awaits(frame.neighbour, frame.wan)) this.#requests.find(ifindex, frame.neighbour);
+			return o.dropped(REASON["waiting-full"], slot, frame.wan ? 0 : -1);
+		}
 		if (leaves >= 0) {
 			o.dropped(REASON["waiting-full"], this.#unpack(leaves, WAITING_MAX), this.#waiting.at(leaves).wan ? 0 : -1);
 			this.#waiting.remove(leaves);
@@ -229,6 +233,7 @@ export class NextHopTable implements NextHops {
 	/** Takes the kernel's news of neighbours: fills hops, moves inside hosts, sends what waited. Frames go to the ports' queues. */
 	update(neighbours: Neighbour[]): void {
 		for (const neighbour of neighbours) {
+			if (neighbour.state === NUD.NONE) this.#requests.forgotten(neighbour.ifindex, neighbour.address);
 			if (neighbour.ifindex === this.#owner.wanIndex()) {
 				const n = this.#numbers.get(neighbour.address);
 				if (n !== undefined) this.#learn(n, neighbour);
@@ -246,9 +251,14 @@ export class NextHopTable implements NextHops {
 		for (let n = this.#waiting.count - 1; n >= 0; n--) {
 			const f = this.#waiting.at(n);
 			const port = (o.hosts.W[f.host * HOST_WORDS + HOST_PLACE] >>> HOST_PORT_SHIFT) & 0xff;
-			const known = o.kernel.neighbour(f.wan ? o.wanIndex() : o.lanIndex(port), f.neighbour);
+			const ifindex = f.wan ? o.wanIndex() : o.lanIndex(port);
+			const known = o.kernel.neighbour(ifindex, f.neighbour);
 			const usable = known !== undefined && isUsable(known);
-			if (!usable && now < f.deadline) continue;
+			if (!usable && now < f.deadline) {
+				// The kernel may have lost what it was asked for.
+				this.#requests.find(ifindex, f.neighbour);
+				continue;
+			}
 			const slot = this.#unpack(n);
 			this.#waiting.remove(n);
 			if (!usable) {

@@ -46,6 +46,11 @@ export class WaitingFrames {
 		return this.#store.subarray(n * WAITING_BYTES, (n + 1) * WAITING_BYTES);
 	}
 
+	/** Whether a frame waits for this neighbour. */
+	awaits(neighbour: number, wan: boolean): boolean {
+		return this.#list.some((waiting) => waiting.neighbour === neighbour && waiting.wan === wan);
+	}
+
 	/**
 	 * Number of the frame that has to go so that one of this inside host can wait; -1: there is a place; -2: it must not wait, because no host has more.
 	 */

@@ -51,7 +51,7 @@ function batch(lines: string[]): void {
 
 /** Drains until `done` or the time is over; everything that changed meanwhile. */
 function drainUntil(view: KernelMirror, timeoutMs: number, done: (changes: Changes) => boolean): Changes {
-	const all: Changes = { links: false, addresses: false, routes: false, rules: false, filters: false, neighbours: [] };
+	const all: Changes = { links: false, addresses: false, routes: false, rules: false, lost: false, filters: false, neighbours: [] };
 	const set = new Int32Array(3);
 	for (const end = native.now() + timeoutMs; ; ) {
 		const changes = view.drain();

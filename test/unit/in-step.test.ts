@@ -46,7 +46,7 @@ function walk(names: string[]) {
 	const followers = names.map((name): Follower => ({ name, follow: () => note("follow", name), close: () => note("close", name) }));
 	const inStep = new InStep(followers, {
 		kernel: view,
-		barrier: new Barrier(log, () => 0),
+		barrier: new Barrier(log, kernel.now),
 		log,
 		plan: () => plan,
 		topology: (of) => topologyOf(of, view, ports),
@@ -56,9 +56,25 @@ function walk(names: string[]) {
 		suspectTuns: () => {},
 		filtersChanged: () => {},
 		neighboursChanged: () => {},
-		milliseconds: () => 0,
+		milliseconds: kernel.now,
 	});
-	return { inStep, told, refuse, kernel, lines };
+	/** The loop for so long: how often the walk was attempted, and that it slept in between. */
+	const run = (milliseconds: number) => {
+		const attempts: number[] = [];
+		for (const end = kernel.time + milliseconds; ; ) {
+			const next = Math.min(view.pendingAt(), inStep.dueAt);
+			if (next >= end) break;
+			kernel.time = Math.max(kernel.time, next);
+			attempts.push(kernel.time);
+			try {
+				inStep.news();
+			} catch {
+				// As the barrier does.
+			}
+		}
+		return attempts;
+	};
+	return { inStep, told, refuse, kernel, lines, view, run };
 }
 
 describe("the walk", () => {
@@ -93,6 +109,67 @@ describe("the walk", () => {
 		inStep.news();
 		expect(told).toEqual(["take", "follow guard", "follow ports", "follow offload"]);
 		expect(inStep.behind).toBe(false);
+	});
+
+	it("follows lost news though all looks as before: what went and came back took with it what the kernel was asked for", () => {
+		const { inStep, told, kernel } = walk(["guard", "ports"]);
+		inStep.look();
+		told.length = 0;
+		kernel.told.push("ENOBUFS");
+		inStep.news();
+		expect(told).toEqual(["take", "follow guard", "follow ports"]);
+		expect(inStep.dueAt).toBe(Number.POSITIVE_INFINITY);
+	});
+
+	it("reads lost news again at once when that failed", () => {
+		const { inStep, told, kernel, run } = walk(["guard"]);
+		inStep.look();
+		told.length = 0;
+		kernel.told.push("ENOBUFS");
+		kernel.failures = 1;
+		kernel.addresses.push(own(WAN, "203.0.113.9", 24));
+		expect(() => inStep.news()).toThrow("EIO");
+		const lostAt = kernel.time;
+		expect(run(10_000)).toEqual([lostAt]);
+		expect(told).toEqual(["take", "follow guard"]);
+	});
+
+	it("attempts what goes on failing less and less often, and once a second in the end", () => {
+		const { inStep, kernel, refuse, run, lines } = walk(["guard"]);
+		inStep.look();
+		kernel.told.push("ENOBUFS");
+		kernel.failures = Number.POSITIVE_INFINITY;
+		expect(() => inStep.news()).toThrow("EIO");
+		expect(run(100).length).toBeLessThanOrEqual(3);
+		expect(run(10_000).length).toBeLessThanOrEqual(25);
+		kernel.failures = 0;
+		expect(run(1001).length).toBeGreaterThan(0);
+		expect(run(10_000)).toEqual([]);
+		// Likewise a follower, which is told of.
+		refuse.set("follow guard", Object.assign(new Error("busy"), { errno: 16 }));
+		inStep.behind = true;
+		const attempts = run(10_000);
+		expect(attempts.length).toBeLessThanOrEqual(15);
+		expect(attempts[1] - attempts[0]).toBeLessThanOrEqual(100);
+		expect(lines.some((line) => line.includes("busy"))).toBe(true);
+		refuse.clear();
+		run(1001);
+		expect(run(10_000)).toEqual([]);
+	});
+
+	it("leaves the time to forwarding where a listing that fails takes long", () => {
+		const { inStep, kernel, run } = walk(["guard"]);
+		inStep.look();
+		kernel.told.push("ENOBUFS");
+		kernel.silent = true;
+		const before = kernel.time;
+		expect(() => inStep.news()).toThrow("no answer");
+		const took = kernel.time - before;
+		expect(took).toBeGreaterThanOrEqual(2000);
+		// Each opens its socket anew.
+		const sockets = kernel.opened;
+		run(20_000);
+		expect(kernel.opened - sockets).toBeLessThanOrEqual(4);
 	});
 
 	it("does nothing for news of nothing", () => {

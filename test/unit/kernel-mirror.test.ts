@@ -80,7 +80,15 @@ describe("KernelMirror notifications", () => {
 		const dumps = kernel.dumps.length;
 		kernel.tell(link(WAN, "wan0"), RTM.NEWLINK);
 		kernel.tell(own(WAN, "203.0.113.1", 24), RTM.NEWADDR);
-		expect(view.drain()).toEqual({ links: false, addresses: false, routes: false, rules: false, filters: false, neighbours: [] });
+		expect(view.drain()).toEqual({
+			links: false,
+			addresses: false,
+			routes: false,
+			rules: false,
+			lost: false,
+			filters: false,
+			neighbours: [],
+		});
 		expect(kernel.dumps.length).toBe(dumps);
 	});
 
@@ -145,6 +153,28 @@ describe("KernelMirror notifications", () => {
 		expect([changes.links, changes.addresses, changes.routes]).toEqual([false, true, false]);
 		expect(changes.neighbours.map((n) => `${formatAddress(n.address)} ${n.state}`)).toEqual(["192.168.1.10 0"]);
 		expect(view.addresses(WAN).map((a) => formatAddress(a.address))).toEqual(["203.0.113.7"]);
+	});
+
+	it("says that news was lost, and is not woken by a socket that fails", () => {
+		const kernel = router();
+		const view = opened(kernel);
+		kernel.told.push("ENOBUFS");
+		expect(view.drain().lost).toBe(true);
+		expect(view.drain().lost).toBe(false);
+		kernel.told.push("ENOBUFS");
+		kernel.failures = 1;
+		expect(() => view.drain()).toThrow("list links: sendto: EIO");
+		expect([view.fd, view.pendingAt()]).toEqual([-1, kernel.time]);
+		expect(view.drain().lost).toBe(true);
+		expect([view.fd, view.pendingAt()]).toEqual([NOTIFICATIONS, Number.POSITIVE_INFINITY]);
+	});
+
+	it("gives up news that does not end", () => {
+		const kernel = router();
+		const view = opened(kernel);
+		for (let n = 0; n < 5000; n++) kernel.told.push("ENOBUFS");
+		expect(() => view.drain()).toThrow("does not end");
+		expect(view.drain().lost).toBe(true);
 	});
 
 	it("puts a costly dump off, and says until when", () => {

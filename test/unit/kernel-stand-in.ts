@@ -28,6 +28,8 @@ export class FakeKernel implements KernelIo {
 	dumps: number[] = [];
 	told: (ArrayBuffer | "ENOBUFS")[] = [];
 	silent = false;
+	/** Requests that the system refuses: EIO. */
+	failures = 0;
 	interruptions = 0;
 	time = 1000;
 	open = 0;
@@ -55,6 +57,10 @@ export class FakeKernel implements KernelIo {
 		const type = view.getUint16(4, LITTLE_ENDIAN);
 		const flags = view.getUint16(6, LITTLE_ENDIAN);
 		const sequence = view.getUint32(8, LITTLE_ENDIAN);
+		if (this.failures > 0) {
+			this.failures--;
+			throw Object.assign(new Error("sendto: EIO"), { code: "EIO", errno: 5 });
+		}
 		if (this.silent) return;
 		// An answer to an earlier request that was given up comes first and must be passed over.
 		this.#answers.push(status(2, sequence - 1, -1));

@@ -276,6 +276,24 @@ describe("next hops", () => {
 		expect(b.undeliverable).toEqual(["203.0.113.10"]);
 	});
 
+	it("asks again for a peer that frames wait for, though none finds a place any more: the kernel may have lost what it was asked for", () => {
+		const b = new Bench();
+		for (let n = 0; n < 2 * WAITING_MAX; n++) b.rig.out(udp(`${H1}:1`, "203.0.113.10:53"));
+		const asked = () => b.kernel.asked.filter((a) => a === "203.0.113.10").length;
+		expect(asked()).toBe(1);
+		b.now += 1000;
+		b.rig.out(udp(`${H1}:1`, "203.0.113.10:53"));
+		expect(asked()).toBe(2);
+		// And without another frame.
+		b.now += 1000;
+		b.hops.flush();
+		expect(asked()).toBe(3);
+		// At once when the kernel says that it has forgotten it.
+		b.kernel.neighbours.clear();
+		b.hops.update([{ ifindex: WAN, address: value("203.0.113.10"), mac: null, state: NUD.NONE }]);
+		expect(asked()).toBe(4);
+	});
+
 	it("confirms the hops in use, and those only", () => {
 		const b = new Bench();
 		b.tell(WAN, GATEWAY, wanMac(GATEWAY));
