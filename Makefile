@@ -14,8 +14,8 @@ include test/guest/guest.mk
 
 VERSION := $(shell sed -n 's/.*"version": "\(.*\)",/\1/p' package.json)
 SOURCES := $(shell find src -name '*.ts')
-# The daemon's, that of the commands which need what the daemon is made of, what these two share, and the client's.
-BUNDLES := build/masqd.js build/tools.js build/core.js build/client.js
+# The daemon's, that of the commands which need what the daemon is made of, what these two share, the client's, and what the daemon reads for the kernel driver.
+BUNDLES := build/masqd.js build/tools.js build/core.js build/client.js build/kernel-carrier.js
 
 # Everything that building, tests, demo and benchmark need from Debian.
 DEBIAN_PACKAGES := \
@@ -97,10 +97,12 @@ bundle: $(BUNDLES)
 ESBUILD = node_modules/.bin/esbuild --bundle --minify --format=esm --target=es2023 --platform=neutral \
 	--external:masq:native --define:__VERSION__='"$(VERSION)"' --sourcemap=external --outdir=build --log-level=warning
 
-# The client's stands for itself: a command starts with nothing but what it needs. Daemon and tools share the rest of theirs.
+# The client's stands for itself: a command starts with nothing but what it needs. Daemon and tools share the rest of theirs. What the daemon reads by the way
+# has what it needs of the others once more: it is little.
 $(BUNDLES) &: $(SOURCES) package.json node_modules/.ready
 	$(ESBUILD) masqd=src/daemon/main.ts tools=src/tools/main.ts --splitting --chunk-names=core
 	$(ESBUILD) client=src/cli/main.ts
+	$(ESBUILD) kernel-carrier=src/daemon/kernel-carrier.ts
 	@touch $(BUNDLES)
 
 .PHONY: trace

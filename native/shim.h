@@ -132,6 +132,7 @@ static inline int argument_fd(JSContext *ctx, JSValueConst value, int32_t *fd)
 NATIVE(native_args);
 NATIVE(native_exit);
 NATIVE(native_getenv);
+NATIVE(native_import_bundle);
 NATIVE(native_getpid);
 NATIVE(native_geteuid);
 NATIVE(native_processors);

@@ -55,7 +55,7 @@ size=$(find "$work/data" -type f -exec cat {} + | wc -c)
 cat > "$work/control/control" << END
 Package: masqd
 Version: $version
-Depends: kmod-tun, nftables
+Depends: kmod-tun, kmod-nft-nat, kmod-nft-queue, kmod-nf-conntrack-netlink, nftables
 Source: package/network/masqd
 SourceName: masqd
 License: MIT

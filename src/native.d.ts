@@ -33,6 +33,8 @@ declare module "masq:native" {
 	export function exit(status: number): never;
 	/** Value of an environment variable, or undefined. */
 	export function getenv(name: string): string | undefined;
+	/** What the bundle `name` exports, which lies beside the one that runs. Rejected if it cannot be read, or throws. */
+	export function importBundle(name: string): Promise<object>;
 	/** This process's id. */
 	export function getpid(): number;
 	/** Effective user id. */

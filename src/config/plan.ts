@@ -52,7 +52,7 @@ export interface LanPlan {
 	device: string;
 	/** netifd's name, or "". */
 	interface: string;
-	driver: "packet" | "tun";
+	driver: "packet" | "tun" | "kernel";
 	/** Empty means the interface's own. */
 	subnets: Subnet[];
 	/** Its hosts may ask for forwards (RFC 6887, RFC 6886). */
@@ -318,6 +318,9 @@ class Planner {
 			const message = `section number ${MAX_LANS + 1} or more of type 'lan', expected at most ${MAX_LANS}`;
 			this.#error(where, values.device.given ? "device" : "interface", message);
 		}
+		const carried = ({ values }: (typeof lans)[number]) => values.driver.value === "kernel";
+		const odd = lans.find((l) => carried(l) !== carried(lans[0]));
+		if (odd !== undefined) this.#error(odd.where, "driver", "'kernel' is for all LANs or for none");
 		const users = new Map<string, Where>();
 		for (const { values, where } of [...wans.slice(0, 1), ...lans]) {
 			const { device, interface: name } = values;

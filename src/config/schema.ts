@@ -327,8 +327,8 @@ export const SECTIONS = {
 		options: {
 			interface: option(IDENTIFIER, null, { help: INTERFACE_HELP }),
 			device: option(DEVICE, null, { help: DEVICE_HELP }),
-			driver: option(oneOf(["tun", "packet"]), "tun", {
-				help: "how packets reach masqd: by a route to a TUN device, or by packet sockets",
+			driver: option(oneOf(["tun", "packet", "kernel"]), "tun", {
+				help: "how packets reach masqd: by a TUN device, packet sockets, or (kernel, experimental) queues",
 			}),
 			subnet: list(HOST_SUBNET, [], { help: "subnets of the hosts behind it; default are the interface's own" }),
 			pcp: option(BOOL, null, { help: "whether its hosts may ask for port forwards; default is the daemon's" }),

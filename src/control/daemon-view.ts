@@ -61,7 +61,7 @@ export interface PortView {
 
 export interface LanPortView extends PortView {
 	/** A tap is the packet socket beside a TUN port. */
-	readonly kind: "packet" | "tun" | "tap";
+	readonly kind: "packet" | "tun" | "tap" | "kernel";
 }
 
 /** The whole daemon. */
@@ -82,6 +82,8 @@ export interface DaemonView extends SessionsView, DecisionsView, FramesView {
 
 	/** Milliseconds at start. */
 	readonly startedAt: number;
+	/** What carries the packets and asks about the first of each connection, and its nft table; null if masqd's ports do. */
+	readonly carrier: { readonly table: string; readonly family: number } | null;
 	/** Bytes of the table. */
 	readonly tableBytes: number;
 	readonly rates: { now(): StatusReply["rates"] };

@@ -43,7 +43,7 @@ function topHosts({ hosts, table }: Context): StatusReply["topHosts"] {
 export function* status(daemon: DaemonView): Generator<undefined, StatusReply> {
 	const { context } = daemon;
 	const { table, externals } = context;
-	const nft = new NftView(native);
+	const nft = new NftView(native, daemon.carrier?.family);
 	try {
 		yield* nft.read();
 	} finally {
@@ -60,16 +60,18 @@ export function* status(daemon: DaemonView): Generator<undefined, StatusReply> {
 	return {
 		version: VERSION,
 		uptime: Math.floor((native.now() - daemon.startedAt) / 1000),
-		ports: [{ ...daemon.wan, kind: "packet" }, ...daemon.lan.filter((p) => p.kind !== "tap")].map((p, n) => ({
-			name: p.name,
-			role: n === 0 ? "wan" : "lan",
-			driver: p.kind,
-			up: p.driver !== null && p.index !== 0,
-			address: p.link.address === 0 ? "" : formatAddress(addressValue(p.link.address)),
-			mtu: p.link.mtu,
-			received: p.received,
-			sent: p.sent,
-		})),
+		ports: [{ ...daemon.wan, kind: daemon.carrier === null ? "packet" : "kernel" }, ...daemon.lan.filter((p) => p.kind !== "tap")].map(
+			(p, n) => ({
+				name: p.name,
+				role: n === 0 ? "wan" : "lan",
+				driver: p.kind,
+				up: p.driver !== null && p.index !== 0,
+				address: p.link.address === 0 ? "" : formatAddress(addressValue(p.link.address)),
+				mtu: p.link.mtu,
+				received: p.received,
+				sent: p.sent,
+			}),
+		),
 		sessions: { used: table.used, total: table.layout.sessions, byState },
 		tableBytes: daemon.tableBytes,
 		hosts: context.hosts.active,

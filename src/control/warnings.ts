@@ -54,10 +54,12 @@ export function* warnings(daemon: DaemonView, nft: NftView): Generator<undefined
 		);
 	yield;
 	if (nft.guard === null)
-		found.push("the nft table inet masqd is missing: nothing keeps the kernel from forwarding untranslated packets; restart masqd");
+		found.push(
+			`the nft table ${daemon.carrier?.table ?? "inet masqd"} is missing: nothing keeps the kernel from forwarding untranslated packets; restart masqd`,
+		);
 	// firewall4's is as it should be.
 	const masquerades = nft.masquerades.find((place) => !place.startsWith("fw4 "));
-	if (masquerades !== undefined)
+	if (masquerades !== undefined && daemon.carrier === null)
 		found.push(
 			`the kernel masquerades too (nft ${masquerades}): it takes over when masqd ends, and translates what passes by masqd until then`,
 		);
@@ -65,7 +67,7 @@ export function* warnings(daemon: DaemonView, nft: NftView): Generator<undefined
 		found.push(
 			"firewall4 does not know masqd's TUN devices and refuses what the LAN sends: service masqd reload tells it; the WAN must be in a zone of /etc/config/firewall",
 		);
-	if (nft.flowOffload !== "none")
+	if (nft.flowOffload !== "none" && daemon.carrier === null)
 		found.push(
 			`${nft.flowOffload} flow offloading is on: the kernel forwards such flows past masqd; set option flow_offloading${nft.flowOffload === "hardware" ? "_hw" : ""} '0' in the firewall`,
 		);

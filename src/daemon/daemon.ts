@@ -13,6 +13,7 @@ import { resolveDevices } from "../kernel/netifd.ts";
 import type { FastPath } from "../nat/fast-path.ts";
 import type { OffloadStatus } from "../offload/offload.ts";
 import { formatAddress, formatSubnet } from "../packet/address.ts";
+import { type Carrier, isCarried } from "./carrier.ts";
 import { makeLoop, SIGHUP, SIGINT, SIGTERM } from "./due.ts";
 import { StartError } from "./follower.ts";
 import { loadPlan } from "./load-plan.ts";
@@ -33,6 +34,8 @@ const CAP_NET_RAW = 13;
 export interface Options {
 	/** A WAN device that does not exist is waited for; else it is a {@link StartError}. */
 	wait?: boolean;
+	/** What carries the packets if not masqd's ports. */
+	carrier?: Carrier | null;
 }
 
 /** The running daemon. */
@@ -53,6 +56,7 @@ export class Daemon implements DaemonView {
 	readonly barrier: Parts["barrier"];
 	/** Ports of the router's own services. */
 	readonly ownPorts: Parts["ownPorts"];
+	readonly carrier: Parts["carrier"];
 	readonly #parts: Parts;
 	readonly #loop: Loop;
 	readonly #options: Options;
@@ -61,9 +65,10 @@ export class Daemon implements DaemonView {
 
 	/** Builds tables in memory; touches nothing of the system but the state file. Throws {@link StartError} if another daemon has it. */
 	constructor(plan: Plan, paths: Paths, log: Log, options: Options = {}) {
-		const parts = new Parts(plan, paths, log);
+		const parts = new Parts(plan, paths, log, options.carrier ?? null);
 		this.#parts = parts;
 		this.#options = options;
+		this.carrier = parts.carrier;
 		this.kernel = parts.kernel;
 		this.context = parts.context;
 		this.admission = parts.admission;
@@ -94,7 +99,7 @@ export class Daemon implements DaemonView {
 
 	/** Next hop number of a destination, found without asking anybody. */
 	peek(destination: number): number {
-		return this.#parts.translation.hops.peek(destination);
+		return this.carrier !== null ? this.context.hops.find(destination) : this.#parts.translation.hops.peek(destination);
 	}
 
 	/** What stands against every outbound packet now: a reason number, -1 for whatever its route says; null if nothing does. */
@@ -149,7 +154,8 @@ export class Daemon implements DaemonView {
 			path: paths.config,
 			load: () => loadPlan(paths.config),
 			resolve: (other, before) => resolveDevices(native, other, [before.wan, ...before.lan]),
-			tunProblem,
+			problemOf: (plan) =>
+				isCarried(plan) === (this.carrier !== null) ? tunProblem(plan) : "option driver 'kernel' comes and goes with a restart",
 			exists: (device) => kernel.linkByName(device) !== undefined,
 			context,
 			admission,

@@ -88,6 +88,7 @@ export function makeLoop(p: Parts, asked: Asked): Loop {
 		kernel,
 		arp: p.arp,
 		guard,
+		carrier: p.carrier,
 		routerPorts,
 		pcp,
 		inStep,

@@ -2,13 +2,13 @@
  * Has the guard as the topology says: there before anything of the LAN is taken, put back when somebody deletes it; ports wait for one that knows their device.
  */
 
-import { GUARD_TABLE, type GuardFacts } from "../kernel/guard.ts";
+import type { GuardFacts } from "../kernel/guard.ts";
 import type { GuardKeeper, GuardOwner } from "../kernel/guard-keeper.ts";
 import { TCP } from "../packet/layout.ts";
 import type { Clock } from "./clock.ts";
 import type { Follower } from "./follower.ts";
 import type { Log } from "./log.ts";
-import type { Port } from "./ports.ts";
+import type { LanPort, Port } from "./ports.ts";
 import { elsewhere, type Topology } from "./topology.ts";
 
 /** The watch over nftables. */
@@ -24,13 +24,21 @@ export interface Watcher {
 /** Who keeps the guard in the kernel. */
 export type Keeper = Pick<
 	GuardKeeper,
-	"fd" | "dueAt" | "wanting" | "sets" | "covers" | "install" | "keep" | "deleted" | "look" | "settle" | "close" | "remove"
->;
+	"fd" | "dueAt" | "wanting" | "covers" | "install" | "keep" | "deleted" | "look" | "settle" | "close" | "remove"
+> & {
+	/** The router's own flows, by which a port is not taken. */
+	readonly sets: Pick<GuardKeeper["sets"], "hasFlow">;
+};
+
+/** What the keeper tells, and asks. */
+export type KeeperOwner = Omit<GuardOwner, "wanted"> & { wanted(): Topology };
 
 /** What the follower does with the kernel and the rest. */
 export interface GuardSurroundings {
+	/** Family and name of the table. */
+	table: string;
 	/** Makes the keeper. */
-	keeper(owner: GuardOwner): Keeper;
+	keeper(owner: KeeperOwner): Keeper;
 	/** Whether there is a guard, a predecessor's. */
 	present(): boolean;
 	watch(): Watcher;
@@ -52,7 +60,7 @@ export class GuardFollower implements Follower {
 	patience = 0;
 	readonly #with: GuardSurroundings;
 	#watcher: Watcher | null = null;
-	#facts: GuardFacts | null = null;
+	#topology: Topology | null = null;
 	/** Some port waits for a guard that knows its device. */
 	#awaited = false;
 
@@ -60,7 +68,7 @@ export class GuardFollower implements Follower {
 		this.#with = surroundings;
 		const { log, clock } = surroundings;
 		this.keeper = surroundings.keeper({
-			wanted: () => this.#facts as GuardFacts,
+			wanted: () => this.#topology as Topology,
 			inForce: (deleted) => this.#inForce(deleted),
 			failed: (error) => log.often("error", "guard", error.message, clock.milliseconds),
 		});
@@ -68,8 +76,8 @@ export class GuardFollower implements Follower {
 
 	/** The first time it is installed or this throws; later what does not succeed at once is tried again every second. */
 	follow(t: Topology): void {
-		const first = this.#facts === null;
-		this.#facts = guardFactsOf(t);
+		const first = this.#topology === null;
+		this.#topology = t;
 		const { patience } = this;
 		this.patience = 0;
 		if (!first) {
@@ -84,15 +92,15 @@ export class GuardFollower implements Follower {
 	}
 
 	/** Whether the kernel is kept off a port's packets; one where it is not is opened when it is. */
-	covers({ name, ...p }: Pick<Port, "name"> & { kind?: "packet" | "tun" | "tap" }): boolean {
+	covers({ name, ...p }: Pick<Port, "name"> & { kind?: LanPort["kind"] }): boolean {
 		const covered = this.keeper.covers(name, p.kind === undefined ? "" : p.kind === "packet" ? "packet" : "tun");
 		this.#awaited ||= !covered;
 		return covered;
 	}
 
 	#inForce(deleted: boolean): void {
-		const { log, clock, opened } = this.#with;
-		if (deleted) log.often("warning", "guard", `the nft table ${GUARD_TABLE} was deleted; it is there again`, clock.milliseconds);
+		const { log, clock, opened, table } = this.#with;
+		if (deleted) log.often("warning", "guard", `the nft table ${table} was deleted; it is there again`, clock.milliseconds);
 		if (!this.#awaited) return;
 		this.#awaited = false;
 		opened();
@@ -125,7 +133,7 @@ export class GuardFollower implements Follower {
 
 /** What the guard is made of. */
 export function guardFactsOf(t: Topology): GuardFacts {
-	const ports = t.lan.flatMap(({ kind, ...p }) => (kind === "tap" ? [] : [{ ...p, kind }]));
+	const ports = t.lan.flatMap(({ kind, ...p }) => (kind === "tap" || kind === "kernel" ? [] : [{ ...p, kind }]));
 	return {
 		lan: ports.map((p) => ({ device: p.name, driver: p.kind, tun: p.tun, nets: p.nets })),
 		wanDevice: t.wan.name,

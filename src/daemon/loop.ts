@@ -14,6 +14,7 @@ import type { SlowPath } from "../nat/slow-path.ts";
 import type { NextHopTable } from "../port/next-hops.ts";
 import type { Announcements } from "../port/pcp-responder.ts";
 import type { Barrier } from "./barrier.ts";
+import type { Carrier } from "./carrier.ts";
 import type { Clock } from "./clock.ts";
 import type { Egress, Meter } from "./egress.ts";
 import type { GuardFollower } from "./guard-follower.ts";
@@ -27,8 +28,12 @@ import type { WanAddress } from "./wan-address.ts";
 const SPIN = 1;
 /** Turns with frames after which signals, kernel news and the control socket are looked at. */
 const POLL_TURNS = 32;
-/** The WAN; of each LAN a TUN device, a packet socket and one for PCP; signals, kernel news, ARP, guard watch, own sockets and nft; the control server's. */
-const POLL_ENTRIES = 1 + 3 * MAX_LANS + 6 + CONTROL_ENTRIES;
+/**
+ * The WAN; of each LAN a TUN device, a packet socket and one for PCP; signals, kernel news, ARP, guard watch, own sockets, nft and the carrier's two; the control
+ * server's.
+ */
+const FIXED = 8;
+const POLL_ENTRIES = 1 + 3 * MAX_LANS + FIXED + CONTROL_ENTRIES;
 /** Milliseconds of sleep when nothing is to expire and nothing waits: until the hops want confirming. */
 const IDLE_MS = 30_000;
 
@@ -51,6 +56,8 @@ export interface LoopParts {
 	kernel: KernelMirror;
 	arp: ArpFollower;
 	guard: GuardFollower;
+	/** What carries the packets if not the ports. */
+	carrier: Carrier | null;
 	routerPorts: RouterPorts;
 	pcp: PcpFollower;
 	inStep: InStep;
@@ -126,7 +133,7 @@ export class Loop {
 	/** Runs until it is told to stop. */
 	run(): void {
 		const set = this.#pollSet;
-		const { steps, placement, announcements, routerPorts, admission } = this.#with;
+		const { steps, placement, announcements, routerPorts, admission, carrier } = this.#with;
 		const { header } = this.#context.table;
 		const clock = this.#clock;
 		let empty = 0;
@@ -140,6 +147,11 @@ export class Loop {
 				turns = 0;
 			} else clock.read(this.#context);
 			let moved = polled && set[2] === 0 ? 0 : this.#breatheWan();
+			if (carrier !== null && (!polled || set[this.#fixed * 3 + 20] !== 0 || set[this.#fixed * 3 + 23] !== 0)) {
+				const asked = carrier.breathe(this.#fast);
+				if (asked > 0) this.busyAt = this.#clock.milliseconds;
+				moved += asked;
+			}
 			for (let n = 0; n < this.#lan.length; n++) if (!polled || set[n * 3 + 5] !== 0) moved += this.#breatheLan(n);
 			empty = moved === 0 ? empty + 1 : 0;
 			this.#egress.flushRest();
@@ -149,6 +161,7 @@ export class Loop {
 			if (now >= routerPorts.lookAt && !routerPorts.sockets.busy) this.#barrier.attempt("own ports", steps["own ports"]);
 			if (now >= this.#secondAt) this.#everySecond();
 			else if (admission.overdue) admission.expire(EXPIRE_BUDGET);
+			carrier?.flush();
 		}
 	}
 
@@ -170,7 +183,7 @@ export class Loop {
 	/** Waits for something to do for at most `timeout` ms; serves everything but the ports, which are the first entries of the poll set: the WAN's, then those of the LANs. */
 	#poll(timeout: number): void {
 		const set = this.#pollSet;
-		const { kernel, inStep, arp, guard, routerPorts, pcp, steps } = this.#with;
+		const { kernel, inStep, arp, guard, routerPorts, pcp, steps, carrier } = this.#with;
 		const { sockets } = routerPorts;
 		watch(set, 0, this.#wan.driver === null ? -1 : this.#wan.driver.fd);
 		let fixed = 1;
@@ -184,7 +197,9 @@ export class Loop {
 		watch(set, fixed + 3, guard.fd);
 		watch(set, fixed + 4, sockets.fd);
 		watch(set, fixed + 5, guard.keeper.fd);
-		let n = fixed + 6;
+		watch(set, fixed + 6, carrier?.queueFd ?? -1);
+		watch(set, fixed + 7, carrier?.endsFd ?? -1);
+		let n = fixed + FIXED;
 		const { responders } = pcp.server;
 		for (let k = 0; k < responders.length; k++) watch(set, n++, responders[k].fd);
 		this.#fixed = fixed;
@@ -215,7 +230,7 @@ export class Loop {
 
 	#answerPcp(): void {
 		const { responders } = this.#with.pcp.server;
-		for (let k = 0; k < responders.length; k++) if (this.#pollSet[(this.#fixed + 6 + k) * 3 + 2] !== 0) responders[k].serve();
+		for (let k = 0; k < responders.length; k++) if (this.#pollSet[(this.#fixed + FIXED + k) * 3 + 2] !== 0) responders[k].serve();
 	}
 
 	/** Milliseconds that the loop may sleep. */

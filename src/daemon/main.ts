@@ -3,12 +3,15 @@
  */
 import * as native from "masq:native";
 import { CONFIG, type Command, execute, type Line, SOCKET, STATE, UsageError } from "../cli/command-line.ts";
+import type { Plan } from "../config/plan.ts";
 import { resolveDevices } from "../kernel/netifd.ts";
-import { Daemon } from "./daemon.ts";
+import { type Carrier, isCarried } from "./carrier.ts";
+import { Daemon, type Options } from "./daemon.ts";
 import { StartError } from "./follower.ts";
 import { Lines } from "./lines.ts";
 import { readPlan } from "./load-plan.ts";
 import { LEVELS, type Level, Log } from "./log.ts";
+import type { Paths } from "./parts.ts";
 
 const err = (text: string) => native.print(2, text);
 
@@ -24,7 +27,14 @@ function openLog({ options }: Line): Log {
 	return new Log(native.syslogWrite, level as Level);
 }
 
-function run(line: Line): number {
+type Bundle = typeof import("./kernel-carrier.ts");
+
+/** The daemon of the command line, when that has been read. */
+let daemonOf: ((carrier: Carrier | null) => number) | null = null;
+/** Whether the kernel is to carry its packets. */
+let carried = false;
+
+function read(line: Line): number {
 	const paths = {
 		config: line.options.get("-c") ?? CONFIG,
 		socket: line.options.get("--socket") ?? SOCKET,
@@ -43,9 +53,15 @@ function run(line: Line): number {
 		return 1;
 	}
 	for (const why of leftOut) log.say("warning", `${why}; the other networks do not wait for it`);
+	carried = isCarried(plan);
+	daemonOf = (carrier) => run(plan, paths, log, { wait: line.options.has("--wait"), carrier });
+	return 0;
+}
+
+function run(plan: Plan, paths: Paths, log: Log, options: Options): number {
 	let daemon: Daemon;
 	try {
-		daemon = new Daemon(plan, paths, log, { wait: line.options.has("--wait") });
+		daemon = new Daemon(plan, paths, log, options);
 		daemon.start();
 	} catch (error) {
 		const e = error as Partial<native.NativeError> & Error;
@@ -68,8 +84,12 @@ function run(line: Line): number {
 }
 
 const RUN: Command = {
-	run,
+	run: read,
 	options: { "-c": true, "--socket": true, "--state": true, "--syslog": false, "--log": true, "--wait": false },
 };
 
-native.exit(execute({ run: RUN }, native.args()));
+const status = execute({ run: RUN }, native.args());
+const start = daemonOf as ((carrier: Carrier | null) => number) | null;
+// What only the kernel driver needs is read where it is wanted.
+const bundle = carried ? ((await native.importBundle("kernel-carrier")) as Bundle) : null;
+native.exit(start === null ? status : start(bundle && new bundle.KernelCarrier()));

@@ -77,10 +77,11 @@ export class OffloadFollower implements Follower {
 
 	#switchOff(): void {
 		const { context } = this.#with;
-		// What went by the kernel comes home.
-		this.offload?.close();
-		this.offload = null;
 		this.#none = "";
+		if (this.offload === null) return;
+		// What went by the kernel comes home.
+		this.offload.close();
+		this.offload = null;
 		context.table.hooks = null;
 		context.ipIds = 0xffff;
 	}

@@ -8,7 +8,7 @@ import * as native from "masq:native";
 import type { Plan } from "../config/plan.ts";
 import { Watch } from "../control/watch.ts";
 import { filtersBridges } from "../kernel/device-warnings.ts";
-import { guardPresent } from "../kernel/guard.ts";
+import { GUARD_TABLE, guardPresent } from "../kernel/guard.ts";
 import { GuardKeeper } from "../kernel/guard-keeper.ts";
 import { GuardWatch } from "../kernel/guard-watch.ts";
 import { forgetKernelFlows } from "../kernel/kernel-flows.ts";
@@ -29,10 +29,11 @@ import { ArpResponder } from "../port/arp-responder.ts";
 import { TunDriver } from "../port/driver.ts";
 import { Announcements } from "../port/pcp-responder.ts";
 import { Barrier } from "./barrier.ts";
+import type { Carrier } from "./carrier.ts";
 import { Clock } from "./clock.ts";
 import { Egress, type Meter } from "./egress.ts";
 import { type Follower, StartError } from "./follower.ts";
-import { GuardFollower } from "./guard-follower.ts";
+import { GuardFollower, guardFactsOf } from "./guard-follower.ts";
 import { InForce } from "./in-force.ts";
 import { InStep } from "./in-step.ts";
 import type { Log } from "./log.ts";
@@ -99,12 +100,16 @@ export class Parts {
 	readonly notices: Notices;
 	readonly inStep: InStep;
 
+	/** What carries the packets if not masqd's ports. */
+	readonly carrier: Carrier | null;
+
 	/** Builds tables in memory; touches nothing of the system but the state file. Throws {@link StartError} if another daemon has it. */
-	constructor(plan: Plan, paths: Paths, log: Log) {
+	constructor(plan: Plan, paths: Paths, log: Log, carrier: Carrier | null) {
 		const { kernel, warnings } = this;
 		const clock = this.clock;
 		this.paths = paths;
 		this.log = log;
+		this.carrier = carrier;
 		this.barrier = new Barrier(log, () => clock.milliseconds);
 		this.lock = lockState(paths.state);
 		const settings = new SavedSysctls(native, `${paths.state}.settings`, `/${TUN_NAME}`);
@@ -128,6 +133,7 @@ export class Parts {
 			routerSpeaks: (protocol, peer) => this.routerProtocols.speaks(protocol, peer),
 			guarded: (p) => this.guard.covers(p),
 			flush: () => this.egress.flush(),
+			carrier,
 			ftp: mapOrMemory(`${paths.state}.ftp`, ALG_BYTES).memory,
 		});
 		const { context, admission, ports, hops } = translation;
@@ -152,10 +158,12 @@ export class Parts {
 		);
 		this.inForce.renew(plan, state.image === null ? 0 : state.image.addresses[0], state.image?.addresses ?? new Int32Array(0));
 
+		carrier?.begin(this);
 		this.guard = new GuardFollower({
-			keeper: (owner) => new GuardKeeper(native, owner),
+			table: carrier?.table ?? GUARD_TABLE,
+			keeper: (owner) => carrier?.keeper(owner) ?? new GuardKeeper(native, { ...owner, wanted: () => guardFactsOf(owner.wanted()) }),
 			present: () => guardPresent(native),
-			watch: () => new GuardWatch(native),
+			watch: () => new GuardWatch(native, carrier?.family),
 			opened: () => {
 				this.inStep.behind = true;
 			},
@@ -194,18 +202,25 @@ export class Parts {
 		this.pcp = new PcpFollower(server, this.announcements, clock, () => {
 			this.inStep.behind = true;
 		});
-		this.offload = new OffloadFollower({ context, kernel, hops, log, clock, mode: () => this.inForce.plan.offload });
+		this.offload = new OffloadFollower({
+			context,
+			kernel,
+			hops,
+			log,
+			clock,
+			mode: () => (carrier === null ? this.inForce.plan.offload : "off"),
+		});
 		this.notices = new Notices(kernel, log, () => filtersBridges(native));
 		this.egress = new Egress(ports, context, this.barrier, this.meter);
 		this.inStep = this.#makeInStep();
 	}
 
 	#makeInStep(): InStep {
-		const { kernel, barrier, log } = this;
+		const { kernel, barrier, log, carrier } = this;
 		const { hops } = this.translation;
 		const sessionHops = new SessionHops(
 			this.context.table,
-			(peer) => hops.find(peer),
+			(peer) => this.context.hops.find(peer),
 			(i) => this.offload.offload?.hopChanged(i),
 			(unroutable) => this.wanAddress.routed(unroutable),
 		);
@@ -214,12 +229,13 @@ export class Parts {
 			name: "kernel flows",
 			follow: () => {},
 			close: (relieved) => {
-				if (!relieved) forgetKernelFlows(native, this.context.table.T, this.#live());
+				if (!relieved && carrier === null) forgetKernelFlows(native, this.context.table.T, this.#live());
 			},
 		};
 		const followers = [
 			this.routerPorts,
 			this.guard,
+			...(carrier === null ? [] : [carrier]),
 			kernelFlows,
 			this.ports,
 			this.tuns,

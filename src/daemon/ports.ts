@@ -55,6 +55,8 @@ export interface PortSurroundings {
 	rx: Int32Array;
 	views: Views;
 	segmentsAt: number;
+	/** The kernel carries the packets: ports only send. */
+	carried: boolean;
 	settings: SavedSysctls;
 	headers: LinkHeaders;
 	hosts: Hosts;
@@ -155,16 +157,16 @@ export class Ports implements Follower {
 	}
 
 	#open(p: Port, type: number, filter: Int32Array): Driver {
-		const { settings, rx, views, segmentsAt } = this.#with;
+		const { settings, rx, views, segmentsAt, carried } = this.#with;
 		const setting = `${GRO_LIST} ${p.name}`;
-		const tap = isLan(p) && p.kind === "tap";
-		if (!tap && native.getFeature(p.name, GRO_LIST) === true) {
+		const silent = carried || (isLan(p) && p.kind === "tap");
+		if (!silent && native.getFeature(p.name, GRO_LIST) === true) {
 			settings.remember(setting, "on");
 			native.setFeature(p.name, GRO_LIST, false);
 		}
 		p.restoreGro = settings.original(setting) !== undefined;
 		const raw = takesRaw(native, type, p.name);
-		return new PacketDriver({ ifindex: p.index, ethernet: p.link.ethernet, raw }, filter, rx, views, segmentsAt);
+		return new PacketDriver({ ifindex: p.index, ethernet: p.link.ethernet, raw }, carried ? null : filter, rx, views, segmentsAt);
 	}
 
 	/** Closes the driver of one port, and the way to its TUN device before that. */
@@ -209,7 +211,7 @@ function makePort(name: string, link: Link): Port {
 function portsOf(places: readonly Place[], old: readonly LanPort[]): LanPort[] {
 	return places.map(({ name, kind, tun, home, pcp }) => {
 		const same = old.find((p) => p.name === name && p.kind === kind && p.tun === tun);
-		const link = same?.link ?? { ...emptyLink(), nets: [], kernelForwards: kind === "tun", home, sole: NO_NET, pcp };
+		const link = same?.link ?? { ...emptyLink(), nets: [], kernelForwards: kind === "tun" || kind === "kernel", home, sole: NO_NET, pcp };
 		link.home = home;
 		link.pcp = pcp;
 		return same ?? { ...makePort(name, link), link, kind, tun, routes: null };

@@ -28,8 +28,8 @@ export interface ReloadSurroundings {
 	load(): Loaded;
 	/** Fills in the devices of networks: what keeps the plan from being used, and what is left out of it. */
 	resolve(plan: Plan, before: Plan): { problem: string | null; leftOut: string[] };
-	/** Why the tun drivers of a plan cannot be had, "" if they can. */
-	tunProblem(plan: Plan): string;
+	/** Why the drivers of a plan cannot be had, "" if they can. */
+	problemOf(plan: Plan): string;
 	/** Whether a device is there. */
 	exists(device: string): boolean;
 	context: Context;
@@ -72,7 +72,7 @@ function unusable(r: ReloadSurroundings, plan: Plan): string[] {
 		// One that is in use may be away for a moment.
 		if (!known.includes(name) && !r.exists(name)) lines.push(`masqd: ${what} device '${name}' does not exist`);
 	}
-	const problem = r.tunProblem(plan);
+	const problem = r.problemOf(plan);
 	if (problem !== "") lines.push(`masqd: ${problem}`);
 	return lines;
 }

@@ -39,7 +39,7 @@ export interface Device {
 export interface Place {
 	name: string;
 	/** A tap is the packet socket beside a TUN port. */
-	kind: "packet" | "tun" | "tap";
+	kind: "packet" | "tun" | "tap" | "kernel";
 	/** Name of the TUN device, "" for other kinds. */
 	tun: string;
 	/** Number of the place that its hosts are reached by: its own but for a tap. */

@@ -11,6 +11,7 @@ import { type Core, makeContext, makeCore, makeTables } from "../nat/core.ts";
 import { HOST_UNREACHABLE, NET_UNREACHABLE } from "../packet/icmp.ts";
 import { LinkHeaders } from "../packet/link-header.ts";
 import { NextHopTable } from "../port/next-hops.ts";
+import type { Carrier } from "./carrier.ts";
 import type { Clock } from "./clock.ts";
 import { FrameMemory } from "./memory.ts";
 import { emptyPolicy } from "./policy.ts";
@@ -31,6 +32,8 @@ export interface TranslationParts {
 	guarded(p: Port): boolean;
 	/** Sends what is queued anywhere. */
 	flush(): void;
+	/** What carries the packets if not masqd's ports. */
+	carrier: Carrier | null;
 	/** Memory of the FTP ALG that outlives the process. */
 	ftp: ArrayBuffer;
 }
@@ -57,6 +60,7 @@ export function makeTranslation(parts: TranslationParts): Translation {
 		rx,
 		views,
 		segmentsAt,
+		carried: parts.carrier !== null,
 		settings,
 		headers,
 		hosts: tables.hosts,
@@ -87,7 +91,7 @@ export function makeTranslation(parts: TranslationParts): Translation {
 	});
 	const context = makeContext(tables, {
 		views,
-		hops,
+		hops: parts.carrier?.hops(hops) ?? hops,
 		kernelShare: parts.kernelShare,
 		headers,
 		wan: ports.wan.link,

@@ -13,7 +13,7 @@ export interface ConfiguredDevice {
 	/** LAN: its own `list subnet`, empty if it takes those of the device's addresses. */
 	subnets: readonly Subnet[];
 	/** LAN: the driver in force. */
-	driver: "packet" | "tun" | "";
+	driver: "packet" | "tun" | "kernel" | "";
 }
 
 /** The sentences that hold now; `filtersBridges`: br_netfilter shows bridged frames to the firewall's hooks. */

@@ -28,15 +28,17 @@ export class GuardWatch {
 	/** Tables or chains have come or gone, whoever's; for the reader to reset. */
 	chains = false;
 	readonly #io: GuardWatchIo;
+	readonly #family: number;
 	readonly #buffer = new ArrayBuffer(DATAGRAM_MAX);
 
-	/** Throws a native error. */
-	constructor(io: GuardWatchIo) {
+	/** `family` is that of the table. Throws a native error. */
+	constructor(io: GuardWatchIo, family: number = NFPROTO_INET) {
 		this.#io = io;
+		this.#family = family;
 		this.fd = io.netlinkOpen(NETLINK_NETFILTER, [NFNLGRP_NFTABLES]);
 	}
 
-	/** Reads what has come; true if the table `name` of family inet has gone, or may have (the kernel's messages were lost). */
+	/** Reads what has come; true if the table `name` has gone, or may have (the kernel's messages were lost). */
 	drain(name: string): boolean {
 		let gone = false;
 		for (;;) {
@@ -70,7 +72,7 @@ export class GuardWatch {
 			const type = v.getUint16(at + 4, little);
 			if (type === NFT_MSG_NEWTABLE || type === NFT_MSG_DELTABLE || type === NFT_MSG_NEWCHAIN || type === NFT_MSG_DELCHAIN)
 				this.chains = true;
-			if ((type === NFT_MSG_NEWTABLE || type === NFT_MSG_DELTABLE) && v.getUint8(at + 16) === NFPROTO_INET) {
+			if ((type === NFT_MSG_NEWTABLE || type === NFT_MSG_DELTABLE) && v.getUint8(at + 16) === this.#family) {
 				if (this.#name(v, at + HEADER, at + size, little) === name) gone = type === NFT_MSG_DELTABLE;
 			}
 			at += (size + 3) & ~3;

@@ -79,14 +79,17 @@ export class NftView {
 	flowOffload: "none" | "software" | "hardware" = "none";
 
 	readonly #io: NftIo;
+	readonly #guardFamily: number;
 	readonly #buffer = new ArrayBuffer(DATAGRAM_MAX);
 	readonly #view = new DataView(this.#buffer);
 	/** Netlink headers are in the machine's byte order, nftables' numbers in the network's. */
 	readonly #little = new Uint8Array(new Uint16Array([1]).buffer)[0] === 1;
 	#fd: Fd = -1;
 
-	constructor(io: NftIo) {
+	/** `family` is that of the guard's table. */
+	constructor(io: NftIo, family = NFPROTO_INET) {
 		this.#io = io;
+		this.#guardFamily = family;
 	}
 
 	/** Reads everything; what the kernel does not tell stays as it was. Yields between parts. */
@@ -96,7 +99,7 @@ export class NftView {
 		} catch {
 			return;
 		}
-		yield* this.#dump(NFT_MSG_GETOBJ, NFPROTO_INET, (at, end) => this.#object(at, end));
+		yield* this.#dump(NFT_MSG_GETOBJ, this.#guardFamily, (at, end) => this.#object(at, end));
 		yield* this.#dump(NFT_MSG_GETRULE, 0, (at, end) => this.#rule(at, end));
 		yield* this.#dump(NFT_MSG_GETFLOWTABLE, 0, (at, end) => this.#flowTable(at, end));
 	}
@@ -177,7 +180,7 @@ export class NftView {
 
 	#object(at: number, end: number): void {
 		const v = this.#view;
-		if ((v.getUint16(at + 4, this.#little) & 0xff) !== NFT_MSG_NEWOBJ || v.getUint8(at + 16) !== NFPROTO_INET) return;
+		if ((v.getUint16(at + 4, this.#little) & 0xff) !== NFT_MSG_NEWOBJ || v.getUint8(at + 16) !== this.#guardFamily) return;
 		const a = this.#attributes(at + HEADER, end);
 		const type = a.get(OBJ.TYPE);
 		const data = a.get(OBJ.DATA);

@@ -66,10 +66,13 @@ export class PacketDriver implements Driver {
 	readonly #outlet: PacketOutlet;
 	readonly #sending: Sending;
 
-	/** Throws a native error (ENODEV, EPERM, ENETDOWN). `raw` as {@link takesRaw} says, `scratch` as {@link Sending} wants it. */
+	/**
+	 * Throws a native error (ENODEV, EPERM, ENETDOWN). `raw` as {@link takesRaw} says, `scratch` as {@link Sending} wants it. With null for a filter nothing is
+	 * received.
+	 */
 	constructor(
 		device: { ifindex: number; ethernet: boolean; raw: boolean },
-		filter: Int32Array,
+		filter: Int32Array | null,
 		rx: Int32Array,
 		views: Views,
 		scratch: number,
@@ -77,14 +80,14 @@ export class PacketDriver implements Driver {
 		const { ifindex, ethernet } = device;
 		this.ethernet = ethernet;
 		const { receive, send, sendClass } = socketBuffers(native.readFile("/proc/meminfo"));
-		this.fd = native.packetOpen(ifindex, ethernet, filter, receive, send);
+		this.fd = filter === null ? -1 : native.packetOpen(ifindex, ethernet, filter, receive, send);
 		this.#batch = new BatchSize(rx);
 		this.#outlet = new PacketOutlet(this.fd, ifindex, ethernet, device.raw, [send, sendClass]);
 		this.#sending = new Sending(this.#outlet, views, scratch);
 	}
 
 	receive(): number {
-		return this.#batch.after(native.packetReceive(this.fd, this.ethernet, 0, this.#batch.size));
+		return this.fd < 0 ? 0 : this.#batch.after(native.packetReceive(this.fd, this.ethernet, 0, this.#batch.size));
 	}
 
 	send(queue: Queue, refused: Refused): number {
@@ -92,7 +95,7 @@ export class PacketDriver implements Driver {
 	}
 
 	filter(program: Int32Array): void {
-		native.packetFilter(this.fd, program);
+		if (this.fd >= 0) native.packetFilter(this.fd, program);
 	}
 
 	stretched(): boolean {
@@ -153,40 +156,5 @@ export class TunDriver implements Driver {
 
 	close(): void {
 		native.close(this.fd);
-	}
-}
-
-/** Sends on a device and receives nothing: what masqd itself says where the kernel carries the packets. */
-export class SendDriver implements Driver {
-	readonly fd: native.Fd = -1;
-	readonly ethernet: boolean;
-	readonly #outlet: PacketOutlet;
-	readonly #sending: Sending;
-
-	/** `raw` and `scratch` as for {@link PacketDriver}. Throws nothing: sockets are opened when something is to be sent. */
-	constructor(device: { ifindex: number; ethernet: boolean; raw: boolean }, views: Views, scratch: number) {
-		const { ifindex, ethernet, raw } = device;
-		const { send, sendClass } = socketBuffers(native.readFile("/proc/meminfo"));
-		this.ethernet = ethernet;
-		this.#outlet = new PacketOutlet(-1, ifindex, ethernet, raw, [send, sendClass]);
-		this.#sending = new Sending(this.#outlet, views, scratch);
-	}
-
-	receive(): number {
-		return 0;
-	}
-
-	send(queue: Queue, refused: Refused): number {
-		return this.#sending.send(queue, refused);
-	}
-
-	filter(_program: Int32Array): void {}
-
-	stretched(): boolean {
-		return false;
-	}
-
-	close(): void {
-		this.#outlet.close();
 	}
 }

@@ -15,7 +15,7 @@
  */
 import * as native from "masq:native";
 import { EXTERNAL_SHIFT, R_IN, R_META, RECORD_SHIFT } from "../conntrack/record.ts";
-import { type Context, HAIRPIN, type NextHops } from "../nat/context.ts";
+import type { Context, NextHops } from "../nat/context.ts";
 import { MessageReader, NETLINK_NETFILTER, NLMSG_ERROR } from "../netlink/message.ts";
 import { encodeBind, HOOK_POSTROUTING, PacketReader, QueuedPacket, Verdicts } from "../netlink/queue.ts";
 import { hasPorts, ICMP, IP_WORD, SLOT_ETHER, SLOT_IP, secondOf, swap16 } from "../packet/layout.ts";
@@ -30,9 +30,11 @@ const QUEUE_LENGTH = 4096;
 const COPY = 0xffff;
 /** Larger than any packet: what is too large for its way the kernel has told the sender. */
 const ANY_SIZE = 0x10000;
+/** Numbers of next hops. */
+const HOPS = 256;
 const ETHERTYPE = [8, 0];
 
-/** Who decides. */
+/** Who decides about packets. */
 export interface Decisions {
 	outbound(rx: Int32Array, count: number, port: number): void;
 	inbound(rx: Int32Array, count: number): void;
@@ -40,16 +42,19 @@ export interface Decisions {
 
 /** Where the kernel has routed to: it has done so before it asks, so there is a way for everything. */
 export class KernelHops implements NextHops {
-	readonly tags = new Int32Array(HAIRPIN + 1);
+	readonly tags = new Int32Array(HOPS);
 	readonly least = ANY_SIZE;
 	/** Slot of the frame that was last to go to a host whose link header is not known. */
 	delivered = -1;
-	readonly heard: NextHops["heard"];
+	/** Slot of the frame that is decided about. */
+	asked = -1;
+	/** By these goes what masqd says itself. */
+	readonly #own: NextHops;
 
-	/** `heard` is what the next hops of the other drivers do with a host's own frame. */
-	constructor(heard: NextHops["heard"]) {
+	/** `own` are the next hops of the other drivers. */
+	constructor(own: NextHops) {
 		this.tags[1] = headerTag(1);
-		this.heard = heard;
+		this.#own = own;
 	}
 
 	mtuTo(): number {
@@ -62,8 +67,13 @@ export class KernelHops implements NextHops {
 
 	hold(): void {}
 
-	holdInside(_host: number, slot: number): void {
-		this.delivered = slot;
+	holdInside(host: number, slot: number, length: number): void {
+		if (slot === this.asked) this.delivered = slot;
+		else this.#own.holdInside(host, slot, length);
+	}
+
+	heard(host: number, port: number, slot: number): void {
+		this.#own.heard(host, port, slot);
 	}
 }
 
@@ -156,6 +166,7 @@ export class QueueDriver {
 		const s = this.#frame(payload, lan);
 		if (hook === HOOK_POSTROUTING && outDevice !== wan) return this.#turn(s);
 		const { left } = c;
+		this.#hops.asked = s;
 		this.#hops.delivered = -1;
 		this.#pair[0] = s;
 		this.#pair[1] = this.#packet.length;

@@ -19,6 +19,8 @@ export interface QueueOwner {
 export class QueueKeeper {
 	/** Nothing goes on beside the loop. */
 	readonly fd = -1;
+	/** What is the router's own the kernel does not ask about. */
+	readonly sets = { hasFlow: (): boolean => false };
 	readonly dueAt = Number.POSITIVE_INFINITY;
 	readonly #io: QueueIo;
 	readonly #owner: QueueOwner;

@@ -164,6 +164,11 @@ if (native.args()[0] === "path") {
 	native.exit(0);
 }
 if (native.args()[0] === "throw") throw new RangeError("on purpose");
+if (native.args()[0] === "import") {
+	const missing = await native.importBundle("nowhere").catch((error: Error) => error.message);
+	native.print(1, `${JSON.stringify(await native.importBundle("beside"))} ${missing}\n`);
+	native.exit(0);
+}
 if (native.args()[0] === "wait") await new Promise(() => {});
 
 // ---- the surface ----------------------------------------------------------------------------------------------------
@@ -226,6 +231,11 @@ test("args, getenv, getpid, geteuid", () => {
 	equal(native.geteuid(), 0);
 	const child = native.run(["env", `MASQD_JS=${native.getenv("MASQD_JS")}`, ...program, "throw", "ü"], "", 10000);
 	equal(child.status, 1);
+});
+
+test("host: a bundle beside this one, and one that is not there", () => {
+	const { output } = native.run(["env", `MASQD_JS=${native.getenv("MASQD_JS")}`, ...program, "import"], "", 10000);
+	truth(/^\{"answer":42\} cannot read the program .*\/nowhere\.(js|qbc): No such file or directory\n$/.test(output), output);
 });
 
 test("host: programs are found without a PATH, as in OpenWrt's jail, and by the one that is given", () => {

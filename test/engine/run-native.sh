@@ -26,5 +26,8 @@ node_modules/.bin/esbuild test/engine/native-surface.ts --bundle --format=esm --
 
 echo "import * as n from 'masq:native'; n.exit(n.lockFile(n.args()[0]));" >"$bundle/closed.js"
 for_program "$bundle/closed.js" >/dev/null
+# As the program names it when it imports it.
+echo "export const answer = 42;" >"$bundle/beside.js"
+[ -z "$compiler" ] || mv "$(for_program "$bundle/beside.js")" "$bundle/beside.qbc"
 
 UBSAN_OPTIONS=print_stacktrace=1 MASQD_JS=$(for_program "$bundle/native-surface.js") unshare -n $emulator "$program"

@@ -54,7 +54,8 @@ def test_control(arch):
         fields = dict(
             line.split(": ", 1) for line in control.extractfile("./control").read().decode().splitlines() if not line.startswith(" ") and ": " in line
         )
-        assert (fields["Package"], fields["Architecture"], fields["Depends"]) == ("masqd", arch, "kmod-tun, nftables")
+        modules = "kmod-tun, kmod-nft-nat, kmod-nft-queue, kmod-nf-conntrack-netlink"
+        assert (fields["Package"], fields["Architecture"], fields["Depends"]) == ("masqd", arch, f"{modules}, nftables")
         assert ipk(arch).name == f"masqd_{fields['Version']}_{arch}.ipk"
         with part(arch, "data.tar.gz") as data:
             assert int(fields["Installed-Size"]) == sum(m.size for m in data.getmembers())

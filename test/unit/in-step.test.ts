@@ -3,12 +3,11 @@ import { describe, expect, it } from "vitest";
 import { makePlan, type Plan } from "../../src/config/plan.ts";
 import { Barrier } from "../../src/daemon/barrier.ts";
 import { type Follower, StartError } from "../../src/daemon/follower.ts";
-import { GuardFollower } from "../../src/daemon/guard-follower.ts";
+import { GuardFollower, type KeeperOwner } from "../../src/daemon/guard-follower.ts";
 import { InStep } from "../../src/daemon/in-step.ts";
 import { Log } from "../../src/daemon/log.ts";
 import { type Arp, ArpFollower } from "../../src/daemon/responders.ts";
 import { topologyOf } from "../../src/daemon/topology.ts";
-import type { GuardOwner } from "../../src/kernel/guard-keeper.ts";
 import { OwnPorts } from "../../src/kernel/local-ports.ts";
 import { RTM } from "../../src/netlink/route.ts";
 import { opened, own, router, WAN } from "./kernel-stand-in.ts";
@@ -211,7 +210,7 @@ describe("followers compare, then apply", () => {
 
 	it("the guard: installed before anything, kept later, and left where a successor goes on", () => {
 		const told: string[] = [];
-		let owner = {} as GuardOwner;
+		let owner = {} as KeeperOwner;
 		let covered = true;
 		const log = new Log(() => true, "info");
 		const say = (what: string) => () => void told.push(what);
@@ -230,6 +229,7 @@ describe("followers compare, then apply", () => {
 			remove: say("remove"),
 		};
 		const guard = new GuardFollower({
+			table: "inet masqd",
 			keeper: (o) => {
 				owner = o;
 				return keeper;

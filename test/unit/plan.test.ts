@@ -280,7 +280,7 @@ describe("names and forms", () => {
 		// The one that counts is judged.
 		expect(findingsOf("option driver bridge\noption driver packet")).toEqual([]);
 		expect(findingsOf("option driver tun\noption driver bridge")).toEqual([
-			"2 home driver: 'bridge' is not known here, expected tun or packet",
+			"2 home driver: 'bridge' is not known here, expected tun, packet or kernel",
 		]);
 		const subnets = (text: string) => planOf(text).lan[0]!.subnets.map((s) => s.address >>> 24);
 		expect(subnets("option subnet 10.0.0.0/8\noption subnet 11.0.0.0/8")).toEqual([11]);

@@ -36,7 +36,7 @@ const ALLOWED: Record<string, string[]> = {
 		"kernel/tun-routes.ts",
 		"daemon/policy.ts",
 	],
-	"daemon/main.ts": ["daemon", "kernel/netifd.ts", "cli/command-line.ts", "masq:native"],
+	"daemon/main.ts": ["daemon", "config/plan.ts", "kernel/netifd.ts", "cli/command-line.ts", "masq:native"],
 	"version.ts": [],
 };
 

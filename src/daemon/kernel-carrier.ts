@@ -1,0 +1,138 @@
+/**
+ * The kernel as the carrier of packets: rules that have it ask, the queues in which it does, and its connections. A bundle of its own (`kernel-carrier.js`).
+ *
+ * The order of a start matters. With the rules in force and nobody at the queues, packets go on to the kernel's own masquerade; the connections are listened to
+ * before the queues are opened, because an entry made before anybody listens never tells of its end.
+ */
+import * as native from "masq:native";
+import type { PortRange } from "../conntrack/ports.ts";
+import type { NextHops } from "../nat/context.ts";
+import type { FastPath } from "../nat/fast-path.ts";
+import { NFPROTO } from "../netlink/nftables.ts";
+import { mergeRanges } from "../packet/address.ts";
+import { addressValue, TCP, UDP } from "../packet/layout.ts";
+import { type Decisions, KernelHops, QueueDriver } from "../port/queue-driver.ts";
+import { QueueHosts } from "../port/queue-hosts.ts";
+import { QueueKeeper } from "../port/queue-keeper.ts";
+import { QUEUE_TABLE, type QueueFacts } from "../port/queue-rules.ts";
+import { Tracked } from "../port/tracked.ts";
+import type { Carrier, CarrierSurroundings } from "./carrier.ts";
+import type { Keeper, KeeperOwner } from "./guard-follower.ts";
+import type { Topology } from "./topology.ts";
+
+/** The queues and the connections. */
+export class KernelCarrier implements Carrier {
+	readonly name = "packet queues";
+	readonly table = QUEUE_TABLE;
+	readonly family = NFPROTO.IPV4;
+	queueFd = -1;
+	endsFd = -1;
+	readonly #hosts = new QueueHosts();
+	#hops: KernelHops | null = null;
+	#with: CarrierSurroundings | null = null;
+	#queue: QueueDriver | null = null;
+	#tracked: Tracked | null = null;
+	#wan = 0;
+	/** Numbers of the LAN ports by their devices' indexes. */
+	readonly #lans = new Map<number, number>();
+	readonly #lanOf = (ifindex: number) => this.#lans.get(ifindex) ?? -1;
+	readonly #flush = () => this.flush();
+	/** The translation that decides: the core's own, or a capture's around it. */
+	#fast: FastPath | null = null;
+	readonly #decisions: Decisions = {
+		outbound: (rx, count, port) => {
+			const { ports, wanAddress, translation } = this.#with as CarrierSurroundings;
+			ports.lan[port].received += count;
+			if (wanAddress.impaired) translation.slowPath.outboundImpaired(rx[0], rx[1], port, wanAddress.fault ?? -1);
+			else this.#fast?.outbound(rx, count, port);
+		},
+		inbound: (rx, count) => {
+			(this.#with as CarrierSurroundings).ports.wan.received += count;
+			this.#fast?.inbound(rx, count);
+		},
+	};
+
+	begin(surroundings: CarrierSurroundings): void {
+		this.#with = surroundings;
+	}
+
+	hops(own: NextHops): NextHops {
+		this.#hops = new KernelHops(own);
+		return this.#hops;
+	}
+
+	keeper(owner: KeeperOwner): Keeper {
+		return new QueueKeeper(native, { ...owner, wanted: () => this.#facts(owner.wanted()) }, this.#hosts);
+	}
+
+	/** What the rules are made of. */
+	#facts(t: Topology): QueueFacts {
+		const { context, inForce } = this.#with as CarrierSurroundings;
+		const ports = (ranges: readonly PortRange[], protocol: number) =>
+			mergeRanges([...ranges, ...t.forwards.filter((f) => f.proto === protocol).map(({ first, last }) => ({ first, last }))]);
+		return {
+			wan: t.wan.name,
+			lans: t.lan.map((p) => p.name),
+			externals: context.externals.list.map((x, n) => (n === 0 ? t.address : addressValue(x.address))),
+			own: t.wan.addresses,
+			tcp: ports(t.guarded.tcp, TCP),
+			udp: ports(t.guarded.udp, UDP),
+			exempts: t.exempts,
+			timeouts: inForce.plan.timeouts,
+		};
+	}
+
+	/** Behind the rules: opens the queues the first time. */
+	follow(t: Topology): void {
+		this.#wan = t.wan.index;
+		this.#lans.clear();
+		for (const [n, place] of t.lan.entries()) if (place.device.index !== 0) this.#lans.set(place.device.index, n);
+		if (this.#queue !== null) return;
+		const { context, admission, clock, translation } = this.#with as CarrierSurroundings;
+		if (this.#tracked === null) {
+			this.#tracked = new Tracked({
+				table: context.table,
+				end: (i) => admission.end(i, "timeout"),
+				now16: () => context.now16,
+				milliseconds: () => clock.milliseconds,
+			});
+			this.endsFd = this.#tracked.fd;
+			context.table.hooks = this.#tracked;
+			this.#tracked.reconcile();
+		}
+		this.#queue = new QueueDriver(context, translation.memory.rx, this.#hops as KernelHops, this.#hosts);
+		this.queueFd = this.#queue.fd;
+	}
+
+	breathe(fast: FastPath): number {
+		const queue = this.#queue;
+		const tracked = this.#tracked;
+		if (queue === null || tracked === null) return 0;
+		const { barrier } = this.#with as CarrierSurroundings;
+		let count = 0;
+		try {
+			count = queue.receive();
+			// What ended before these packets came has been told by now.
+			tracked.drain();
+			this.#fast = fast;
+			if (count > 0) queue.decide(this.#decisions, count, this.#wan, this.#lanOf, this.#flush);
+			if (barrier.ailing) barrier.passed(this.name);
+		} catch (error) {
+			barrier.failed(this.name, error);
+		}
+		return count;
+	}
+
+	flush(): void {
+		this.#tracked?.flush();
+	}
+
+	close(): void {
+		this.#queue?.close();
+		this.#queue = null;
+		this.queueFd = -1;
+		this.#tracked?.close();
+		this.#tracked = null;
+		this.endsFd = -1;
+	}
+}

@@ -1,0 +1,235 @@
+"""The kernel driver: the kernel forwards, tracks and translates, and asks masqd about the first packet of each connection."""
+
+import os
+import re
+import signal
+import threading
+
+import pytest
+
+from scapy.layers.inet import IP, TCP
+
+from bed import GATEWAY, H1, H2, H3, S1, S2
+from namespace import GUARD, wait_until
+from test_translation import said
+
+pytestmark = [pytest.mark.masqd, pytest.mark.drivers("kernel")]
+
+EIF = {"filtering": "endpoint-independent"}
+FORWARD = ("redirect", None, {"proto": "tcp", "src_dport": "8080", "dest_ip": H2, "dest_port": "80"})
+MASQUERADE = """table ip fallback {
+	chain postrouting { type nat hook postrouting priority 100; oifname "wan0" masquerade; }
+}"""
+
+
+def entries(bed):
+    """The kernel's entries that are masqd's, a line each."""
+    text = bed.router.run("conntrack", "-L", check=False).stdout
+    return [line for line in text.splitlines() if re.search(r"mark=268435456\b", line)]
+
+
+def asked(bed):
+    """Packets that came to masqd."""
+    return sum(port["received"] for port in bed.status()["ports"])
+
+
+def exchange(sender, server, address, port=3478, text=b"hello"):
+    """One datagram and its answer; returns the port that the server has seen."""
+    sender.settimeout(GUARD)
+    sender.sendto(text, (address, port))
+    heard, source = server.recvfrom(2048)
+    assert (heard, source[0]) == (text, GATEWAY)
+    server.sendto(b"back", source)
+    assert sender.recv(2048) == b"back"
+    return source[1]
+
+
+def test_only_the_first_packet_is_asked_about(bed):
+    client, server = bed.h1.udp(H1, 40000), bed.wan.udp(S1, 3478)
+    port = exchange(client, server, S1)
+    assert port == 40000
+    before = asked(bed)
+    for _ in range(20):
+        assert exchange(client, server, S1) == port
+    assert asked(bed) == before
+    (entry,) = entries(bed)
+    assert re.search(rf"src={H1} dst={S1} sport=40000 dport=3478 .*src={S1} dst={GATEWAY} sport=3478 dport={port}\b", entry), entry
+    assert [flow["internal"] for flow in bed.flows()] == [f"{H1}:40000"]
+
+
+def test_a_mapping_is_the_same_whatever_the_peer_and_held_under_contention(bed):
+    one, two = bed.h1.udp(H1, 40000), bed.h2.udp(H2, 40000)
+    servers = {S1: bed.wan.udp(S1, 3478), S2: bed.wan.udp(S2, 3478)}
+    ports = {one: set(), two: set()}
+    for sender, address in ((one, S1), (two, S2), (one, S2), (two, S1)):
+        ports[sender].add(exchange(sender, servers[address], address))
+    assert [len(seen) for seen in ports.values()] == [1, 1] and ports[one] != ports[two], ports
+
+
+def test_tcp_and_its_end(bed):
+    listener = bed.wan.listener(S1, 80)
+    client = bed.h1.tcp(H1, 50000)
+    client.connect((S1, 80))
+    server, peer = listener.accept()
+    assert peer == (GATEWAY, 50000)
+    client.sendall(b"x" * 300_000)
+    heard = 0
+    while heard < 300_000:
+        heard += len(server.recv(65536))
+    assert bed.flows()[0]["state"] == "established"
+    client.close()
+    server.close()
+    wait_until(lambda: bed.flows()[0]["state"] == "closing", "both ends closed")
+    # What the kernel forgets is forgotten here.
+    bed.router.run("conntrack", "-D", "-p", "tcp", "--orig-port-src", "50000")
+    wait_until(lambda: bed.flows() == [], "the session has ended with its entry")
+
+
+def test_ping(bed):
+    assert bed.h1.run("ping", "-c", "3", "-i", "0.2", "-W", "5", S1).stdout.count("bytes from") == 3
+    assert asked(bed) == 1
+
+
+def test_flush_ends_the_kernels_entries(bed):
+    client, server = bed.h1.udp(H1, 40000), bed.wan.udp(S1, 3478)
+    exchange(client, server, S1)
+    assert len(entries(bed)) == 1
+    bed.masqd("flush", "all")
+    wait_until(lambda: entries(bed) == [], "no entry is left")
+
+
+def test_filtering(make_bed):
+    """A stranger at a mapping's port is let in only where filtering is endpoint-independent; the answer comes from that port."""
+    for filtering in ("address-and-port-dependent", "endpoint-independent"):
+        bed = make_bed().start(main={"filtering": filtering})
+        client, server = bed.h1.udp(H1, 40000), bed.wan.udp(S1, 3478)
+        port = exchange(client, server, S1)
+        stranger = bed.wan.udp(S2, 5555)
+        stranger.sendto(b"knock", (GATEWAY, port))
+        if filtering == "endpoint-independent":
+            heard, source = client.recvfrom(2048)
+            assert (heard, source) == (b"knock", (S2, 5555))
+            client.sendto(b"yes?", source)
+            stranger.settimeout(GUARD)
+            assert stranger.recvfrom(2048) == (b"yes?", (GATEWAY, port))
+        else:
+            bed.await_drops("filtered", 1)
+        bed.stop()
+
+
+def test_port_forward(make_bed):
+    bed = make_bed().start(extra=[FORWARD])
+    listener = bed.h2.listener(H2, 80)
+    client = bed.wan.tcp(S1, 0)
+    client.connect((GATEWAY, 8080))
+    server, peer = listener.accept()
+    assert peer[0] == S1
+    server.sendall(b"welcome")
+    assert client.recv(100) == b"welcome"
+    assert len(bed.flows()) == 1
+
+
+def test_hairpin(make_bed):
+    """A host reaches another by the external address, and is seen with its own external endpoint (RFC 4787 REQ-9)."""
+    bed = make_bed().start(main=EIF)
+    one, two = bed.h1.udp(H1, 40000), bed.h2.udp(H2, 41000)
+    servers = bed.wan.udp(S1, 3478)
+    port1, port2 = exchange(one, servers, S1), exchange(two, servers, S1)
+    one.sendto(b"neighbour", (GATEWAY, port2))
+    two.settimeout(GUARD)
+    assert two.recvfrom(2048) == (b"neighbour", (GATEWAY, port1))
+    two.sendto(b"hi", (GATEWAY, port1))
+    assert one.recvfrom(2048) == (b"hi", (GATEWAY, port2))
+
+
+def test_a_refused_host_is_told(make_bed):
+    bed = make_bed().start(main={"refusal": "prohibited"}, extra=[("host", None, {"ip": H1, "max_sessions": "1"})])
+    server = bed.wan.udp(S1, 3478)
+    exchange(bed.h1.udp(H1, 40000), server, S1)
+    other = bed.h1.udp(H1, 40001)
+    other.settimeout(GUARD)
+    other.connect((S1, 3478))
+    other.send(b"one too many")
+    with pytest.raises(OSError) as refused:
+        other.recv(10)
+    assert refused.value.errno == 113, refused.value
+    assert bed.drops("host-limit") >= 1
+    # Nothing of it is left with the kernel either.
+    assert len(entries(bed)) == 1
+
+
+def test_a_restart_keeps_mappings(make_bed):
+    bed = make_bed()
+    # Without any chain of kind nat the kernel does not translate what it has translated so far.
+    bed.router.run("nft", "-f", "-", stdin=MASQUERADE)
+    bed.start()
+    client, server = bed.h1.udp(H1, 40000), bed.wan.udp(S1, 3478)
+    bed.h2.udp(H2, 40000).sendto(b"x", (S1, 3478))
+    said(server, b"x")
+    port = exchange(client, server, S1)
+    ended = bed.h1.udp(H1, 40002)
+    exchange(ended, server, S1)
+    bed.stop()
+    bed.router.run("conntrack", "-D", "-p", "udp", "--orig-port-src", "40002")
+    assert exchange(client, server, S1) == port
+    bed.launch().expect(r"^masqd: ready:")
+    assert {flow["internal"] for flow in bed.flows()} == {f"{H1}:40000", f"{H2}:40000"}
+    other = bed.wan.udp(S2, 3478)
+    assert exchange(client, other, S2) == port
+
+
+def test_killed_under_load_no_connection_fails(make_bed):
+    """While nobody listens the kernel's own masquerade goes on, and nothing leaves untranslated."""
+    bed = make_bed()
+    bed.router.run("nft", "-f", "-", stdin=MASQUERADE)
+    bed.start()
+    listener = bed.wan.listener(S1, 80)
+    listener.settimeout(None)
+    over = threading.Event()
+
+    def serve():
+        while not over.is_set():
+            accepted, _ = listener.accept()
+            accepted.sendall(b"ok")
+            accepted.close()
+
+    threading.Thread(target=serve, daemon=True).start()
+    done = 0
+    for kill in range(5):
+        for n in range(20):
+            client = bed.h1.tcp(H1, 0)
+            client.settimeout(GUARD)
+            if n == 5:
+                os.kill(bed.daemon.pid, signal.SIGKILL)
+            client.connect((S1, 80))
+            assert client.recv(10) == b"ok"
+            client.close()
+            done += 1
+            if n == 15:
+                bed.daemon.wait()
+                bed.launch().expect(r"^masqd: ready:")
+    over.set()
+    assert done == 100
+
+
+def test_a_deleted_table_is_put_back(bed):
+    bed.router.run("nft", "flush", "ruleset")
+    rules = ("nft", "list", "chain", "ip", "masqd", "translate_out")
+    wait_until(lambda: "snat to" in bed.router.run(*rules, check=False).stdout, "the rules are there again")
+    client, server = bed.h1.udp(H1, 40000), bed.wan.udp(S1, 3478)
+    assert exchange(client, server, S1) == 40000
+
+
+def test_what_no_connection_has_does_not_leave(bed):
+    """A segment that is of no connection the kernel does not translate: the guard stops it."""
+    bed.guard_may_drop = True
+    bed.lan_wire.send(IP(src=H3, dst=S1) / TCP(sport=1234, dport=80, flags="R", seq=1))
+    wait_until(lambda: bed.status()["guard"]["leak"] > 0, "it is stopped")
+
+
+def test_nothing_is_left_after_the_end(make_bed):
+    bed = make_bed()
+    before = bed.snapshot()
+    bed.start()
+    bed.stop()
+    assert bed.snapshot() == before
