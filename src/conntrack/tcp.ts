@@ -3,7 +3,8 @@
  * (RFC 7857 section 2, RFC 5382 sections 4 and 5). Ordinary segments of established sessions never come here.
  */
 
-import { ACK, FIN, RST, SYN, swap32 } from "../packet/layout.ts";
+import { swap32 } from "../packet/layout.ts";
+import { ACK, FIN, RST, SYN } from "../packet/tcp.ts";
 import { R_ACK_IN, R_ACK_OUT, R_META, RECORD_SHIFT, RESET_WINDOW, TENDED } from "./record.ts";
 import {
 	TCP_CLOSING,

@@ -5,11 +5,13 @@
  * queues and counters; nothing of it is on the packet path while it is off. Heads of packets go into a ring of fixed size, and from there to the client
  * in the time that the control socket has. The ring also serves `capture on`, which keeps the last packets until somebody asks for them.
  */
+
 import type { Queue } from "../nat/context.ts";
 import type { FastPath } from "../nat/fast-path.ts";
 import { reason } from "../nat/reason.ts";
+import { LENGTH_MASK } from "../packet/header-tag.ts";
+import { IP_DESTINATION_W, IP_SOURCE_W } from "../packet/ipv4.ts";
 import { SLOT_IP } from "../packet/layout.ts";
-import { LENGTH_MASK } from "../packet/link-header.ts";
 import type { FramesView } from "./daemon-view.ts";
 import type { CapturedPacket, CaptureRequest } from "./protocol.ts";
 import { hostAddress } from "./sessions.ts";
@@ -69,8 +71,8 @@ export class Capture {
 		this.#bytes.set(B.subarray(slot + SLOT_IP, slot + SLOT_IP + Math.min(SNAP, length)), k * SNAP * 2);
 		this.#one[0] = slot;
 		this.#one[1] = length;
-		W[w + 4] = P[word + 3];
-		W[w + 5] = P[word + 4];
+		W[w + 4] = P[word + IP_SOURCE_W];
+		W[w + 5] = P[word + IP_DESTINATION_W];
 		const drops = c.dropLog.sequence;
 		const { left } = c;
 		const marks = [c.wan.queue.count, ...c.lan.map((l) => l.queue.count)];
@@ -95,8 +97,8 @@ export class Capture {
 		W[w + 1] = dropped ? c.dropLog.last : -1;
 		W[w + 2] = length;
 		W[w + 3] = sentLength;
-		W[w + 6] = sent >= 0 ? P[word + 3] : 0;
-		W[w + 7] = sent >= 0 ? P[word + 4] : 0;
+		W[w + 6] = sent >= 0 ? P[word + IP_SOURCE_W] : 0;
+		W[w + 7] = sent >= 0 ? P[word + IP_DESTINATION_W] : 0;
 		this.#times[k] = this.#owner.wallClock();
 		this.count++;
 	}

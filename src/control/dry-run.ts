@@ -5,6 +5,7 @@
  * code as a real packet, with queues and frame memory of its own and next hops that ask nobody. So nothing is sent and nothing remains: no session, port, quota,
  * counter or ARP request. The steps are what that code asks its tables, in the order in which it asks, heard by listeners put around the copies.
  */
+
 import {
 	EXTERNAL_SHIFT,
 	HALF_SHIFT,
@@ -29,22 +30,11 @@ import { type Probe, putProbe } from "../nat/probe.ts";
 import { reason } from "../nat/reason.ts";
 import { formatAddress, formatSubnet } from "../packet/address.ts";
 import { formatEndpoint, parseEndpoint, parseProtocol, protocolName } from "../packet/endpoint.ts";
-import {
-	ACK,
-	addressValue,
-	firstOf,
-	hasPorts,
-	ICMP,
-	IP_WORD,
-	pair,
-	SLOT_IP,
-	SYN,
-	secondOf,
-	swap16,
-	swap32,
-	viewsOf,
-} from "../packet/layout.ts";
+import { IP_DESTINATION_W, IP_SOURCE_W } from "../packet/ipv4.ts";
+import { addressValue, firstOf, hasPorts, ICMP, IP_WORD, pair, SLOT_IP, secondOf, swap16, swap32, viewsOf } from "../packet/layout.ts";
 import { LinkHeaders } from "../packet/link-header.ts";
+import { ACK, SYN } from "../packet/tcp.ts";
+import { DESTINATION_PORT_H } from "../packet/udp.ts";
 import type { DecisionsView } from "./daemon-view.ts";
 import type { Step, WhyReply } from "./protocol.ts";
 import { hostLimit } from "./sessions.ts";
@@ -270,7 +260,9 @@ export function why(o: DecisionsView, request: { protocol: string; source: strin
 		},
 		steps,
 		verdict,
-		as: translated ? { source: show(P[IP_WORD + 3], H[l4]), destination: show(P[IP_WORD + 4], H[l4 + 1]) } : null,
+		as: translated
+			? { source: show(P[IP_WORD + IP_SOURCE_W], H[l4]), destination: show(P[IP_WORD + IP_DESTINATION_W], H[l4 + DESTINATION_PORT_H]) }
+			: null,
 		reason: words?.name ?? null,
 		text: words?.text ?? null,
 		remedy: words?.remedy ?? null,

@@ -4,19 +4,15 @@
 
 import type { NftView } from "../kernel/nft-view.ts";
 import { formatAddress } from "../packet/address.ts";
-import { isUnreachableFromOutside } from "../packet/address-class.ts";
+import { isShared, isUnreachableFromOutside } from "../packet/address-class.ts";
 import { addressValue } from "../packet/layout.ts";
 import type { DaemonView } from "./daemon-view.ts";
-
-/** 100.64.0.0/10 (RFC 6598). */
-const CARRIER_FIRST = 0x64400000;
-const CARRIER_LAST = 0x647fffff;
 
 /** Sentences about the WAN's address: another NAT is in front of this one. `address` is a dotted value. */
 export function addressWarnings(address: number): string[] {
 	if (address === 0) return [];
 	const text = formatAddress(address);
-	if (address >= CARRIER_FIRST && address <= CARRIER_LAST)
+	if (isShared(address))
 		return [
 			`behind a carrier's NAT: the WAN's address ${text} is in 100.64.0.0/10; nothing outside can reach port forwards, ask the provider for a public address`,
 		];

@@ -2,10 +2,12 @@
  * The way out: what is queued goes to the drivers. Towards the WAN this is the last gate: no frame leaves whose source is not one of our addresses, whatever
  * the translation meant to do.
  */
+
 import * as native from "masq:native";
 import { BATCH, type Context } from "../nat/context.ts";
 import { sourcesAreOurs } from "../nat/fast-path.ts";
 import { REASON } from "../nat/reason.ts";
+import { IP_SOURCE_W } from "../packet/ipv4.ts";
 import { IP_WORD, SLOT_SIZE } from "../packet/layout.ts";
 import type { Refused } from "../port/sending.ts";
 import type { Barrier } from "./barrier.ts";
@@ -66,7 +68,7 @@ export class Egress {
 		const X = queue.pairs;
 		let kept = 0;
 		for (let n = 0; n < queue.count << 1; n += 2) {
-			if (externals.find(views.P[(X[n] >> 2) + IP_WORD + 3]) < 0) {
+			if (externals.find(views.P[(X[n] >> 2) + IP_WORD + IP_SOURCE_W]) < 0) {
 				dropLog.add(REASON.leak, X[n], -1, now);
 				continue;
 			}

@@ -11,8 +11,9 @@ import { HOST_PLACE, HOST_PORT_SHIFT, HOST_WORDS } from "../conntrack/record.ts"
 import { GRO_LIST, type SavedSysctls } from "../kernel/saved-sysctls.ts";
 import type { TunRoutes } from "../kernel/tun-routes.ts";
 import { BATCH, findSoleNets, type LanLink, type Link, NO_NET, Queue } from "../nat/context.ts";
+import { HOST_HEADERS } from "../packet/header-tag.ts";
 import { swap32, type Views } from "../packet/layout.ts";
-import { HOST_HEADERS, type LinkHeaders } from "../packet/link-header.ts";
+import type { LinkHeaders } from "../packet/link-header.ts";
 import { type Driver, PacketDriver } from "../port/driver.ts";
 import { lanFilter, wanFilter } from "../port/filter.ts";
 import { takesRaw } from "../port/sending.ts";

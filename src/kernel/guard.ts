@@ -45,7 +45,9 @@
 
 import type { PortRange } from "../conntrack/ports.ts";
 import { type AddressRange, formatAddress, formatSubnet, mergeRanges, type Subnet, subnetRange } from "../packet/address.ts";
-import { PCP_PORT } from "../packet/pcp.ts";
+import { MULTICAST } from "../packet/address-class.ts";
+import { TCP, UDP } from "../packet/layout.ts";
+import { PCP_PORT } from "../packet/pcp-code.ts";
 import { tunMark } from "./tun-routes.ts";
 
 /** A LAN port as the guard sees it. */
@@ -154,9 +156,7 @@ const QUOTED_DESTINATION = "@th,192,32";
 export const NFT_TIMEOUT_MS = 10_000;
 /** Takes an {@link installation}'s scripts. */
 export const INSTALL = ["nft", "-f", "-"];
-const TCP = 6;
-const UDP = 17;
-const MULTICAST = "224.0.0.0";
+const MULTICAST_TEXT = formatAddress(MULTICAST);
 
 /** A set of the guard whose elements masqd names; the ranges are in order and apart. */
 export interface GuardSet {
@@ -237,11 +237,11 @@ export function guardRuleset(
 	}
 
 	lines.push("\tchain prerouting {", `\t\ttype filter hook prerouting priority ${PREROUTING_PRIORITY}; policy accept;`);
-	const foreign = `ip daddr != @elsewhere ${fib ? "fib daddr type unicast" : `ip daddr != @own ip daddr < ${MULTICAST}`}`;
+	const foreign = `ip daddr != @elsewhere ${fib ? "fib daddr type unicast" : `ip daddr != @own ip daddr < ${MULTICAST_TEXT}`}`;
 	if (packetLans.length > 0) lines.push(`\t\tiifname ${names(packetLans)} ${foreign} counter name lan_unicast drop`);
 	const fromWan = `iifname ${quoted(g.wanDevice)}`;
 	if (tunLans.length > 0) {
-		const foreign = fib ? "fib daddr type unicast" : `ip daddr != @own ip daddr < ${MULTICAST}`;
+		const foreign = fib ? "fib daddr type unicast" : `ip daddr != @own ip daddr < ${MULTICAST_TEXT}`;
 		lines.push(`\t\tiifname ${names(tunLans)} ip ttl < 2 ip daddr != @elsewhere ${foreign} counter name lan_unicast drop`);
 	}
 	for (const [from, counter, unless] of [

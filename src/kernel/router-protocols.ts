@@ -7,7 +7,7 @@
 import type { Fd } from "masq:native";
 import { LITTLE_ENDIAN, NLM_F } from "../netlink/message.ts";
 import { IFF, type Tunnel } from "../netlink/route.ts";
-import { swap32 } from "../packet/layout.ts";
+import { ICMP, swap32 } from "../packet/layout.ts";
 
 /** The system calls needed: `masq:native`, or a test's stand-in. */
 export type RouterProtocolsIo = Pick<
@@ -20,7 +20,6 @@ const FRESH = 2000;
 const DUMP_MAX = 256;
 const DATAGRAM_MAX = 32768;
 
-const ICMP = 1;
 const L2TP = 115;
 /** A socket of this protocol sends only. */
 const IPPROTO_RAW = 255;

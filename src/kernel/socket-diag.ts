@@ -6,8 +6,10 @@
  * Only sockets that packets to the WAN's address can reach are told: bound to no address or to that one, to no device or to the WAN's, and not to IPv6
  * alone. Connections that have ended (TIME_WAIT) hold no port.
  */
+
 import type { Fd } from "masq:native";
 import type { PortRange } from "../conntrack/ports.ts";
+import { TCP, UDP } from "../packet/layout.ts";
 
 /** The system calls that are made: `masq:native` itself, or a test's stand-in. */
 export type SocketIo = Pick<typeof import("masq:native"), "netlinkOpen" | "netlinkSend" | "netlinkReceive" | "close" | "readFile" | "now">;
@@ -58,8 +60,6 @@ const SLICE = 16384;
 
 const AF_INET = 2;
 const AF_INET6 = 10;
-const TCP = 6;
-const UDP = 17;
 const ESTABLISHED = 1;
 const TIME_WAIT = 6;
 const CLOSE = 7;

@@ -14,6 +14,7 @@
  * place while it is worked through, so that one that a kill has cut short, which has not been sent, has changed nothing. A session with MOVED whose numbers
  * are lost all the same cannot go on: its host hears a reset.
  */
+
 import {
 	EXTERNAL_SHIFT,
 	HALF_SHIFT,
@@ -32,10 +33,24 @@ import {
 } from "../conntrack/record.ts";
 import { TCP_CLOSING, TCP_ESTABLISHED, TCP_RESET, TCP_TENDED } from "../conntrack/states.ts";
 import { adjust, fold, halfDelta, sumOf, wordDelta } from "../packet/checksum.ts";
+import { HOST_HEADERS, headerTag } from "../packet/header-tag.ts";
 import {
-	ACK,
+	DF_BYTE,
+	INITIAL_TTL,
+	IP_DESTINATION_W,
+	IP_FLAGS,
+	IP_HEADER,
+	IP_HEADER_W,
+	IP_LENGTH_H,
+	IP_PLAIN_BYTE,
+	IP_PROTOCOL,
+	IP_SOURCE_W,
+	IP_SUM_H,
+	IP_TTL,
+	PLAIN_TCP_FLAGS,
+} from "../packet/ipv4.ts";
+import {
 	addressValue,
-	FIN,
 	firstOf,
 	SLOT_IP,
 	secondOf,
@@ -44,9 +59,11 @@ import {
 	TCP,
 	VNET_GSO,
 	VNET_GSO_SIZE,
+	VNET_GSO_TYPE,
 	VNET_PARTIAL,
 } from "../packet/layout.ts";
-import { HOST_HEADERS, headerTag } from "../packet/link-header.ts";
+import { ACK, FIN, TCP_ACK_W, TCP_FLAGS_H, TCP_SEQUENCE_W, TCP_SUM_H, TCP_SUM_W, TCP_WINDOW_H } from "../packet/tcp.ts";
+import { DESTINATION_PORT_H } from "../packet/udp.ts";
 import { LINE_MAX, mayBeFtp, mayMatter, readCommand, readReply } from "./alg-ftp.ts";
 import type { Context } from "./context.ts";
 import { EditedStream, STREAM_BYTES } from "./edited-stream.ts";
@@ -285,11 +302,11 @@ export class FtpAlg {
 		const c = this.#c;
 		const { P, H, B } = c.views;
 		const w = (s + SLOT_IP + header) >> 2;
-		const offset = (swap16(H[(w << 1) + 6]) >> 12) * 4;
+		const offset = (swap16(H[(w << 1) + TCP_FLAGS_H]) >> 12) * 4;
 		const payload = length - header - offset;
 		if (offset < 20 || payload < 0) return this.#drop("bad-transport", s);
-		const fin = (swap16(H[(w << 1) + 6]) & FIN) !== 0;
-		const seq = swap32(P[w + 1]) | 0;
+		const fin = (swap16(H[(w << 1) + TCP_FLAGS_H]) & FIN) !== 0;
+		const seq = swap32(P[w + TCP_SEQUENCE_W]) | 0;
 		if (k === null && payload === 0) return length;
 		if (payload === 0 && k !== null && !(fin && k.stream.heldLength > 0)) {
 			if (k.stream.moved) this.#renumber(s, w, k.stream.toPeer(seq));
@@ -330,9 +347,9 @@ export class FtpAlg {
 
 		const size = this.#end - s - SLOT_IP;
 		const h = (s + SLOT_IP) >> 1;
-		H[h + 1] = swap16(size);
-		H[h + 5] = adjust(H[h + 5], halfDelta(swap16(length), swap16(size)));
-		P[w + 1] = swap32(sent);
+		H[h + IP_LENGTH_H] = swap16(size);
+		H[h + IP_SUM_H] = adjust(H[h + IP_SUM_H], halfDelta(swap16(length), swap16(size)));
+		P[w + TCP_SEQUENCE_W] = swap32(sent);
 		const field = (w << 1) + 8;
 		if (partial) H[field] = fold(H[field] + halfDelta(swap16(length - header), swap16(size - header)));
 		else {
@@ -340,7 +357,7 @@ export class FtpAlg {
 			H[field] = this.#sum(s, header, size) ^ 0xffff;
 		}
 		if ((P[s >> 2] & VNET_GSO) !== 0 && this.#end - at <= H[(s >> 1) + VNET_GSO_SIZE]) {
-			B[s + 1] = 0;
+			B[s + VNET_GSO_TYPE] = 0;
 			H[(s >> 1) + VNET_GSO_SIZE] = 0;
 		}
 		return size;
@@ -361,8 +378,9 @@ export class FtpAlg {
 	#renumber(s: number, w: number, sent: number): void {
 		const { P, H } = this.#c.views;
 		const number = swap32(sent);
-		if ((P[s >> 2] & VNET_PARTIAL) === 0) H[(w << 1) + 8] = adjust(H[(w << 1) + 8], wordDelta(P[w + 1], number));
-		P[w + 1] = number;
+		if ((P[s >> 2] & VNET_PARTIAL) === 0)
+			H[(w << 1) + TCP_SUM_H] = adjust(H[(w << 1) + TCP_SUM_H], wordDelta(P[w + TCP_SEQUENCE_W], number));
+		P[w + TCP_SEQUENCE_W] = number;
 	}
 
 	/** Sum of pseudo-header and segment: all ones if the checksum is right. */
@@ -506,28 +524,28 @@ export class FtpAlg {
 		const { P, H, B } = c.views;
 		const ip = s + SLOT_IP;
 		const w = ip >> 2;
-		const l4 = w + 5;
+		const l4 = w + IP_HEADER_W;
 		const total = 20 + offset;
 		B.copyWithin(ip + 20, ip + header, ip + header + offset);
 		B.fill(0, s, s + SLOT_IP);
-		const inside = P[w + 3];
+		const inside = P[w + IP_SOURCE_W];
 		B.fill(0, ip, ip + 12);
-		B[ip] = 0x45;
-		H[(w << 1) + 1] = swap16(total);
-		B[ip + 6] = 0x40;
-		B[ip + 8] = 64;
-		B[ip + 9] = TCP;
-		P[w + 3] = P[w + 4];
-		P[w + 4] = inside;
-		H[(w << 1) + 5] = sumOf(H, B, ip, 20) ^ 0xffff;
+		B[ip] = IP_PLAIN_BYTE;
+		H[(w << 1) + IP_LENGTH_H] = swap16(total);
+		B[ip + IP_FLAGS] = DF_BYTE;
+		B[ip + IP_TTL] = INITIAL_TTL;
+		B[ip + IP_PROTOCOL] = TCP;
+		P[w + IP_SOURCE_W] = P[w + IP_DESTINATION_W];
+		P[w + IP_DESTINATION_W] = inside;
+		H[(w << 1) + IP_SUM_H] = sumOf(H, B, ip, IP_HEADER) ^ 0xffff;
 		const port = H[l4 << 1];
-		H[l4 << 1] = H[(l4 << 1) + 1];
-		H[(l4 << 1) + 1] = port;
-		P[l4 + 1] = P[l4 + 2];
-		P[l4 + 2] = swap32(k.stream.answer);
-		B[ip + 33] = ACK;
-		H[(l4 << 1) + 7] = k.W[K_WINDOW];
-		P[l4 + 4] = 0;
+		H[l4 << 1] = H[(l4 << 1) + DESTINATION_PORT_H];
+		H[(l4 << 1) + DESTINATION_PORT_H] = port;
+		P[l4 + TCP_SEQUENCE_W] = P[l4 + TCP_ACK_W];
+		P[l4 + TCP_ACK_W] = swap32(k.stream.answer);
+		B[ip + PLAIN_TCP_FLAGS] = ACK;
+		H[(l4 << 1) + TCP_WINDOW_H] = k.W[K_WINDOW];
+		P[l4 + TCP_SUM_W] = 0;
 		for (let at = ip + 40; at < ip + total && B[at] !== 0; ) {
 			const size = B[at] === 1 ? 1 : B[at + 1];
 			if (size === 0 || at + size > ip + total) break;
@@ -538,7 +556,7 @@ export class FtpAlg {
 			} else B.fill(1, at, at + size);
 			at += size;
 		}
-		H[(l4 << 1) + 8] = this.#sum(s, 20, total) ^ 0xffff;
+		H[(l4 << 1) + TCP_SUM_H] = this.#sum(s, 20, total) ^ 0xffff;
 		if (this.#toInside(this.#recordOf(k), s, total)) c.forwardedIn++;
 		return 0;
 	}
@@ -571,7 +589,7 @@ export class FtpAlg {
 		const { P, H, B } = views;
 		const w = (s + SLOT_IP + header) >> 2;
 		const l4 = w << 1;
-		const word = swap16(H[l4 + 6]);
+		const word = swap16(H[l4 + TCP_FLAGS_H]);
 		const offset = (word >> 12) * 4;
 		const k = this.#find(i);
 		if (offset < 20 || header + offset > length) {
@@ -584,22 +602,22 @@ export class FtpAlg {
 		}
 		if (k === null || (word & ACK) === 0) return true;
 		const { stream } = k;
-		k.W[K_WINDOW] = H[l4 + 7];
-		const ack = stream.acknowledged(swap32(P[w + 2]) | 0);
+		k.W[K_WINDOW] = H[l4 + TCP_WINDOW_H];
+		const ack = stream.acknowledged(swap32(P[w + TCP_ACK_W]) | 0);
 		const at = s + SLOT_IP + header;
 		if (k.is(ASKED) && length > header + offset && ((ack - k.W[K_ASKED_END]) | 0) >= 0) this.#askedFor(k, B[at + offset]);
 		if (!stream.moved) {
 			if (!k.is(READING | ASKED)) this.#release(i, k);
 			return true;
 		}
-		let delta = wordDelta(P[w + 2], swap32(ack));
-		P[w + 2] = swap32(ack);
+		let delta = wordDelta(P[w + TCP_ACK_W], swap32(ack));
+		P[w + TCP_ACK_W] = swap32(ack);
 		if (offset > 20) {
 			const before = sumOf(H, B, at + 20, offset - 20);
 			this.#selective(stream, at + 20, at + offset);
 			delta = fold(delta + halfDelta(before, sumOf(H, B, at + 20, offset - 20)));
 		}
-		if ((P[s >> 2] & VNET_PARTIAL) === 0) H[l4 + 8] = adjust(H[l4 + 8], delta);
+		if ((P[s >> 2] & VNET_PARTIAL) === 0) H[l4 + TCP_SUM_H] = adjust(H[l4 + TCP_SUM_H], delta);
 		return true;
 	}
 

@@ -2,7 +2,11 @@
  * What was dropped lately and why: counters by reason, and the last packets of each reason with their endpoints. Each reason has a ring of its own, so that
  * a port scan does not wash out the one packet that somebody asks about. Fixed memory; a packet like the one before it only counts.
  */
+
+import { ICMP_ID_H } from "../packet/icmp.ts";
+import { IP_DESTINATION_W, IP_FLAGS_W, IP_LENGTH, IP_PROTOCOL, IP_SOURCE_W } from "../packet/ipv4.ts";
 import { firstOf, hasPorts, ICMP, IP_OFFSET, pair, SLOT_IP, secondOf, type Views } from "../packet/layout.ts";
+import { DESTINATION_PORT_H } from "../packet/udp.ts";
 import { REASON, REASONS } from "./reason.ts";
 
 /** Packets remembered of each reason. */
@@ -66,14 +70,14 @@ export class DropLog {
 		const ring = this.#ring;
 		const ip = s + SLOT_IP;
 		const w = ip >> 2;
-		const protocol = reason === SHORT ? 0 : B[ip + 9];
-		const source = reason === SHORT ? 0 : P[w + 3];
-		const destination = reason === SHORT ? 0 : P[w + 4];
+		const protocol = reason === SHORT ? 0 : B[ip + IP_PROTOCOL];
+		const source = reason === SHORT ? 0 : P[w + IP_SOURCE_W];
+		const destination = reason === SHORT ? 0 : P[w + IP_DESTINATION_W];
 		const l4 = (ip + (B[ip] & 15) * 4) >> 1;
 		let ports = 0;
-		if (reason > LAST_HEADER_FAULT && reason !== BROADCAST && (P[w + 1] & IP_OFFSET) === 0) {
-			if (hasPorts(protocol)) ports = pair(H[l4], H[l4 + 1]);
-			else if (protocol === ICMP) ports = pair(H[l4], H[l4 + 2]);
+		if (reason > LAST_HEADER_FAULT && reason !== BROADCAST && (P[w + IP_FLAGS_W] & IP_OFFSET) === 0) {
+			if (hasPorts(protocol)) ports = pair(H[l4], H[l4 + DESTINATION_PORT_H]);
+			else if (protocol === ICMP) ports = pair(H[l4], H[l4 + ICMP_ID_H]);
 		}
 		const head = protocol | ((port + 1) << 8);
 		this.#counts[reason] += pieces;
@@ -98,7 +102,7 @@ export class DropLog {
 		}
 		ring[e + SEQUENCE] = this.sequence;
 		ring[e + SECOND] = now;
-		ring[e + LENGTH] = reason === SHORT ? 0 : B[ip + 2] * 256 + B[ip + 3];
+		ring[e + LENGTH] = reason === SHORT ? 0 : B[ip + IP_LENGTH] * 256 + B[ip + (IP_LENGTH + 1)];
 	}
 
 	/** The remembered drops, newest first. */

@@ -18,8 +18,10 @@
  * (virtio flag) holds the pseudo-header sum only, not complemented, so it takes the address delta and no ports. If it begins elsewhere than at the UDP header, it is that of a
  * packet in a tunnel. The first words of all frames of a batch, or-ed together, say whether the port has to look at each one's type of service.
  */
+
 import {
 	BYTES_CARRY,
+	EXTERNAL_SHIFT,
 	HALF_SHIFT,
 	HOP_SHIFT,
 	HOST_FRESH,
@@ -46,6 +48,22 @@ import {
 	STATE_SHIFT,
 } from "../conntrack/record.ts";
 import { TCP_ESTABLISHED, UDP_NEW, UDP_OPEN } from "../conntrack/states.ts";
+import { ETHER_HEADER } from "../packet/ethernet.ts";
+import { HEADER_SHIFT, HOST_TAG } from "../packet/header-tag.ts";
+import {
+	IP_DESTINATION_W,
+	IP_FLAGS_W,
+	IP_HEADER,
+	IP_SOURCE_W,
+	IP_TTL_W,
+	PLAIN_DESTINATION_PORT_H,
+	PLAIN_PORTS_W,
+	PLAIN_SOURCE_PORT_H,
+	PLAIN_TCP_ACK_W,
+	PLAIN_TCP_FLAGS_W,
+	PLAIN_TCP_SUM_H,
+	PLAIN_UDP_SUM_H,
+} from "../packet/ipv4.ts";
 import {
 	IP_DF,
 	IP_FRAGMENT,
@@ -65,9 +83,12 @@ import {
 	TTL_PROTO_MASK,
 	TTL_SHIFT,
 	UDP,
+	VNET_CSUM_START,
+	VNET_HDR_LEN,
 	VNET_PARTIAL,
 } from "../packet/layout.ts";
-import { HEADER_SHIFT, HOST_TAG } from "../packet/link-header.ts";
+import { TCP_HEADER } from "../packet/tcp.ts";
+import { UDP_HEADER } from "../packet/udp.ts";
 import { type Context, HAIRPIN } from "./context.ts";
 import { REASON } from "./reason.ts";
 import type { SlowPath } from "./slow-path.ts";
@@ -122,8 +143,8 @@ export function makeFastPath(c: Context, slow: SlowPath): FastPath {
 		var home = lan.home;
 		var sole = lan.sole.address;
 		var soleMask = lan.sole.mask;
-		var cross = (wan.ethernet ? 14 : 0) - (lan.ethernet ? 14 : 0);
-		var start = (lan.ethernet ? 14 : 0) + 20;
+		var cross = (wan.ethernet ? ETHER_HEADER : 0) - (lan.ethernet ? ETHER_HEADER : 0);
+		var start = (lan.ethernet ? ETHER_HEADER : 0) + IP_HEADER;
 		var any = 0;
 		var ttlOne = lan.kernelForwards ? 0 : TTL_ONE;
 		var ttlSum = lan.kernelForwards ? 0 : TTL_ONE_SUM;
@@ -171,10 +192,10 @@ export function makeFastPath(c: Context, slow: SlowPath): FastPath {
 			h = w << 1;
 			a = P[w];
 			any |= a;
-			b = P[w + 1];
-			w2 = P[w + 2];
-			inside = P[w + 3];
-			peer = P[w + 4];
+			b = P[w + IP_FLAGS_W];
+			w2 = P[w + IP_TTL_W];
+			inside = P[w + IP_SOURCE_W];
+			peer = P[w + IP_DESTINATION_W];
 			length = little ? ((a >> 8) & 0xff00) | (a >>> 24) : a & 0xffff;
 			protocol = (w2 >> protoShift) & 0xff;
 			if (
@@ -182,14 +203,14 @@ export function makeFastPath(c: Context, slow: SlowPath): FastPath {
 				(b & fragmentable) !== df ||
 				length > rx[n + 1] ||
 				((w2 >>> ttlShift) & 0xff) < ttlLeast ||
-				(protocol === UDP ? length < 28 : protocol !== TCP || length < 40)
+				(protocol === UDP ? length < IP_HEADER + UDP_HEADER : protocol !== TCP || length < IP_HEADER + TCP_HEADER)
 			) {
 				if (
 					(b & fragmentable) !== 0 ||
 					(a & versionMask) !== plain ||
 					length > rx[n + 1] ||
 					((w2 >>> ttlShift) & 0xff) < ttlLeast ||
-					(protocol === UDP ? length < 28 : protocol !== TCP || length < 40)
+					(protocol === UDP ? length < IP_HEADER + UDP_HEADER : protocol !== TCP || length < IP_HEADER + TCP_HEADER)
 				) {
 					queue.count = m >> 1;
 					slow.outbound(s, rx[n + 1], port);
@@ -199,9 +220,9 @@ export function makeFastPath(c: Context, slow: SlowPath): FastPath {
 				}
 				// All that it lacks is DF.
 				slow.identify(s);
-				w2 = P[w + 2];
+				w2 = P[w + IP_TTL_W];
 			}
-			ports = P[w + 5];
+			ports = P[w + PLAIN_PORTS_W];
 			v = imul(ports ^ k0, k1) ^ inside;
 			i = heads[imul(v ^ (v >>> 15) ^ peer, k2) >>> shift];
 			while (i !== 0) {
@@ -231,21 +252,21 @@ export function makeFastPath(c: Context, slow: SlowPath): FastPath {
 			}
 			f = (meta >> STATE_SHIFT) & STATE_MASK;
 			if (protocol === TCP) {
-				field = h + 18;
-				v = P[w + 8] >> flagShift;
+				field = h + PLAIN_TCP_SUM_H;
+				v = P[w + PLAIN_TCP_FLAGS_W] >> flagShift;
 				if ((v & 7) !== 0 || f !== TCP_ESTABLISHED) {
 					length = slow.tcpOutbound(i, s, length);
 					if (length === 0) {
 						skipped++;
 						continue;
 					}
-					w2 = P[w + 2];
+					w2 = P[w + IP_TTL_W];
 				} else {
-					t[e + R_ACK_OUT] = P[w + 7];
+					t[e + R_ACK_OUT] = P[w + PLAIN_TCP_ACK_W];
 					if (t16[(i << HALF_SHIFT) + R_LAST] !== now16) table.touch(i, now16);
 				}
 			} else {
-				field = h + 13;
+				field = h + PLAIN_UDP_SUM_H;
 				if (f !== UDP_OPEN && f !== UDP_NEW) slow.udpOutbound(i);
 				else if (t16[(i << HALF_SHIFT) + R_LAST] !== now16) table.touch(i, now16);
 			}
@@ -265,24 +286,24 @@ export function makeFastPath(c: Context, slow: SlowPath): FastPath {
 			b = ((~w2 >> sumShift) & 0xffff) + (v & 0xffff) + ttlSum;
 			b = (b & 0xffff) + (b >> 16);
 			b += b >> 16;
-			P[w + 2] = ((w2 & ttlProto) - ttlOne) | ((~b & 0xffff) << sumShift);
-			P[w + 3] = externals[(meta >> 8) & 0xff];
-			H[h + 10] = t[e + R_IN] >> secondShift;
+			P[w + IP_TTL_W] = ((w2 & ttlProto) - ttlOne) | ((~b & 0xffff) << sumShift);
+			P[w + IP_SOURCE_W] = externals[(meta >> EXTERNAL_SHIFT) & 0xff];
+			H[h + PLAIN_SOURCE_PORT_H] = t[e + R_IN] >> secondShift;
 			x = P[sw];
 			b = H[field];
 			if ((x & partial) !== 0) {
-				if (protocol === UDP && H[(sw << 1) + 3] !== start) slow.tunnelled(queue, field, v);
+				if (protocol === UDP && H[(sw << 1) + VNET_CSUM_START] !== start) slow.tunnelled(queue, field, v);
 				else {
 					b += v & 0xffff;
 					H[field] = (b & 0xffff) + (b >> 16);
 				}
-				if (cross !== 0) H[(sw << 1) + 3] += cross;
+				if (cross !== 0) H[(sw << 1) + VNET_CSUM_START] += cross;
 			} else if (b !== 0 || protocol === TCP) {
 				b = (b ^ 0xffff) + (v >>> 16);
 				b = (b & 0xffff) + (b >> 16);
 				H[field] = b === 0xffff && protocol === UDP ? 0xffff : ~b;
 			}
-			if (cross !== 0 && x !== 0 && H[(sw << 1) + 1] !== 0) H[(sw << 1) + 1] += cross;
+			if (cross !== 0 && x !== 0 && H[(sw << 1) + VNET_HDR_LEN] !== 0) H[(sw << 1) + VNET_HDR_LEN] += cross;
 
 			x = e + R_PACKETS_OUT;
 			t[x] = t[x] + 1;
@@ -328,10 +349,10 @@ export function makeFastPath(c: Context, slow: SlowPath): FastPath {
 		var X = queue.pairs;
 		var own = c.externals.A[0];
 		var mtu = lan.mtu;
-		var wanHeader = wan.ethernet ? 14 : 0;
+		var wanHeader = wan.ethernet ? ETHER_HEADER : 0;
 		var start = wanHeader + 20;
 		var any = 0;
-		var cross = (lan.ethernet ? 14 : 0) - wanHeader;
+		var cross = (lan.ethernet ? ETHER_HEADER : 0) - wanHeader;
 		var ttlOne = lan.kernelForwards ? 0 : TTL_ONE;
 		var ttlSum = lan.kernelForwards ? 0 : TTL_ONE_SUM;
 		var versionMask = IP_VERSION_MASK;
@@ -377,10 +398,10 @@ export function makeFastPath(c: Context, slow: SlowPath): FastPath {
 			h = w << 1;
 			a = P[w];
 			any |= a;
-			b = P[w + 1];
-			w2 = P[w + 2];
-			peer = P[w + 3];
-			outside = P[w + 4];
+			b = P[w + IP_FLAGS_W];
+			w2 = P[w + IP_TTL_W];
+			peer = P[w + IP_SOURCE_W];
+			outside = P[w + IP_DESTINATION_W];
 			length = little ? ((a >> 8) & 0xff00) | (a >>> 24) : a & 0xffff;
 			protocol = (w2 >> protoShift) & 0xff;
 			key = outside === own ? protocol : protocol | (c.externals.find(outside) << 8);
@@ -389,7 +410,7 @@ export function makeFastPath(c: Context, slow: SlowPath): FastPath {
 				(b & fragment) !== 0 ||
 				length > rx[n + 1] ||
 				((w2 >>> ttlShift) & 0xff) < 2 ||
-				(protocol === UDP ? length < 28 : protocol !== TCP || length < 40) ||
+				(protocol === UDP ? length < IP_HEADER + UDP_HEADER : protocol !== TCP || length < IP_HEADER + TCP_HEADER) ||
 				key < 0
 			) {
 				queue.count = m >> 1;
@@ -398,7 +419,7 @@ export function makeFastPath(c: Context, slow: SlowPath): FastPath {
 				skipped++;
 				continue;
 			}
-			ports = P[w + 5];
+			ports = P[w + PLAIN_PORTS_W];
 			v = imul(ports ^ k0, k1) ^ peer;
 			i = heads[imul(v ^ (v >>> 15) ^ outside, k2) >>> shift];
 			while (i !== 0) {
@@ -426,8 +447,8 @@ export function makeFastPath(c: Context, slow: SlowPath): FastPath {
 			}
 			f = (meta >> STATE_SHIFT) & STATE_MASK;
 			if (protocol === TCP) {
-				field = h + 18;
-				v = P[w + 8] >> flagShift;
+				field = h + PLAIN_TCP_SUM_H;
+				v = P[w + PLAIN_TCP_FLAGS_W] >> flagShift;
 				if ((v & 7) !== 0 || f !== TCP_ESTABLISHED) {
 					queue.count = m >> 1;
 					f = slow.tcpInbound(i, s, length) ? 1 : 0;
@@ -437,11 +458,11 @@ export function makeFastPath(c: Context, slow: SlowPath): FastPath {
 						continue;
 					}
 				} else {
-					t[e + R_ACK_IN] = P[w + 7];
+					t[e + R_ACK_IN] = P[w + PLAIN_TCP_ACK_W];
 					if (t16[(i << HALF_SHIFT) + R_LAST] !== now16) table.touch(i, now16);
 				}
 			} else {
-				field = h + 13;
+				field = h + PLAIN_UDP_SUM_H;
 				if (f !== UDP_OPEN) slow.udpInbound(i);
 			}
 
@@ -461,7 +482,7 @@ export function makeFastPath(c: Context, slow: SlowPath): FastPath {
 					break;
 				}
 				mtu = lan.mtu;
-				cross = (lan.ethernet ? 14 : 0) - wanHeader;
+				cross = (lan.ethernet ? ETHER_HEADER : 0) - wanHeader;
 				ttlOne = lan.kernelForwards ? 0 : TTL_ONE;
 				ttlSum = lan.kernelForwards ? 0 : TTL_ONE_SUM;
 			}
@@ -480,24 +501,24 @@ export function makeFastPath(c: Context, slow: SlowPath): FastPath {
 			b = ((~w2 >> sumShift) & 0xffff) + (v & 0xffff) + ttlSum;
 			b = (b & 0xffff) + (b >> 16);
 			b += b >> 16;
-			P[w + 2] = ((w2 & ttlProto) - ttlOne) | ((~b & 0xffff) << sumShift);
-			P[w + 4] = t[e];
-			H[h + 11] = t[e + R_OUT] >> firstShift;
+			P[w + IP_TTL_W] = ((w2 & ttlProto) - ttlOne) | ((~b & 0xffff) << sumShift);
+			P[w + IP_DESTINATION_W] = t[e];
+			H[h + PLAIN_DESTINATION_PORT_H] = t[e + R_OUT] >> firstShift;
 			key = P[sw];
 			b = H[field];
 			if ((key & partial) !== 0) {
-				if (protocol === UDP && H[(sw << 1) + 3] !== start) slow.tunnelled(queue, field, v);
+				if (protocol === UDP && H[(sw << 1) + VNET_CSUM_START] !== start) slow.tunnelled(queue, field, v);
 				else {
 					b += v & 0xffff;
 					H[field] = (b & 0xffff) + (b >> 16);
 				}
-				if (cross !== 0) H[(sw << 1) + 3] += cross;
+				if (cross !== 0) H[(sw << 1) + VNET_CSUM_START] += cross;
 			} else if (b !== 0 || protocol === TCP) {
 				b = (b ^ 0xffff) + (v >>> 16);
 				b = (b & 0xffff) + (b >> 16);
 				H[field] = b === 0xffff && protocol === UDP ? 0xffff : ~b;
 			}
-			if (cross !== 0 && key !== 0 && H[(sw << 1) + 1] !== 0) H[(sw << 1) + 1] += cross;
+			if (cross !== 0 && key !== 0 && H[(sw << 1) + VNET_HDR_LEN] !== 0) H[(sw << 1) + VNET_HDR_LEN] += cross;
 
 			v = e + R_PACKETS_IN;
 			t[v] = t[v] + 1;

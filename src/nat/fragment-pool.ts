@@ -11,7 +11,11 @@
  * takes from another that has less. A datagram whose pieces follow each other is complete long before a flood of stray
  * pieces has gone once round. Blocks that were handed out stay untouched until the queues are empty.
  */
+
+import { IP_DESTINATION_W, IP_FLAGS, IP_FLAGS_W, IP_ID, IP_PROTOCOL, IP_SOURCE_W, OFFSET_BYTE } from "../packet/ipv4.ts";
 import { IP_MORE, IP_OFFSET, IP_WORD, SCTP, SLOT_IP, TCP } from "../packet/layout.ts";
+import { TCP_HEADER, TCP_OFFSET } from "../packet/tcp.ts";
+import { UDP_HEADER } from "../packet/udp.ts";
 import { BLOCK, type Context } from "./context.ts";
 import { REASON } from "./reason.ts";
 
@@ -93,19 +97,19 @@ export class FragmentPool {
 		const w = (s >> 2) + IP_WORD;
 		const ip = s + SLOT_IP;
 		const header = (B[ip] & 15) * 4;
-		const word = P[w + 1];
-		const offset = (((B[ip + 6] & 0x1f) << 8) | B[ip + 7]) * 8;
+		const word = P[w + IP_FLAGS_W];
+		const offset = (((B[ip + IP_FLAGS] & OFFSET_BYTE) << 8) | B[ip + (IP_FLAGS + 1)]) * 8;
 		const payload = length - header;
 		const last = (word & IP_MORE) === 0;
-		const protocol = B[ip + 9];
+		const protocol = B[ip + IP_PROTOCOL];
 		this.recycle();
-		const least = protocol === TCP ? 20 : protocol === SCTP ? 12 : 8;
+		const least = protocol === TCP ? TCP_HEADER : protocol === SCTP ? 12 : UDP_HEADER;
 		if (payload === 0 || (!last && payload % 8 !== 0) || offset + payload > PAYLOAD_MAX || (offset < least && offset > 0))
 			return this.#drop(REASON["fragment-invalid"], 1, s, inside);
-		if ((word & IP_OFFSET) === 0 && (payload < least || (protocol === TCP && (B[ip + header + 12] >> 4) * 4 > payload)))
+		if ((word & IP_OFFSET) === 0 && (payload < least || (protocol === TCP && (B[ip + header + TCP_OFFSET] >> 4) * 4 > payload)))
 			return this.#drop(REASON["fragment-invalid"], 1, s, inside);
-		const key = protocol | ((port + 2) << 8) | ((B[ip + 4] << 24) | (B[ip + 5] << 16));
-		const d = this.#obtain(P[w + 3], P[w + 4], key);
+		const key = protocol | ((port + 2) << 8) | ((B[ip + IP_ID] << 24) | (B[ip + (IP_ID + 1)] << 16));
+		const d = this.#obtain(P[w + IP_SOURCE_W], P[w + IP_DESTINATION_W], key);
 		const D = this.#datagrams;
 		if (D[d + D_TOTAL] < 0) return this.#drop(REASON["fragment-overlap"], 1, s, inside);
 

@@ -2,10 +2,35 @@
  * Packets that are larger than their way out: cut into fragments or refused with the MTU (RFC 791 section 3.2, RFC
  * 1191, RFC 1812 section 4.2.2.7, RFC 4787 REQ-13), and the identifications that fragments need (RFC 6864).
  */
+
 import { adjust, halfDelta, sumOf } from "../packet/checksum.ts";
-import { IP_DF, IP_MORE, IP_WORD, SLOT_IP, swap16, type Views, VNET_CSUM_START, VNET_GSO, VNET_GSO_SIZE } from "../packet/layout.ts";
-import { linkBytes } from "../packet/link-header.ts";
+import { linkBytes } from "../packet/ethernet.ts";
+import {
+	IP_DESTINATION_W,
+	IP_FLAGS,
+	IP_FLAGS_H,
+	IP_FLAGS_W,
+	IP_ID_H,
+	IP_LENGTH_H,
+	IP_SUM_H,
+	MORE_FRAGMENTS,
+	OFFSET_BYTE,
+} from "../packet/ipv4.ts";
+import {
+	IP_DF,
+	IP_MORE,
+	IP_WORD,
+	SLOT_IP,
+	swap16,
+	type Views,
+	VNET_CSUM_START,
+	VNET_GSO,
+	VNET_GSO_SIZE,
+	VNET_GSO_TYPE,
+} from "../packet/layout.ts";
 import { completeSum, GSO_UDP, Segments } from "../packet/segments.ts";
+import { TCP_OFFSET } from "../packet/tcp.ts";
+import { UDP_HEADER } from "../packet/udp.ts";
 import type { Context, Link } from "./context.ts";
 import type { FragmentPool } from "./fragment-pool.ts";
 import type { IcmpSender } from "./icmp-error.ts";
@@ -32,7 +57,9 @@ export function segmentsFit({ P, H, B }: Views, s: number, mtu: number, link: nu
 	if ((P[s >> 2] & VNET_GSO) === 0) return false;
 	// As segmentHeaders() has it: this is asked of every super-packet.
 	const at = H[(s >> 1) + VNET_CSUM_START] - link;
-	return H[(s >> 1) + VNET_GSO_SIZE] + at + (B[s + 1] === GSO_UDP ? 8 : (B[s + SLOT_IP + at + 12] >> 4) * 4) <= mtu;
+	return (
+		H[(s >> 1) + VNET_GSO_SIZE] + at + (B[s + VNET_GSO_TYPE] === GSO_UDP ? UDP_HEADER : (B[s + SLOT_IP + at + TCP_OFFSET] >> 4) * 4) <= mtu
+	);
 }
 
 /** Cuts packets. */
@@ -58,7 +85,7 @@ export class Fragmentation {
 	identify(s: number): void {
 		const { views, ipIds, now16 } = this.#c;
 		const count = (views.P[s >> 2] & VNET_GSO) === 0 ? 1 : IDS_OF_SUPER_PACKET;
-		this.rename(s, swap16(this.#ids.take(views.P[(s >> 2) + IP_WORD + 4], count, ipIds, now16)));
+		this.rename(s, swap16(this.#ids.take(views.P[(s >> 2) + IP_WORD + IP_DESTINATION_W], count, ipIds, now16)));
 	}
 
 	/** Takes an identification for a datagram to a destination, as loaded both. */
@@ -70,13 +97,13 @@ export class Fragmentation {
 	rename(s: number, id: number): void {
 		const { H } = this.#c.views;
 		const h = (s + SLOT_IP) >> 1;
-		H[h + 5] = adjust(H[h + 5], halfDelta(H[h + 2], id));
-		H[h + 2] = id;
+		H[h + IP_SUM_H] = adjust(H[h + IP_SUM_H], halfDelta(H[h + IP_ID_H], id));
+		H[h + IP_ID_H] = id;
 	}
 
 	/** True if a packet beyond the MTU must not be cut; its sender has been told then. */
 	refuses(p: PacketDescriptor, mtu: number): boolean {
-		if ((this.#c.views.P[(p.slot >> 2) + IP_WORD + 1] & IP_DF) === 0) return false;
+		if ((this.#c.views.P[(p.slot >> 2) + IP_WORD + IP_FLAGS_W] & IP_DF) === 0) return false;
 		refuse(this.#c, this.#errors, p, REASON["too-big"], 1, mtu);
 		return true;
 	}
@@ -94,8 +121,8 @@ export class Fragmentation {
 		const header = (B[ip] & 15) * 4;
 		const step = (mtu - header) & ~7;
 		completeSum(c.views, s, length, linkBytes(to.ethernet), c.sum);
-		const word = P[(ip >> 2) + 1];
-		const base = ((B[ip + 6] & 0x1f) << 8) | B[ip + 7];
+		const word = P[(ip >> 2) + IP_FLAGS_W];
+		const base = ((B[ip + IP_FLAGS] & OFFSET_BYTE) << 8) | B[ip + (IP_FLAGS + 1)];
 		const slots = [s];
 		for (let at = step; at < length - header; at += step) {
 			const bytes = Math.min(step, length - header - at);
@@ -111,10 +138,10 @@ export class Fragmentation {
 			const more = n < slots.length - 1 || (word & IP_MORE) !== 0;
 			const h = (f + SLOT_IP) >> 1;
 			const offset = base + (n * step) / 8;
-			H[h + 1] = swap16(header + bytes);
-			H[h + 3] = swap16((more ? 0x2000 : 0) | offset);
-			H[h + 5] = 0;
-			H[h + 5] = sumOf(H, B, h * 2, header) ^ 0xffff;
+			H[h + IP_LENGTH_H] = swap16(header + bytes);
+			H[h + IP_FLAGS_H] = swap16((more ? MORE_FRAGMENTS : 0) | offset);
+			H[h + IP_SUM_H] = 0;
+			H[h + IP_SUM_H] = sumOf(H, B, h * 2, header) ^ 0xffff;
 			send(f, header + bytes);
 		}
 	}

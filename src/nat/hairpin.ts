@@ -5,7 +5,9 @@
  * Fragments turn one by one, as they come out of the pool: the first tells the session, and the others are known by its
  * identification.
  */
+
 import { R_PACKETS_IN, R_PACKETS_OUT, RECORD_SHIFT } from "../conntrack/record.ts";
+import { IP_FLAGS_W, IP_ID_H } from "../packet/ipv4.ts";
 import { IP_MORE, IP_OFFSET, SLOT_IP } from "../packet/layout.ts";
 import type { Admission } from "./admission.ts";
 import type { Context } from "./context.ts";
@@ -50,16 +52,16 @@ export class Hairpin {
 		const c = this.#c;
 		const { P, H } = c.views;
 		const ip = s + SLOT_IP;
-		const word = P[(ip >> 2) + 1];
+		const word = P[(ip >> 2) + IP_FLAGS_W];
 		const more = (word & IP_MORE) !== 0;
 		const p = this.#packet.turned(s, length);
 		if (more) p.room = this.#room;
 		if (p.external < 0) return void p.drop(REASON["not-ours"]);
 		if ((word & IP_OFFSET) !== 0) {
-			if (this.#id !== H[(ip >> 1) + 2]) return void p.drop(REASON["no-mapping"]);
+			if (this.#id !== H[(ip >> 1) + IP_ID_H]) return void p.drop(REASON["no-mapping"]);
 			return this.#translator.inbound(p, this.#session, s, length, false);
 		}
-		const id = H[(ip >> 1) + 2];
+		const id = H[(ip >> 1) + IP_ID_H];
 		const i = this.#inward(p);
 		if (i !== 0) {
 			if (!more) return;

@@ -2,23 +2,12 @@
  * Whether headers can be right: of IPv4 as RFC 1812 section 5.2.2 has it, of transport protocols what every sender
  * keeps to. Values in, values out.
  */
+
 import { sumOf } from "../packet/checksum.ts";
-import {
-	ACK,
-	DCCP,
-	ETHER_GROUP,
-	FIN,
-	RST,
-	SCTP,
-	SLOT_ETHER,
-	SLOT_IP,
-	SYN,
-	swap16,
-	TCP,
-	UDP,
-	UDPLITE,
-	type Views,
-} from "../packet/layout.ts";
+import { IP_HEADER, IP_LENGTH_H } from "../packet/ipv4.ts";
+import { DCCP, ETHER_GROUP, SCTP, SLOT_ETHER, SLOT_IP, swap16, TCP, UDP, UDPLITE, type Views } from "../packet/layout.ts";
+import { ACK, FIN, RST, SYN, TCP_FLAGS_H, TCP_HEADER } from "../packet/tcp.ts";
+import { DESTINATION_PORT_H, UDP_HEADER, UDP_LENGTH_H } from "../packet/udp.ts";
 import { REASON, refusal } from "./reason.ts";
 
 /** IPv4 options (RFC 791 section 3.1): one byte long; loose and strict source route. */
@@ -32,15 +21,15 @@ const STRICT_ROUTE = 137;
  */
 export function checkHeader({ H, B }: Views, s: number, received: number, ethernet: boolean): number {
 	const ip = s + SLOT_IP;
-	if (received < 20) return refusal(REASON["short-packet"]);
+	if (received < IP_HEADER) return refusal(REASON["short-packet"]);
 	if (B[ip] >> 4 !== 4) return refusal(REASON["bad-version"]);
 	const header = (B[ip] & 15) * 4;
-	if (header < 20 || header > received) return refusal(REASON["bad-header-length"]);
+	if (header < IP_HEADER || header > received) return refusal(REASON["bad-header-length"]);
 	if (sumOf(H, B, ip, header) !== 0xffff) return refusal(REASON["bad-header-checksum"]);
 	if (ethernet && (H[(s + SLOT_ETHER) >> 1] & ETHER_GROUP) !== 0) return refusal(REASON["link-broadcast"]);
-	const length = swap16(H[(ip >> 1) + 1]);
+	const length = swap16(H[(ip >> 1) + IP_LENGTH_H]);
 	if (length < header || length > received) return refusal(REASON["bad-total-length"]);
-	for (let at = ip + 20; at < ip + header && B[at] !== 0; ) {
+	for (let at = ip + IP_HEADER; at < ip + header && B[at] !== 0; ) {
 		if (B[at] === NO_OPERATION) at++;
 		else if (B[at] === LOOSE_ROUTE || B[at] === STRICT_ROUTE) return refusal(REASON["source-route"]);
 		else if (at + 1 >= ip + header || B[at + 1] < 2) return refusal(REASON["bad-header-length"]);
@@ -55,17 +44,17 @@ export function checkHeader({ H, B }: Views, s: number, received: number, ethern
  */
 export function isBadTransport(H: Uint16Array, protocol: number, l4: number, room: number, flags: number): boolean {
 	if (protocol === UDP) {
-		const stated = swap16(H[l4 + 2]);
-		return room < 8 || stated < 8 || stated > room;
+		const stated = swap16(H[l4 + UDP_LENGTH_H]);
+		return room < UDP_HEADER || stated < UDP_HEADER || stated > room;
 	}
 	if (protocol === TCP) {
-		const header = (swap16(H[l4 + 6]) >> 12) * 4;
-		if (room < 20 || header < 20 || header > room || H[l4] === 0 || H[l4 + 1] === 0) return true;
+		const header = (swap16(H[l4 + TCP_FLAGS_H]) >> 12) * 4;
+		if (room < TCP_HEADER || header < TCP_HEADER || header > room || H[l4] === 0 || H[l4 + DESTINATION_PORT_H] === 0) return true;
 		// No flags, SYN with FIN, or FIN without ACK: no TCP sends these.
 		return (flags & (SYN | RST | ACK | FIN)) === 0 || (flags & (SYN | FIN)) === (SYN | FIN) || (flags & (FIN | ACK | RST)) === FIN;
 	}
 	return (
 		(protocol === UDPLITE || protocol === DCCP || protocol === SCTP) &&
-		(room < (protocol === SCTP ? 12 : 8) || H[l4] === 0 || H[l4 + 1] === 0)
+		(room < (protocol === SCTP ? 12 : 8) || H[l4] === 0 || H[l4 + DESTINATION_PORT_H] === 0)
 	);
 }

@@ -2,14 +2,30 @@
  * ICMP errors that the router itself sends (RFC 792, RFC 1191, RFC 1812 section 4.3): built in place of the packet that
  * caused them.
  */
+
 import { isUnicast } from "../packet/address-class.ts";
 import { fold, sumOf } from "../packet/checksum.ts";
-import { isError } from "../packet/icmp.ts";
+import { ETHER_SOURCE, ETHER_TYPE } from "../packet/ethernet.ts";
+import { ICMP_HEADER, ICMP_MTU, ICMP_SUM_H, isError } from "../packet/icmp.ts";
+import {
+	INITIAL_TTL,
+	IP_DESTINATION_W,
+	IP_FLAGS_W,
+	IP_HEADER,
+	IP_HEADER_H,
+	IP_LENGTH,
+	IP_PLAIN_BYTE,
+	IP_PROTOCOL,
+	IP_SOURCE_W,
+	IP_SUM_H,
+	IP_TOS,
+	IP_TTL,
+} from "../packet/ipv4.ts";
 import { addressValue, ICMP, IP_OFFSET, IP_WORD, SLOT_ETHER, SLOT_IP } from "../packet/layout.ts";
 import { type Context, isBroadcast, lanOf } from "./context.ts";
 
 /** As much of the offending packet as fits an ICMP datagram of 576 bytes (RFC 1812 section 4.3.2.3). */
-const QUOTE_MAX = 576 - 28;
+const QUOTE_MAX = 576 - (IP_HEADER + ICMP_HEADER);
 /**
  * Errors that one source may cause at once, in seconds' worth of its rate: twenty traceroute probes in 0.4 s are all
  * answered.
@@ -59,40 +75,40 @@ export class IcmpSender {
 		const link = port < 0 ? c.wan : c.lan[port];
 		const w = (s >> 2) + IP_WORD;
 		const ip = s + SLOT_IP;
-		const source = P[w + 3];
+		const source = P[w + IP_SOURCE_W];
 		if (!this.#hasToken(source)) return;
-		const target = P[w + 4];
+		const target = P[w + IP_DESTINATION_W];
 		if (port >= 0) {
 			const { nets, home } = c.lan[port];
 			if (lanOf(c.lan, source, home) !== home || isBroadcast(nets, source) || isBroadcast(nets, target)) return;
 		}
 		if (!isUnicast(addressValue(target))) return;
-		if (link.address === 0 || !isUnicast(addressValue(source)) || (P[w + 1] & IP_OFFSET) !== 0) return;
-		if (B[ip + 9] === ICMP && isError(B[ip + (B[ip] & 15) * 4])) return;
+		if (link.address === 0 || !isUnicast(addressValue(source)) || (P[w + IP_FLAGS_W] & IP_OFFSET) !== 0) return;
+		if (B[ip + IP_PROTOCOL] === ICMP && isError(B[ip + (B[ip] & 15) * 4])) return;
 		this.#takeToken(source);
 		const quote = Math.min(length, QUOTE_MAX);
-		const tos = B[ip + 1];
-		B.copyWithin(ip + 28, ip, ip + quote);
-		const total = 28 + quote;
+		const tos = B[ip + IP_TOS];
+		B.copyWithin(ip + (IP_HEADER + ICMP_HEADER), ip, ip + quote);
+		const total = IP_HEADER + ICMP_HEADER + quote;
 		B.fill(0, s, s + 10);
-		B.fill(0, ip, ip + 28);
-		B[ip] = 0x45;
-		B[ip + 1] = tos;
-		B[ip + 2] = total >> 8;
-		B[ip + 3] = total & 0xff;
-		B[ip + 8] = 64;
-		B[ip + 9] = ICMP;
-		P[w + 3] = link.address;
-		P[w + 4] = source;
-		H[(w << 1) + 5] = sumOf(H, B, ip, 20) ^ 0xffff;
-		B[ip + 20] = kind >> 8;
-		B[ip + 21] = kind & 0xff;
-		B[ip + 26] = rest >> 8;
-		B[ip + 27] = rest & 0xff;
-		H[(w << 1) + 11] = fold(sumOf(H, B, ip + 20, total - 20)) ^ 0xffff;
+		B.fill(0, ip, ip + (IP_HEADER + ICMP_HEADER));
+		B[ip] = IP_PLAIN_BYTE;
+		B[ip + IP_TOS] = tos;
+		B[ip + IP_LENGTH] = total >> 8;
+		B[ip + (IP_LENGTH + 1)] = total & 0xff;
+		B[ip + IP_TTL] = INITIAL_TTL;
+		B[ip + IP_PROTOCOL] = ICMP;
+		P[w + IP_SOURCE_W] = link.address;
+		P[w + IP_DESTINATION_W] = source;
+		H[(w << 1) + IP_SUM_H] = sumOf(H, B, ip, IP_HEADER) ^ 0xffff;
+		B[ip + IP_HEADER] = kind >> 8;
+		B[ip + (IP_HEADER + 1)] = kind & 0xff;
+		B[ip + (IP_HEADER + ICMP_MTU)] = rest >> 8;
+		B[ip + (IP_HEADER + ICMP_MTU + 1)] = rest & 0xff;
+		H[(w << 1) + (IP_HEADER_H + ICMP_SUM_H)] = fold(sumOf(H, B, ip + IP_HEADER, total - IP_HEADER)) ^ 0xffff;
 		if (link.ethernet) {
-			B.copyWithin(s + SLOT_ETHER, s + SLOT_ETHER + 6, s + SLOT_ETHER + 12);
-			B.set(link.mac, s + SLOT_ETHER + 6);
+			B.copyWithin(s + SLOT_ETHER, s + SLOT_ETHER + ETHER_SOURCE, s + SLOT_ETHER + ETHER_TYPE);
+			B.set(link.mac, s + SLOT_ETHER + ETHER_SOURCE);
 		}
 		if (link.queue.push(s, total, 0)) c.errorsSent++;
 	}

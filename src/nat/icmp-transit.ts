@@ -2,8 +2,10 @@
  * ICMP errors on their way through (RFC 5508 REQ-4, REQ-5 and REQ-7): whose session they are about, and the header that
  * carries them. What they quote is rewritten by icmp-quote.ts.
  */
+
 import { EXTERNAL_SHIFT, HALF_SHIFT, HOP_SHIFT, R_HOST, R_META, R_PEER, RECORD_SHIFT } from "../conntrack/record.ts";
 import { wordDelta } from "../packet/checksum.ts";
+import { IP_DESTINATION_W, IP_SOURCE_W, IP_TTL } from "../packet/ipv4.ts";
 import { IP_WORD, SLOT_IP } from "../packet/layout.ts";
 import { type Context, HAIRPIN } from "./context.ts";
 import { translateError } from "./icmp-quote.ts";
@@ -30,23 +32,23 @@ export class IcmpTransit {
 		const lan = c.lan[port];
 		const { P } = c.views;
 		const w = (s >> 2) + IP_WORD;
-		if (!mayReport(c, P[w + 3], port)) return void p.drop(REASON["spoofed-source"]);
+		if (!mayReport(c, P[w + IP_SOURCE_W], port)) return void p.drop(REASON["spoofed-source"]);
 		const found = translateError(c, p.l4 * 2, p.length - p.header, true, 0, (i) => {
 			if (!isAt(c, i, s, port)) return REASON["spoofed-source"];
-			return P[w + 4] === c.table.T[(i << RECORD_SHIFT) + R_PEER] ? -1 : REASON["icmp-untied"];
+			return P[w + IP_DESTINATION_W] === c.table.T[(i << RECORD_SHIFT) + R_PEER] ? -1 : REASON["icmp-untied"];
 		});
 		if (found < 0) {
 			const reason = refused(found);
 			// An error about the router's own packet, sent under its external address, is the kernel's.
-			if (reason === REASON["icmp-no-session"] && P[w + 4] === c.externals.A[0]) c.left++;
+			if (reason === REASON["icmp-no-session"] && P[w + IP_DESTINATION_W] === c.externals.A[0]) c.left++;
 			else p.drop(reason);
 			return;
 		}
 		const address = c.externals.A[(c.table.T[(found << RECORD_SHIFT) + R_META] >> EXTERNAL_SHIFT) & 0xff];
-		changeHeader(c, s, wordDelta(P[w + 3], address), lan.kernelForwards ? 0 : 1);
-		P[w + 3] = address;
+		changeHeader(c, s, wordDelta(P[w + IP_SOURCE_W], address), lan.kernelForwards ? 0 : 1);
+		P[w + IP_SOURCE_W] = address;
 		crossLinks(c, s, lan, c.wan);
-		const external = c.externals.find(P[w + 4]);
+		const external = c.externals.find(P[w + IP_DESTINATION_W]);
 		if (external >= 0) {
 			p.external = external;
 			p.hairpin = true;
@@ -54,7 +56,7 @@ export class IcmpTransit {
 			p.hairpin = false;
 			return;
 		}
-		const hop = c.hops.find(P[w + 4]);
+		const hop = c.hops.find(P[w + IP_DESTINATION_W]);
 		if (hop < 0) return void p.drop(REASON["no-route"]);
 		this.#translator.toWan(p, s, p.length, hop);
 	}
@@ -78,11 +80,11 @@ export class IcmpTransit {
 		}
 		const { P, B } = c.views;
 		const w = (s >> 2) + IP_WORD;
-		if (B[s + SLOT_IP + 8] < 2 && !hairpin) return p.drop(REASON["ttl-expired"]);
+		if (B[s + SLOT_IP + IP_TTL] < 2 && !hairpin) return p.drop(REASON["ttl-expired"]);
 		const internal = c.table.T[found << RECORD_SHIFT];
 		const lan = lanOfSession(c, found);
-		changeHeader(c, s, wordDelta(P[w + 4], internal), hopsIn(lan, hairpin));
-		P[w + 4] = internal;
+		changeHeader(c, s, wordDelta(P[w + IP_DESTINATION_W], internal), hopsIn(lan, hairpin));
+		P[w + IP_DESTINATION_W] = internal;
 		crossLinks(c, s, c.wan, lan);
 		this.#translator.toLan(p, s, p.length, c.table.T16[(found << HALF_SHIFT) + R_HOST], lan);
 		return found;

@@ -2,6 +2,7 @@
  * Sessions that are opened from outside, or by an internal host over one of our addresses: filtering (RFC 4787 section
  * 5), port forwards, static NAT, and what an ALG expects. Everything is checked before state is made.
  */
+
 import {
 	EXTERNAL_SHIFT,
 	FORWARDED,
@@ -17,7 +18,8 @@ import {
 	RECORD_SHIFT,
 	TENDED,
 } from "../conntrack/record.ts";
-import { ACK, FIN, firstOf, hasPorts, pair, RST, SYN, secondOf, swap16, TCP, UDP } from "../packet/layout.ts";
+import { firstOf, hasPorts, pair, secondOf, swap16, TCP, UDP } from "../packet/layout.ts";
+import { ACK, FIN, RST, SYN } from "../packet/tcp.ts";
 import type { Admission } from "./admission.ts";
 import { FIRST_PORT } from "./alg.ts";
 import { type Context, type Forward, findForward, HAIRPIN, isConfigured, lanOf } from "./context.ts";

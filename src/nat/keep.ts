@@ -16,8 +16,8 @@ import {
 	RECORD_SHIFT,
 } from "../conntrack/record.ts";
 import { FREE, RESTING } from "../conntrack/states.ts";
+import { HOST_HEADERS } from "../packet/header-tag.ts";
 import { firstOf, hasPorts, ICMP, secondOf, swap16, TCP, UDP } from "../packet/layout.ts";
-import { HOST_HEADERS } from "../packet/link-header.ts";
 import { type Context, HAIRPIN, inNets, lanOf, type Net, type Policy } from "./context.ts";
 import type { External } from "./externals.ts";
 import { claimPoolAddress, poolOf } from "./pool.ts";

@@ -1,8 +1,10 @@
 /**
  * TCP maximum segment size clamping (RFC 9293 section 3.7.1): a SYN through a WAN with a small MTU announces what fits it.
  */
+
 import { adjust, halfDelta } from "../packet/checksum.ts";
 import { swap16, type Views, VNET_PARTIAL } from "../packet/layout.ts";
+import { TCP_FLAGS_H, TCP_HEADER, TCP_SUM_H } from "../packet/tcp.ts";
 
 /**
  * Lowers the MSS option of a SYN to `most`. `l4` is the TCP header's first halfword, `room` its bytes with data. The TCP checksum
@@ -10,8 +12,8 @@ import { swap16, type Views, VNET_PARTIAL } from "../packet/layout.ts";
  */
 export function clampMss(v: Views, slot: number, l4: number, room: number, most: number): void {
 	const { P, H, B } = v;
-	const end = Math.min(room, (swap16(H[l4 + 6]) >> 12) * 4) + l4 * 2;
-	for (let at = l4 * 2 + 20; at + 1 < end && B[at] !== 0; ) {
+	const end = Math.min(room, (swap16(H[l4 + TCP_FLAGS_H]) >> 12) * 4) + l4 * 2;
+	for (let at = l4 * 2 + TCP_HEADER; at + 1 < end && B[at] !== 0; ) {
 		if (B[at] === 1) {
 			at++;
 			continue;
@@ -27,8 +29,8 @@ export function clampMss(v: Views, slot: number, l4: number, room: number, most:
 			B[at + 2] = most >> 8;
 			B[at + 3] = most & 0xff;
 			if (P[slot >> 2] & VNET_PARTIAL) return;
-			H[l4 + 8] = adjust(H[l4 + 8], halfDelta(before[0], H[first]));
-			if (second !== first) H[l4 + 8] = adjust(H[l4 + 8], halfDelta(before[1], H[second]));
+			H[l4 + TCP_SUM_H] = adjust(H[l4 + TCP_SUM_H], halfDelta(before[0], H[first]));
+			if (second !== first) H[l4 + TCP_SUM_H] = adjust(H[l4 + TCP_SUM_H], halfDelta(before[1], H[second]));
 			return;
 		}
 		at += size;

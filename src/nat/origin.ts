@@ -4,8 +4,8 @@
  */
 import { HALF_SHIFT, HOST_FRESH, HOST_PLACE, HOST_PORT_SHIFT, HOST_WORDS, R_HOST } from "../conntrack/record.ts";
 import { isLinkLocal, isPrivate, isUnicast } from "../packet/address-class.ts";
+import { HOST_HEADERS } from "../packet/header-tag.ts";
 import { addressValue, SLOT_ETHER } from "../packet/layout.ts";
-import { HOST_HEADERS } from "../packet/link-header.ts";
 import { type Context, inNets, isBroadcast, lanOf } from "./context.ts";
 import { REASON } from "./reason.ts";
 

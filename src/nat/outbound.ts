@@ -2,8 +2,10 @@
  * Sessions that the inside opens: static NAT, pool or masquerade, the port kept where it can be (RFC 4787 REQ-1 to
  * REQ-3). Everything is checked before state is made (RFC 7857 section 6: a packet that is dropped changes nothing).
  */
+
 import { EXTERNAL_SHIFT, FORWARDED, R_IN, R_META, RECORD_SHIFT } from "../conntrack/record.ts";
-import { ACK, FIN, hasPorts, ICMP, RST, SYN, secondOf, swap16, TCP, UDP } from "../packet/layout.ts";
+import { hasPorts, ICMP, secondOf, swap16, TCP, UDP } from "../packet/layout.ts";
+import { ACK, FIN, RST, SYN } from "../packet/tcp.ts";
 import type { Admission } from "./admission.ts";
 import { type Context, ELSEWHERE, findForward, HAIRPIN, hasForwards, isConfigured, NO_ROUTE } from "./context.ts";
 import { portKind } from "./externals.ts";

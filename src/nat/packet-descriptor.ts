@@ -6,9 +6,13 @@
  * Addresses and ports are as loaded, and called by their part in a session: of an outbound packet the source is the
  * internal endpoint, of an inbound one the peer. A query's identifier is its port on our side.
  */
+
 import type { NewSession } from "../conntrack/table.ts";
-import { ICMP_ID } from "../packet/icmp.ts";
+import { ICMP_ID_H } from "../packet/icmp.ts";
+import { IP_DESTINATION_W, IP_PROTOCOL, IP_SOURCE_W } from "../packet/ipv4.ts";
 import { hasPorts, ICMP, SLOT_IP, swap16, TCP, UDP, type Views } from "../packet/layout.ts";
+import { TCP_FLAGS_H, TCP_FLAGS_MASK } from "../packet/tcp.ts";
+import { DESTINATION_PORT_H } from "../packet/udp.ts";
 import type { Context } from "./context.ts";
 
 /** A packet on the slow path. */
@@ -65,9 +69,9 @@ export class PacketDescriptor implements NewSession {
 		const w = ip >> 2;
 		const header = (B[ip] & 15) * 4;
 		const l4 = (ip + header) >> 1;
-		const protocol = B[ip + 9];
+		const protocol = B[ip + IP_PROTOCOL];
 		const ported = protocol === UDP || protocol === TCP || hasPorts(protocol);
-		const id = protocol === ICMP ? H[l4 + ICMP_ID] : 0;
+		const id = protocol === ICMP ? H[l4 + ICMP_ID_H] : 0;
 		this.slot = s;
 		this.length = length;
 		this.header = header;
@@ -77,18 +81,18 @@ export class PacketDescriptor implements NewSession {
 		this.l4 = l4;
 		this.room = length - header;
 		this.frames = 1;
-		this.flags = protocol === TCP ? swap16(H[l4 + 6]) & 0x3f : 0;
+		this.flags = protocol === TCP ? swap16(H[l4 + TCP_FLAGS_H]) & TCP_FLAGS_MASK : 0;
 		if (port >= 0) {
-			this.internal = P[w + 3];
-			this.peer = P[w + 4];
+			this.internal = P[w + IP_SOURCE_W];
+			this.peer = P[w + IP_DESTINATION_W];
 			this.internalPort = ported ? H[l4] : id;
-			this.peerPort = this.peerPortInternal = ported ? H[l4 + 1] : 0;
+			this.peerPort = this.peerPortInternal = ported ? H[l4 + DESTINATION_PORT_H] : 0;
 		} else {
-			this.peer = P[w + 3];
-			this.address = P[w + 4];
-			this.external = this.#c.externals.find(P[w + 4]);
+			this.peer = P[w + IP_SOURCE_W];
+			this.address = P[w + IP_DESTINATION_W];
+			this.external = this.#c.externals.find(P[w + IP_DESTINATION_W]);
 			this.peerPort = ported ? H[l4] : 0;
-			this.externalPort = ported ? H[l4 + 1] : id;
+			this.externalPort = ported ? H[l4 + DESTINATION_PORT_H] : id;
 		}
 		return this;
 	}

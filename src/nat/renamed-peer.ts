@@ -6,10 +6,12 @@
  * to the slow path, which changes that port with its checksum here; the session's stored delta is that of its own endpoint, as ever. TCP only: datagrams
  * have no state that keeps them from the fast path.
  */
+
 import { R_IN, R_OUT, RECORD_SHIFT } from "../conntrack/record.ts";
 import type { Table } from "../conntrack/table.ts";
 import { adjust, halfDelta } from "../packet/checksum.ts";
 import { firstOf, pair, secondOf, swap16, TCP, VNET_PARTIAL } from "../packet/layout.ts";
+import { TCP_SUM_H } from "../packet/tcp.ts";
 import type { Context } from "./context.ts";
 
 /** Ports that are tried; each is free but for a chance of one in some thousands. */
@@ -36,6 +38,6 @@ export function renamePeer(c: Context, i: number, s: number, l4: number, outboun
 	const at = l4 + (outbound ? 1 : 0);
 	const port = outbound ? firstOf(T[(i << RECORD_SHIFT) + R_IN]) : secondOf(T[(i << RECORD_SHIFT) + R_OUT]);
 	// A partial checksum has the pseudo-header only.
-	if ((P[s >> 2] & VNET_PARTIAL) === 0) H[l4 + 8] = adjust(H[l4 + 8], halfDelta(H[at], port));
+	if ((P[s >> 2] & VNET_PARTIAL) === 0) H[l4 + TCP_SUM_H] = adjust(H[l4 + TCP_SUM_H], halfDelta(H[at], port));
 	H[at] = port;
 }

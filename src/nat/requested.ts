@@ -7,6 +7,7 @@
  */
 import { EXTERNAL_SHIFT, R_IN, R_META, RECORD_SHIFT } from "../conntrack/record.ts";
 import { addressValue, secondOf, swap16, swap32, TCP, UDP } from "../packet/layout.ts";
+import type { PortAnswer, PortRequest } from "../packet/pcp.ts";
 import {
 	ANNOUNCE,
 	CANNOT_PROVIDE_EXTERNAL,
@@ -14,11 +15,9 @@ import {
 	NO_RESOURCES,
 	NOT_AUTHORIZED,
 	PEER,
-	type PortAnswer,
-	type PortRequest,
 	SUCCESS,
 	USER_EX_QUOTA,
-} from "../packet/pcp.ts";
+} from "../packet/pcp-code.ts";
 import { type Context, type Forward, isBroadcast, isConfigured, lanOf } from "./context.ts";
 import { portKind } from "./externals.ts";
 import { poolOf } from "./pool.ts";

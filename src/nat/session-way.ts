@@ -2,6 +2,7 @@
  * The way of a session: by which LAN port its host is reached, what fits the way out and how many hops it counts, and
  * whose session a translated frame is.
  */
+
 import {
 	HALF_SHIFT,
 	HOP_SHIFT,
@@ -13,8 +14,10 @@ import {
 	R_PEER,
 	RECORD_SHIFT,
 } from "../conntrack/record.ts";
-import { ICMP_ID } from "../packet/icmp.ts";
+import { ICMP_ID_H } from "../packet/icmp.ts";
+import { IP_DESTINATION_W, IP_FLAGS_W, IP_PROTOCOL, IP_SOURCE_W } from "../packet/ipv4.ts";
 import { hasPorts, ICMP, IP_OFFSET, pair, SLOT_IP } from "../packet/layout.ts";
+import { DESTINATION_PORT_H } from "../packet/udp.ts";
 import { type Context, HAIRPIN, type LanLink } from "./context.ts";
 
 /** The LAN port of a session's host. */
@@ -42,11 +45,11 @@ export function sessionOut(c: Context, s: number): number {
 	const { P, H, B } = c.views;
 	const ip = s + SLOT_IP;
 	const w = ip >> 2;
-	if ((P[w + 1] & IP_OFFSET) !== 0) return 0;
-	const protocol = B[ip + 9];
+	if ((P[w + IP_FLAGS_W] & IP_OFFSET) !== 0) return 0;
+	const protocol = B[ip + IP_PROTOCOL];
 	const l4 = (ip + (B[ip] & 15) * 4) >> 1;
-	const ports = hasPorts(protocol) ? pair(H[l4 + 1], H[l4]) : protocol === ICMP ? pair(0, H[l4 + ICMP_ID]) : 0;
-	return c.table.findIn(protocol, P[w + 4], P[w + 3], c.externals.find(P[w + 3]), ports);
+	const ports = hasPorts(protocol) ? pair(H[l4 + DESTINATION_PORT_H], H[l4]) : protocol === ICMP ? pair(0, H[l4 + ICMP_ID_H]) : 0;
+	return c.table.findIn(protocol, P[w + IP_DESTINATION_W], P[w + IP_SOURCE_W], c.externals.find(P[w + IP_SOURCE_W]), ports);
 }
 
 /** The same of one on its way to an internal host. */
@@ -54,9 +57,9 @@ export function sessionIn(c: Context, s: number): number {
 	const { P, H, B } = c.views;
 	const ip = s + SLOT_IP;
 	const w = ip >> 2;
-	if ((P[w + 1] & IP_OFFSET) !== 0) return 0;
-	const protocol = B[ip + 9];
+	if ((P[w + IP_FLAGS_W] & IP_OFFSET) !== 0) return 0;
+	const protocol = B[ip + IP_PROTOCOL];
 	const l4 = (ip + (B[ip] & 15) * 4) >> 1;
-	const ports = hasPorts(protocol) ? pair(H[l4 + 1], H[l4]) : protocol === ICMP ? pair(H[l4 + ICMP_ID], 0) : 0;
-	return c.table.findOut(protocol, P[w + 4], P[w + 3], ports);
+	const ports = hasPorts(protocol) ? pair(H[l4 + DESTINATION_PORT_H], H[l4]) : protocol === ICMP ? pair(H[l4 + ICMP_ID_H], 0) : 0;
+	return c.table.findOut(protocol, P[w + IP_DESTINATION_W], P[w + IP_SOURCE_W], ports);
 }

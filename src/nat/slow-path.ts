@@ -6,11 +6,25 @@
  *   header-check, fragment-pool -> session, or outbound -> track -> fragmentation -> translate -> the WAN, or hairpin
  *   header-check, fragment-pool -> session, or inbound  -> track -> fragmentation -> translate -> a LAN port
  */
+
 import { R_ACK_OUT, RECORD_SHIFT } from "../conntrack/record.ts";
 import { FREE } from "../conntrack/states.ts";
+import { linkBytes } from "../packet/ethernet.ts";
 import { HOST_UNREACHABLE, ICMP_HEADER, isError, isQuery, isReply } from "../packet/icmp.ts";
-import { ACK, FIN, ICMP, IP_DF, IP_FRAGMENT, IP_WORD, pair, RST, SLOT_IP, SYN, swap16, TCP, UDP } from "../packet/layout.ts";
-import { linkBytes } from "../packet/link-header.ts";
+import {
+	IP_DESTINATION_W,
+	IP_FLAGS_W,
+	IP_LENGTH_H,
+	IP_PLAIN_BYTE,
+	IP_PROTOCOL,
+	IP_SOURCE_W,
+	IP_TTL,
+	PLAIN_PORTS_W,
+	PLAIN_TCP_ACK_W,
+	PLAIN_TCP_FLAGS_H,
+} from "../packet/ipv4.ts";
+import { ICMP, IP_DF, IP_FRAGMENT, IP_WORD, pair, SLOT_IP, swap16, TCP, UDP } from "../packet/layout.ts";
+import { ACK, FIN, RST, SYN } from "../packet/tcp.ts";
 import type { Admission } from "./admission.ts";
 import { type Context, NO_ROUTE, type Queue } from "./context.ts";
 import { FragmentPool } from "./fragment-pool.ts";
@@ -212,8 +226,8 @@ export class SlowPath {
 		const length = checkHeader(c.views, s, received, lan.ethernet);
 		if (length < 0) return this.#faulty(length, s, port);
 		const p = this.#packet.read(s, length, port);
-		if (c.views.B[s + SLOT_IP + 8] < (lan.kernelForwards ? 1 : 2)) return void this.#refuse(p, REASON["ttl-expired"]);
-		const word = c.views.P[(s >> 2) + IP_WORD + 1];
+		if (c.views.B[s + SLOT_IP + IP_TTL] < (lan.kernelForwards ? 1 : 2)) return void this.#refuse(p, REASON["ttl-expired"]);
+		const word = c.views.P[(s >> 2) + IP_WORD + IP_FLAGS_W];
 		if ((word & IP_FRAGMENT) === 0) {
 			if ((word & IP_DF) === 0) this.#fragmentation.identify(s);
 			this.fragments.recycle();
@@ -230,7 +244,7 @@ export class SlowPath {
 	}
 
 	#lengthOf(s: number): number {
-		return swap16(this.#c.views.H[((s + SLOT_IP) >> 1) + 1]);
+		return swap16(this.#c.views.H[((s + SLOT_IP) >> 1) + IP_LENGTH_H]);
 	}
 
 	/** A packet from the LAN with a good header. */
@@ -284,16 +298,21 @@ export class SlowPath {
 		const { P, H, B } = c.views;
 		const w = (s >> 2) + IP_WORD;
 		if (received < 20) return this.outbound(s, received, port);
-		const unroutable = c.hops.find(P[w + 4]) === NO_ROUTE;
-		const reason = fault >= 0 && chooseExternal(c, P[w + 3]) === 0 ? fault : unroutable ? REASON["no-route"] : -1;
+		const unroutable = c.hops.find(P[w + IP_DESTINATION_W]) === NO_ROUTE;
+		const reason = fault >= 0 && chooseExternal(c, P[w + IP_SOURCE_W]) === 0 ? fault : unroutable ? REASON["no-route"] : -1;
 		if (reason < 0) return this.outbound(s, received, port);
 		const length = checkHeader(c.views, s, received, c.lan[port].ethernet);
 		if (length < 0) return this.#faulty(length, s, port);
 		// What the host has acknowledged counts: should the address be another one in the end, it is there that its reset
 		// must be.
-		if (B[s + SLOT_IP] === 0x45 && B[s + SLOT_IP + 9] === TCP && length >= 40 && (swap16(H[(w << 1) + 16]) & ACK) !== 0) {
-			const i = c.table.findOut(TCP, P[w + 3], P[w + 4], P[w + 5]);
-			if (i !== 0 && isAt(c, i, s, port)) c.table.T[(i << RECORD_SHIFT) + R_ACK_OUT] = P[w + 7];
+		if (
+			B[s + SLOT_IP] === IP_PLAIN_BYTE &&
+			B[s + SLOT_IP + IP_PROTOCOL] === TCP &&
+			length >= 40 &&
+			(swap16(H[(w << 1) + PLAIN_TCP_FLAGS_H]) & ACK) !== 0
+		) {
+			const i = c.table.findOut(TCP, P[w + IP_SOURCE_W], P[w + IP_DESTINATION_W], P[w + PLAIN_PORTS_W]);
+			if (i !== 0 && isAt(c, i, s, port)) c.table.T[(i << RECORD_SHIFT) + R_ACK_OUT] = P[w + PLAIN_TCP_ACK_W];
 		}
 		this.#refuse(this.#packet.read(s, length, port), reason);
 	}
@@ -306,7 +325,7 @@ export class SlowPath {
 		const p = this.#packet.read(s, length, -1);
 		if (p.external < 0) return void p.drop(REASON["not-ours"]);
 		if (isMartian(c, p.peer)) return void p.drop(REASON["martian-source"]);
-		if ((c.views.P[(s >> 2) + IP_WORD + 1] & IP_FRAGMENT) === 0) {
+		if ((c.views.P[(s >> 2) + IP_WORD + IP_FLAGS_W] & IP_FRAGMENT) === 0) {
 			this.fragments.recycle();
 			this.#inward(p);
 			return;
@@ -342,7 +361,7 @@ export class SlowPath {
 			if (i === 0) return 0;
 		}
 		// Judged only now, because what is for the router itself may arrive with its last hop (RFC 1812 section 5.3.1).
-		if (views.B[s + SLOT_IP + 8] < 2 && !hairpin) {
+		if (views.B[s + SLOT_IP + IP_TTL] < 2 && !hairpin) {
 			if (fresh) this.#admission.end(i, "refused");
 			return this.#refuse(p, REASON["ttl-expired"]);
 		}

@@ -4,11 +4,34 @@
 
 import { R_ACK_IN, R_ACK_OUT, R_OUT, R_PEER, RECORD_SHIFT } from "../conntrack/record.ts";
 import { fold, sumOf } from "../packet/checksum.ts";
-import { ACK, IP_OFFSET, IP_WORD, LITTLE, RST, SLOT_ETHER, SLOT_IP, SYN, swap16, TCP, type Views } from "../packet/layout.ts";
+import { ETHER_SOURCE, ETHER_TYPE } from "../packet/ethernet.ts";
+import {
+	DF_BYTE,
+	INITIAL_TTL,
+	IP_DESTINATION_W,
+	IP_FLAGS,
+	IP_FLAGS_W,
+	IP_HEADER,
+	IP_LENGTH,
+	IP_PLAIN_BYTE,
+	IP_PROTOCOL,
+	IP_SOURCE,
+	IP_SOURCE_W,
+	IP_SUM_H,
+	IP_TTL,
+	PLAIN_PORTS_W,
+	PLAIN_TCP_ACK_W,
+	PLAIN_TCP_FLAGS,
+	PLAIN_TCP_OFFSET,
+	PLAIN_TCP_SEQUENCE_W,
+	PLAIN_TCP_SUM_H,
+} from "../packet/ipv4.ts";
+import { IP_OFFSET, IP_WORD, pair, SLOT_ETHER, SLOT_IP, swap16, TCP, type Views } from "../packet/layout.ts";
+import { ACK, RST, SYN, TCP_ACK_H, TCP_FLAGS_H, TCP_FLAGS_MASK, TCP_HEADER } from "../packet/tcp.ts";
+import { DESTINATION_PORT_H } from "../packet/udp.ts";
 import type { Context } from "./context.ts";
 
-const IP_HEADER = 20;
-const RESET_LENGTH = 40;
+const RESET_LENGTH = IP_HEADER + TCP_HEADER;
 
 /** Writes a reset into slot `s`, without link header. Addresses, ports word (source first) and sequence numbers as loaded. Returns its length. */
 function writeReset(
@@ -26,22 +49,22 @@ function writeReset(
 	const w = (s >> 2) + IP_WORD;
 	B.fill(0, s, s + 10);
 	B.fill(0, ip, ip + RESET_LENGTH);
-	B[ip] = 0x45;
-	B[ip + 3] = RESET_LENGTH;
-	B[ip + 6] = 0x40;
-	B[ip + 8] = 64;
-	B[ip + 9] = TCP;
-	P[w + 3] = source;
-	P[w + 4] = destination;
-	P[w + 5] = ports;
-	P[w + 6] = seq;
-	P[w + 7] = ack;
-	B[ip + 32] = 5 << 4;
-	B[ip + 33] = flags;
-	H[(ip >> 1) + 5] = sumOf(H, B, ip, IP_HEADER) ^ 0xffff;
+	B[ip] = IP_PLAIN_BYTE;
+	B[ip + (IP_LENGTH + 1)] = RESET_LENGTH;
+	B[ip + IP_FLAGS] = DF_BYTE;
+	B[ip + IP_TTL] = INITIAL_TTL;
+	B[ip + IP_PROTOCOL] = TCP;
+	P[w + IP_SOURCE_W] = source;
+	P[w + IP_DESTINATION_W] = destination;
+	P[w + PLAIN_PORTS_W] = ports;
+	P[w + PLAIN_TCP_SEQUENCE_W] = seq;
+	P[w + PLAIN_TCP_ACK_W] = ack;
+	B[ip + PLAIN_TCP_OFFSET] = (TCP_HEADER >> 2) << 4;
+	B[ip + PLAIN_TCP_FLAGS] = flags;
+	H[(ip >> 1) + IP_SUM_H] = sumOf(H, B, ip, IP_HEADER) ^ 0xffff;
 	// Pseudo-header: both addresses, protocol, length (RFC 9293 section 3.1).
-	const sum = sumOf(H, B, ip + 12, RESET_LENGTH - 12) + swap16(TCP) + swap16(RESET_LENGTH - IP_HEADER);
-	H[(ip >> 1) + 18] = fold(sum) ^ 0xffff;
+	const sum = sumOf(H, B, ip + IP_SOURCE, RESET_LENGTH - IP_SOURCE) + swap16(TCP) + swap16(RESET_LENGTH - IP_HEADER);
+	H[(ip >> 1) + PLAIN_TCP_SUM_H] = fold(sum) ^ 0xffff;
 	return RESET_LENGTH;
 }
 
@@ -65,14 +88,14 @@ export function replyReset(c: Context, s: number, port: number, l4: number): voi
 	const { P, H, B } = c.views;
 	const link = c.lan[port];
 	const w = (s >> 2) + IP_WORD;
-	const flags = swap16(H[l4 + 6]) & 0x3f;
-	if ((flags & (SYN | RST | ACK)) !== ACK || (P[w + 1] & IP_OFFSET) !== 0) return;
-	const ports = LITTLE ? H[l4 + 1] | (H[l4] << 16) : (H[l4 + 1] << 16) | H[l4];
-	const ack = LITTLE ? H[l4 + 4] | (H[l4 + 5] << 16) : (H[l4 + 4] << 16) | H[l4 + 5];
-	const length = writeReset(c.views, s, P[w + 4], P[w + 3], ports, ack, 0, RST);
+	const flags = swap16(H[l4 + TCP_FLAGS_H]) & TCP_FLAGS_MASK;
+	if ((flags & (SYN | RST | ACK)) !== ACK || (P[w + IP_FLAGS_W] & IP_OFFSET) !== 0) return;
+	const ports = pair(H[l4 + DESTINATION_PORT_H], H[l4]);
+	const ack = pair(H[l4 + TCP_ACK_H], H[l4 + TCP_ACK_H + 1]);
+	const length = writeReset(c.views, s, P[w + IP_DESTINATION_W], P[w + IP_SOURCE_W], ports, ack, 0, RST);
 	if (link.ethernet) {
-		B.copyWithin(s + SLOT_ETHER, s + SLOT_ETHER + 6, s + SLOT_ETHER + 12);
-		B.set(link.mac, s + SLOT_ETHER + 6);
+		B.copyWithin(s + SLOT_ETHER, s + SLOT_ETHER + ETHER_SOURCE, s + SLOT_ETHER + ETHER_TYPE);
+		B.set(link.mac, s + SLOT_ETHER + ETHER_SOURCE);
 	}
 	if (link.queue.push(s, length, 0)) c.resetsSent++;
 }

@@ -2,6 +2,7 @@
  * What a packet does to the state of its session: TCP's machine, its MSS and its ALG; UDP and the others, of which only
  * their direction is known. States are in conntrack/states.ts.
  */
+
 import { ANSWERED, R_ACK_OUT, R_META, R_OUT, R_PACKETS_IN, R_PACKETS_OUT, RECORD_SHIFT, TENDED } from "../conntrack/record.ts";
 import {
 	ICMP_QUERY,
@@ -17,7 +18,8 @@ import {
 	UDP_OPEN,
 } from "../conntrack/states.ts";
 import { tcpIn, tcpOut } from "../conntrack/tcp.ts";
-import { DCCP, hasPorts, ICMP, SCTP, SLOT_IP, SYN, secondOf, swap16, TCP, UDP, UDPLITE } from "../packet/layout.ts";
+import { DCCP, hasPorts, ICMP, SCTP, SLOT_IP, secondOf, swap16, TCP, UDP, UDPLITE } from "../packet/layout.ts";
+import { SYN, TCP_ACK_W, TCP_FLAGS_H, TCP_FLAGS_MASK, TCP_SEQUENCE_W } from "../packet/tcp.ts";
 import { FtpAlg, GROWTH } from "./alg.ts";
 import type { Context } from "./context.ts";
 import { clampMss } from "./mss.ts";
@@ -98,9 +100,9 @@ export class Track {
 	tcpOutbound(i: number, s: number, header: number, length: number): number {
 		const c = this.#c;
 		const w = (s + SLOT_IP + header) >> 2;
-		const flags = swap16(c.views.H[(w << 1) + 6]) & 0x3f;
-		const seq = c.views.P[w + 1];
-		const ack = c.views.P[w + 2];
+		const flags = swap16(c.views.H[(w << 1) + TCP_FLAGS_H]) & TCP_FLAGS_MASK;
+		const seq = c.views.P[w + TCP_SEQUENCE_W];
+		const ack = c.views.P[w + TCP_ACK_W];
 		const renamed = isRenamed(c.table, i);
 		if (flags & SYN) clampMss(c.views, s, w << 1, length - header, mtuOut(c, i) - 40);
 		else if (!renamed && c.table.T[(i << RECORD_SHIFT) + R_META] & TENDED) {
@@ -117,8 +119,8 @@ export class Track {
 	tcpInbound(i: number, s: number, header: number, length: number, port: number): boolean {
 		const c = this.#c;
 		const w = (s + SLOT_IP + header) >> 2;
-		const flags = swap16(c.views.H[(w << 1) + 6]) & 0x3f;
-		if (!tcpIn(c.table, i, flags, c.views.P[w + 1], c.views.P[w + 2], c.now16)) {
+		const flags = swap16(c.views.H[(w << 1) + TCP_FLAGS_H]) & TCP_FLAGS_MASK;
+		if (!tcpIn(c.table, i, flags, c.views.P[w + TCP_SEQUENCE_W], c.views.P[w + TCP_ACK_W], c.now16)) {
 			c.dropLog.add(REASON["tcp-bad-reset"], s, port, c.now);
 			return false;
 		}

@@ -2,6 +2,7 @@
  * One frame of any shape is rewritten and queued: any header length, later fragments, protocols with and without ports,
  * partial checksums and super-packets. The common shape is rewritten by fast-path.ts.
  */
+
 import {
 	BYTES_CARRY,
 	EXTERNAL_SHIFT,
@@ -21,7 +22,10 @@ import {
 } from "../conntrack/record.ts";
 import { adjust, adjustUdp, fold } from "../packet/checksum.ts";
 import { changeSctpPort, putSctpSum, sctpSum } from "../packet/crc32c.ts";
-import { ICMP_ID, ICMP_SUM } from "../packet/icmp.ts";
+import { linkBytes } from "../packet/ethernet.ts";
+import { HOST_HEADERS, headerTag } from "../packet/header-tag.ts";
+import { ICMP_ID_H, ICMP_SUM_H } from "../packet/icmp.ts";
+import { IP_DESTINATION_W, IP_FLAGS_W, IP_LENGTH_H, IP_PROTOCOL, IP_SOURCE_W, IP_SUM_H, IP_TTL, IP_TTL_W } from "../packet/ipv4.ts";
 import {
 	DCCP,
 	firstOf,
@@ -43,8 +47,9 @@ import {
 	VNET_HDR_LEN,
 	VNET_PARTIAL,
 } from "../packet/layout.ts";
-import { HOST_HEADERS, headerTag, linkBytes } from "../packet/link-header.ts";
 import { isTunnelled } from "../packet/segments.ts";
+import { TCP_SUM_H } from "../packet/tcp.ts";
+import { UDP_SUM_H } from "../packet/udp.ts";
 import { type Context, HAIRPIN, type Link, type Queue } from "./context.ts";
 import type { Fragmentation } from "./fragmentation.ts";
 import type { PacketDescriptor } from "./packet-descriptor.ts";
@@ -58,10 +63,10 @@ const TTL_MAX = 255;
  */
 export function changeHeader({ views: { P, H, B } }: Context, s: number, delta: number, hops: number): void {
 	const ip = s + SLOT_IP;
-	if (hops < 0 && B[ip + 8] === TTL_MAX) hops = 0;
+	if (hops < 0 && B[ip + IP_TTL] === TTL_MAX) hops = 0;
 	const counted = hops === 0 ? 0 : hops > 0 ? TTL_ONE_SUM : TTL_ONE_SUM ^ 0xffff;
-	H[(ip >> 1) + 5] = adjust(H[(ip >> 1) + 5], fold(delta + counted));
-	P[(ip >> 2) + 2] -= hops * TTL_ONE;
+	H[(ip >> 1) + IP_SUM_H] = adjust(H[(ip >> 1) + IP_SUM_H], fold(delta + counted));
+	P[(ip >> 2) + IP_TTL_W] -= hops * TTL_ONE;
 }
 
 /** Virtio offsets count from the link header, if there is one: moves them between ports of different kinds. */
@@ -80,28 +85,28 @@ export function rewrite(c: Context, s: number, delta: number, hops: number, from
 	const { P, H, B } = c.views;
 	const ip = s + SLOT_IP;
 	const header = (B[ip] & 15) * 4;
-	const protocol = B[ip + 9];
+	const protocol = B[ip + IP_PROTOCOL];
 	const l4 = (ip + header) >> 1;
 	const both = delta >>> 16;
 	const addresses = delta & 0xffff;
 	changeHeader(c, s, addresses, hops);
-	if ((P[(ip >> 2) + 1] & IP_OFFSET) === 0) {
+	if ((P[(ip >> 2) + IP_FLAGS_W] & IP_OFFSET) === 0) {
 		const partial = (P[s >> 2] & VNET_PARTIAL) !== 0;
 		if (protocol === SCTP) {
 			// Its CRC does not cover addresses, and no virtio flag says that it is one: complete it if the sender's device
 			// was to.
 			if (partial) {
-				putSctpSum(B, l4 * 2, sctpSum(B, l4 * 2, swap16(H[(ip >> 1) + 1]) - header));
+				putSctpSum(B, l4 * 2, sctpSum(B, l4 * 2, swap16(H[(ip >> 1) + IP_LENGTH_H]) - header));
 				B.fill(0, s, s + 10);
 			}
 		} else if (partial && !isTunnelled(c.views, s, linkBytes(from.ethernet))) {
 			// The pseudo-header is summed already.
-			const field = protocol === TCP ? l4 + 8 : l4 + 3;
+			const field = protocol === TCP ? l4 + TCP_SUM_H : l4 + UDP_SUM_H;
 			if (hasPorts(protocol)) H[field] = fold(H[field] + addresses);
-		} else if (protocol === TCP) H[l4 + 8] = adjust(H[l4 + 8], both);
-		else if (protocol === UDP && H[l4 + 3] !== 0) H[l4 + 3] = adjustUdp(H[l4 + 3], both);
-		else if (protocol === ICMP) H[l4 + ICMP_SUM] = adjust(H[l4 + ICMP_SUM], fold(both + (addresses ^ 0xffff)));
-		else if (protocol === UDPLITE || protocol === DCCP) H[l4 + 3] = adjustUdp(H[l4 + 3], both);
+		} else if (protocol === TCP) H[l4 + TCP_SUM_H] = adjust(H[l4 + TCP_SUM_H], both);
+		else if (protocol === UDP && H[l4 + UDP_SUM_H] !== 0) H[l4 + UDP_SUM_H] = adjustUdp(H[l4 + UDP_SUM_H], both);
+		else if (protocol === ICMP) H[l4 + ICMP_SUM_H] = adjust(H[l4 + ICMP_SUM_H], fold(both + (addresses ^ 0xffff)));
+		else if (protocol === UDPLITE || protocol === DCCP) H[l4 + UDP_SUM_H] = adjustUdp(H[l4 + UDP_SUM_H], both);
 	}
 	if (from.ethernet !== to.ethernet) crossLinks(c, s, from, to);
 }
@@ -113,10 +118,10 @@ export function rewrite(c: Context, s: number, delta: number, hops: number, from
 export function setPort(c: Context, s: number, room: number, which: number, port: number): void {
 	const { P, H, B } = c.views;
 	const ip = s + SLOT_IP;
-	if ((P[(ip >> 2) + 1] & IP_OFFSET) !== 0) return;
-	const protocol = B[ip + 9];
+	if ((P[(ip >> 2) + IP_FLAGS_W] & IP_OFFSET) !== 0) return;
+	const protocol = B[ip + IP_PROTOCOL];
 	const l4 = ip + (B[ip] & 15) * 4;
-	if (protocol === ICMP) H[(l4 >> 1) + ICMP_ID] = port;
+	if (protocol === ICMP) H[(l4 >> 1) + ICMP_ID_H] = port;
 	else if (protocol === SCTP) changeSctpPort(B, l4, room, which * 2, LITTLE ? port & 0xff : port >> 8, LITTLE ? port >> 8 : port & 0xff);
 	else if (hasPorts(protocol)) H[(l4 >> 1) + which] = port;
 }
@@ -144,7 +149,7 @@ export class Translator {
 		const meta = t[(i << RECORD_SHIFT) + R_META];
 		const lan = c.lan[p.port];
 		rewrite(c, s, t[(i << RECORD_SHIFT) + R_DELTA], lan.kernelForwards ? 0 : 1, lan, c.wan);
-		c.views.P[(s >> 2) + IP_WORD + 3] = c.externals.A[(meta >> EXTERNAL_SHIFT) & 0xff];
+		c.views.P[(s >> 2) + IP_WORD + IP_SOURCE_W] = c.externals.A[(meta >> EXTERNAL_SHIFT) & 0xff];
 		setPort(c, s, p.room, 0, secondOf(t[(i << RECORD_SHIFT) + R_IN]));
 		this.#count(i, length, 0);
 		const hop = meta >>> HOP_SHIFT;
@@ -159,7 +164,7 @@ export class Translator {
 		const host = c.table.T16[(i << HALF_SHIFT) + R_HOST];
 		const lan = lanOfSession(c, i);
 		rewrite(c, s, ~t[(i << RECORD_SHIFT) + R_DELTA], hopsIn(lan, p.hairpin), c.wan, lan);
-		c.views.P[(s >> 2) + IP_WORD + 4] = t[i << RECORD_SHIFT];
+		c.views.P[(s >> 2) + IP_WORD + IP_DESTINATION_W] = t[i << RECORD_SHIFT];
 		setPort(c, s, p.room, p.protocol === ICMP ? 0 : 1, firstOf(t[(i << RECORD_SHIFT) + R_OUT]));
 		this.#count(i, length, 1);
 		if (split) this.#fragmentation.cut(p, s, length, lan, lan.mtu, (f, bytes) => this.toLan(p, f, bytes, host, lan));

@@ -3,7 +3,9 @@
  * if the inside has not opened that connection itself meanwhile (simultaneous open). Few are kept; in a flood the
  * others are dropped without an answer.
  */
+
 import { PORT_UNREACHABLE } from "../packet/icmp.ts";
+import { IP_DESTINATION_W, IP_SOURCE_W, PLAIN_PORTS_W } from "../packet/ipv4.ts";
 import { IP_WORD, SLOT_IP, secondOf, swap16, TCP } from "../packet/layout.ts";
 import type { Context } from "./context.ts";
 import type { FragmentPool } from "./fragment-pool.ts";
@@ -43,11 +45,11 @@ export class UnsolicitedSyns {
 		let free = -1;
 		for (let k = 0; k < KEPT; k++) {
 			if (E[k * 4] === 0) free = k;
-			else if (E[k * 4 + 1] === P[w + 3] && E[k * 4 + 2] === P[w + 5]) return;
+			else if (E[k * 4 + 1] === P[w + IP_SOURCE_W] && E[k * 4 + 2] === P[w + PLAIN_PORTS_W]) return;
 		}
 		const bytes = Math.min(length, BYTES);
 		this.#store.set(B.subarray(s, s + SLOT_IP + bytes), free * STRIDE);
-		E.set([bytes, P[w + 3], P[w + 5], now + PATIENCE], free * 4);
+		E.set([bytes, P[w + IP_SOURCE_W], P[w + PLAIN_PORTS_W], now + PATIENCE], free * 4);
 		this.waiting++;
 	}
 
@@ -66,10 +68,10 @@ export class UnsolicitedSyns {
 			if (s < 0) continue;
 			B.set(this.#store.subarray(k * STRIDE, k * STRIDE + SLOT_IP + bytes), s);
 			const w = (s >> 2) + IP_WORD;
-			const external = c.externals.find(P[w + 4]);
+			const external = c.externals.find(P[w + IP_DESTINATION_W]);
 			// A service that the router has opened meanwhile has answered, or will.
-			if (c.kernelShare.hasPort(TCP, swap16(secondOf(P[w + 5])))) continue;
-			if (external >= 0 && c.table.findIn(TCP, P[w + 3], P[w + 4], external, P[w + 5]) === 0)
+			if (c.kernelShare.hasPort(TCP, swap16(secondOf(P[w + PLAIN_PORTS_W])))) continue;
+			if (external >= 0 && c.table.findIn(TCP, P[w + IP_SOURCE_W], P[w + IP_DESTINATION_W], external, P[w + PLAIN_PORTS_W]) === 0)
 				this.#errors.send(s, bytes, -1, PORT_UNREACHABLE);
 		}
 	}

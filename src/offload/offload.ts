@@ -45,8 +45,9 @@ import {
 import { ICMP_QUERY, TCP_CLOSING, TCP_ESTABLISHED, TCP_FIN_IN, TCP_FIN_OUT, TCP_OPENED, UDP_OPEN } from "../conntrack/states.ts";
 import type { Table } from "../conntrack/table.ts";
 import { afterOffload } from "../conntrack/tcp.ts";
+import { HEADER_SIZE, HOST_HEADERS } from "../packet/header-tag.ts";
 import { addressValue, firstOf, ICMP, secondOf, swap32, TCP } from "../packet/layout.ts";
-import { HEADER_SIZE, HOST_HEADERS, type LinkHeaders } from "../packet/link-header.ts";
+import type { LinkHeaders } from "../packet/link-header.ts";
 import { LITTLE_ENDIAN } from "./asm.ts";
 import { type CacheLayout, type Direction, FlowCache, layoutCache } from "./cache.ts";
 import { ALIVE_SHIFT, lanProgram, type ProgramFacts, wanProgram } from "./program.ts";

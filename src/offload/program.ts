@@ -22,7 +22,26 @@
  *
  * "Deadman": programs attached by file descriptor go when masqd dies. A classic filter stays; it works only while the engine's sign of life is fresh.
  */
+
 import { RESET_WINDOW } from "../conntrack/record.ts";
+import { ETH_P_IP, ETHER_HEADER } from "../packet/ethernet.ts";
+import { ECHO, ECHO_REPLY, ICMP_ID } from "../packet/icmp.ts";
+import {
+	DONT_FRAGMENT,
+	FRAGMENT,
+	IP_DESTINATION,
+	IP_FLAGS,
+	IP_HEADER,
+	IP_ID,
+	IP_LENGTH,
+	IP_PLAIN_BYTE,
+	IP_PROTOCOL,
+	IP_SOURCE,
+	IP_SUM,
+	IP_TTL,
+} from "../packet/ipv4.ts";
+import { ICMP, TCP, UDP } from "../packet/layout.ts";
+import { ACK, FIN, RST, SYN, TCP_ACK, TCP_FLAGS, TCP_OFFSET, TCP_SEQUENCE } from "../packet/tcp.ts";
 import { Assembler, R0, R1, R2, R3, R4, R5, R6, R7, R8, R9, R10, type Register } from "./asm.ts";
 import {
 	CACHE_ALIVE,
@@ -103,34 +122,14 @@ const PSEUDO_HEADER = 0x10;
 const TC_ACT_UNSPEC = -1;
 const TC_ACT_SHOT = 2;
 
-const ETHER = 14;
-const ETHERTYPE_IPV4 = 0x0800;
-const DONT_FRAGMENT = 0x4000;
 /** A super-packet's segments have consecutive ones: 64 KB in the smallest that are common. */
 const IDS_OF_SUPER_PACKET = 64;
-const ICMP = 1;
-const TCP = 6;
-const UDP = 17;
-const ECHO = 0x0800;
-const ECHO_REPLY = 0;
-const ACK = 0x10;
-const FIN = 0x01;
-const SYN = 0x02;
-const RST = 0x04;
-/** Field offsets in the IPv4 header, and behind it, in bytes. */
-const IP_LENGTH = 2;
-const IP_ID = 4;
-const IP_FRAGMENT = 6;
-const IP_TTL = 8;
-const IP_PROTOCOL = 9;
-const IP_SUM = 10;
-const IP_SOURCE = 12;
-const IP_DESTINATION = 16;
-const L4 = 20;
-const TCP_SEQUENCE = L4 + 4;
-const TCP_ACK = L4 + 8;
-const TCP_OFFSET = L4 + 12;
-const TCP_FLAGS = L4 + 13;
+/** Offsets behind an IPv4 header without options, in bytes. */
+const L4 = IP_HEADER;
+const L4_SEQUENCE = L4 + TCP_SEQUENCE;
+const L4_ACK = L4 + TCP_ACK;
+const L4_OFFSET = L4 + TCP_OFFSET;
+const L4_FLAGS = L4 + TCP_FLAGS;
 /** Headers that must be at hand: IPv4 with TCP, or with anything shorter. */
 const LONG = 40;
 const SHORT = 28;
@@ -172,7 +171,7 @@ export function kindOf(protocol: number, port: number): number {
 
 function generate(f: ProgramFacts, outbound: boolean): ArrayBuffer {
 	const a = new Assembler(f.littleEndian);
-	const base = f.fromEthernet ? ETHER : 0;
+	const base = f.fromEthernet ? ETHER_HEADER : 0;
 	// A value in network order as a load gives it.
 	const half = (v: number) => (f.littleEndian ? swapped16(v) : v);
 	const word = (v: number) => (f.littleEndian ? swapped32(v) : v | 0);
@@ -180,7 +179,7 @@ function generate(f: ProgramFacts, outbound: boolean): ArrayBuffer {
 	const kind: Kind = { icmp: kindOf(ICMP, f.port), tcp: kindOf(TCP, f.port), udp: kindOf(UDP, f.port) };
 
 	a.alu64("mov", R6, R1);
-	a.load(4, R1, R6, CTX_PROTOCOL).jump("ne", R1, half(ETHERTYPE_IPV4), "pass");
+	a.load(4, R1, R6, CTX_PROTOCOL).jump("ne", R1, half(ETH_P_IP), "pass");
 	a.load(4, R1, R6, CTX_PACKET_TYPE).jump("ne", R1, 0, "pass");
 	a.load(4, R1, R6, CTX_VLAN_PRESENT).jump("ne", R1, 0, "pass");
 	a.load(4, R7, R6, CTX_DATA).load(4, R1, R6, CTX_DATA_END);
@@ -194,20 +193,20 @@ function generate(f: ProgramFacts, outbound: boolean): ArrayBuffer {
 	if (outbound) {
 		for (const net of f.nets) a.alu32("mov", R1, R3).alu32("and", R1, word(net.mask)).jump32("eq", R1, word(net.address), "pass");
 	}
-	a.load(1, R1, R7, base).jump("ne", R1, 0x45, "pass");
-	a.load(2, R1, R7, base + IP_FRAGMENT).jump("set", R1, half(0x3fff), "pass");
+	a.load(1, R1, R7, base).jump("ne", R1, IP_PLAIN_BYTE, "pass");
+	a.load(2, R1, R7, base + IP_FLAGS).jump("set", R1, half(FRAGMENT), "pass");
 	a.load(1, R1, R7, base + IP_TTL).jump("lt", R1, 2, "pass");
 	a.load(1, R9, R7, base + IP_PROTOCOL);
 	if (f.port !== WAN_PORT) a.alu32("or", R9, kindOf(0, f.port));
 	a.jump("eq", R9, kind.udp, "ports").jump("eq", R9, kind.tcp, "tcp").jump("ne", R9, kind.icmp, "pass");
-	a.load(2, R1, R7, base + L4).jump("ne", R1, half(outbound ? ECHO : ECHO_REPLY), "pass");
-	a.load(2, R4, R7, base + L4 + 4).goto("lookup");
+	a.load(2, R1, R7, base + L4).jump("ne", R1, half((outbound ? ECHO : ECHO_REPLY) << 8), "pass");
+	a.load(2, R4, R7, base + L4 + ICMP_ID).goto("lookup");
 	a.label("tcp");
 	a.load(4, R1, R6, CTX_DATA_END)
 		.alu64("mov", R5, R7)
 		.alu64("add", R5, base + LONG)
 		.jump("gt", R5, R1, "pass");
-	a.load(1, R1, R7, base + TCP_FLAGS)
+	a.load(1, R1, R7, base + L4_FLAGS)
 		.alu32("and", R1, SYN | RST | ACK)
 		.jump("ne", R1, ACK, "reset");
 	a.label("ports").load(4, R4, R7, base + L4);
@@ -281,7 +280,7 @@ function size(a: Assembler, base: number, kind: Kind): void {
 	a.alu64("mov", R0, R5);
 	a.load(4, R1, R6, CTX_GSO_SIZE).jump("eq", R1, 0, "whole");
 	a.alu64("mov", R0, R1).alu64("add", R0, SHORT).jump("ne", R9, kind.tcp, "whole");
-	a.load(1, R1, R7, base + TCP_OFFSET)
+	a.load(1, R1, R7, base + L4_OFFSET)
 		.alu64("rsh", R1, 4)
 		.alu64("lsh", R1, 2)
 		.alu64("add", R0, R1)
@@ -319,7 +318,7 @@ function trim(a: Assembler, base: number, outbound: boolean, kind: Kind): void {
 	a.label("trim").jump("gt", R5, R1, "pass").load(4, R1, R6, CTX_GSO_SIZE).jump("ne", R1, 0, "pass");
 	a.jump("ne", R9, kind.tcp, "cut").jump("lt", R5, LONG, "pass");
 	if (!outbound) {
-		a.load(1, R1, R7, base + TCP_FLAGS)
+		a.load(1, R1, R7, base + L4_FLAGS)
 			.alu32("and", R1, RST)
 			.jump("eq", R1, 0, "cut");
 		judge(a, base);
@@ -344,7 +343,7 @@ function judge(a: Assembler, base: number): void {
 	a.load(4, R2, R8, SLOT_ACK - SLOT_SIZE)
 		.jump("eq", R2, 0, "pass")
 		.bigEndian(R2, 32);
-	a.load(4, R1, R7, base + TCP_SEQUENCE)
+	a.load(4, R1, R7, base + L4_SEQUENCE)
 		.bigEndian(R1, 32)
 		.alu32("sub", R1, R2)
 		.jump32("gt", R1, RESET_WINDOW, "pass");
@@ -353,10 +352,10 @@ function judge(a: Assembler, base: number): void {
 /** Whether this is the last of its direction, what an off-path reset would have to guess, last use, packets, bytes (R5). */
 function count(a: Assembler, f: ProgramFacts, base: number, kind: Kind): void {
 	a.jump("ne", R9, kind.tcp, "seen")
-		.load(1, R1, R7, base + TCP_FLAGS)
+		.load(1, R1, R7, base + L4_FLAGS)
 		.jump("set", R1, FIN | RST, "end");
 	a.label("heard")
-		.load(4, R1, R7, base + TCP_ACK)
+		.load(4, R1, R7, base + L4_ACK)
 		.store(4, R8, SLOT_ACK, R1);
 	a.label("seen");
 	a.mapValue(R1, f.map, CACHE_NOW).load(4, R1, R1, 0).store(4, R8, SLOT_LAST, R1);
@@ -397,7 +396,7 @@ function translate(a: Assembler, f: ProgramFacts, base: number, outbound: boolea
 	a.jump("eq", R9, kind.icmp, "identifier");
 	a.load(2, R3, R7, port).store(2, R7, port, R4).goto("written");
 	a.label("identifier")
-		.load(2, R3, R7, base + L4 + 4)
+		.load(2, R3, R7, base + L4 + ICMP_ID)
 		.store(2, R7, base + L4 + 4, R4);
 	a.label("written").store(8, R10, STACK_OLD_PORT, R3);
 	if (f.fromEthernet && f.toEthernet) link(a, R7, 0);
@@ -409,7 +408,7 @@ function translate(a: Assembler, f: ProgramFacts, base: number, outbound: boolea
  * change goes into the sum in R5; R1 and R4 are kept.
  */
 function identify(a: Assembler, f: ProgramFacts, base: number, half: (v: number) => number): void {
-	a.load(2, R0, R7, base + IP_FRAGMENT).jump("set", R0, half(DONT_FRAGMENT), "identified");
+	a.load(2, R0, R7, base + IP_FLAGS).jump("set", R0, half(DONT_FRAGMENT), "identified");
 	// A counter for those destinations that the secret hash makes one of (identification.ts).
 	a.load(4, R0, R7, base + IP_DESTINATION)
 		.alu32("xor", R0, f.keys[0])
@@ -441,14 +440,14 @@ function send(a: Assembler, f: ProgramFacts, base: number, kind: Kind): void {
 	portSum(a, base + L4 + 2, 0);
 	a.label("send");
 	if (!f.fromEthernet && f.toEthernet) {
-		a.alu64("mov", R1, R6).alu64("mov", R2, ETHER).alu64("mov", R3, 0).call(SKB_CHANGE_HEAD).jump("ne", R0, 0, "lose");
+		a.alu64("mov", R1, R6).alu64("mov", R2, ETHER_HEADER).alu64("mov", R3, 0).call(SKB_CHANGE_HEAD).jump("ne", R0, 0, "lose");
 		link(a, R10, STACK_LINK);
-		a.alu64("mov", R1, f.littleEndian ? swapped16(ETHERTYPE_IPV4) : ETHERTYPE_IPV4).store(2, R10, STACK_LINK + ETHER - 2, R1);
+		a.alu64("mov", R1, f.littleEndian ? swapped16(ETH_P_IP) : ETH_P_IP).store(2, R10, STACK_LINK + ETHER_HEADER - 2, R1);
 		a.alu64("mov", R1, R6)
 			.alu64("mov", R2, 0)
 			.alu64("mov", R3, R10)
 			.alu64("add", R3, STACK_LINK)
-			.alu64("mov", R4, ETHER)
+			.alu64("mov", R4, ETHER_HEADER)
 			.alu64("mov", R5, 0);
 		a.call(SKB_STORE_BYTES).jump("ne", R0, 0, "lose");
 	}

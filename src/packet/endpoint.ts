@@ -2,17 +2,17 @@
  * Endpoints and protocols as words on the command line and in replies.
  */
 import { formatAddress, parseAddress } from "./address.ts";
-import { addressValue, ICMP, swap16, TCP, UDP } from "./layout.ts";
+import { addressValue, DCCP, ESP, GRE, ICMP, SCTP, swap16, TCP, UDP, UDPLITE } from "./layout.ts";
 
 const NAMES: Record<number, string> = {
 	[ICMP]: "icmp",
 	[TCP]: "tcp",
 	[UDP]: "udp",
-	33: "dccp",
-	47: "gre",
-	50: "esp",
-	132: "sctp",
-	136: "udplite",
+	[DCCP]: "dccp",
+	[GRE]: "gre",
+	[ESP]: "esp",
+	[SCTP]: "sctp",
+	[UDPLITE]: "udplite",
 };
 
 /** Short name of an IP protocol, its number if it has none here. */

@@ -25,9 +25,11 @@ export const TIME_EXCEEDED = 0xb00;
 
 /** Bytes of the header of a query or an error, in front of its data or quote. */
 export const ICMP_HEADER = 8;
-/** Halfwords of the ICMP header: checksum; identifier of a query. */
-export const ICMP_SUM = 1;
-export const ICMP_ID = 2;
+/** Offsets as in ipv4.ts: checksum; identifier of a query; next-hop MTU of an error. */
+export const ICMP_SUM_H = 1;
+export const ICMP_ID = 4;
+export const ICMP_ID_H = 2;
+export const ICMP_MTU = 6;
 
 /** True for types that are errors (RFC 1122 section 3.2.2). */
 export function isError(type: number): boolean {

@@ -1,10 +1,13 @@
 /**
- * Where things lie in a frame slot and in the headers: each layout written once.
+ * A frame's slot, and what the CPU sees in it. The headers' own offsets are in ethernet.ts, arp.ts, ipv4.ts, tcp.ts, udp.ts,
+ * icmp.ts and pcp.ts: each layout is written once.
  *
- * Theory of operation. A slot holds virtio header, Ethernet header and IPv4 packet at fixed offsets whatever the port (native.d.ts), so the
- * IP header is 4-byte aligned and can be read as host-order words. Addresses, ports and checksums are kept "as loaded": the number
- * that a typed array of the host's byte order gives for the wire bytes. Ones-complement sums do not care about byte order (RFC 1071
- * section 2 B), so nothing is swapped on the per-packet way; the few fields that are not 16- or 32-bit units have mirrored constants here.
+ * Theory of operation. A slot holds virtio header, Ethernet header and IPv4 packet at fixed offsets whatever the port
+ * (native.d.ts), so the IP header is 4-byte aligned and can be read as words of the host's byte order. What is read so is
+ * *raw*: an address, port or checksum is the number that a typed array gives for the bytes of the wire, 192.168.1.1 is
+ * 0x0101a8c0 on a little-endian host. The number that it means, 0xc0a80101, is its *host-order* value. Ones-complement sums
+ * do not care about byte order (RFC 1071 section 2 B), so nothing is swapped on the per-packet way; the few fields that are
+ * not 16- or 32-bit units have mirrored masks here.
  */
 
 // Plain numbers come first: only those does esbuild inline (conntrack/record.ts).
@@ -14,23 +17,23 @@ export const SLOT_VNET = 0;
 export const SLOT_ETHER = 10;
 export const SLOT_IP = 24;
 
+/** Byte of the virtio header that has the gso_type. */
+export const VNET_GSO_TYPE = 1;
 /** Halfword index (from the slot's first halfword) of hdr_len, gso_size and csum_start. */
 export const VNET_HDR_LEN = 1;
 export const VNET_GSO_SIZE = 2;
 export const VNET_CSUM_START = 3;
 export const VNET_CSUM_OFFSET = 4;
 
-/** TCP flags. */
-export const FIN = 1;
-export const SYN = 2;
-export const RST = 4;
-export const ACK = 16;
-
 /** Protocol numbers. */
 export const ICMP = 1;
+export const IPIP = 4;
 export const TCP = 6;
 export const UDP = 17;
 export const DCCP = 33;
+export const IN6 = 41;
+export const GRE = 47;
+export const ESP = 50;
 export const SCTP = 132;
 export const UDPLITE = 136;
 

@@ -1,26 +1,8 @@
 /**
  * Ethernet headers ready to be sent: one for each next hop of the WAN and each inside host, copied in front of a frame by the shim (native.d.ts "frames").
  */
-
-/** Bytes from one header to the next, of which 14 are used. */
-export const HEADER_SIZE = 16;
-/** Bit above which a send descriptor's second word names its header; the bits below are the packet's length. */
-export const HEADER_SHIFT = 17;
-export const LENGTH_MASK = 0x1ffff;
-/** Numbers 0..255 belong to the WAN's next hops, those from here to inside hosts by their host number. */
-export const HOST_HEADERS = 256;
-/** What a send descriptor's second word adds for host number 0; every further host adds 1 << HEADER_SHIFT. */
-export const HOST_TAG = (HOST_HEADERS + 1) << HEADER_SHIFT;
-
-/** Bytes of a port's link header, which its virtio headers count. */
-export function linkBytes(ethernet: boolean): number {
-	return ethernet ? 14 : 0;
-}
-
-/** What a send descriptor's second word adds to name header `n`. */
-export function headerTag(n: number): number {
-	return (n + 1) << HEADER_SHIFT;
-}
+import { ETH_P_IP, ETHER_TYPE, MAC_BYTES } from "./ethernet.ts";
+import { HEADER_SIZE, HOST_HEADERS } from "./header-tag.ts";
 
 /** The headers in one buffer. */
 export class LinkHeaders {
@@ -42,13 +24,13 @@ export class LinkHeaders {
 		const B = this.#B;
 		const h = n * HEADER_SIZE;
 		let differs = false;
-		for (let i = 0; i < 6; i++) {
-			differs ||= B[h + i] !== from[at + i] || B[h + 6 + i] !== source[i];
+		for (let i = 0; i < MAC_BYTES; i++) {
+			differs ||= B[h + i] !== from[at + i] || B[h + MAC_BYTES + i] !== source[i];
 			B[h + i] = from[at + i];
-			B[h + 6 + i] = source[i];
+			B[h + MAC_BYTES + i] = source[i];
 		}
-		B[h + 12] = 0x08;
-		B[h + 13] = 0x00;
+		B[h + ETHER_TYPE] = ETH_P_IP >> 8;
+		B[h + ETHER_TYPE + 1] = ETH_P_IP & 255;
 		if (differs && this.changed !== null) this.changed(n);
 	}
 
@@ -66,6 +48,6 @@ export class LinkHeaders {
 
 	/** Changes the source of headers `first` to `last`. */
 	setSource(first: number, last: number, source: Uint8Array): void {
-		for (let n = first; n <= last; n++) this.#B.set(source.subarray(0, 6), n * HEADER_SIZE + 6);
+		for (let n = first; n <= last; n++) this.#B.set(source.subarray(0, MAC_BYTES), n * HEADER_SIZE + MAC_BYTES);
 	}
 }

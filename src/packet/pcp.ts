@@ -2,28 +2,24 @@
  * Messages of the Port Control Protocol (RFC 6887) and of NAT-PMP (RFC 6886), which share UDP port 5351: read and built in one byte array. Addresses
  * are dotted values, ports host order, lifetimes and epochs seconds.
  */
-
-export const PCP_PORT = 5351;
-/** Longest message (RFC 6887 section 7). */
-export const PCP_MAX = 1100;
-
-export const ANNOUNCE = 0;
-export const MAP = 1;
-export const PEER = 2;
-
-/** Result codes of PCP (RFC 6887 section 7.4). */
-export const SUCCESS = 0;
-export const UNSUPP_VERSION = 1;
-export const NOT_AUTHORIZED = 2;
-export const MALFORMED_REQUEST = 3;
-export const UNSUPP_OPCODE = 4;
-export const UNSUPP_OPTION = 5;
-export const NETWORK_FAILURE = 7;
-export const NO_RESOURCES = 8;
-export const UNSUPP_PROTOCOL = 9;
-export const USER_EX_QUOTA = 10;
-export const CANNOT_PROVIDE_EXTERNAL = 11;
-export const ADDRESS_MISMATCH = 12;
+import { TCP, UDP } from "./layout.ts";
+import {
+	ADDRESS_MISMATCH,
+	ANNOUNCE,
+	MALFORMED_REQUEST,
+	MAP,
+	NETWORK_FAILURE,
+	NO_RESOURCES,
+	NOT_AUTHORIZED,
+	PCP_MAX,
+	PEER,
+	SUCCESS,
+	UNSUPP_OPCODE,
+	UNSUPP_OPTION,
+	UNSUPP_PROTOCOL,
+	UNSUPP_VERSION,
+	USER_EX_QUOTA,
+} from "./pcp-code.ts";
 
 const VERSION = 2;
 const HEADER = 24;
@@ -34,8 +30,6 @@ const MANDATORY_BELOW = 128;
 /** Seconds for which an error holds: one that may pass soon, and one that will not (RFC 6887 section 7.4). */
 const SHORT_ERROR = 30;
 const LONG_ERROR = 1800;
-const TCP = 6;
-const UDP = 17;
 
 /** A wish for an external port. */
 export interface PortRequest {

@@ -8,10 +8,14 @@
  * packets have to be cut here. The outer checksum then follows from the headers alone, because the inner packet's sum is known from its
  * pseudo-header (Linux: "local checksum offload").
  */
+
 import { fold, halfDelta, sumOf } from "./checksum.ts";
+import { IP_DESTINATION_W, IP_HEADER, IP_ID_H, IP_LENGTH_H, IP_PROTOCOL, IP_SOURCE_W, IP_SUM_H } from "./ipv4.ts";
 import {
-	FIN,
+	GRE,
+	IN6,
 	IP_WORD,
+	IPIP,
 	LITTLE,
 	SLOT_IP,
 	swap16,
@@ -21,20 +25,19 @@ import {
 	VNET_CSUM_OFFSET,
 	VNET_CSUM_START,
 	VNET_GSO_SIZE,
+	VNET_GSO_TYPE,
+	VNET_HDR_LEN,
 	VNET_PARTIAL,
 } from "./layout.ts";
+import { CWR, FIN, PSH, TCP_FLAGS, TCP_HEADER, TCP_OFFSET, TCP_SEQUENCE, TCP_SEQUENCE_H, TCP_SUM_H } from "./tcp.ts";
+import { UDP_HEADER, UDP_LENGTH_H, UDP_SUM, UDP_SUM_H } from "./udp.ts";
 
 /** Virtio's gso_type of UDP datagrams sent at once (VIRTIO_NET_HDR_GSO_UDP_L4). */
 export const GSO_UDP = 5;
 const GSO_TCP4 = 1;
 const GSO_TCP6 = 4;
 const GSO_ECN = 0x80;
-const IPIP = 4;
-const IN6 = 41;
-const GRE = 47;
 const GRE_SUM = 0x80;
-const PSH = 8;
-const CWR = 0x80;
 
 /** Bytes of the packet in slot `s` in front of the transport header that its virtio header tells of; `link` are those of the link header that it counts. */
 export function transportAt(H: Uint16Array, s: number, link: number): number {
@@ -44,7 +47,7 @@ export function transportAt(H: Uint16Array, s: number, link: number): number {
 /** Bytes of all headers of a super-packet's segments. */
 function segmentHeaders({ H, B }: Views, s: number, link: number): number {
 	const at = transportAt(H, s, link);
-	return at + ((B[s + 1] & ~GSO_ECN) === GSO_UDP ? 8 : (B[s + SLOT_IP + at + 12] >> 4) * 4);
+	return at + ((B[s + VNET_GSO_TYPE] & ~GSO_ECN) === GSO_UDP ? UDP_HEADER : (B[s + SLOT_IP + at + TCP_OFFSET] >> 4) * 4);
 }
 
 /** True if the packet in slot `s` is a super-packet, or lacks a checksum, behind headers of a tunnel. */
@@ -75,16 +78,16 @@ export class Segments {
 	begin(s: number, length: number, link: number): number {
 		const { P, H, B } = this.#v;
 		const ip = s + SLOT_IP;
-		const type = B[s + 1] & ~GSO_ECN;
+		const type = B[s + VNET_GSO_TYPE] & ~GSO_ECN;
 		const at = transportAt(H, s, link);
 		const size = H[(s >> 1) + VNET_GSO_SIZE];
 		const outer = (B[ip] & 15) * 4;
 		const protocol = type === GSO_UDP ? UDP : TCP;
 		if ((P[s >> 2] & VNET_PARTIAL) === 0 || (type !== GSO_UDP && type !== GSO_TCP4 && type !== GSO_TCP6)) return 0;
-		if (size === 0 || at < outer || at % 2 !== 0 || at + (protocol === UDP ? 8 : 20) > length) return 0;
+		if (size === 0 || at < outer || at % 2 !== 0 || at + (protocol === UDP ? UDP_HEADER : TCP_HEADER) > length) return 0;
 		const headers = segmentHeaders(this.#v, s, link);
 		const inner = at === outer ? 0 : this.#findInner(ip, outer, at, length, protocol);
-		if (inner < 0 || (inner === 0 && B[ip + 9] !== protocol) || headers < at + 8 || headers >= length) return 0;
+		if (inner < 0 || (inner === 0 && B[ip + IP_PROTOCOL] !== protocol) || headers < at + 8 || headers >= length) return 0;
 		this.#s = s;
 		this.#length = length;
 		this.#size = size;
@@ -98,12 +101,12 @@ export class Segments {
 	/** Where the IP header in front of the inner transport header begins, known by its lengths; -1 if there is none, or behind a tunnel of another kind. */
 	#findInner(ip: number, outer: number, at: number, length: number, protocol: number): number {
 		const { H, B } = this.#v;
-		const tunnel = B[ip + 9];
-		const least = outer + (tunnel === UDP ? 8 : tunnel === GRE ? 4 : 0);
-		for (let bytes = 20; bytes <= 60 && at - bytes >= least; bytes += 4) {
+		const tunnel = B[ip + IP_PROTOCOL];
+		const least = outer + (tunnel === UDP ? UDP_HEADER : tunnel === GRE ? 4 : 0);
+		for (let bytes = IP_HEADER; bytes <= 60 && at - bytes >= least; bytes += 4) {
 			const v4 = at - bytes;
 			const word = (ip + v4) >> 1;
-			if (B[ip + v4] === (0x40 | (bytes >> 2)) && B[ip + v4 + 9] === protocol && swap16(H[word + 1]) === length - v4) {
+			if (B[ip + v4] === (0x40 | (bytes >> 2)) && B[ip + v4 + IP_PROTOCOL] === protocol && swap16(H[word + IP_LENGTH_H]) === length - v4) {
 				return tunnel === UDP || tunnel === GRE || (tunnel === IPIP && v4 === outer) ? v4 : -1;
 			}
 		}
@@ -139,10 +142,10 @@ export class Segments {
 		const length = this.headers + size;
 		const h = (this.#s + SLOT_IP) >> 1;
 		const t = h + (at >> 1);
-		const first = swap16(H[h + 2]);
-		const header = (H[h + 5] ^ 0xffff) + halfDelta(H[h + 1], swap16(length)) + (H[h + 2] ^ 0xffff);
-		const partial = fold(H[t + 8] + halfDelta(swap16(this.#length - at), swap16(length - at)));
-		const sequence = (swap16(H[t + 2]) << 16) | swap16(H[t + 3]);
+		const first = swap16(H[h + IP_ID_H]);
+		const header = (H[h + IP_SUM_H] ^ 0xffff) + halfDelta(H[h + IP_LENGTH_H], swap16(length)) + (H[h + IP_ID_H] ^ 0xffff);
+		const partial = fold(H[t + TCP_SUM_H] + halfDelta(swap16(this.#length - at), swap16(length - at)));
+		const sequence = (swap16(H[t + TCP_SEQUENCE_H]) << 16) | swap16(H[t + (TCP_SEQUENCE_H + 1)]);
 		let from = this.#s + bytes + k * size;
 		let v = 0;
 		let w = 0;
@@ -153,17 +156,17 @@ export class Segments {
 			w = (d + SLOT_IP) >> 1;
 			v = (first + k) & 0xffff;
 			if (LITTLE) v = (v >> 8) | ((v & 255) << 8);
-			H[w + 2] = v;
+			H[w + IP_ID_H] = v;
 			v += header;
 			v = (v & 0xffff) + (v >> 16);
-			H[w + 5] = ~(v + (v >> 16));
+			H[w + IP_SUM_H] = ~(v + (v >> 16));
 			w = d + SLOT_IP + at;
 			v = (sequence + k * size) | 0;
-			B[w + 4] = v >> 24;
-			B[w + 5] = v >> 16;
-			B[w + 6] = v >> 8;
-			B[w + 7] = v;
-			v = (w >> 1) + 8;
+			B[w + TCP_SEQUENCE] = v >> 24;
+			B[w + (TCP_SEQUENCE + 1)] = v >> 16;
+			B[w + (TCP_SEQUENCE + 2)] = v >> 8;
+			B[w + (TCP_SEQUENCE + 3)] = v;
+			v = (w >> 1) + TCP_SUM_H;
 			H[v] = partial;
 			H[v] = ~sum(w, length - at);
 			before = d;
@@ -186,8 +189,8 @@ export class Segments {
 		B.copyWithin(d, s, s + SLOT_IP + headers);
 		B.copyWithin(d + SLOT_IP + headers, s + SLOT_IP + headers + from, s + SLOT_IP + from + length);
 		B[d] = 1;
-		B[d + 1] = 0;
-		H[(d >> 1) + 1] = 0;
+		B[d + VNET_GSO_TYPE] = 0;
+		H[(d >> 1) + VNET_HDR_LEN] = 0;
 		H[(d >> 1) + VNET_GSO_SIZE] = 0;
 		this.#ipv4(d + SLOT_IP, length, k);
 		const inner = d + SLOT_IP + this.#inner;
@@ -197,15 +200,15 @@ export class Segments {
 		}
 		const t = (d + SLOT_IP + at) >> 1;
 		const longer = halfDelta(swap16(this.#length - at), swap16(length - at));
-		if (B[s + 1] === GSO_UDP) {
-			H[t + 2] = swap16(length - at);
-			H[t + 3] = fold(H[t + 3] + longer);
+		if (B[s + VNET_GSO_TYPE] === GSO_UDP) {
+			H[t + UDP_LENGTH_H] = swap16(length - at);
+			H[t + UDP_SUM_H] = fold(H[t + UDP_SUM_H] + longer);
 		} else {
-			const sequence = swap16(H[t + 2]) * 65536 + swap16(H[t + 3]) + from;
-			H[t + 2] = swap16((sequence / 65536) & 0xffff);
-			H[t + 3] = swap16(sequence & 0xffff);
-			H[t + 8] = fold(H[t + 8] + longer);
-			B[t * 2 + 13] &= (last ? 0xff : ~(FIN | PSH)) & (k === 0 ? 0xff : ~CWR);
+			const sequence = swap16(H[t + TCP_SEQUENCE_H]) * 65536 + swap16(H[t + (TCP_SEQUENCE_H + 1)]) + from;
+			H[t + TCP_SEQUENCE_H] = swap16((sequence / 65536) & 0xffff);
+			H[t + (TCP_SEQUENCE_H + 1)] = swap16(sequence & 0xffff);
+			H[t + TCP_SUM_H] = fold(H[t + TCP_SUM_H] + longer);
+			B[t * 2 + TCP_FLAGS] &= (last ? 0xff : ~(FIN | PSH)) & (k === 0 ? 0xff : ~CWR);
 		}
 		if (this.#inner > 0) this.#tunnel(d, length);
 		return length;
@@ -216,28 +219,34 @@ export class Segments {
 		const { H } = this.#v;
 		const h = ip >> 1;
 		const total = swap16(length);
-		const id = swap16(swap16(H[h + 2]) + k);
-		H[h + 5] = fold((H[h + 5] ^ 0xffff) + halfDelta(H[h + 1], total) + halfDelta(H[h + 2], id)) ^ 0xffff;
-		H[h + 1] = total;
-		H[h + 2] = id;
+		const id = swap16(swap16(H[h + IP_ID_H]) + k);
+		H[h + IP_SUM_H] = fold((H[h + IP_SUM_H] ^ 0xffff) + halfDelta(H[h + IP_LENGTH_H], total) + halfDelta(H[h + IP_ID_H], id)) ^ 0xffff;
+		H[h + IP_LENGTH_H] = total;
+		H[h + IP_ID_H] = id;
 	}
 
 	/** What the tunnel's own header says of length and checksum. */
 	#tunnel(d: number, length: number): void {
 		const { P, H, B } = this.#v;
 		const o = (d + SLOT_IP + this.#outer) >> 1;
-		const protocol = B[d + SLOT_IP + 9];
+		const protocol = B[d + SLOT_IP + IP_PROTOCOL];
 		const w = (d >> 2) + IP_WORD;
 		if (protocol === GRE && (B[o * 2] & GRE_SUM) !== 0) {
 			H[o + 2] = 0;
 			H[o + 2] = fold(this.#sumOfInner(d)) ^ 0xffff;
 		}
 		if (protocol !== UDP) return;
-		H[o + 2] = swap16(length - this.#outer);
-		if (H[o + 3] === 0) return;
-		H[o + 3] = 0;
-		const pseudo = (P[w + 3] & 0xffff) + (P[w + 3] >>> 16) + (P[w + 4] & 0xffff) + (P[w + 4] >>> 16) + swap16(UDP) + H[o + 2];
-		H[o + 3] = fold(fold(pseudo) + this.#sumOfInner(d)) ^ 0xffff || 0xffff;
+		H[o + UDP_LENGTH_H] = swap16(length - this.#outer);
+		if (H[o + UDP_SUM_H] === 0) return;
+		H[o + UDP_SUM_H] = 0;
+		const pseudo =
+			(P[w + IP_SOURCE_W] & 0xffff) +
+			(P[w + IP_SOURCE_W] >>> 16) +
+			(P[w + IP_DESTINATION_W] & 0xffff) +
+			(P[w + IP_DESTINATION_W] >>> 16) +
+			swap16(UDP) +
+			H[o + UDP_LENGTH_H];
+		H[o + UDP_SUM_H] = fold(fold(pseudo) + this.#sumOfInner(d)) ^ 0xffff || 0xffff;
 	}
 
 	/** Sum of everything behind the outer IP header, as it is once the inner checksum is complete. */
@@ -265,7 +274,7 @@ export function completeSum(
 		const offset = H[(s >> 1) + VNET_CSUM_OFFSET];
 		const field = (s + SLOT_IP + at + offset) >> 1;
 		const done = sum(s + SLOT_IP + at, length - at) ^ 0xffff;
-		H[field] = done === 0 && offset === 6 ? 0xffff : done;
+		H[field] = done === 0 && offset === UDP_SUM ? 0xffff : done;
 	}
 	B.fill(0, s, s + 10);
 }

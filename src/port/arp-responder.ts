@@ -1,12 +1,13 @@
 /**
  * Answers ARP on the WAN for external addresses that no interface has (static NAT, pools), so that the upstream router finds them.
  */
+
 import * as native from "masq:native";
 import type { AddressRange } from "../packet/address.ts";
+import { ETH_P_ARP } from "../packet/ethernet.ts";
 import { arpReply } from "./arp.ts";
 import { arpFilter } from "./filter.ts";
 
-const ETH_P_ARP = 0x0806;
 const FRAME = 128;
 /** Requests answered per call, so that a storm can not hold up forwarding. */
 const BUDGET = 16;

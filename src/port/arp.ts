@@ -5,29 +5,26 @@
  * Frame: Ethernet header (14 bytes), then hardware type, protocol type, address lengths and operation, then sender and target
  * as pairs of MAC and IPv4 address. `arpFilter` in filter.ts is the socket filter that goes with it.
  */
-
-const ETHER_DESTINATION = 0;
-const ETHER_SOURCE = 6;
-const ETHER_TYPE = 12;
-const HARDWARE_TYPE = 14;
-const PROTOCOL_TYPE = 16;
-const HARDWARE_LENGTH = 18;
-const PROTOCOL_LENGTH = 19;
-const OPERATION = 20;
-const SENDER_MAC = 22;
-const SENDER_ADDRESS = 28;
-const TARGET_MAC = 32;
-const TARGET_ADDRESS = 38;
+import {
+	ARP_BYTES,
+	ARP_ETHERNET,
+	ARP_HARDWARE,
+	ARP_HARDWARE_LENGTH,
+	ARP_OPERATION,
+	ARP_PROTOCOL,
+	ARP_PROTOCOL_LENGTH,
+	ARP_REPLY,
+	ARP_REQUEST,
+	ARP_SENDER,
+	ARP_SENDER_MAC,
+	ARP_TARGET,
+	ARP_TARGET_MAC,
+} from "../packet/arp.ts";
+import { ETH_P_ARP, ETH_P_IP, ETHER_DESTINATION, ETHER_HEADER, ETHER_SOURCE, ETHER_TYPE, MAC_BYTES } from "../packet/ethernet.ts";
 
 /** Bytes of an ARP frame without padding. */
-export const ARP_FRAME = 42;
+export const ARP_FRAME = ETHER_HEADER + ARP_BYTES;
 
-const ETHERTYPE_ARP = 0x0806;
-const ETHERTYPE_IP = 0x0800;
-const ETHERNET = 1;
-const REQUEST = 1;
-const REPLY = 2;
-const MAC = 6;
 const GROUP_BIT = 0x01;
 
 /**
@@ -46,20 +43,22 @@ const GROUP_BIT = 0x01;
 export function arpReply(frame: Uint8Array, length: number, owned: (address: number) => boolean, mac: Uint8Array): boolean {
 	if (length < ARP_FRAME || frame.length < ARP_FRAME) return false;
 	const view = new DataView(frame.buffer, frame.byteOffset, ARP_FRAME);
-	if (view.getUint16(ETHER_TYPE) !== ETHERTYPE_ARP || view.getUint16(OPERATION) !== REQUEST) return false;
-	if (view.getUint16(HARDWARE_TYPE) !== ETHERNET || view.getUint16(PROTOCOL_TYPE) !== ETHERTYPE_IP) return false;
-	if (view.getUint8(HARDWARE_LENGTH) !== MAC || view.getUint8(PROTOCOL_LENGTH) !== 4) return false;
-	if ((view.getUint8(SENDER_MAC) & GROUP_BIT) !== 0) return false;
-	const target = view.getUint32(TARGET_ADDRESS);
-	const sender = view.getUint32(SENDER_ADDRESS);
+	if (view.getUint16(ETHER_TYPE) !== ETH_P_ARP || view.getUint16(ETHER_HEADER + ARP_OPERATION) !== ARP_REQUEST) return false;
+	if (view.getUint16(ETHER_HEADER + ARP_HARDWARE) !== ARP_ETHERNET || view.getUint16(ETHER_HEADER + ARP_PROTOCOL) !== ETH_P_IP)
+		return false;
+	if (view.getUint8(ETHER_HEADER + ARP_HARDWARE_LENGTH) !== MAC_BYTES || view.getUint8(ETHER_HEADER + ARP_PROTOCOL_LENGTH) !== 4)
+		return false;
+	if ((view.getUint8(ETHER_HEADER + ARP_SENDER_MAC) & GROUP_BIT) !== 0) return false;
+	const target = view.getUint32(ETHER_HEADER + ARP_TARGET);
+	const sender = view.getUint32(ETHER_HEADER + ARP_SENDER);
 	if (target === sender || !owned(target)) return false;
-	frame.copyWithin(ETHER_DESTINATION, SENDER_MAC, SENDER_MAC + MAC);
-	frame.copyWithin(TARGET_MAC, SENDER_MAC, SENDER_MAC + MAC);
+	frame.copyWithin(ETHER_DESTINATION, ETHER_HEADER + ARP_SENDER_MAC, ETHER_HEADER + ARP_SENDER_MAC + MAC_BYTES);
+	frame.copyWithin(ETHER_HEADER + ARP_TARGET_MAC, ETHER_HEADER + ARP_SENDER_MAC, ETHER_HEADER + ARP_SENDER_MAC + MAC_BYTES);
 	frame.set(mac, ETHER_SOURCE);
-	frame.set(mac, SENDER_MAC);
-	view.setUint16(OPERATION, REPLY);
-	view.setUint32(SENDER_ADDRESS, target);
-	view.setUint32(TARGET_ADDRESS, sender);
+	frame.set(mac, ETHER_HEADER + ARP_SENDER_MAC);
+	view.setUint16(ETHER_HEADER + ARP_OPERATION, ARP_REPLY);
+	view.setUint32(ETHER_HEADER + ARP_SENDER, target);
+	view.setUint32(ETHER_HEADER + ARP_TARGET, sender);
 	return true;
 }
 
@@ -73,16 +72,16 @@ export function arpReply(frame: Uint8Array, length: number, owned: (address: num
 export function arpAnnouncement(address: number, mac: Uint8Array): Uint8Array {
 	const frame = new Uint8Array(ARP_FRAME);
 	const view = new DataView(frame.buffer);
-	frame.fill(0xff, ETHER_DESTINATION, ETHER_DESTINATION + MAC);
+	frame.fill(0xff, ETHER_DESTINATION, ETHER_DESTINATION + MAC_BYTES);
 	frame.set(mac, ETHER_SOURCE);
-	view.setUint16(ETHER_TYPE, ETHERTYPE_ARP);
-	view.setUint16(HARDWARE_TYPE, ETHERNET);
-	view.setUint16(PROTOCOL_TYPE, ETHERTYPE_IP);
-	view.setUint8(HARDWARE_LENGTH, MAC);
-	view.setUint8(PROTOCOL_LENGTH, 4);
-	view.setUint16(OPERATION, REQUEST);
-	frame.set(mac, SENDER_MAC);
-	view.setUint32(SENDER_ADDRESS, address);
-	view.setUint32(TARGET_ADDRESS, address);
+	view.setUint16(ETHER_TYPE, ETH_P_ARP);
+	view.setUint16(ETHER_HEADER + ARP_HARDWARE, ARP_ETHERNET);
+	view.setUint16(ETHER_HEADER + ARP_PROTOCOL, ETH_P_IP);
+	view.setUint8(ETHER_HEADER + ARP_HARDWARE_LENGTH, MAC_BYTES);
+	view.setUint8(ETHER_HEADER + ARP_PROTOCOL_LENGTH, 4);
+	view.setUint16(ETHER_HEADER + ARP_OPERATION, ARP_REQUEST);
+	frame.set(mac, ETHER_HEADER + ARP_SENDER_MAC);
+	view.setUint32(ETHER_HEADER + ARP_SENDER, address);
+	view.setUint32(ETHER_HEADER + ARP_TARGET, address);
 	return frame;
 }

@@ -11,7 +11,14 @@
 
 import type { AddressRange, Subnet } from "../packet/address.ts";
 import { mergeRanges, subnetRange } from "../packet/address.ts";
-import { PCP_PORT } from "../packet/pcp.ts";
+import { MULTICAST } from "../packet/address-class.ts";
+import { ARP_OPERATION, ARP_REQUEST, ARP_TARGET } from "../packet/arp.ts";
+import { ETHER_HEADER } from "../packet/ethernet.ts";
+import { isError, PARAMETER_PROBLEM } from "../packet/icmp.ts";
+import { FRAGMENT, FRAGMENT_OFFSET, IP_DESTINATION, IP_FLAGS, IP_HEADER, IP_PLAIN_BYTE, IP_PROTOCOL, IP_TTL } from "../packet/ipv4.ts";
+import { DCCP, ICMP, SCTP, TCP, UDP, UDPLITE } from "../packet/layout.ts";
+import { PCP_PORT } from "../packet/pcp-code.ts";
+import { DESTINATION_PORT } from "../packet/udp.ts";
 
 /** Destination ports of one protocol that masqd answers for: its port range or a port forward. */
 export interface ClaimedPorts {
@@ -79,28 +86,7 @@ const PKTTYPE = -0x1000 + 4;
 const PACKET_HOST = 0;
 const PACKET_OTHERHOST = 3;
 
-const ETHERNET_HEADER = 14;
-const IP_HEADER_MIN = 20;
-/** Version 4, five words. */
-const IP_PLAIN = 0x45;
-const IP_FRAGMENT = 6;
-const IP_TTL = 8;
-const IP_PROTOCOL = 9;
-const IP_DESTINATION = 16;
-const FRAGMENT_OFFSET = 0x1fff;
-const PORT_DESTINATION = 2;
-const MULTICAST_FIRST = 0xe0000000;
-
-const ICMP = 1;
-const TCP = 6;
-const UDP = 17;
-const ICMP_ERRORS = [3, 4, 5, 11, 12];
-/** DCCP, SCTP and UDP-Lite. */
-const OTHER_PORTED = [33, 132, 136];
-
-const ARP_OPERATION = ETHERNET_HEADER + 6;
-const ARP_TARGET = ETHERNET_HEADER + 24;
-const ARP_REQUEST = 1;
+const OTHER_PORTED = [DCCP, SCTP, UDPLITE];
 
 type Label = string;
 
@@ -242,9 +228,9 @@ export function lanFilter(facts: LanFilterFacts): Int32Array {
 
 function lanFilterOf(facts: LanFilterFacts, most: number): Int32Array {
 	const f = new FilterAssembler();
-	const ip = facts.ethernet ? ETHERNET_HEADER : 0;
+	const ip = facts.ethernet ? ETHER_HEADER : 0;
 	loadDestination(f, ip);
-	f.jump(JGE, MULTICAST_FIRST, "drop", null);
+	f.jump(JGE, MULTICAST, "drop", null);
 	select(f, mergeRanges(facts.externals.map(single)), "external");
 	f.inRanges(largest(mergeRanges([...facts.ownAddresses.map(single), ...facts.elsewhere.map(subnetRange)]), most), "drop", "out");
 	f.at("out");
@@ -256,10 +242,10 @@ function lanFilterOf(facts: LanFilterFacts, most: number): Int32Array {
 	for (const proto of OTHER_PORTED) f.jump(JEQ, proto, "accept", null);
 	matchPorts(f, ip, facts.claimed, most, "drop");
 	f.at("icmp");
-	f.op(LD_H_ABS, ip + IP_FRAGMENT).jump(JSET, FRAGMENT_OFFSET, "drop", null);
+	f.op(LD_H_ABS, ip + IP_FLAGS).jump(JSET, FRAGMENT_OFFSET, "drop", null);
 	loadHeaderLength(f, ip, 1);
 	f.op(LD_B_IND, ip);
-	for (const type of ICMP_ERRORS) f.jump(JEQ, type, "accept", null);
+	for (let type = 0; type <= PARAMETER_PROBLEM; type++) if (isError(type)) f.jump(JEQ, type, "accept", null);
 	f.goto("drop");
 	return finishChecked(f, ip);
 }
@@ -275,7 +261,7 @@ export function wanFilter(facts: WanFilterFacts): Int32Array {
 
 function wanFilterOf(facts: WanFilterFacts, most: number): Int32Array {
 	const f = new FilterAssembler();
-	const ip = facts.ethernet ? ETHERNET_HEADER : 0;
+	const ip = facts.ethernet ? ETHER_HEADER : 0;
 	loadDestination(f, ip);
 	select(f, mergeRanges(facts.externals.map(single)), "external");
 	f.inRanges(coarse(mergeRanges(facts.owned), most), "accept", "drop");
@@ -288,8 +274,8 @@ function wanFilterOf(facts: WanFilterFacts, most: number): Int32Array {
 /** The filter of an ARP socket (Ethernet header first): requests for an address in one of the ranges (RFC 826). */
 export function arpFilter(ranges: readonly AddressRange[]): Int32Array {
 	const f = new FilterAssembler();
-	f.op(LD_H_ABS, ARP_OPERATION).jump(JEQ, ARP_REQUEST, null, "drop");
-	f.op(LD_W_ABS, ARP_TARGET).inRanges(mergeRanges(ranges), "accept", "drop");
+	f.op(LD_H_ABS, ETHER_HEADER + ARP_OPERATION).jump(JEQ, ARP_REQUEST, null, "drop");
+	f.op(LD_W_ABS, ETHER_HEADER + ARP_TARGET).inRanges(mergeRanges(ranges), "accept", "drop");
 	return finish(f);
 }
 
@@ -299,22 +285,22 @@ const PCP_ADDRESSES = 64;
 /** The filter of a PCP socket (Ethernet header first): plain UDP to port 5351 of one of the router's addresses. */
 export function pcpFilter(addresses: readonly number[]): Int32Array {
 	const f = new FilterAssembler();
-	const ip = ETHERNET_HEADER;
+	const ip = ETHER_HEADER;
 	const port = f.label();
-	f.op(LD_B_ABS, ip).jump(JEQ, IP_PLAIN, null, "drop");
+	f.op(LD_B_ABS, ip).jump(JEQ, IP_PLAIN_BYTE, null, "drop");
 	f.op(LD_B_ABS, ip + IP_PROTOCOL).jump(JEQ, UDP, null, "drop");
-	f.op(LD_H_ABS, ip + IP_FRAGMENT).jump(JSET, 0x3fff, "drop", null);
+	f.op(LD_H_ABS, ip + IP_FLAGS).jump(JSET, FRAGMENT, "drop", null);
 	f.op(LD_W_ABS, ip + IP_DESTINATION);
 	if (addresses.length <= PCP_ADDRESSES) f.inRanges(mergeRanges(addresses.map(single)), port, "drop");
 	f.at(port);
-	f.op(LD_H_ABS, ip + IP_HEADER_MIN + PORT_DESTINATION).jump(JEQ, PCP_PORT, "accept", "drop");
+	f.op(LD_H_ABS, ip + IP_HEADER + DESTINATION_PORT).jump(JEQ, PCP_PORT, "accept", "drop");
 	return finish(f);
 }
 
 /** A <- destination address, after dropping what is for another station and accepting what is too short to have one. */
 function loadDestination(f: FilterAssembler, ip: number): void {
 	f.op(LD_W_ABS, PKTTYPE).jump(JEQ, PACKET_OTHERHOST, "drop", null);
-	f.op(LD_LEN).jump(JGE, ip + IP_HEADER_MIN, null, "accept");
+	f.op(LD_LEN).jump(JGE, ip + IP_HEADER, null, "accept");
 	f.op(LD_W_ABS, ip + IP_DESTINATION);
 }
 
@@ -327,7 +313,7 @@ function select(f: FilterAssembler, ranges: readonly AddressRange[], hit: Label)
 
 /** X <- length of the IP header; accepts if that is impossible or fewer than `bytes` follow it. */
 function loadHeaderLength(f: FilterAssembler, ip: number, bytes: number): void {
-	f.op(LDX_MSH, ip).op(TXA).jump(JGE, IP_HEADER_MIN, null, "accept");
+	f.op(LDX_MSH, ip).op(TXA).jump(JGE, IP_HEADER, null, "accept");
 	f.op(LD_LEN)
 		.op(SUB_K, ip + bytes)
 		.jump(JGE_X, 0, null, "accept");
@@ -338,9 +324,9 @@ function matchPorts(f: FilterAssembler, ip: number, claimed: readonly ClaimedPor
 	for (const proto of [TCP, UDP]) {
 		const next = f.label();
 		f.jump(JEQ, proto, null, next);
-		f.op(LD_H_ABS, ip + IP_FRAGMENT).jump(JSET, FRAGMENT_OFFSET, "accept", null);
-		loadHeaderLength(f, ip, PORT_DESTINATION + 2);
-		f.op(LD_H_IND, ip + PORT_DESTINATION);
+		f.op(LD_H_ABS, ip + IP_FLAGS).jump(JSET, FRAGMENT_OFFSET, "accept", null);
+		loadHeaderLength(f, ip, DESTINATION_PORT + 2);
+		f.op(LD_H_IND, ip + DESTINATION_PORT);
 		f.inRanges(coarse(mergeRanges(claimed.filter((ports) => ports.proto === proto)), most), "accept", "drop");
 		f.at(next);
 	}
@@ -393,17 +379,17 @@ function finish(f: FilterAssembler): Int32Array {
  */
 function finishChecked(f: FilterAssembler, ip: number): Int32Array {
 	f.at("drop").op(RET_K, 0).at("accept");
-	f.op(LD_LEN).jump(JGE, ip + IP_HEADER_MIN, null, "whole");
+	f.op(LD_LEN).jump(JGE, ip + IP_HEADER, null, "whole");
 	f.op(LD_W_ABS, PKTTYPE).jump(JEQ, PACKET_HOST, null, "cut");
-	f.op(LD_B_ABS, ip).jump(JEQ, IP_PLAIN, null, "whole");
+	f.op(LD_B_ABS, ip).jump(JEQ, IP_PLAIN_BYTE, null, "whole");
 	f.op(LD_H_ABS, ip);
-	for (let at = 2; at < IP_HEADER_MIN; at += 2)
+	for (let at = 2; at < IP_HEADER; at += 2)
 		f.op(TAX)
 			.op(LD_H_ABS, ip + at)
 			.op(ADD_X);
 	f.op(ST, 0).op(RSH_K, 16).op(TAX).op(LD_M, 0).op(AND_K, 0xffff).op(ADD_X);
 	f.jump(JEQ, 0xffff, "whole", null);
-	f.at("cut").op(RET_K, ip + IP_HEADER_MIN);
+	f.at("cut").op(RET_K, ip + IP_HEADER);
 	return f.at("whole").op(RET_K, -1).assemble();
 }
 

@@ -14,8 +14,8 @@ import { HOST_ADDRESS, HOST_FRESH, HOST_HEARD, HOST_PLACE, HOST_PORT_SHIFT, HOST
 import { isUsable, type Neighbour } from "../kernel/mirror.ts";
 import { lanOf } from "../nat/context.ts";
 import { NUD } from "../netlink/route.ts";
+import { HOST_HEADERS } from "../packet/header-tag.ts";
 import { addressValue, SLOT_ETHER, swap32 } from "../packet/layout.ts";
-import { HOST_HEADERS } from "../packet/link-header.ts";
 import type { NeighbourRequests } from "./neighbour-requests.ts";
 import type { NextHopOwner } from "./next-hop-owner.ts";
 

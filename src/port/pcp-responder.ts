@@ -7,14 +7,19 @@
  * threat model asks that no host can speak for another). A request whose sender the kernel does not know yet, or only by hearsay,
  * waits until the kernel has asked.
  */
+
 import { fold, sumOf } from "../packet/checksum.ts";
+import { ETH_P_IP, ETHER_HEADER, ETHER_SOURCE, ETHER_TYPE, MAC_BYTES } from "../packet/ethernet.ts";
+import { DF_BYTE, INITIAL_TTL, IP_DESTINATION, IP_HEADER, IP_PLAIN_BYTE, IP_SOURCE, IP_SUM_H } from "../packet/ipv4.ts";
 import { swap16, UDP } from "../packet/layout.ts";
-import { ANNOUNCE, PCP_MAX, PCP_PORT, type PortAnswer, type PortRequest, readRequest, SUCCESS, writeAnswer } from "../packet/pcp.ts";
+import { type PortAnswer, type PortRequest, readRequest, writeAnswer } from "../packet/pcp.ts";
+import { ANNOUNCE, PCP_MAX, PCP_PORT, SUCCESS } from "../packet/pcp-code.ts";
+import { UDP_HEADER, UDP_LENGTH, UDP_SUM_H } from "../packet/udp.ts";
 import { pcpFilter } from "./filter.ts";
 
-const ETH_P_IP = 0x0800;
-const IP = 14;
-const DATA = IP + 28;
+const IP = ETHER_HEADER;
+const L4 = IP + IP_HEADER;
+const DATA = L4 + UDP_HEADER;
 /** Requests answered per call, so that a storm cannot hold up forwarding. */
 const BUDGET = 16;
 /** Requests that wait on a device until the kernel knows their senders, those of one station among them, and for how many milliseconds; of more the oldest goes. */
@@ -156,14 +161,14 @@ export class PcpResponder {
 		const B = this.#B;
 		const owner = this.#owner;
 		const { ifindex, port, addresses } = this.place;
-		const stated = ((B[IP + 24] << 8) | B[IP + 25]) - 8;
+		const stated = ((B[L4 + UDP_LENGTH] << 8) | B[L4 + UDP_LENGTH + 1]) - UDP_HEADER;
 		if (length < DATA || stated < 2 || DATA + stated > length) return;
-		const source = addressAt(B, IP + 12);
-		if (!addresses.includes(addressAt(B, IP + 16))) return;
+		const source = addressAt(B, IP + IP_SOURCE);
+		if (!addresses.includes(addressAt(B, IP + IP_DESTINATION))) return;
 		const q = readRequest(B, DATA, stated, source);
 		if (q === -1) return;
 		const known = owner.isOwn(source) ? null : owner.neighbour(ifindex, source);
-		const same = known?.mac.every((byte, n) => byte === B[6 + n]);
+		const same = known?.mac.every((byte, n) => byte === B[ETHER_SOURCE + n]);
 		if (owner.isOwn(source) || (known?.sure && !same)) {
 			owner.spoofed();
 			return;
@@ -175,8 +180,8 @@ export class PcpResponder {
 		const answer = typeof q === "number" ? { result: q, external: 0, port: 0, lifetime: 0 } : owner.handle(q, source, port);
 		const bytes = writeAnswer(B, DATA, stated, q, answer, owner.epoch());
 		B.copyWithin(0, 6, 12);
-		const router = B.slice(IP + 16, IP + 20);
-		B.copyWithin(IP + 16, IP + 12, IP + 16);
+		const router = B.slice(IP + IP_DESTINATION, IP + 20);
+		B.copyWithin(IP + IP_DESTINATION, IP + IP_SOURCE, IP + IP_DESTINATION);
 		B.copyWithin(IP + 22, IP + 20, IP + 22);
 		this.#send(bytes, router);
 	}
@@ -212,7 +217,7 @@ export class PcpResponder {
 			for (const version of external === 0 ? [2] : [2, 0]) {
 				B.fill(0, 0, DATA + 24);
 				B.set(ALL_HOSTS_MAC);
-				B.set(ALL_HOSTS, IP + 16);
+				B.set(ALL_HOSTS, IP + IP_DESTINATION);
 				B.set([CLIENT_PORT >> 8, CLIENT_PORT & 255], IP + 22);
 				B[DATA] = version;
 				B[DATA + 1] = ANNOUNCE;
@@ -225,16 +230,16 @@ export class PcpResponder {
 	#send(bytes: number, router: ArrayLike<number>): void {
 		const B = this.#B;
 		const H = this.#H;
-		const total = 28 + bytes;
-		B.set(this.place.mac.subarray(0, 6), 6);
-		B.set([8, 0], 12);
-		B.set([0x45, 0, total >> 8, total & 255, 0, 0, 0x40, 0, 64, UDP, 0, 0], IP);
-		B.set(router, IP + 12);
-		H[(IP >> 1) + 5] = sumOf(H, B, IP, 20) ^ 0xffff;
-		B.set([PCP_PORT >> 8, PCP_PORT & 255], IP + 20);
-		B.set([(8 + bytes) >> 8, (8 + bytes) & 255, 0, 0], IP + 24);
-		const pseudo = sumOf(H, B, IP + 12, 8) + swap16(UDP) + swap16(8 + bytes);
-		H[(IP >> 1) + 13] = fold(sumOf(H, B, IP + 20, 8 + bytes) + fold(pseudo)) ^ 0xffff || 0xffff;
+		const total = IP_HEADER + UDP_HEADER + bytes;
+		B.set(this.place.mac.subarray(0, MAC_BYTES), ETHER_SOURCE);
+		B.set([ETH_P_IP >> 8, 0], ETHER_TYPE);
+		B.set([IP_PLAIN_BYTE, 0, total >> 8, total & 255, 0, 0, DF_BYTE, 0, INITIAL_TTL, UDP, 0, 0], IP);
+		B.set(router, IP + IP_SOURCE);
+		H[(IP >> 1) + IP_SUM_H] = sumOf(H, B, IP, IP_HEADER) ^ 0xffff;
+		B.set([PCP_PORT >> 8, PCP_PORT & 255], L4);
+		B.set([(UDP_HEADER + bytes) >> 8, (UDP_HEADER + bytes) & 255, 0, 0], L4 + UDP_LENGTH);
+		const pseudo = sumOf(H, B, IP + IP_SOURCE, 8) + swap16(UDP) + swap16(UDP_HEADER + bytes);
+		H[(L4 >> 1) + UDP_SUM_H] = fold(sumOf(H, B, L4, UDP_HEADER + bytes) + fold(pseudo)) ^ 0xffff || 0xffff;
 		if (this.fd < 0) return;
 		try {
 			this.#io.write(this.fd, this.#buffer, 0, IP + total);

@@ -13,13 +13,17 @@
  * A netlink message goes into a slot as a frame with a link header does, in one piece from the slot's beginning, so the receiving call is that of packet sockets. Every packet
  * gets its verdict, whatever happens: one without would wait in the kernel for ever.
  */
+
 import * as native from "masq:native";
 import { EXTERNAL_SHIFT, R_IN, R_META, RECORD_SHIFT } from "../conntrack/record.ts";
 import type { Context, NextHops } from "../nat/context.ts";
 import { MessageReader, NETLINK_NETFILTER, NLMSG_ERROR } from "../netlink/message.ts";
 import { encodeBind, HOOK_POSTROUTING, PacketReader, QueuedPacket, Verdicts } from "../netlink/queue.ts";
+import { HEADER_SHIFT, headerTag } from "../packet/header-tag.ts";
+import { ICMP_ID_H } from "../packet/icmp.ts";
+import { IP_DESTINATION_W, IP_PROTOCOL, IP_SOURCE_W } from "../packet/ipv4.ts";
 import { hasPorts, ICMP, IP_WORD, SLOT_ETHER, SLOT_IP, secondOf, swap16 } from "../packet/layout.ts";
-import { HEADER_SHIFT, headerTag } from "../packet/link-header.ts";
+import { DESTINATION_PORT_H } from "../packet/udp.ts";
 import type { QueueHosts } from "./queue-hosts.ts";
 import { IN, OUT, QUEUE_IN, QUEUE_OUT } from "./queue-rules.ts";
 
@@ -218,16 +222,16 @@ export class QueueDriver {
 		const { H, B } = this.#c.views;
 		const ip = s + SLOT_IP;
 		const l4 = (ip + (B[ip] & 15) * 4) >> 1;
-		const protocol = B[ip + 9];
-		if (protocol === ICMP) return swap16(H[l4 + 2]);
-		return hasPorts(protocol) ? swap16(H[destination ? l4 + 1 : l4]) : 0;
+		const protocol = B[ip + IP_PROTOCOL];
+		if (protocol === ICMP) return swap16(H[l4 + ICMP_ID_H]);
+		return hasPorts(protocol) ? swap16(H[destination ? l4 + DESTINATION_PORT_H : l4]) : 0;
 	}
 
 	/** The packet leaves as the core has translated it. */
 	#leave(s: number): void {
 		const c = this.#c;
 		const { queue, id } = this.#packet;
-		const external = c.externals.find(c.views.P[(s >> 2) + IP_WORD + 3]);
+		const external = c.externals.find(c.views.P[(s >> 2) + IP_WORD + IP_SOURCE_W]);
 		if (external < 0) return this.#verdicts.drop(queue, id);
 		this.#verdicts.acceptWith(queue, id, ((this.#port(s, false) << 16) | OUT | (external + 1)) >>> 0);
 	}
@@ -236,7 +240,7 @@ export class QueueDriver {
 	#enter(s: number): void {
 		const c = this.#c;
 		const { queue, id } = this.#packet;
-		const address = c.views.P[(s >> 2) + IP_WORD + 4];
+		const address = c.views.P[(s >> 2) + IP_WORD + IP_DESTINATION_W];
 		const host = c.hosts.find(address);
 		if (host === 0 || !this.#hosts.has(IN | host, address)) return this.#verdicts.drop(queue, id);
 		this.#verdicts.acceptWith(queue, id, ((this.#port(s, true) << 16) | IN | host) >>> 0);
@@ -249,10 +253,10 @@ export class QueueDriver {
 		const { P, H, B } = c.views;
 		const w = (s >> 2) + IP_WORD;
 		const ip = s + SLOT_IP;
-		const protocol = B[ip + 9];
+		const protocol = B[ip + IP_PROTOCOL];
 		const l4 = (ip + (B[ip] & 15) * 4) >> 1;
-		const port = protocol === ICMP ? H[l4 + 2] : hasPorts(protocol) ? H[l4] : 0;
-		const i = c.table.findMapping(protocol, P[w + 3], port);
+		const port = protocol === ICMP ? H[l4 + ICMP_ID_H] : hasPorts(protocol) ? H[l4] : 0;
+		const i = c.table.findMapping(protocol, P[w + IP_SOURCE_W], port);
 		if (i === 0) return this.#verdicts.accept(queue, id);
 		const t = c.table.T;
 		const external = (t[(i << RECORD_SHIFT) + R_META] >> EXTERNAL_SHIFT) & 0xff;

@@ -13,11 +13,13 @@
  *
  * A frame that is refused costs that frame. Only what would be refused to every other too ends the batch: a full send buffer, a device that is down or gone.
  */
+
 import * as native from "masq:native";
 import type { Queue } from "../nat/context.ts";
 import { REASON } from "../nat/reason.ts";
+import { ETHER_HEADER } from "../packet/ethernet.ts";
+import { LENGTH_MASK } from "../packet/header-tag.ts";
 import { IP_TOS_CLASS, IP_TOS_SHIFT, IP_WORD, type Views, VNET_GSO, VNET_PARTIAL } from "../packet/layout.ts";
-import { LENGTH_MASK } from "../packet/link-header.ts";
 import { completeSum, isTunnelled, Segments } from "../packet/segments.ts";
 
 const ARPHRD_ETHER = 1;
@@ -69,7 +71,7 @@ export class PacketOutlet implements Outlet {
 	 * @param buffers bytes to ask for as send buffer of a socket for ordinary traffic, and for each other class
 	 */
 	constructor(fd: native.Fd, ifindex: number, ethernet: boolean, raw: boolean, buffers: readonly [number, number]) {
-		this.link = ethernet ? 14 : 0;
+		this.link = ethernet ? ETHER_HEADER : 0;
 		this.whole = !raw;
 		this.#fd = fd;
 		this.#ifindex = ifindex;

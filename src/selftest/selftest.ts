@@ -1,8 +1,9 @@
 /**
  * `masqd selftest`: requirements of the RFCs, played through the live decision code on private memory. Needs no daemon, no privilege and no network.
  */
+
 import { HOST_EIF } from "../conntrack/record.ts";
-import { ACK, RST, SYN } from "../packet/layout.ts";
+import { ACK, RST, SYN } from "../packet/tcp.ts";
 import { Bench, OUTSIDE } from "./simulator.ts";
 
 const H1 = "192.168.1.10";

@@ -1,6 +1,7 @@
 /**
  * The decision code over private memory: one LAN, one WAN, no devices, a clock that is set by hand. For `selftest`.
  */
+
 import type { Timeouts } from "../conntrack/states.ts";
 import { layoutTable } from "../conntrack/table-layout.ts";
 import { type Admission, EXPIRE_BUDGET } from "../nat/admission.ts";
@@ -14,8 +15,23 @@ import type { SlowPath } from "../nat/slow-path.ts";
 import { formatAddress } from "../packet/address.ts";
 import { sumOf } from "../packet/checksum.ts";
 import { formatEndpoint, parseEndpoint, parseProtocol } from "../packet/endpoint.ts";
-import { addressValue, hasPorts, IP_WORD, SLOT_IP, swap16, swap32, viewsOf } from "../packet/layout.ts";
-import { headerTag, LinkHeaders } from "../packet/link-header.ts";
+import { headerTag } from "../packet/header-tag.ts";
+import { ICMP_ID_H, ICMP_SUM_H } from "../packet/icmp.ts";
+import {
+	DF_BYTE,
+	INITIAL_TTL,
+	IP_DESTINATION_W,
+	IP_HEADER,
+	IP_HEADER_H,
+	IP_PLAIN_BYTE,
+	IP_PROTOCOL,
+	IP_SOURCE_W,
+	IP_SUM_H,
+	PLAIN_TCP_ACK_W,
+	PLAIN_TCP_SEQUENCE_W,
+} from "../packet/ipv4.ts";
+import { addressValue, hasPorts, ICMP, IP_WORD, SLOT_IP, swap16, swap32, viewsOf } from "../packet/layout.ts";
+import { LinkHeaders } from "../packet/link-header.ts";
 
 const SESSIONS = 256;
 const RANGES = [{ first: 32768, last: 65535 }];
@@ -127,14 +143,14 @@ export class Bench {
 	/** As {@link in}, a TCP segment with a sequence number. */
 	segmentIn(source: string, destination: string, flags: number, seq: number): string {
 		const length = this.#probe("tcp", source, destination, flags, false, 64);
-		this.context.views.P[IP_WORD + 6] = swap32(seq);
+		this.context.views.P[IP_WORD + PLAIN_TCP_SEQUENCE_W] = swap32(seq);
 		return this.#run(length, false);
 	}
 
 	/** A TCP segment from inside with an acknowledgment number. */
 	segmentOut(source: string, destination: string, flags: number, ack: number): string {
 		const length = this.#probe("tcp", source, destination, flags, false, 64);
-		this.context.views.P[IP_WORD + 7] = swap32(ack);
+		this.context.views.P[IP_WORD + PLAIN_TCP_ACK_W] = swap32(ack);
 		return this.#run(length, true);
 	}
 
@@ -146,13 +162,13 @@ export class Bench {
 		B.copyWithin(SLOT_IP + 28, SLOT_IP, SLOT_IP + quote);
 		const length = 28 + quote;
 		B.fill(0, SLOT_IP, SLOT_IP + 28);
-		B.set([0x45, 0, 0, length, 0, 0, 0x40, 0, 64, 1], SLOT_IP);
-		P[IP_WORD + 3] = loaded("203.0.113.254");
-		P[IP_WORD + 4] = loaded(source);
-		B[SLOT_IP + 20] = type;
-		B[SLOT_IP + 21] = code;
-		H[SLOT_IP / 2 + 5] = complement(H, SLOT_IP / 2, 10);
-		H[SLOT_IP / 2 + 11] = complement(H, SLOT_IP / 2 + 10, (length - 20) / 2);
+		B.set([IP_PLAIN_BYTE, 0, 0, length, 0, 0, DF_BYTE, 0, INITIAL_TTL, ICMP], SLOT_IP);
+		P[IP_WORD + IP_SOURCE_W] = loaded("203.0.113.254");
+		P[IP_WORD + IP_DESTINATION_W] = loaded(source);
+		B[SLOT_IP + IP_HEADER] = type;
+		B[SLOT_IP + IP_HEADER + 1] = code;
+		H[SLOT_IP / 2 + IP_SUM_H] = complement(H, SLOT_IP / 2, IP_HEADER_H);
+		H[SLOT_IP / 2 + (IP_HEADER_H + ICMP_SUM_H)] = complement(H, SLOT_IP / 2 + IP_HEADER_H, (length - IP_HEADER) / 2);
 		return this.#run(length, false);
 	}
 
@@ -197,10 +213,10 @@ export class Bench {
 			const w = ip >> 2;
 			const l4 = (ip + (B[ip] & 15) * 4) >> 1;
 			const show = (address: number, at: number) =>
-				hasPorts(B[ip + 9]) ? formatEndpoint(address, H[at]) : formatAddress(addressValue(address));
-			const id = B[ip + 9] === 1 ? ` id ${swap16(H[l4 + 2])}` : "";
+				hasPorts(B[ip + IP_PROTOCOL]) ? formatEndpoint(address, H[at]) : formatAddress(addressValue(address));
+			const id = B[ip + IP_PROTOCOL] === 1 ? ` id ${swap16(H[l4 + ICMP_ID_H])}` : "";
 			if (dropped !== "") result = `${dropped} error ${B[l4 * 2]}/${B[l4 * 2 + 1]}`;
-			else result = `${name} ${show(P[w + 3], l4)} > ${show(P[w + 4], l4 + 1)}${id}`;
+			else result = `${name} ${show(P[w + IP_SOURCE_W], l4)} > ${show(P[w + IP_DESTINATION_W], l4 + 1)}${id}`;
 		}
 		return result;
 	}

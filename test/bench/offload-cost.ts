@@ -9,8 +9,9 @@ import { Table } from "../../src/conntrack/table.ts";
 import { layoutTable } from "../../src/conntrack/table-layout.ts";
 import { layoutCache } from "../../src/offload/cache.ts";
 import { Offload } from "../../src/offload/offload.ts";
+import { HOST_HEADERS, headerTag } from "../../src/packet/header-tag.ts";
 import { swap16, swap32, UDP } from "../../src/packet/layout.ts";
-import { HOST_HEADERS, headerTag, LinkHeaders } from "../../src/packet/link-header.ts";
+import { LinkHeaders } from "../../src/packet/link-header.ts";
 
 const SESSIONS = 16384;
 const timeouts = stateTimeouts({

@@ -16,8 +16,8 @@
 import * as native from "masq:native";
 import { BLOCK, inNets, type LanLink, type Link } from "../../src/nat/context.ts";
 import { REASON, REASONS } from "../../src/nat/reason.ts";
+import { LENGTH_MASK } from "../../src/packet/header-tag.ts";
 import { SLOT_SIZE } from "../../src/packet/layout.ts";
-import { LENGTH_MASK } from "../../src/packet/link-header.ts";
 import { seededRandom } from "../unit/mutation.ts";
 import { dotted, type Rig, type RigOptions, SLOTS, SPARE_BLOCKS } from "../unit/rig.ts";
 import { type Frame, icmp, icmpError, other, query, sum, tcp, udp } from "../unit/rig-frame.ts";

@@ -16,9 +16,9 @@ import { readdress } from "../../src/nat/readdress.ts";
 import { REASON } from "../../src/nat/reason.ts";
 import { REQUESTED_BYTES, Requested } from "../../src/nat/requested.ts";
 import { sessionReset } from "../../src/nat/tcp-reset.ts";
+import { HOST_HEADERS, headerTag } from "../../src/packet/header-tag.ts";
 import { SLOT_SIZE, swap32 } from "../../src/packet/layout.ts";
-import { HOST_HEADERS, headerTag } from "../../src/packet/link-header.ts";
-import { ANNOUNCE, MAP, PEER } from "../../src/packet/pcp.ts";
+import { ANNOUNCE, MAP, PEER } from "../../src/packet/pcp-code.ts";
 import { BOOT, dotted, GATEWAY_HOP, loaded, Rig, type RigOptions, SLOTS } from "../unit/rig.ts";
 
 const MTUS = [1500, 1500, 1500, 1492, 1280, 576];

@@ -2,16 +2,8 @@
 import { describe, expect, it } from "vitest";
 import { REQUESTED_BYTES, Requested } from "../../src/nat/requested.ts";
 import { TCP, UDP } from "../../src/packet/layout.ts";
-import {
-	CANNOT_PROVIDE_EXTERNAL,
-	MAP,
-	NO_RESOURCES,
-	NOT_AUTHORIZED,
-	PEER,
-	type PortRequest,
-	SUCCESS,
-	USER_EX_QUOTA,
-} from "../../src/packet/pcp.ts";
+import type { PortRequest } from "../../src/packet/pcp.ts";
+import { CANNOT_PROVIDE_EXTERNAL, MAP, NO_RESOURCES, NOT_AUTHORIZED, PEER, SUCCESS, USER_EX_QUOTA } from "../../src/packet/pcp-code.ts";
 import { loaded, Rig, type RigOptions } from "./rig.ts";
 import { udp } from "./rig-frame.ts";
 

@@ -54,8 +54,9 @@ import { REASONS } from "../../src/nat/reason.ts";
 import type { SlowPath } from "../../src/nat/slow-path.ts";
 import { formatAddress, parseAddress, parseSubnet } from "../../src/packet/address.ts";
 import { sumOf } from "../../src/packet/checksum.ts";
+import { HEADER_SHIFT, HEADER_SIZE, HOST_HEADERS, headerTag, LENGTH_MASK } from "../../src/packet/header-tag.ts";
 import { firstOf, SLOT_ETHER, SLOT_SIZE, secondOf, swap16, swap32, viewsOf } from "../../src/packet/layout.ts";
-import { HEADER_SHIFT, HEADER_SIZE, HOST_HEADERS, headerTag, LENGTH_MASK, LinkHeaders } from "../../src/packet/link-header.ts";
+import { LinkHeaders } from "../../src/packet/link-header.ts";
 import { type Frame, type Packet, readPacket, sum } from "./rig-frame.ts";
 
 export const SLOTS = 64;
