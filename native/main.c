@@ -27,13 +27,13 @@
 #endif
 #define INSTALLED "/usr/share/masqd"
 
-/* Whose bundle is not the client's. */
+/* Whose bundle is not the client's; with a word where the command is so only with that. */
 static const struct {
-	const char *command, *bundle;
+	const char *command, *word, *bundle;
 } bundles[] = {
-	{ "run", "masqd" BUNDLE_SUFFIX },      { "check", "tools" BUNDLE_SUFFIX },
-	{ "cleanup", "tools" BUNDLE_SUFFIX },  { "offload", "tools" BUNDLE_SUFFIX },
-	{ "selftest", "tools" BUNDLE_SUFFIX },
+	{ "run", NULL, "masqd" BUNDLE_SUFFIX },	     { "check", NULL, "tools" BUNDLE_SUFFIX },
+	{ "cleanup", NULL, "tools" BUNDLE_SUFFIX },  { "offload", NULL, "tools" BUNDLE_SUFFIX },
+	{ "selftest", NULL, "tools" BUNDLE_SUFFIX }, { "help", "config", "tools" BUNDLE_SUFFIX },
 };
 #define STACK_SIZE (1024 * 1024)
 
@@ -54,16 +54,20 @@ static void open_standard_descriptors(void)
 /**
  * bundle_of() - the bundle that has a command
  * @command: NULL if there is none
+ * @word: what follows it, or NULL
  *
  * Return: the name of its file.
  */
-static const char *bundle_of(const char *command)
+static const char *bundle_of(const char *command, const char *word)
 {
 	size_t n;
 
-	for (n = 0; command && n < sizeof bundles / sizeof *bundles; n++)
-		if (strcmp(command, bundles[n].command) == 0)
+	for (n = 0; command && n < sizeof bundles / sizeof *bundles; n++) {
+		if (strcmp(command, bundles[n].command) != 0)
+			continue;
+		if (!bundles[n].word || (word && strcmp(word, bundles[n].word) == 0))
 			return bundles[n].bundle;
+	}
 	return "client" BUNDLE_SUFFIX;
 }
 
@@ -367,7 +371,7 @@ int main(int argc, char **argv)
 	if (!getenv("PATH") || !*getenv("PATH"))
 		setenv("PATH", PATH_DEFAULT, 1);
 
-	bundle_path(bundle_of(argc > 1 ? argv[1] : NULL), path);
+	bundle_path(bundle_of(argc > 1 ? argv[1] : NULL, argc > 2 ? argv[2] : NULL), path);
 	file = read_bundle(path, &length);
 	if (!file) {
 		fprintf(stderr, "masqd: cannot read the program %s: %s\n", path, strerror(errno));

@@ -99,7 +99,7 @@ and the control socket. A masqd that crashes leaves them: nothing of the LAN
 leaves untranslated then. The sessions stay for the next start. Beside a
 masqd that runs it touches nothing.`,
 	},
-	help: { usage: "[COMMAND]", summary: "this text, or more about a command" },
+	help: { usage: "[COMMAND | config]", summary: "this text, or more about a command or the configuration" },
 };
 
 const OPTIONS = `  -c FILE       configuration, default /etc/config/masqd

@@ -26,7 +26,7 @@ export function describePlan(plan: Plan, tableBytes: number): string {
 		...entry("filtering:", plan.filtering),
 		...entry("limits:", describeLimits(plan)),
 		...entry("offload:", plan.offload),
-		...entry("ALGs:", ["ftp", "tftp"].filter((name) => plan.algs[name as keyof Plan["algs"]]).join(", ") || "none"),
+		...entry("ALGs:", [plan.algFtp && "ftp", plan.algTftp && "tftp"].filter(Boolean).join(", ") || "none"),
 		...block(
 			"static NAT:",
 			plan.statics.map(({ internal, external }) => `${formatAddress(internal).padEnd(15)} <-> ${formatAddress(external)}`),
@@ -38,12 +38,12 @@ export function describePlan(plan: Plan, tableBytes: number): string {
 			plan.hosts.map((host) => {
 				const most = host.maxSessions === null ? "" : `, at most ${host.maxSessions} sessions`;
 				const rate = host.maxRate === null ? "" : `, ${host.maxRate} new a second`;
-				return `${formatAddress(host.address).padEnd(15)} ${host.filtering ?? plan.filtering}${most}${rate}`;
+				return `${formatAddress(host.ip).padEnd(15)} ${host.filtering ?? plan.filtering}${most}${rate}`;
 			}),
 		),
 		...block(
 			"not translated:",
-			plan.exempts.map(({ destination }) => `to ${formatSubnet(destination)}`),
+			plan.exempts.map(({ dest }) => `to ${formatSubnet(dest)}`),
 		),
 		"timeouts:",
 		...Object.entries(SECTIONS.timeouts.options).map(([name, option]) => {

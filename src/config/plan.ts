@@ -22,7 +22,6 @@ import {
 	subnetsOverlap,
 } from "../packet/address.ts";
 import {
-	type Filtering,
 	MAX_LANS,
 	MAX_POOL_ADDRESSES,
 	type OptionsOf,
@@ -32,7 +31,18 @@ import {
 	type SectionType,
 	type Timeouts,
 } from "./schema.ts";
-import { type Findings, isSwitchedOff, problemAt, readSection, type Several, type Single, type Values, type Where } from "./section.ts";
+import {
+	type Fields,
+	type Findings,
+	fieldsOf,
+	isSwitchedOff,
+	problemAt,
+	readSection,
+	type Several,
+	type Single,
+	type Values,
+	type Where,
+} from "./section.ts";
 import { suggestOneOf } from "./suggest.ts";
 import { type ConfigError, parseUci, quoteValue, type UciFile, type UciSection } from "./uci.ts";
 
@@ -47,31 +57,21 @@ export interface WanPlan {
 	interface: string;
 }
 
-export interface LanPlan {
-	/** "" until netifd has been asked, where only `interface` is written (kernel/netifd.ts). */
-	device: string;
-	/** netifd's name, or "". */
-	interface: string;
-	driver: "packet" | "tun" | "kernel";
+export interface LanPlan extends WanPlan {
+	driver: Fields<OptionsOf<"lan">>["driver"];
 	/** Empty means the interface's own. */
 	subnets: Subnet[];
 	/** Its hosts may ask for forwards (RFC 6887, RFC 6886). */
 	pcp: boolean;
 }
 
-export interface StaticPlan {
-	internal: number;
-	external: number;
-	where: Where;
-}
+/** What a section says, and where it stands. */
+type Placed<S extends SectionType> = Fields<OptionsOf<S>> & { where: Where };
 
-export interface PoolPlan {
-	external: AddressRange[];
-	/** Empty means every host behind a LAN port. */
-	internal: Subnet[];
-	overload: boolean;
-	where: Where;
-}
+export type StaticPlan = Placed<"static">;
+
+/** `internal` empty means every host behind a LAN port. */
+export type PoolPlan = Placed<"pool">;
 
 export interface RedirectPlan {
 	/** As written, or "". */
@@ -86,41 +86,17 @@ export interface RedirectPlan {
 	where: Where;
 }
 
-export interface HostPlan {
-	address: number;
-	/** Null means the plan's filtering. */
-	filtering: Filtering | null;
-	/** Null means the plan's. */
-	maxSessions: number | null;
-	maxRate: number | null;
-	where: Where;
-}
+/** Of a host what is null is as the plan has it. */
+export type HostPlan = Placed<"host">;
 
-export interface ExemptPlan {
-	destination: Subnet;
-	where: Where;
-}
+export type ExemptPlan = Placed<"exempt">;
 
 /** Addresses are unsigned 32-bit numbers in written order (192.168.1.1 = 0xC0A80101), timeouts are in seconds. */
-export interface Plan {
-	enabled: boolean;
+export interface Plan extends Omit<Fields<OptionsOf<"masqd">>, "sessions" | "pcp"> {
 	/** Size of the session table, 256..65535. */
 	sessions: number;
 	/** External ports for mappings: sorted, disjoint, not even adjacent. */
 	ports: PortRange[];
-	filtering: Filtering;
-	/** Sessions a host may hold and open a second; 0 means its fair share, and any number. */
-	maxSessions: number;
-	maxRate: number;
-	refusal: "host-unreachable" | "prohibited";
-	unsolicitedSyn: "reject" | "drop";
-	hairpin: "same-lan" | "all" | "off";
-	blockPrivate: boolean;
-	/** ICMP errors a second for one source. */
-	icmpRate: number;
-	offload: "auto" | "on" | "off";
-	/** Application level gateways that are on. */
-	algs: { ftp: boolean; tftp: boolean };
 	wan: WanPlan;
 	lan: LanPlan[];
 	statics: StaticPlan[];
@@ -215,44 +191,21 @@ class Planner {
 		this.#checkInternal(lans, statics, redirects, hosts);
 
 		if (this.#findings.errors.length > 0) return null;
+		const { pcp, ...fields } = fieldsOf(main.values);
 		return {
-			enabled: main.values.enabled.value!,
+			...fields,
 			sessions,
-			ports: mergeRanges(main.values.ports.entries.map((entry) => entry.value)),
-			filtering: main.values.filtering.value!,
-			maxSessions: main.values.max_sessions.value!,
-			maxRate: main.values.max_rate.value!,
-			refusal: main.values.refusal.value!,
-			unsolicitedSyn: main.values.unsolicited_syn.value!,
-			hairpin: main.values.hairpin.value!,
-			blockPrivate: main.values.block_private.value!,
-			icmpRate: main.values.icmp_rate.value!,
-			offload: main.values.offload.value!,
-			algs: { ftp: main.values.alg_ftp.value!, tftp: main.values.alg_tftp.value! },
-			wan: { device: wan[0]!.values.device.value ?? "", interface: wan[0]!.values.interface.value ?? "" },
-			lan: lans.map(({ values }) => ({
-				device: values.device.value ?? "",
-				interface: values.interface.value ?? "",
-				driver: values.driver.value!,
-				subnets: valuesOf(values.subnet),
-				pcp: values.pcp.value ?? main.values.pcp.value!,
-			})),
-			statics: statics.map(({ values, where }) => ({ internal: values.internal.value!, external: values.external.value!, where })),
-			pools: pools.map(({ values, where }) => ({
-				external: valuesOf(values.external),
-				internal: valuesOf(values.internal),
-				overload: values.overload.value!,
-				where,
-			})),
+			ports: mergeRanges(fields.ports),
+			wan: attachment(fieldsOf(wan[0]!.values)),
+			lan: lans.map(({ values }) => {
+				const { subnet, ...lan } = fieldsOf(values);
+				return { ...attachment(lan), driver: lan.driver, subnets: subnet, pcp: lan.pcp ?? pcp };
+			}),
+			statics: statics.map(placed),
+			pools: pools.map(placed),
 			redirects: redirectPlans.filter((redirect) => redirect !== null),
-			hosts: hosts.map(({ values, where }) => ({
-				address: values.ip.value!,
-				filtering: values.filtering.value,
-				maxSessions: values.max_sessions.value,
-				maxRate: values.max_rate.value,
-				where,
-			})),
-			exempts: exempts.map(({ values, where }) => ({ destination: values.dest.value!, where })),
+			hosts: hosts.map(placed),
+			exempts: exempts.map(placed),
 			timeouts: timeoutsOf(timeouts.values),
 		};
 	}
@@ -521,6 +474,14 @@ const EXPECTED_COUNT = { once: "exactly one", "at least once": "at least one" } 
 
 function valuesOf<T>(several: Several<T>): T[] {
 	return several.entries.map((entry) => entry.value);
+}
+
+function placed<S extends SectionType>({ values, where }: Read<S>): Placed<S> {
+	return { ...fieldsOf(values), where };
+}
+
+function attachment(port: { device: string | null; interface: string | null }): WanPlan {
+	return { device: port.device ?? "", interface: port.interface ?? "" };
 }
 
 function timeoutsOf(values: Values<OptionsOf<"timeouts">>): Timeouts {

@@ -2,8 +2,9 @@
  * The option tables of /etc/config/masqd: for every section type its options, and for every option its type, default,
  * unit and a sentence of help.
  *
- * plan.ts reads and validates by these tables and describe.ts prints by them; documentation is generated from them
- * too. Names follow design.md section 8; those of `redirect` are firewall4's.
+ * Everything else is made of these tables: section.ts reads and validates by them and gives plan.ts its fields,
+ * describe.ts prints by them, reference.ts and the README's table of options are generated from them, and a test holds
+ * the package's files against them. Names of `redirect` are firewall4's.
  */
 
 import {
@@ -61,8 +62,11 @@ interface OptionCommon<T> {
 	readonly floor: Floor | null;
 }
 
-export interface SingleOption<T> extends OptionCommon<T> {
+/** `A` is null if the option may be without a value, never if it has a default or is required. */
+export interface SingleOption<T, A extends null = null> extends OptionCommon<T> {
 	readonly kind: "option";
+	/** For the type only. */
+	readonly absent?: () => A;
 	/** As it would be written in the file; null when absence means something of its own, which `help` says. */
 	readonly default: string | null;
 }
@@ -90,6 +94,9 @@ interface OptionDetail {
 	floor?: Floor;
 }
 
+function option<T>(type: ValueType<T>, fallback: string, detail: OptionDetail): SingleOption<T, never>;
+function option<T>(type: ValueType<T>, fallback: null, detail: OptionDetail & { required: true }): SingleOption<T, never>;
+function option<T>(type: ValueType<T>, fallback: null, detail: OptionDetail): SingleOption<T>;
 function option<T>(type: ValueType<T>, fallback: string | null, detail: OptionDetail): SingleOption<T> {
 	const { help, required = false, unit = "", floor = null } = detail;
 	return { kind: "option", type, default: fallback, required, unit, help, floor };
@@ -260,7 +267,7 @@ const FILTERING = oneOf(["endpoint-independent", "address-dependent", "address-a
 // The session table keeps the last use in seconds modulo 2^16 (conntrack/table.ts).
 const SECONDS = integer(1, 65000);
 
-function timeout(seconds: number, help: string, floor?: Floor): SingleOption<number> {
+function timeout(seconds: number, help: string, floor?: Floor): SingleOption<number, never> {
 	return option(SECONDS, String(seconds), floor === undefined ? { help, unit: "s" } : { help, unit: "s", floor });
 }
 
@@ -295,20 +302,20 @@ export const SECTIONS = {
 			ports: list(PORT_RANGE, ["600-1023", "32768-65535"], { help: "external ports that mappings may use" }),
 			filtering: option(FILTERING, "address-and-port-dependent", { help: "which peers may answer through a mapping" }),
 			max_sessions: option(integer(0, 65535), "0", { help: "sessions that a host may hold at most; 0 is its fair share of the table" }),
-			max_rate: option(integer(0, 65535), "0", { unit: "/s", help: "sessions that a host may open a second; 0 is any number" }),
+			max_rate: option(integer(0, 65535), "0", { unit: "/s", help: "sessions that a host may open per second; 0 is any number" }),
 			refusal: option(oneOf(["host-unreachable", "prohibited"]), "host-unreachable", {
-				help: "the ICMP error for a session that can not be had (RFC 6888 REQ-11, RFC 5508 REQ-8)",
+				help: "the ICMP error for a session that cannot be had (RFC 6888 REQ-11, RFC 5508 REQ-8)",
 			}),
 			unsolicited_syn: option(oneOf(["reject", "drop"]), "reject", {
 				help: "an unwanted TCP SYN from outside: an ICMP error after six seconds, or nothing (RFC 5382 REQ-4)",
 			}),
 			hairpin: option(oneOf(["same-lan", "all", "off"]), "same-lan", {
-				help: "which inside hosts reach each other over an external address, filtering apart (RFC 4787 REQ-9)",
+				help: "which internal hosts reach each other over an external address (RFC 4787 REQ-9)",
 			}),
-			block_private: option(BOOL, "0", { help: "whether packets to private addresses stay inside (RFC 1918, RFC 6598)" }),
+			block_private: option(BOOL, "0", { help: "whether packets to private addresses are blocked (RFC 1918, RFC 6598)" }),
 			pcp: option(BOOL, "0", { help: "whether hosts may ask for port forwards themselves, by PCP or NAT-PMP" }),
-			icmp_rate: option(integer(0, 1000), "20", { unit: "/s", help: "ICMP errors that one source may cause a second" }),
-			offload: option(AUTO_ON_OFF, "auto", { help: "whether established sessions go by BPF in the kernel" }),
+			icmp_rate: option(integer(0, 1000), "20", { unit: "/s", help: "ICMP errors that one source may cause per second" }),
+			offload: option(AUTO_ON_OFF, "auto", { help: "whether established sessions are offloaded to BPF programs in the kernel" }),
 			alg_ftp: option(BOOL, "1", { help: "whether FTP control connections (port 21) are read and their addresses rewritten" }),
 			alg_tftp: option(BOOL, "0", { help: "whether a TFTP server (port 69) may answer from a port of its choice" }),
 		},
@@ -336,10 +343,10 @@ export const SECTIONS = {
 	},
 	static: {
 		occurs: "any number of times",
-		help: "Static NAT: one internal address is one external address.",
+		help: "Static NAT: one internal address is one external address, for which masqd answers ARP.",
 		options: {
 			internal: option(ADDRESS, null, { help: "the host's own address", required: true }),
-			external: option(ADDRESS, null, { help: "the address the host has outside", required: true }),
+			external: option(ADDRESS, null, { help: "the external address that is its own", required: true }),
 		},
 	},
 	pool: {
@@ -360,7 +367,7 @@ export const SECTIONS = {
 			src_dport: option(PORT_RANGE, null, { help: "external port or ports", required: true }),
 			dest_ip: option(ADDRESS, null, { help: "the internal host", required: true }),
 			dest_port: option(PORT_RANGE, null, { help: "the host's port, of a range the first one; default is src_dport" }),
-			src_ip: option(SUBNET, null, { help: "the only peers that may use it; default is anyone" }),
+			src_ip: option(SUBNET, null, { help: "the only peers that may use it, whatever filtering says; default is anyone" }),
 		},
 		foreign: {
 			src: "a redirect is always from the WAN port, leave it out",
@@ -379,12 +386,12 @@ export const SECTIONS = {
 			ip: option(ADDRESS, null, { help: "the host's address", required: true }),
 			filtering: option(FILTERING, null, { help: "its filtering; default is the daemon's" }),
 			max_sessions: option(integer(1, 65535), null, { help: "sessions it may hold at most; default is the daemon's" }),
-			max_rate: option(integer(1, 65535), null, { unit: "/s", help: "sessions it may open a second; default is the daemon's" }),
+			max_rate: option(integer(1, 65535), null, { unit: "/s", help: "sessions it may open per second; default is the daemon's" }),
 		},
 	},
 	exempt: {
 		occurs: "any number of times",
-		help: "Destinations that are reached without translation.",
+		help: "Destinations that are reached without translation: the kernel forwards packets to them as they are.",
 		options: {
 			dest: option(SUBNET, null, { help: "the destination subnet", required: true }),
 		},

@@ -51,6 +51,23 @@ export type Values<O extends OptionTable> = {
 	[K in keyof O]: O[K] extends SingleOption<infer T> ? Single<T> : O[K] extends ListOption<infer T> ? Several<T> : never;
 };
 
+/** "max_sessions" -> "maxSessions" */
+type Camel<S extends string> = S extends `${infer A}_${infer B}` ? `${A}${Capitalize<Camel<B>>}` : S;
+
+/** The values of a section without an error, by the names of its options in camel case; null: not given, and there is no default. */
+export type Fields<O extends OptionTable> = {
+	[K in keyof O & string as Camel<K>]: O[K] extends SingleOption<infer T, infer A> ? T | A : O[K] extends ListOption<infer T> ? T[] : never;
+};
+
+/** What a section's values come to in a plan. */
+export function fieldsOf<O extends OptionTable>(values: Values<O>): Fields<O> {
+	const fields: Record<string, unknown> = {};
+	for (const [name, v] of Object.entries<Single<unknown> | Several<unknown>>(values)) {
+		fields[name.replace(/_(.)/g, (_, first: string) => first.toUpperCase())] = "entries" in v ? v.entries.map((e) => e.value) : v.value;
+	}
+	return fields as Fields<O>;
+}
+
 /** The option that every section may have besides those of its table, as firewall4's do: LuCI writes it. */
 const ENABLED = "enabled";
 

@@ -50,7 +50,7 @@ export class InForce {
 
 	/** Who judges sessions by a policy, by default by what is in force. */
 	keeper(policy: Policy = this.#context.policy, externals: readonly External[] = this.#context.externals.list, plan = this.plan): Keeper {
-		const exempts = plan.exempts.map((e) => netOf(e.destination));
+		const exempts = plan.exempts.map((e) => netOf(e.dest));
 		return new Keeper(this.#context, { policy, externals, exempts, nets: this.#nets().map(netOf) });
 	}
 

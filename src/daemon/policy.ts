@@ -34,15 +34,15 @@ export function policyOf(plan: Plan, numbers: readonly number[]): Policy {
 		filtering: filteringFlags(plan.filtering),
 		hosts: new Map(
 			plan.hosts.map((h) => [
-				swap32(h.address),
+				swap32(h.ip),
 				{ flags: filteringFlags(h.filtering ?? plan.filtering), maxSessions: h.maxSessions ?? 0, maxRate: h.maxRate ?? 0 },
 			]),
 		),
 		forwards: forwardsOf(plan),
 		pools,
 		ranges: plan.ports,
-		algFtp: plan.algs.ftp,
-		algTftp: plan.algs.tftp,
+		algFtp: plan.algFtp,
+		algTftp: plan.algTftp,
 		maxSessions: plan.maxSessions,
 		maxRate: plan.maxRate,
 		refusal: plan.refusal === "prohibited" ? PROHIBITED : HOST_UNREACHABLE,

@@ -131,7 +131,7 @@ export function topologyOf(plan: Plan, kernel: KernelFacts, own: Pick<OwnPorts, 
 		forwards,
 		...claims(plan.ports, forwards, own),
 		routed: kernel.subnetsNotVia(wan.index),
-		exempts: plan.exempts.map((e) => e.destination),
+		exempts: plan.exempts.map((e) => e.dest),
 		own: kernel.ownAddresses(),
 	};
 }

@@ -1,9 +1,11 @@
 /**
  * What the translation code works on: frame memory, table, ports, policy. The engine makes one and the parts of `nat` share it.
  */
+
 import type { Hosts } from "../conntrack/hosts.ts";
 import type { PortRange } from "../conntrack/ports.ts";
 import type { Table } from "../conntrack/table.ts";
+import { HOST_UNREACHABLE } from "../packet/icmp.ts";
 import { addressValue, type Views } from "../packet/layout.ts";
 import type { LinkHeaders } from "../packet/link-header.ts";
 import type { DropLog } from "./drop-log.ts";
@@ -159,7 +161,7 @@ export const POLICY_DEFAULTS = {
 	filtering: 0,
 	maxSessions: 0,
 	maxRate: 0,
-	refusal: 0x301,
+	refusal: HOST_UNREACHABLE,
 	blockPrivate: false,
 	rejectSyn: true,
 	icmpRate: 20,

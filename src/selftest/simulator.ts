@@ -42,7 +42,7 @@ const HOP = 1;
 const MTU = 1500;
 
 /** The defaults of the configuration, in seconds. */
-const TIMEOUTS: Timeouts = {
+export const SIMULATED_TIMEOUTS: Timeouts = {
 	udp: 300,
 	dns: 2,
 	icmp: 60,
@@ -73,7 +73,7 @@ export class Bench {
 	constructor(policy: Partial<Policy> = {}) {
 		const layout = layoutTable(SESSIONS, externalsWords(1, RANGES));
 		const memory = new ArrayBuffer(layout.words * 4);
-		const tables = makeTables(memory, layout, Int32Array.of(0x1234567, 0x2345671, 0x3456713, 1), TIMEOUTS, RANGES);
+		const tables = makeTables(memory, layout, Int32Array.of(0x1234567, 0x2345671, 0x3456713, 1), SIMULATED_TIMEOUTS, RANGES);
 		tables.externals.add(loaded(OUTSIDE), true, 0, -1);
 		const views = viewsOf(new ArrayBuffer(SLOT + BLOCKS * BLOCK));
 		const tags = new Int32Array(256);

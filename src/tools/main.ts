@@ -4,6 +4,7 @@
 import * as native from "masq:native";
 import { CONFIG, type Command, executeWhole, type Line, SOCKET, STATE, UsageError } from "../cli/command-line.ts";
 import { describePlan } from "../config/describe.ts";
+import { configHelp } from "../config/reference.ts";
 import { cleanup } from "../daemon/cleanup.ts";
 import { loadPlan, readPlan } from "../daemon/load-plan.ts";
 import { planTable } from "../daemon/policy.ts";
@@ -49,10 +50,17 @@ function cleanUp({ options }: Line): number {
 	return cleanup(paths, { done: (line) => out(`${line}\n`), failed: (line) => err(`masqd: ${line}\n`) }) ? 0 : 1;
 }
 
+/** `help config`; all other help is the client's. */
+function help(): number {
+	out(configHelp());
+	return 0;
+}
+
 const COMMANDS: Record<string, Command> = {
 	check: { run: check, options: { "-c": true, "-j": false } },
 	offload: { run: offload, options: { "--dump": false, "-c": true } },
 	selftest: { run: ({ options }) => selftest(out, options.has("-j")), options: { "-j": false } },
+	help: { run: help, options: {}, words: 1 },
 	cleanup: { run: cleanUp, options: { "--socket": true, "--state": true } },
 };
 

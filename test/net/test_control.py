@@ -518,6 +518,7 @@ def test_selftest_and_help():
         text = run(MASQD, "help", command).stdout
         assert f"  {command} " in listed and text.startswith(f"usage: masqd {command} ")
         assert all(len(line) <= 76 and line.isascii() for line in text.splitlines()), text
+    assert "  option max_sessions '0'\n" in run(MASQD, "help", "config").stdout
     nonsense = ("nonsense", "", "help nonsense", "help constructor", "status -x", "flows more", "flows toString x", "flows --sort __proto__")
     for words in (*nonsense, "flush constructor", "flush host", "capture some", "why a b", "why nonsense", "run --log valueOf", "reload now"):
         asked = run(MASQD, *words.split(), check=False)

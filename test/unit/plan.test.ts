@@ -77,7 +77,8 @@ describe("the plan", () => {
 			blockPrivate: false,
 			icmpRate: 20,
 			offload: "auto",
-			algs: { ftp: true, tftp: false },
+			algFtp: true,
+			algTftp: false,
 			wan: { device: "wan0", interface: "" },
 			lan: [{ device: "lan0", interface: "", driver: "tun", subnets: [], pcp: false }],
 			statics: [],
@@ -494,7 +495,7 @@ describe("hosts and exemptions", () => {
 		expect(planOf(host).hosts[0]!.filtering).toBeNull();
 		expect(findingsOf(host + host)).toEqual(["5 @host[1] ip: 192.168.1.50 is in section '@host[0]' in line 6 too, expected once"]);
 		const exempt = section("exempt", { dest: "198.51.100.0/24" });
-		expect(planOf(exempt).exempts[0]!.destination).toEqual({ address: 0xc6336400, mask: 0xffffff00, prefix: 24 });
+		expect(planOf(exempt).exempts[0]!.dest).toEqual({ address: 0xc6336400, mask: 0xffffff00, prefix: 24 });
 		expect(findingsOf(exempt + section("exempt", { dest: "198.51.100.0/255.255.255.0" }))).toHaveLength(1);
 	});
 
