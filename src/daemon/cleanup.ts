@@ -6,14 +6,17 @@
  * by this. Beside a living daemon nothing is touched: the lock of the state file is held meanwhile.
  */
 import * as native from "masq:native";
+import { readImage } from "../conntrack/restore.ts";
 import { GUARD_TABLE } from "../kernel/guard.ts";
+import { handOver } from "../kernel/hand-over.ts";
 import { IngressFilters } from "../kernel/ingress-filter.ts";
 import { KernelMirror } from "../kernel/mirror.ts";
-import { deleteTable } from "../kernel/nft-delete.ts";
+import { deleteTable, hasTable } from "../kernel/nft-delete.ts";
 import { SavedSysctls } from "../kernel/saved-sysctls.ts";
 import { removeLeftovers, TUN_NAME } from "../kernel/tun-routes.ts";
 import { NFPROTO } from "../netlink/nftables.ts";
 import { QUEUE_TABLE } from "../port/queue-rules.ts";
+import { bootWords } from "./state.ts";
 
 const CAP_NET_ADMIN = 12;
 
@@ -73,6 +76,10 @@ function cleanUnderLock(socket: string, state: string, tell: Teller): boolean {
 			tell.failed((error as Error).message);
 		}
 	};
+	// Before the kernel gets the first packet. One that has stopped in good order has done so itself, and has taken its guard away.
+	attempt(() => {
+		if (hasTable(native, NFPROTO.INET, nameOf(GUARD_TABLE))) handOverSessions(state);
+	});
 	const kernel = new KernelMirror(native);
 	attempt(() => {
 		kernel.open();
@@ -92,7 +99,7 @@ function cleanUnderLock(socket: string, state: string, tell: Teller): boolean {
 			[NFPROTO.INET, GUARD_TABLE],
 			[NFPROTO.IPV4, QUEUE_TABLE],
 		] as const)
-			if (deleteTable(native, family, table.replace(/^\w+ /, ""))) done(`removed the nft table ${table}`);
+			if (deleteTable(native, family, nameOf(table))) done(`removed the nft table ${table}`);
 	});
 	attempt(() => {
 		for (const { name, value, problem } of new SavedSysctls(native, `${state}.settings`, `/${TUN_NAME}`).restore())
@@ -106,6 +113,19 @@ function cleanUnderLock(socket: string, state: string, tell: Teller): boolean {
 		});
 	if (lines === 0 && failures === 0) tell.done("nothing to do: no masqd has left anything");
 	return failures === 0;
+}
+
+/** The kernel goes on with what it can of the sessions that are in the file. */
+function handOverSessions(state: string): void {
+	const size = native.fileSize(state);
+	if (size <= 0) return;
+	const image = readImage(native.mapFile(state, size), bootWords(), Math.floor(native.now() / 1000));
+	if (typeof image !== "string") handOver(native, image.T, image.addresses, image.sessions);
+}
+
+/** A table's name without its family. */
+function nameOf(table: string): string {
+	return table.replace(/^\w+ /, "");
 }
 
 /** Whether a daemon serves a control socket. */

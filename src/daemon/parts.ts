@@ -11,7 +11,7 @@ import { filtersBridges } from "../kernel/device-warnings.ts";
 import { GUARD_TABLE, guardPresent } from "../kernel/guard.ts";
 import { GuardKeeper } from "../kernel/guard-keeper.ts";
 import { GuardWatch } from "../kernel/guard-watch.ts";
-import { forgetKernelFlows } from "../kernel/kernel-flows.ts";
+import { handOver } from "../kernel/hand-over.ts";
 import { OwnPorts } from "../kernel/local-ports.ts";
 import { KernelMirror } from "../kernel/mirror.ts";
 import { RouterProtocols } from "../kernel/router-protocols.ts";
@@ -224,21 +224,23 @@ export class Parts {
 			(i) => this.offload.offload?.hopChanged(i),
 			(unroutable) => this.wanAddress.routed(unroutable),
 		);
-		// What the kernel has tracked of the sessions is not to be found again by what comes after masqd.
-		const kernelFlows: Follower = {
-			name: "kernel flows",
+		// Closed when nothing is translated any more, and before the kernel gets the first packet.
+		const connections: Follower = {
+			name: "connections",
 			follow: () => {},
 			close: (relieved) => {
-				if (!relieved && carrier === null) forgetKernelFlows(native, this.context.table.T, this.#live());
+				const { table, externals } = this.context;
+				// What the kernel carries is its own.
+				if (!relieved && carrier === null) handOver(native, table.T, externals.A, table.layout.sessions);
 			},
 		};
 		const followers = [
 			this.routerPorts,
 			this.guard,
 			...(carrier === null ? [] : [carrier]),
-			kernelFlows,
 			this.ports,
 			this.tuns,
+			connections,
 			this.arp,
 			this.wanAddress,
 			this.pcp,
@@ -276,10 +278,5 @@ export class Parts {
 		this.routerProtocols.changed();
 		const ended = yieldToRouter(this.context, this.admission);
 		if (ended > 0) this.log.say("notice", `${ended} sessions ended: the router itself speaks their protocol with their peers now`);
-	}
-
-	/** Numbers of the sessions that are there. */
-	*#live(): Generator<number> {
-		for (let i = 1; i <= this.context.table.layout.sessions; i++) if (this.context.table.state(i) !== 0) yield i;
 	}
 }

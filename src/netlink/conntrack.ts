@@ -1,6 +1,6 @@
 /**
- * ctnetlink (linux/netfilter/nfnetlink_conntrack.h): the kernel's connection tracking entries, read and deleted. Entries are never made here: the kernel makes
- * one itself when the first packet of a connection passes.
+ * ctnetlink (linux/netfilter/nfnetlink_conntrack.h): the kernel's connection tracking entries, read and deleted. The kernel makes them itself when the first
+ * packet of a connection passes, but for those of connections that it is to take over.
  *
  * Addresses are dotted values, ports host order.
  */
@@ -27,6 +27,7 @@ const CTA = {
 	TUPLE_REPLY: 2,
 	STATUS: 3,
 	PROTOINFO: 4,
+	NAT_SOURCE: 6,
 	TIMEOUT: 7,
 	MARK: 8,
 	COUNTERS_ORIG: 9,
@@ -40,7 +41,14 @@ const IP = { SOURCE: 1, DESTINATION: 2 } as const;
 const PROTO = { NUMBER: 1, SOURCE: 2, DESTINATION: 3, ICMP_ID: 4, ICMP_TYPE: 5, ICMP_CODE: 6 } as const;
 const COUNTERS = { PACKETS: 1, BYTES: 2 } as const;
 const PROTOINFO_TCP = 1;
-const TCP_STATE = 1;
+const TCP_INFO = { STATE: 1, FLAGS_ORIGINAL: 4, FLAGS_REPLY: 5 } as const;
+const ESTABLISHED = 3;
+/** IP_CT_TCP_FLAG_BE_LIBERAL, as value and as mask: windows that it has not seen are not judged. */
+const BE_LIBERAL = Uint8Array.of(8, 8);
+const NAT = { ADDRESS: 1, PORTS: 3 } as const;
+const NAT_PORT = 1;
+/** Seconds that an established connection may be quiet (RFC 5382 REQ-5); with its next packet the kernel's own timeout holds. */
+const QUIET = 7440;
 
 /** One direction of an entry. */
 export interface Tuple {
@@ -135,7 +143,7 @@ function parseTcpState(a: AttributeReader): number {
 	let state = 0;
 	while (a.next()) {
 		if (a.type !== PROTOINFO_TCP) continue;
-		for (const b = a.nested(); b.next(); ) if (b.type === TCP_STATE) state = b.byte(0);
+		for (const b = a.nested(); b.next(); ) if (b.type === TCP_INFO.STATE) state = b.byte(0);
 	}
 	return state;
 }
@@ -167,21 +175,50 @@ function marked(header: RequestHeader, mark: Mark, little: boolean): ArrayBuffer
 
 /** Appends a request for (CT_GET) or against (CT_DELETE) the one entry of a tuple, its original one or (`reply`) that of its answers: ENOENT if there is none. */
 export function writeEntryRequest(out: MessageWriter, header: RequestHeader, tuple: Tuple, reply = false): MessageWriter {
+	out.message(header).netfilter(AF_INET);
+	return writeTuple(out, reply ? CTA.TUPLE_REPLY : CTA.TUPLE_ORIG, tuple);
+}
+
+function writeTuple(
+	out: MessageWriter,
+	type: number,
+	{ protocol, source, destination, sourcePort, destinationPort }: Tuple,
+): MessageWriter {
+	return out.nest(type, () => {
+		out.nest(TUPLE.IP, () => out.networkAttribute(IP.SOURCE, source).networkAttribute(IP.DESTINATION, destination));
+		out.nest(TUPLE.PROTO, () => {
+			out.byteAttribute(PROTO.NUMBER, protocol);
+			if (protocol === ICMP)
+				out
+					.network16Attribute(PROTO.ICMP_ID, sourcePort)
+					.byteAttribute(PROTO.ICMP_TYPE, destinationPort >> 8)
+					.byteAttribute(PROTO.ICMP_CODE, destinationPort & 0xff);
+			else out.network16Attribute(PROTO.SOURCE, sourcePort).network16Attribute(PROTO.DESTINATION, destinationPort);
+		});
+	});
+}
+
+/**
+ * Appends a request for an entry of a TCP connection that the kernel has not seen begin: established, from `tuple`'s source, whose address and port are
+ * `outside` and `outsidePort` to its peer. EEXIST if there is one.
+ */
+export function writeTakenOver(out: MessageWriter, tuple: Tuple, outside = 0, outsidePort = 0): MessageWriter {
 	const { protocol, source, destination, sourcePort, destinationPort } = tuple;
-	return out
-		.message(header)
-		.netfilter(AF_INET)
-		.nest(reply ? CTA.TUPLE_REPLY : CTA.TUPLE_ORIG, () => {
-			out.nest(TUPLE.IP, () => out.networkAttribute(IP.SOURCE, source).networkAttribute(IP.DESTINATION, destination));
-			out.nest(TUPLE.PROTO, () => {
-				out.byteAttribute(PROTO.NUMBER, protocol);
-				if (protocol === ICMP)
-					out
-						.network16Attribute(PROTO.ICMP_ID, sourcePort)
-						.byteAttribute(PROTO.ICMP_TYPE, destinationPort >> 8)
-						.byteAttribute(PROTO.ICMP_CODE, destinationPort & 0xff);
-				else out.network16Attribute(PROTO.SOURCE, sourcePort).network16Attribute(PROTO.DESTINATION, destinationPort);
+	const reply = { protocol, source: destination, destination: source, sourcePort: destinationPort, destinationPort: sourcePort };
+	writeEntryRequest(out, { type: CT_NEW, flags: NLM_F.REQUEST | NLM_F.CREATE | NLM_F.EXCL, sequence: 1 }, tuple);
+	// Not translated yet: the kernel does that itself, by NAT_SOURCE.
+	return writeTuple(out, CTA.TUPLE_REPLY, reply)
+		.networkAttribute(CTA.STATUS, IPS.SEEN_REPLY | IPS.ASSURED | IPS.CONFIRMED)
+		.networkAttribute(CTA.TIMEOUT, QUIET)
+		.nest(CTA.PROTOINFO, () => {
+			out.nest(PROTOINFO_TCP, () => {
+				out.byteAttribute(TCP_INFO.STATE, ESTABLISHED);
+				out.bytesAttribute(TCP_INFO.FLAGS_ORIGINAL, BE_LIBERAL).bytesAttribute(TCP_INFO.FLAGS_REPLY, BE_LIBERAL);
 			});
+		})
+		.nest(CTA.NAT_SOURCE, () => {
+			out.networkAttribute(NAT.ADDRESS, outside);
+			out.nest(NAT.PORTS, () => out.network16Attribute(NAT_PORT, outsidePort));
 		});
 }
 

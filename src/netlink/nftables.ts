@@ -12,6 +12,7 @@ const BATCH_BEGIN = 0x10;
 const BATCH_END = 0x11;
 /** Message types. */
 export const NFT = {
+	GETTABLE: 0x0a01,
 	DELTABLE: 0x0a02,
 	NEWRULE: 0x0a06,
 	NEWSETELEM: 0x0a0c,
@@ -36,6 +37,12 @@ export function encodeBatch(sequence: number, fill: (out: MessageWriter) => void
 	out.message({ type: BATCH_BEGIN, flags: NLM_F.REQUEST, sequence }).netfilter(0, SUBSYSTEM);
 	fill(out);
 	return out.message({ type: BATCH_END, flags: NLM_F.REQUEST, sequence }).netfilter(0, SUBSYSTEM).finish();
+}
+
+/** Asks for a table: ENOENT if there is none. */
+export function encodeTableRequest(family: number, table: string, sequence: number): ArrayBuffer {
+	const header = { type: NFT.GETTABLE, flags: NLM_F.REQUEST, sequence };
+	return new MessageWriter().message(header).netfilter(family).nameAttribute(TABLE_NAME, table).finish();
 }
 
 /** Deletes a table with all that is in it. */

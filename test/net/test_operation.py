@@ -344,6 +344,49 @@ def test_connections_from_the_kernel_to_masqd_and_back(make_bed):
     another.close()
 
 
+@pytest.mark.parametrize("end", ["stop", "cleanup"])
+def test_a_stop_gives_connections_whose_peer_speaks_first(make_bed, end):
+    """The kernel has them, with the ports they have outside, before the peer's next segment comes: firewall4 would answer that with a reset."""
+    bed = make_bed()
+    firewall = """table inet fw {
+        chain input { type filter hook input priority filter; ct state established,related accept; iifname "wan0" meta l4proto tcp reject with tcp reset; };
+        chain forward { type filter hook forward priority filter; policy drop; ct state established,related accept; iifname "br-lan" accept; };
+        chain post { type nat hook postrouting priority srcnat; oifname "wan0" ct state invalid drop; oifname "wan0" masquerade; };
+    }"""
+    bed.router.sysctl("net/ipv4/ip_forward", "1")
+    bed.router.run("nft", "-f", "-", stdin=firewall)
+    bed.start()
+    # The same ports to the same server: one of them has another outside.
+    listener = bed.wan.listener(S1, 7000)
+    clients = [host.tcp(address, 40001) for host, address in ((bed.h1, H1), (bed.h2, H2))]
+    servers = []
+    for client in clients:
+        client.connect((S1, 7000))
+        servers.append(listener.accept()[0])
+    ports = [server.getpeername()[1] for server in servers]
+    assert len(set(ports)) == 2
+    for server, client in zip(servers, clients):
+        # More than a window of which the kernel might know.
+        server.sendall(bytes(200000))
+        received = 0
+        while received < 200000:
+            received += len(client.recv(200000))
+    if end == "stop":
+        bed.stop()
+    else:
+        bed.daemon.kill()
+        bed.router.run(MASQD, "cleanup", "--socket", bed.socket_path, "--state", bed.state_path)
+        bed.daemon = None
+    for server, client in zip(servers, clients):
+        server.sendall(b"first")
+        assert client.recv(100) == b"first"
+        client.sendall(b"second")
+        assert server.recv(100) == b"second"
+        client.close()
+        assert server.recv(100) == b""
+        server.close()
+
+
 def test_flows_that_the_kernel_forwarded_before(make_bed):
     """What the kernel tracks of a flow that it had forwarded untranslated, before masqd came, is not in the flow's way."""
     bed = make_bed()

@@ -4,6 +4,7 @@ Streams of ten messages a second run through all of it; `make router-test` print
 followed by `service masqd stop`, after which the kernel has the LAN and everything is as it was before masqd.
 """
 
+import contextlib
 import os
 import pathlib
 import re
@@ -342,6 +343,49 @@ def test_started_while_the_firewall_is_stopped(house):
     house.ready()
     house.run("service firewall start")
     wait_until(lambda: house.h1.run("ping", "-c", "1", "-W", "1", SERVER, check=False).returncode == 0, "the LAN's traffic")
+
+
+@pytest.mark.parametrize("before", ["", "kill -STOP $(cat /var/run/procd/masqd/pid); "])
+def test_a_stop_costs_no_connection(house, before):
+    """Not even of a masqd that hangs: downloads go on, whose hosts only acknowledge, and nothing new is refused meanwhile."""
+    listener, another = house.wan.listener(), house.wan.listener()
+    client = house.h1.tcp()
+    client.connect((SERVER, listener.getsockname()[1]))
+    server, _ = listener.accept()
+    stopped = threading.Event()
+    problems = []
+
+    def push():
+        try:
+            while not stopped.wait(0.005):
+                server.sendall(bytes(1000))
+            server.shutdown(socket.SHUT_WR)
+        except OSError as problem:
+            problems.append(problem)
+
+    def stop():
+        house.run(f"{before}service masqd stop")
+        stopped.set()
+
+    threads = [threading.Thread(target=target) for target in (push, stop)]
+    # Some of it with masqd.
+    threads[0].start()
+    while len(client.recv(1 << 20)) < 1000:
+        pass
+    threads[1].start()
+    while not stopped.is_set():
+        with contextlib.closing(house.h1.tcp()) as fresh:
+            fresh.connect((SERVER, another.getsockname()[1]))
+        another.accept()[0].close()
+    while client.recv(1 << 20):
+        pass
+    for thread in threads:
+        thread.join()
+    assert problems == []
+    for each in (client, server, listener, another):
+        each.close()
+    house.run("service masqd start")
+    house.ready()
 
 
 def test_firewall4s_own_port_forwards_are_named(house):
