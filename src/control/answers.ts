@@ -5,7 +5,7 @@ import { Captures } from "./capture.ts";
 import type { DaemonView } from "./daemon-view.ts";
 import { why } from "./dry-run.ts";
 import { flush } from "./flush.ts";
-import type { Request } from "./protocol.ts";
+import type { ReloadReply, Request } from "./protocol.ts";
 import { drops, flows, hosts, mappings } from "./sessions.ts";
 import { status } from "./status.ts";
 import type { Answer } from "./stream.ts";
@@ -43,9 +43,22 @@ export class Answers {
 			case "capture":
 				return this.#captures.answer(request);
 			case "reload":
-				return { data: daemon.reload() };
+				return reload(daemon);
 			default:
 				throw new Error("unknown command");
 		}
 	}
+}
+
+/** What came of it, once that is known. */
+function reload(daemon: DaemonView): Answer {
+	let reply: ReloadReply | null = null;
+	daemon.reload((told) => {
+		reply = told;
+	});
+	function* job() {
+		while (reply === null) yield undefined;
+		return reply;
+	}
+	return { job: job(), ready: () => reply !== null };
 }

@@ -78,7 +78,7 @@ export interface DaemonView extends SessionsView, DecisionsView, FramesView {
 		often(level: "warning" | "notice", kind: string, text: string, now: number): void;
 	};
 	/** Reads the configuration again and goes on by it. */
-	reload(): ReloadReply;
+	reload(told: (reply: ReloadReply) => void): void;
 
 	/** Milliseconds at start. */
 	readonly startedAt: number;

@@ -43,6 +43,8 @@ interface Client {
 	sent: number;
 	/** The answer in progress. */
 	job: Generator<unknown[] | undefined, unknown> | null;
+	/** Whether it can go on, null if it always can. */
+	ready: (() => boolean) | null;
 	stream: Stream | null;
 	/** It has closed its end; what it asked before is still answered. */
 	eof: boolean;
@@ -103,7 +105,7 @@ export class ControlServer {
 		let due = now < this.#deafUntil ? this.#deafUntil - now : Number.POSITIVE_INFINITY;
 		for (const c of this.#clients) {
 			if (c.sent < c.length || c.partialSince > 0) due = Math.min(due, 1000);
-			else if (c.more || c.job !== null || c.stream?.pending) return 0;
+			else if (wants(c)) return 0;
 		}
 		return due;
 	}
@@ -119,7 +121,7 @@ export class ControlServer {
 		for (let n = 0; n < polled.length; n++) {
 			const c = polled[(n + this.#turn) % polled.length];
 			const events = set[(from + 1 + ((n + this.#turn) % polled.length)) * 3 + 2];
-			if (events === 0 && (c.sent < c.length || (!c.more && c.job === null && !c.stream?.pending))) continue;
+			if (events === 0 && (c.sent < c.length || !wants(c))) continue;
 			worked = true;
 			if (c.stream !== null) most = PACE_STREAM;
 			this.#attend(c, events, now);
@@ -171,6 +173,7 @@ export class ControlServer {
 			length: 0,
 			sent: 0,
 			job: null,
+			ready: null,
 			stream: null,
 			eof: false,
 			more: false,
@@ -247,6 +250,7 @@ export class ControlServer {
 		}
 		if ("job" in found) {
 			c.job = found.job;
+			c.ready = found.ready ?? null;
 			this.#step(c, found.job, now);
 		} else if ("stream" in found) {
 			c.stream = found.stream;
@@ -275,6 +279,7 @@ export class ControlServer {
 			stream.close();
 			c.stream = null;
 			c.job = rest(rows);
+			c.ready = null;
 			return this.#step(c, c.job, now);
 		}
 		if (rows.length > 0) this.#reply(c, { v: PROTOCOL_VERSION, rows }, now);
@@ -327,6 +332,12 @@ export class ControlServer {
 		native.close(this.#listener);
 		native.unlink(this.#path);
 	}
+}
+
+/** Whether there is something to do for a client that has got all that was written to it. */
+function wants(c: Client): boolean {
+	if (c.job !== null) return c.ready === null || c.ready();
+	return c.more || c.stream?.pending === true;
 }
 
 /** The end of a stream: its last rows, and the line that says that it is the end. */

@@ -9,7 +9,7 @@ import { H_CLOCK } from "../conntrack/table-layout.ts";
 import type { DaemonView } from "../control/daemon-view.ts";
 import type { ReloadReply } from "../control/protocol.ts";
 import { ControlServer } from "../control/server.ts";
-import { resolveDevices } from "../kernel/netifd.ts";
+import { type Resolving, resolution } from "../kernel/netifd.ts";
 import type { FastPath } from "../nat/fast-path.ts";
 import type { OffloadStatus } from "../offload/offload.ts";
 import { formatAddress, formatSubnet } from "../packet/address.ts";
@@ -23,6 +23,7 @@ import type { OffloadFollower } from "./offload-follower.ts";
 import { Parts, type Paths } from "./parts.ts";
 import type { Port } from "./ports.ts";
 import { reload } from "./reload.ts";
+import { Reloads, type Told } from "./reloads.ts";
 import type { State } from "./state.ts";
 import { takeOver } from "./take-over.ts";
 import { passesBy } from "./topology.ts";
@@ -59,6 +60,7 @@ export class Daemon implements DaemonView {
 	readonly carrier: Parts["carrier"];
 	readonly #parts: Parts;
 	readonly #loop: Loop;
+	readonly #reloads: Reloads;
 	readonly #options: Options;
 	/** Another masqd is to go on at once (restart, upgrade): guard and settings stay, so nothing of the kernel's gets in between. */
 	#relieved = false;
@@ -82,8 +84,13 @@ export class Daemon implements DaemonView {
 		this.rates = parts.rates;
 		this.barrier = parts.barrier;
 		this.ownPorts = parts.ownPorts;
+		this.#reloads = new Reloads(
+			native,
+			() => this.#reload(),
+			() => parts.clock.milliseconds,
+		);
 		this.#loop = makeLoop(parts, {
-			reload: () => this.reload(),
+			reloads: this.#reloads,
 			relieve: () => {
 				this.#relieved = true;
 			},
@@ -146,14 +153,18 @@ export class Daemon implements DaemonView {
 		return this.#parts.offload.offload;
 	}
 
-	/** Reads the configuration again and goes on by it. */
-	reload(): ReloadReply {
+	/** Reads the configuration again and goes on by it; says what came of it when that is known. */
+	reload(told: Told): void {
 		this.#parts.clock.read(this.context);
+		this.#reloads.ask(told);
+	}
+
+	#reload(): Resolving<ReloadReply> {
 		const { paths, context, admission, requested, inForce, inStep, ports, guard, offload, log, kernel } = this.#parts;
 		return reload({
 			path: paths.config,
 			load: () => loadPlan(paths.config),
-			resolve: (other, before) => resolveDevices(native, other, [before.wan, ...before.lan]),
+			resolve: (other, before) => resolution(other, [before.wan, ...before.lan]),
 			problemOf: (plan) =>
 				isCarried(plan) === (this.carrier !== null) ? tunProblem(plan) : "option driver 'kernel' comes and goes with a restart",
 			exists: (device) => kernel.linkByName(device) !== undefined,
@@ -273,6 +284,7 @@ export class Daemon implements DaemonView {
 			}
 		};
 		attempt(() => this.#loop.control?.close());
+		attempt(() => this.#reloads.close());
 		this.#parts.inStep.close(this.#relieved, failed);
 		if (!this.#relieved) attempt(() => this.#parts.settings.restore());
 		this.context.table.header[H_CLOCK] = this.context.now;

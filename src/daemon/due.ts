@@ -3,7 +3,6 @@
  */
 import * as native from "masq:native";
 import { OTHER } from "../conntrack/states.ts";
-import type { ReloadReply } from "../control/protocol.ts";
 import { CpuAffinity } from "../kernel/cpu-affinity.ts";
 import { EXPIRE_BUDGET } from "../nat/admission.ts";
 import { REASON } from "../nat/reason.ts";
@@ -11,6 +10,7 @@ import { addressValue } from "../packet/layout.ts";
 import { Loop, type LoopParts, type Step } from "./loop.ts";
 import type { Parts } from "./parts.ts";
 import type { Port } from "./ports.ts";
+import type { Reloads } from "./reloads.ts";
 import { startAnew } from "./take-over.ts";
 import { withPorts } from "./topology.ts";
 
@@ -22,7 +22,7 @@ const YIELD_PROTOCOLS_SECONDS = 3;
 
 /** What signals ask of the daemon. */
 export interface Asked {
-	reload(): ReloadReply;
+	reloads: Reloads;
 	/** Another masqd goes on at once. */
 	relieve(): void;
 }
@@ -47,6 +47,7 @@ export function makeLoop(p: Parts, asked: Asked): Loop {
 			guard.keeper.look();
 			if (inStep.behind) inStep.news();
 		},
+		reload: () => asked.reloads.look(),
 		"own ports": () => routerPorts.look(p.inForce.plan, clock.milliseconds),
 		"own ports step": () => yieldPorts(p),
 		"lost state": () => startAnew(p.paths.state, p.boot, context, p.inForce, (i) => offload.offload?.ended(i), p.log),
@@ -96,6 +97,7 @@ export function makeLoop(p: Parts, asked: Asked): Loop {
 		hops,
 		announcements,
 		placement,
+		reloads: asked.reloads,
 		pending: () => slowPath.pending || requested.pending,
 		portFailed: (port, error) => portFailed(p, port, error),
 		steps,
@@ -110,9 +112,11 @@ function signalled(p: Parts, loop: Loop, asked: Asked): void {
 		if (signal === SIGTERM || signal === SIGINT || signal === native.SIGUSR1) loop.stopping = true;
 		if (signal === native.SIGUSR1) asked.relieve();
 		if (signal !== SIGHUP) continue;
-		const { errors } = asked.reload();
-		for (const line of errors) p.log.say("error", line);
-		if (errors.length > 0) p.log.say("notice", "reload: the configuration stays as it was");
+		p.clock.read(p.context);
+		asked.reloads.ask(({ errors }) => {
+			for (const line of errors) p.log.say("error", line);
+			if (errors.length > 0) p.log.say("notice", "reload: the configuration stays as it was");
+		});
 	}
 }
 

@@ -20,6 +20,7 @@ import type { Egress, Meter } from "./egress.ts";
 import type { GuardFollower } from "./guard-follower.ts";
 import type { InStep } from "./in-step.ts";
 import type { Port, Ports } from "./ports.ts";
+import type { Reloads } from "./reloads.ts";
 import type { ArpFollower, PcpFollower } from "./responders.ts";
 import type { RouterPorts } from "./router-ports.ts";
 import type { WanAddress } from "./wan-address.ts";
@@ -29,10 +30,10 @@ const SPIN = 1;
 /** Turns with frames after which signals, kernel news and the control socket are looked at. */
 const POLL_TURNS = 32;
 /**
- * The WAN; of each LAN a TUN device, a packet socket and one for PCP; signals, kernel news, ARP, guard watch, own sockets, nft and the carrier's two; the control
+ * The WAN; of each LAN a TUN device, a packet socket and one for PCP; signals, kernel news, ARP, guard watch, own sockets, nft, the carrier's two and ubus; the control
  * server's.
  */
-const FIXED = 8;
+const FIXED = 9;
 const POLL_ENTRIES = 1 + 3 * MAX_LANS + FIXED + CONTROL_ENTRIES;
 /** Milliseconds of sleep when nothing is to expire and nothing waits: until the hops want confirming. */
 const IDLE_MS = 30_000;
@@ -66,13 +67,24 @@ export interface LoopParts {
 	announcements: Announcements;
 	/** The placement on processors wants a look at this millisecond. */
 	placement: { dueAt: number };
+	/** A reload that waits for ubus. */
+	reloads: Pick<Reloads, "fd" | "dueAt">;
 	/** Something of the slow kind waits for its second. */
 	pending(): boolean;
 	/** A port's device reported an error. */
 	portFailed(p: Port, error: native.NativeError): void;
 	/** Steps of a turn by name, and those of a second in their order. */
 	steps: Record<
-		"lost state" | "placement" | "announcements" | "own ports" | "own ports step" | "signals" | "kernel news" | "guard watch" | "nft",
+		| "lost state"
+		| "placement"
+		| "announcements"
+		| "own ports"
+		| "own ports step"
+		| "signals"
+		| "kernel news"
+		| "guard watch"
+		| "nft"
+		| "reload",
 		() => void
 	>;
 	everySecond: readonly Step[];
@@ -183,7 +195,7 @@ export class Loop {
 	/** Waits for something to do for at most `timeout` ms; serves everything but the ports, which are the first entries of the poll set: the WAN's, then those of the LANs. */
 	#poll(timeout: number): void {
 		const set = this.#pollSet;
-		const { kernel, inStep, arp, guard, routerPorts, pcp, steps, carrier } = this.#with;
+		const { kernel, inStep, arp, guard, routerPorts, reloads, pcp, steps, carrier } = this.#with;
 		const { sockets } = routerPorts;
 		watch(set, 0, this.#wan.driver === null ? -1 : this.#wan.driver.fd);
 		let fixed = 1;
@@ -199,6 +211,7 @@ export class Loop {
 		watch(set, fixed + 5, guard.keeper.fd);
 		watch(set, fixed + 6, carrier?.queueFd ?? -1);
 		watch(set, fixed + 7, carrier?.endsFd ?? -1);
+		watch(set, fixed + 8, reloads.fd);
 		let n = fixed + FIXED;
 		const { responders } = pcp.server;
 		for (let k = 0; k < responders.length; k++) watch(set, n++, responders[k].fd);
@@ -222,6 +235,7 @@ export class Loop {
 		if (set[fixed * 3 + 8] !== 0) barrier.attempt("arp", this.#serveArp);
 		if (set[fixed * 3 + 11] !== 0) barrier.attempt("guard watch", steps["guard watch"]);
 		if (set[fixed * 3 + 17] !== 0 || this.#clock.milliseconds >= guard.keeper.dueAt) barrier.attempt("guard", steps.nft);
+		if (set[fixed * 3 + 26] !== 0 || this.#clock.milliseconds >= reloads.dueAt) barrier.attempt("reload", steps.reload);
 		// Files have no descriptor to wait for.
 		if (sockets.busy && (sockets.fd < 0 || set[fixed * 3 + 14] !== 0)) barrier.attempt("own ports", steps["own ports step"]);
 		if (responders.length > 0) barrier.attempt("pcp", this.#servePcp);
@@ -235,7 +249,7 @@ export class Loop {
 
 	/** Milliseconds that the loop may sleep. */
 	#timeout(): number {
-		const { admission, context, hops, guard, inStep, kernel, announcements, routerPorts, pending } = this.#with;
+		const { admission, context, hops, guard, inStep, kernel, announcements, routerPorts, reloads, pending } = this.#with;
 		if (admission.overdue) return 0;
 		// Serving the control socket takes time.
 		this.#clock.read(this.#context);
@@ -246,12 +260,8 @@ export class Loop {
 		const idle = waits ? this.#secondAt - now : IDLE_MS;
 		const control = this.control === null ? idle : this.control.dueIn(now);
 		const looks = sockets.busy ? idle : routerPorts.lookAt - now;
-		return Math.ceil(
-			Math.max(
-				0,
-				Math.min(idle, kernel.pendingAt() - now, inStep.dueAt - now, control, announcements.dueAt - now, guard.keeper.dueAt - now, looks),
-			),
-		);
+		const due = Math.min(kernel.pendingAt(), inStep.dueAt, announcements.dueAt, guard.keeper.dueAt, reloads.dueAt);
+		return Math.ceil(Math.max(0, Math.min(idle, due - now, control, looks)));
 	}
 
 	#breatheLan(n: number): number {

@@ -5,6 +5,7 @@
 import type { Plan } from "../config/plan.ts";
 import { RESTING, stateTimeouts } from "../conntrack/states.ts";
 import type { ReloadReply } from "../control/protocol.ts";
+import type { Resolution, Resolving } from "../kernel/netifd.ts";
 import type { Admission } from "../nat/admission.ts";
 import type { Context } from "../nat/context.ts";
 import { type External, numberExternals } from "../nat/externals.ts";
@@ -26,8 +27,8 @@ export interface ReloadSurroundings {
 	/** The configuration file, for the operator, and as it is now. */
 	path: string;
 	load(): Loaded;
-	/** Fills in the devices of networks: what keeps the plan from being used, and what is left out of it. */
-	resolve(plan: Plan, before: Plan): { problem: string | null; leftOut: string[] };
+	/** Fills in the devices of networks: what keeps the plan from being used, what is left out of it, and what stays as it was. */
+	resolve(plan: Plan, before: Plan): Resolving<Resolution>;
 	/** Why the drivers of a plan cannot be had, "" if they can. */
 	problemOf(plan: Plan): string;
 	/** Whether a device is there. */
@@ -43,14 +44,14 @@ export interface ReloadSurroundings {
 	log: Log;
 }
 
-/** Reads the configuration again and goes on by it. Returns why not if it can not be used (nothing has changed then), else what is to be known about it. */
-export function reload(r: ReloadSurroundings): ReloadReply {
+/** Reads the configuration again and goes on by it; netifd is asked by who runs it. Returns why not if it can not be used (nothing has changed then), else what is to be known about it. */
+export function* reload(r: ReloadSurroundings): Resolving<ReloadReply> {
 	const { plan, errors, warnings } = r.load();
 	const refuse = (lines: string[]): ReloadReply => ({ errors: lines, notes: [] });
 	if (plan === null) return refuse(errors);
-	const { problem, leftOut } = r.resolve(plan, r.inForce.plan);
+	const { problem, leftOut, kept } = yield* r.resolve(plan, r.inForce.plan);
 	if (problem !== null) return refuse([`masqd: ${problem}`]);
-	for (const why of leftOut) warnings.push(`warning: ${why}`);
+	for (const why of [...leftOut, ...kept]) warnings.push(`warning: ${why}`);
 	const problems = unusable(r, plan);
 	if (problems.length > 0) return refuse(problems);
 	for (const warning of warnings) r.log.say("notice", warning);

@@ -8,9 +8,13 @@
 
 type NetifdIo = Pick<typeof import("masq:native"), "run">;
 
-const UBUS_TIMEOUT_MS = 5000;
+/** Milliseconds that a run of ubus may take. */
+export const UBUS_TIMEOUT_MS = 5000;
 /** What ubus exits with when there is no such object: UBUS_STATUS_NOT_FOUND. */
 const NOT_FOUND = 4;
+/** Exit status of one whose time was up. */
+const KILLED = 137;
+const SILENT = `ubus did not answer in ${UBUS_TIMEOUT_MS / 1000} s`;
 const DEVICE_NAME = /^[A-Za-z0-9._@+-]{1,15}$/;
 
 /** A port of the plan: `device` is "" where only netifd's name is written. */
@@ -31,21 +35,34 @@ export interface Resolution {
 	problem: string | null;
 	/** For each LAN that was left out of the plan, why. */
 	leftOut: string[];
+	/** For each port that keeps its device because ubus could not say which it is, why. */
+	kept: string[];
 }
+
+/** What a run of ubus came to, as `run` of masq:native gives it; null: it could not be started. */
+export type UbusAnswer = { status: number; output: string } | null;
+
+/** The looking: gives the command line of each run of ubus, and is to be told what it came to. */
+export type Resolving<T> = Generator<string[], T, UbusAnswer>;
 
 /**
  * Fills in the devices of ports that are given by netifd's name only. A LAN that has none, because its interface is down or not known, is taken out of the
- * plan: the others are served, and the reload that follows the interface's coming up brings it in.
+ * plan: the others are served, and the reload that follows the interface's coming up brings it in. A ubus that does not answer is not asked again.
  *
  * @param known ports whose devices are known already: an interface that is away for a moment keeps its device.
  */
-export function resolveDevices(io: NetifdIo, plan: Attachments, known: readonly Attachment[] = []): Resolution {
+export function* resolution(plan: Attachments, known: readonly Attachment[] = []): Resolving<Resolution> {
 	const leftOut: string[] = [];
+	const kept: string[] = [];
+	const end = (problem: string | null): Resolution => ({ problem, leftOut, kept });
+	let silent = false;
 	for (const port of [plan.wan, ...plan.lan]) {
 		if (port.device !== "") continue;
-		let { device, problem } = deviceOf(io, port.interface);
+		const found: Found = silent ? refusal(port.interface, SILENT) : yield* deviceOf(port.interface);
+		silent ||= found.silent;
+		let { device, problem } = found;
 		if (problem !== null) device = known.find((k) => k.interface === port.interface)?.device ?? "";
-		if (device === "" && port === plan.wan) return { problem, leftOut };
+		if (device === "" && port === plan.wan) return end(problem);
 		if (device === "") {
 			leftOut.push(problem as string);
 			plan.lan = plan.lan.filter((p) => p !== port);
@@ -55,32 +72,56 @@ export function resolveDevices(io: NetifdIo, plan: Attachments, known: readonly 
 		if (other !== undefined) {
 			const name = other.interface === "" ? `device '${device}'` : `interface '${other.interface}'`;
 			problem = `interface '${port.interface}' is the device ${device}, which ${name} of another section is too`;
-			return { problem, leftOut };
+			return end(problem);
 		}
+		if (silent && problem !== null) kept.push(`${problem}; its device stays ${device}`);
 		port.device = device;
 	}
-	return { problem: plan.lan.length > 0 ? null : leftOut[0], leftOut };
+	return end(plan.lan.length > 0 ? null : leftOut[0]);
+}
+
+/** As {@link resolution}, waiting for ubus. */
+export function resolveDevices(io: NetifdIo, plan: Attachments, known: readonly Attachment[] = []): Resolution {
+	const steps = resolution(plan, known);
+	let step = steps.next();
+	while (!step.done) {
+		let answer: UbusAnswer = null;
+		try {
+			answer = io.run(step.value, "", UBUS_TIMEOUT_MS);
+		} catch {
+			// There is no ubus.
+		}
+		step = steps.next(answer);
+	}
+	return step.value;
+}
+
+interface Found {
+	device: string;
+	problem: string | null;
+	/** ubus does not answer at all. */
+	silent: boolean;
+}
+
+function refusal(name: string, why: string): Found {
+	return { device: "", problem: `interface '${name}': ${why}`, silent: why === SILENT };
 }
 
 /** The layer 3 device of an interface that is up, or why there is none. */
-function deviceOf(io: NetifdIo, name: string): { device: string; problem: string | null } {
-	const refuse = (why: string) => ({ device: "", problem: `interface '${name}': ${why}` });
-	let answer: { status: number; output: string };
-	try {
-		answer = io.run(["ubus", "-S", "call", `network.interface.${name}`, "status"], "", UBUS_TIMEOUT_MS);
-	} catch {
-		return refuse("there is no ubus to ask for its device; use option 'device'");
-	}
-	if (answer.status === NOT_FOUND) return refuse("netifd knows no such interface; see /etc/config/network");
-	if (answer.status !== 0) return refuse(`ubus failed with status ${answer.status}`);
+function* deviceOf(name: string): Resolving<Found> {
+	const answer = yield ["ubus", "-S", "call", `network.interface.${name}`, "status"];
+	if (answer === null) return refusal(name, "there is no ubus to ask for its device; use option 'device'");
+	if (answer.status === NOT_FOUND) return refusal(name, "netifd knows no such interface; see /etc/config/network");
+	if (answer.status === KILLED) return refusal(name, SILENT);
+	if (answer.status !== 0) return refusal(name, `ubus failed with status ${answer.status}`);
 	let status: { up?: unknown; l3_device?: unknown; device?: unknown };
 	try {
 		status = JSON.parse(answer.output);
 	} catch {
-		return refuse("ubus answered something that is not JSON");
+		return refusal(name, "ubus answered something that is not JSON");
 	}
 	const device = status.l3_device ?? status.device;
-	if (device === undefined) return refuse("it is not up yet and has no device");
-	if (typeof device !== "string" || !DEVICE_NAME.test(device)) return refuse("netifd named a device that can not be one");
-	return { device, problem: null };
+	if (device === undefined) return refusal(name, "it is not up yet and has no device");
+	if (typeof device !== "string" || !DEVICE_NAME.test(device)) return refusal(name, "netifd named a device that can not be one");
+	return { device, problem: null, silent: false };
 }

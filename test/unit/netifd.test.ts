@@ -79,6 +79,7 @@ describe("netifd's names", () => {
 				"interface 'guest': it is not up yet and has no device",
 				"interface 'misspelt': netifd knows no such interface; see /etc/config/network",
 			],
+			kept: [],
 		});
 		expect(plan.lan).toEqual([port("lan", "br-lan")]);
 	});
@@ -94,11 +95,32 @@ describe("netifd's names", () => {
 		expect(resolveDevices(ubus({ wan: DOWN, lan: DOWN, guest: DOWN }), plan, known)).toEqual({
 			problem: null,
 			leftOut: ["interface 'guest': it is not up yet and has no device"],
+			kept: [],
 		});
 		expect([plan.wan, ...plan.lan]).toEqual(known);
 		// What netifd says goes first.
 		const moved = { wan: port("wan"), lan: [port("lan")] };
 		expect(resolveDevices(ubus({ wan: UP, lan: STATIC }), moved, [port("wan", "eth1")]).problem).toBeNull();
 		expect(moved.wan.device).toBe("pppoe-wan");
+	});
+
+	it("keep the device that they have where ubus is silent, which is said, and it is asked once only", () => {
+		const asked: string[][] = [];
+		const silent = {
+			run: (argv: string[]) => {
+				asked.push(argv);
+				return { status: 137, output: "" };
+			},
+		};
+		const plan = { wan: port("wan"), lan: [port("lan"), port("guest")] };
+		expect(resolveDevices(silent, plan, [port("wan", "pppoe-wan"), port("lan", "br-lan")])).toEqual({
+			problem: null,
+			leftOut: ["interface 'guest': ubus did not answer in 5 s"],
+			kept: [
+				"interface 'wan': ubus did not answer in 5 s; its device stays pppoe-wan",
+				"interface 'lan': ubus did not answer in 5 s; its device stays br-lan",
+			],
+		});
+		expect(asked.length).toBe(1);
 	});
 });
