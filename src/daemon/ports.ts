@@ -104,6 +104,7 @@ export class Ports implements Follower {
 	take(t: Topology): void {
 		this.#takeDevice(this.wan, t.wan, t.wan.ethernet);
 		this.wan.link.address = swap32(t.address);
+		this.wan.link.nets = t.wan.nets.map(netOf);
 		for (const [n, place] of t.lan.entries()) {
 			const p = this.lan[n];
 			this.#takeDevice(p, place.device, place.framed);
@@ -212,7 +213,7 @@ function makePort(name: string, link: Link): Port {
 function portsOf(places: readonly Place[], old: readonly LanPort[]): LanPort[] {
 	return places.map(({ name, kind, tun, home, pcp }) => {
 		const same = old.find((p) => p.name === name && p.kind === kind && p.tun === tun);
-		const link = same?.link ?? { ...emptyLink(), nets: [], kernelForwards: kind === "tun" || kind === "kernel", home, sole: NO_NET, pcp };
+		const link = same?.link ?? { ...emptyLink(), kernelForwards: kind === "tun" || kind === "kernel", home, sole: NO_NET, pcp };
 		link.home = home;
 		link.pcp = pcp;
 		return same ?? { ...makePort(name, link), link, kind, tun, routes: null };
@@ -220,5 +221,5 @@ function portsOf(places: readonly Place[], old: readonly LanPort[]): LanPort[] {
 }
 
 function emptyLink(): Link {
-	return { ethernet: true, mtu: 1500, address: 0, mac: new Uint8Array(6), queue: new Queue(QUEUE_FRAMES) };
+	return { ethernet: true, mtu: 1500, address: 0, mac: new Uint8Array(6), nets: [], queue: new Queue(QUEUE_FRAMES) };
 }

@@ -33,6 +33,8 @@ export interface Device {
 	mtu: number;
 	up: boolean;
 	addresses: readonly number[];
+	/** The subnets on the link: none of an address that has a peer instead. */
+	nets: readonly Subnet[];
 }
 
 /** A device of a LAN and one way in which packets come from it, as the plan has it. */
@@ -104,9 +106,11 @@ export function topologyOf(plan: Plan, kernel: KernelFacts, own: Pick<OwnPorts, 
 		const index = link?.index ?? 0;
 		const type = link?.type ?? -1;
 		const ethernet = type === ARPHRD_ETHER;
-		const addresses = kernel.addresses(index).map(({ address }) => address);
+		const held = kernel.addresses(index);
+		const addresses = held.map(({ address }) => address);
+		const nets = held.filter(({ address, peer }) => address === peer).map(({ address, prefix }) => subnetOf(address, prefix));
 		const mac = (ethernet && link?.mac) || null;
-		return { name, index, type, ethernet, mac, mtu: link?.mtu ?? 1500, up: link?.up ?? false, addresses };
+		return { name, index, type, ethernet, mac, mtu: link?.mtu ?? 1500, up: link?.up ?? false, addresses, nets };
 	};
 	const wan = device(plan.wan.device);
 	const lan = placesOf(plan).map((place): LanPlace => {

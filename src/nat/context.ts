@@ -62,13 +62,14 @@ export interface Link {
 	address: number;
 	/** Own MAC, six bytes. */
 	mac: Uint8Array;
+	/** The subnets on the link; a LAN's with what is behind its routers. */
+	nets: Net[];
 	/** Frames to send. */
 	queue: Queue;
 }
 
 /** A LAN port. */
 export interface LanLink extends Link {
-	nets: Net[];
 	/** One of them in which nobody of another LAN port is, or {@link NO_NET}: {@link findSoleNets} finds it. */
 	sole: Net;
 	/** The kernel forwards between this port and the hosts (tun driver) and has counted, or will count, the hop. */

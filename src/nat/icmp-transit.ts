@@ -9,7 +9,7 @@ import { IP_DESTINATION_W, IP_SOURCE_W, IP_TTL } from "../packet/ipv4.ts";
 import { IP_WORD, SLOT_IP } from "../packet/layout.ts";
 import { type Context, HAIRPIN } from "./context.ts";
 import { translateError } from "./icmp-quote.ts";
-import { isAt, mayReport } from "./origin.ts";
+import { isAt, reportFault } from "./origin.ts";
 import type { PacketDescriptor } from "./packet-descriptor.ts";
 import { REASON, refused } from "./reason.ts";
 import { hopsIn, lanOfSession } from "./session-way.ts";
@@ -32,7 +32,8 @@ export class IcmpTransit {
 		const lan = c.lan[port];
 		const { P } = c.views;
 		const w = (s >> 2) + IP_WORD;
-		if (!mayReport(c, P[w + IP_SOURCE_W], port)) return void p.drop(REASON["spoofed-source"]);
+		const fault = reportFault(c, P[w + IP_SOURCE_W], port);
+		if (fault >= 0) return void p.drop(fault);
 		const found = translateError(c, p.l4 * 2, p.length - p.header, true, 0, (i) => {
 			if (!isAt(c, i, s, port)) return REASON["spoofed-source"];
 			return P[w + IP_DESTINATION_W] === c.table.T[(i << RECORD_SHIFT) + R_PEER] ? -1 : REASON["icmp-untied"];

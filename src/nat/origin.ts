@@ -18,25 +18,31 @@ export function outboundFault(c: Context, internal: number, peer: number, port: 
 	if (((internal ^ sole.address) & sole.mask) !== 0 && lanOf(c.lan, internal, home) !== home) return REASON["spoofed-source"];
 	if (isBroadcast(nets, internal) || internal === address) return REASON["martian-source"];
 	const value = addressValue(peer);
-	if (!isUnicast(value) || isLinkLocal(value)) return REASON["martian-destination"];
+	if (!isUnicast(value) || isLinkLocal(value) || isBroadcast(c.wan.nets, peer)) return REASON["martian-destination"];
 	if (c.policy.blockPrivate && isPrivate(value) && c.externals.find(peer) < 0) return REASON["private-destination"];
 	return -1;
 }
 
-/** True if nothing from outside can honestly have this source (as loaded): no host's, one of ours, or a LAN's. */
-export function isMartian({ externals, lan }: Context, source: number): boolean {
+/**
+ * True if nothing from outside can honestly have this source (as loaded): no host's (special, or the first or last of
+ * the WAN's subnet), one of ours, or a LAN's.
+ */
+export function isMartian({ externals, wan, lan }: Context, source: number): boolean {
 	const value = addressValue(source);
-	return !isUnicast(value) || isLinkLocal(value) || externals.find(source) >= 0 || lan.some((l) => inNets(l.nets, source));
+	if (!isUnicast(value) || isLinkLocal(value) || isBroadcast(wan.nets, source)) return true;
+	return externals.find(source) >= 0 || lan.some((l) => inNets(l.nets, source));
 }
 
 /**
- * True if an error with this source can come by a LAN port: of its hosts, or, where the kernel forwards, of the router
- * itself.
+ * Judges the source of an error that came by a LAN port: -1 if it is one of its hosts, or, where the kernel forwards, the
+ * router itself; else a reason.
  */
-export function mayReport(c: Context, source: number, port: number): boolean {
+export function reportFault(c: Context, source: number, port: number): number {
 	const lan = c.lan[port];
-	if (lanOf(c.lan, source, lan.home) === lan.home) return true;
-	return lan.kernelForwards && (c.externals.find(source) >= 0 || c.lan.some((l) => l.address === source));
+	if (!isUnicast(addressValue(source)) || isBroadcast(lan.nets, source)) return REASON["martian-source"];
+	if (lanOf(c.lan, source, lan.home) === lan.home) return -1;
+	const own = lan.kernelForwards && (c.externals.find(source) >= 0 || c.lan.some((l) => l.address === source));
+	return own ? -1 : REASON["spoofed-source"];
 }
 
 /** True if the packet in slot `s` from LAN port `port` may be of session `i`: its host is there, or has moved there. */

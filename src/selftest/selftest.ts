@@ -272,6 +272,11 @@ const ROWS: Row[] = [
 		() => ["ttl-expired error 11/0", new Bench().out("udp", `${H1}:1024`, `${S1}:53`, 0, 1)],
 	],
 	["RFC 1812 5.3.7", "no source that can not be a host's", () => ["martian-source", new Bench().out("udp", "127.0.0.1:1", `${S1}:53`)]],
+	[
+		"RFC 1122 3.2.1.3",
+		"nor a broadcast address of the WAN's",
+		() => ["martian-source", new Bench().in("udp", "203.0.113.255:53", `${OUTSIDE}:40000`)],
+	],
 	["RFC 2827", "no source that is not of the LAN", () => ["spoofed-source", new Bench().out("udp", "10.9.9.9:1", `${S1}:53`)]],
 	[
 		"RFC 2663 4.1",

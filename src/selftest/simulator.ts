@@ -83,6 +83,7 @@ export class Bench {
 			mtu: MTU,
 			address: loaded(address),
 			mac: new Uint8Array(6),
+			nets: [],
 			queue: new Queue(16),
 		});
 		const lan: LanLink = {
@@ -97,7 +98,7 @@ export class Bench {
 			views,
 			hops: { tags, least: MTU, mtuTo: () => MTU, find: () => HOP, hold: () => {}, holdInside: () => {}, heard: () => {} },
 			headers: new LinkHeaders(layout.hosts),
-			wan: link(OUTSIDE),
+			wan: { ...link(OUTSIDE), nets: [{ address: loaded("203.0.113.0"), mask: swap32(0xffffff00) }] },
 			lan: [lan],
 			spare: { at: SLOT, count: BLOCKS },
 			policy: { ...POLICY_DEFAULTS, hosts: new Map(), forwards: [], pools: [], ranges: RANGES, ...policy },

@@ -233,6 +233,44 @@ describe("our own addresses as a source on the WAN", () => {
 		expect(rig.out(udp(`${H2}:41000`, `${X}:40000`)).lan[0].length).toBe(1);
 	});
 
+	it("nor do the first and the last of the WAN's subnet, in whatever form and to whatever lets everybody in", () => {
+		const rig = rigOf({
+			filtering: "eif",
+			forwards: [6, 17].map((protocol) => ({ protocol, first: 2000, inside: H2 })),
+			statics: [{ inside: H2, external: STATIC }],
+		});
+		rig.toWan(udp(`${H1}:40000`, `${S1}:5000`));
+		const before = rig.flows();
+		for (const source of ["203.0.113.0", "203.0.113.255"]) {
+			for (const frame of [
+				udp(`${source}:9`, `${X}:40000`),
+				udp(`${source}:9`, `${X}:2000`),
+				udp(`${source}:9`, `${X}:2000`, { df: false, more: true }),
+				udp(`${source}:9`, `${X}:2000`, { ipOptions: [1, 1, 1, 1] }),
+				tcp(`${source}:9`, `${X}:2000`, { flags: "S" }),
+				query(source, STATIC, 7),
+				other(source, STATIC, 47),
+			])
+				expect(rig.in(frame).drops).toEqual(["martian-source"]);
+			// Nor has anybody a session with them by which they would get in.
+			expect(rig.out(udp(`${H1}:40000`, `${source}:9`)).drops).toEqual(["martian-destination"]);
+		}
+		expect(rig.flows()).toEqual(before);
+	});
+
+	it.each([
+		["of a /31 are hosts (RFC 3021)", ["203.0.113.0/31"], ["203.0.113.0"], []],
+		["and so is that of a /32", ["203.0.113.1/32"], ["203.0.113.0", "203.0.113.255"], []],
+		["are those of the subnet that there is", ["203.0.113.0/29"], ["203.0.113.255", "203.0.113.8"], ["203.0.113.0", "203.0.113.7"]],
+		["of each where there are two", ["203.0.113.0/29", "198.51.100.0/25"], [], ["203.0.113.7", "198.51.100.127"]],
+		["and nobody's where there is none", [], ["203.0.113.0", "203.0.113.255"], []],
+	])("first and last %s", (_, nets, hosts, martians) => {
+		const rig = rigOf({ filtering: "eif", wan: { nets } });
+		rig.toWan(udp(`${H1}:40000`, `${S1}:5000`));
+		for (const source of hosts) expect(rig.toLan(udp(`${source}:9`, `${X}:40000`)).source).toBe(source);
+		for (const source of martians) expect(rig.in(udp(`${source}:9`, `${X}:40000`)).drops).toEqual(["martian-source"]);
+	});
+
 	it("nor do those of a LAN get anywhere", () => {
 		const rig = rigOf({ filtering: "eif" });
 		rig.toWan(udp(`${H1}:40000`, `${S1}:5000`));
@@ -261,6 +299,8 @@ describe("ICMP errors", () => {
 			expect(rig.out(icmpError(H1, S1, 3, 3, about()), 1).drops).toEqual(["spoofed-source"]);
 			expect(rig.out(icmpError("10.9.9.9", S1, 3, 3, about())).drops).toEqual(["spoofed-source"]);
 			expect(rig.out(icmpError(GUEST, S2, 3, 3, about()), 1).drops).toEqual(["spoofed-source"]);
+			for (const source of ["192.168.1.0", "192.168.1.255", "0.0.0.0", "127.0.0.1", "224.0.0.1", "255.255.255.255"])
+				expect(rig.out(icmpError(source, S1, 3, 3, about())).drops).toEqual(["martian-source"]);
 		}
 	});
 

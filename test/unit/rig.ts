@@ -103,7 +103,7 @@ export interface RigOptions {
 	ftp?: ArrayBuffer;
 	sessions?: number;
 	ranges?: PortRange[];
-	wan?: { ethernet?: boolean; mtu?: number; address?: string | null };
+	wan?: { ethernet?: boolean; mtu?: number; address?: string | null; nets?: string[] };
 	lan?: LanOptions[];
 	filtering?: FilteringName;
 	hosts?: { address: string; filtering?: FilteringName; maxSessions?: number; maxRate?: number }[];
@@ -337,6 +337,7 @@ export class Rig {
 			mtu,
 			address,
 			mac: macBytes(mac),
+			nets: [],
 			queue: new Queue(o.queue ?? SLOTS * 4),
 		});
 		const lan = (o.lan ?? [{}]).map((l, n): LanLink => {
@@ -359,7 +360,10 @@ export class Rig {
 			views,
 			hops: this.hops,
 			headers,
-			wan: link(WAN_MAC, o.wan?.ethernet ?? true, o.wan?.mtu ?? 1500, own),
+			wan: {
+				...link(WAN_MAC, o.wan?.ethernet ?? true, o.wan?.mtu ?? 1500, own),
+				nets: (o.wan?.nets ?? ["203.0.113.0/24"]).map(net),
+			},
 			lan,
 			policy,
 			spare: { at: SLOTS * SLOT_SIZE, count: SPARE_BLOCKS },

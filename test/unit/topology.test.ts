@@ -117,7 +117,7 @@ config lan
 		kernel.addresses = [own(LAN, "192.168.1.1", 24)];
 		kernel.routes = [];
 		const t = topologyOf(planOf(HOME), opened(kernel), noPorts());
-		expect(t.wan).toEqual({ name: "wan0", index: 0, type: -1, ethernet: false, mac: null, mtu: 1500, up: false, addresses: [] });
+		expect(t.wan).toEqual({ name: "wan0", index: 0, type: -1, ethernet: false, mac: null, mtu: 1500, up: false, addresses: [], nets: [] });
 		expect([t.address, t.externals]).toEqual([0, []]);
 		expect(t.lan[0].device.mac).toEqual(MAC);
 	});
