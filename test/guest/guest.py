@@ -25,7 +25,7 @@ LAN_HOST, LAN_GATEWAY, GATEWAY, WAN_HOST = "192.168.1.10", "192.168.1.1", "203.0
 RUN = pathlib.Path("/run")
 
 # Everything takes its time in an emulated machine.
-namespace.GUARD = 240.0
+namespace.GUARD = max(namespace.GUARD, 240.0)
 
 NFT = """
 table ip nat {
