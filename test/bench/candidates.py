@@ -58,12 +58,12 @@ class Candidate:
         """Starts it and returns when it says that it serves; its process, if it is one, becomes site.process."""
         raise NotImplementedError
 
-    def open(self, folder, **options):
+    def open(self, folder, datagram_ports=0, **options):
         """A site with this candidate forwarding in it, and the seconds from its start to the client's first ping reply."""
         site = topology.Site(self.key, self.kind, folder)
         try:
             site.create()
-            site.serve(self.seen_source)
+            site.serve(self.seen_source, datagram_ports)
             ping = Process([tool("first-reply"), SERVER, str(PING_SECONDS + READY_SECONDS)], site.client, log=site.log("first-reply"))
             ping.line(5)
             begin = time.monotonic()
@@ -96,6 +96,51 @@ table ip nat {
     def start(self, site):
         run(["nft", "-f", "-"], site.router, text=self.RULES)
         run(["sysctl", "-qw", "net.netfilter.nf_conntrack_checksum=0"], site.router)
+
+
+class Flowtable(Nft):
+    """The same with what owners switch on to save the processor: established connections by a software flowtable."""
+
+    RULES = (
+        Nft.RULES
+        + """
+table inet ft {
+    flowtable fast {
+        hook ingress priority filter
+        devices = { lan0, wan0 }
+    }
+    chain forward {
+        type filter hook forward priority filter; policy accept;
+        meta l4proto { tcp, udp } flow add @fast
+    }
+}
+"""
+    )
+
+
+class Firewall4(Nft):
+    """The same under what a default OpenWrt's firewall has beside it."""
+
+    RULES = (
+        Nft.RULES
+        + """
+table inet fw4 {
+    chain raw_prerouting {
+        type filter hook prerouting priority raw; policy accept;
+    }
+    chain mangle_forward {
+        type filter hook forward priority mangle; policy accept;
+        iifname "wan0" tcp flags & (fin | syn | rst) == syn tcp option maxseg size set rt mtu
+        oifname "wan0" tcp flags & (fin | syn | rst) == syn tcp option maxseg size set rt mtu
+    }
+    chain forward {
+        type filter hook forward priority filter; policy drop;
+        ct state vmap { established : accept, related : accept }
+        iifname "lan0" oifname "wan0" accept
+    }
+}
+"""
+    )
 
 
 class Forward(Candidate):

@@ -1,6 +1,9 @@
 /*
  * connect: how many TCP connections a second: connect, one byte there and back, closed by the server, 64 at a time.
  * The server's 16 closing ports take turns. A connection that is not done after 2 s is counted as an error.
+ *
+ *   connect ... exchange   UDP instead: one byte there and back from a socket of its own
+ *   connect ... fan PORT   UDP instead, all from one source port: each of the server's ports is another destination of it
  */
 #include "tool.h"
 #include <netinet/in.h>
@@ -23,18 +26,28 @@ struct connection {
 static int poller;
 static struct sockaddr_in server;
 static int first_port, ports, next_port;
+/* 0: any. */
+static int source_port, type = SOCK_STREAM;
 
 static void begin(struct connection *c, uint32_t slot, double time)
 {
 	struct epoll_event event = { .events = EPOLLOUT, .data.u32 = slot };
 	int one = 1;
 
-	c->fd = socket(AF_INET, SOCK_STREAM | SOCK_NONBLOCK, 0);
+	c->fd = socket(AF_INET, type | SOCK_NONBLOCK, 0);
 	if (c->fd < 0)
 		die("socket");
+	if (source_port) {
+		struct sockaddr_in here = { .sin_family = AF_INET, .sin_port = htons((uint16_t)source_port) };
+
+		setsockopt(c->fd, SOL_SOCKET, SO_REUSEADDR, &one, sizeof(one));
+		if (bind(c->fd, (struct sockaddr *)&here, sizeof(here)))
+			die("bind");
+	}
 	c->step = CONNECTING;
 	c->begin = time;
-	setsockopt(c->fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof(one));
+	if (type == SOCK_STREAM)
+		setsockopt(c->fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof(one));
 	server.sin_port = htons((uint16_t)(first_port + next_port));
 	next_port = (next_port + 1) % ports;
 	if (connect(c->fd, (struct sockaddr *)&server, sizeof(server)) && errno != EINPROGRESS)
@@ -64,6 +77,8 @@ static int advance(struct connection *c, uint32_t slot, uint32_t events)
 
 		if (n < 0)
 			return errno == EAGAIN ? 0 : -1;
+		if (type == SOCK_DGRAM)
+			return 1;
 		if (n == 0)
 			return c->step == CLOSING ? 1 : -1;
 		c->step = CLOSING;
@@ -72,7 +87,7 @@ static int advance(struct connection *c, uint32_t slot, uint32_t events)
 
 int main(int argc, char **argv)
 {
-	usage(argc, 5, "ADDRESS FIRST-PORT PORTS SECONDS CPU");
+	usage(argc, 5, "ADDRESS FIRST-PORT PORTS SECONDS CPU [exchange | fan PORT]");
 	double seconds = atof(argv[4]);
 	struct connection connections[SLOTS];
 	struct epoll_event events[SLOTS];
@@ -82,6 +97,10 @@ int main(int argc, char **argv)
 	server = (struct sockaddr_in){ .sin_family = AF_INET, .sin_addr.s_addr = address(argv[1]) };
 	first_port = atoi(argv[2]);
 	ports = atoi(argv[3]);
+	if (argc > 6)
+		type = SOCK_DGRAM;
+	if (argc > 7)
+		source_port = atoi(argv[7]);
 	stay_on(atoi(argv[5]));
 	poller = epoll_create1(0);
 	if (poller < 0 || !times)

@@ -4,6 +4,7 @@
  *   TCP and UDP port PORT        sends back what comes, for as long as the client likes
  *   UDP port PORT + 1            the same (a second peer for each source port)
  *   TCP ports PORT + 10 ... + 25 sends back the first byte and closes, so that TIME_WAIT is the server's
+ *   UDP ports PORT + 5000 ...     the same, if DATAGRAM-PORTS says how many
  *
  * A UDP packet whose first byte is 'x' is taken and not answered.
  */
@@ -11,10 +12,12 @@
 #include <netinet/in.h>
 #include <netinet/tcp.h>
 #include <sys/epoll.h>
+#include <sys/resource.h>
 #include <sys/socket.h>
 
 #define CLOSING_FIRST 10
 #define CLOSING_COUNT 16
+#define DATAGRAM_FIRST 5000
 #define EVENTS 64
 
 enum kind { LISTENER, LISTENER_CLOSING, DATAGRAM, STREAM, STREAM_CLOSING };
@@ -87,7 +90,9 @@ static void answer_stream(int fd, enum kind kind)
 
 int main(int argc, char **argv)
 {
-	usage(argc, 2, "PORT CPU");
+	usage(argc, 2, "PORT CPU [DATAGRAM-PORTS]");
+	int datagram_ports = argc > 3 ? atoi(argv[3]) : 0;
+	struct rlimit files = { 8192, 8192 };
 	int port = atoi(argv[1]);
 	struct epoll_event events[EVENTS];
 
@@ -98,6 +103,10 @@ int main(int argc, char **argv)
 	open_port(port + 1, SOCK_DGRAM, DATAGRAM);
 	for (int i = 0; i < CLOSING_COUNT; i++)
 		open_port(port + CLOSING_FIRST + i, SOCK_STREAM, LISTENER_CLOSING);
+	if (datagram_ports && setrlimit(RLIMIT_NOFILE, &files))
+		die("setrlimit");
+	for (int i = 0; i < datagram_ports; i++)
+		open_port(port + DATAGRAM_FIRST + i, SOCK_DGRAM, DATAGRAM);
 	ready();
 	for (;;) {
 		int n = epoll_wait(poller, events, EVENTS, -1);

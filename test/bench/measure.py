@@ -16,6 +16,8 @@ FLOWS = (1, 1024, 16384)
 INJECTED = {1: (1, 1), 1024: (1024, 1), 16384: (16384, 1), 64000: (16000, 4)}
 """Flows of the injected packets: source ports and destination ports."""
 FIRST_SPORT = 1024
+WARM_RATE = 40_000
+"""First packets a second, so that every candidate carries each."""
 LOSS_FREE = 0.001
 IPERF_PORT = 5201
 
@@ -192,7 +194,7 @@ def warm(site, load):
     """
     flows = load.sports * load.dports
     before = site.sink.ask()["answered"]
-    send(site, replace(load, payload="w"), rate=10_000 if site.kind == "tap" else 40_000, packets=flows)
+    send(site, replace(load, payload="w"), rate=10_000 if site.kind == "tap" else WARM_RATE, packets=flows)
     until = time.monotonic() + 2
     opened = last = 0
     while opened < flows and time.monotonic() < until:
@@ -330,7 +332,7 @@ def cpu(flows):
 # ---- the path through the kernel -----------------------------------------------------------------------------------
 
 
-IN_KERNEL = ("nft", "offload", "forward")
+IN_KERNEL = ("nft", "offload", "forward", "flowtable", "fw4")
 """Candidates whose packets go all their way on the CPU that received them."""
 
 
@@ -477,16 +479,17 @@ def latency(protocol):
     return measure
 
 
-def connections(site, _candidate, settings, _context):
-    got = json.loads(
-        run(
-            [tool("connect"), SERVER, str(CLOSING_PORT), str(CLOSING_PORTS), str(settings.connections), str(GENERATOR_CPU)],
-            site.client,
-            timeout=settings.connections + 10,
-        )
-    )
+def connected(site, seconds, first_port, ports, *kind):
+    """What `connect` counts in so many seconds: of TCP connections, or what `kind` says (connect.c)."""
+    arguments = [SERVER, str(first_port), str(ports), str(seconds), str(GENERATOR_CPU), *kind]
+    got = json.loads(run([tool("connect"), *arguments], site.client, timeout=seconds + 10))
     if not got["done"]:
-        raise Broken(f"no TCP connection done, {got['failed']} failed")
+        raise Broken(f"no {' '.join(kind) or 'TCP connection'} done, {got['failed']} failed")
+    return got
+
+
+def connections(site, _candidate, settings, _context):
+    got = connected(site, settings.connections, CLOSING_PORT, CLOSING_PORTS)
     result = {"connections": got["rate"] / 1e3}
     if got["failed"]:
         result["note"] = f"connections: {got['failed']} failed, {got['done']} done"

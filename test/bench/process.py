@@ -24,6 +24,10 @@ _DESCRIPTORS = _descriptors()
 _living = []
 
 
+PATIENCE = 1
+"""What all time limits are multiplied by; more where a clock leaps while files are read (test/guest)."""
+
+
 class Broken(Exception):
     """A measurement that could not be made as it should have been; the message says why."""
 
@@ -52,7 +56,7 @@ def run(argv, netns=None, text=None, timeout=10, env=None):
             stdin=None if text is not None else subprocess.DEVNULL,
             capture_output=True,
             text=True,
-            timeout=timeout,
+            timeout=timeout * PATIENCE,
             env={**os.environ, **(env or {})},
             preexec_fn=_in_child,
             start_new_session=True,
@@ -92,7 +96,7 @@ class Process:
 
     def line(self, timeout):
         """The next line of its stdout, without its end. Raises Broken if the process ends or the time is over."""
-        until = time.monotonic() + timeout
+        until = time.monotonic() + timeout * PATIENCE
         out = self._popen.stdout.fileno()
         while b"\n" not in self._pending:
             left = until - time.monotonic()
@@ -107,9 +111,9 @@ class Process:
 
     def wait_for(self, beginning, timeout):
         """Reads lines until one begins with `beginning`, and returns that one."""
-        until = time.monotonic() + timeout
+        until = time.monotonic() + timeout * PATIENCE
         while True:
-            line = self.line(max(0.01, until - time.monotonic()))
+            line = self.line(max(0.01, until - time.monotonic()) / PATIENCE)
             if line.startswith(beginning):
                 return line
 

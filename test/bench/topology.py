@@ -28,6 +28,7 @@ SINK_PORTS = 4
 ECHO_PORT = 7000
 CLOSING_PORT = ECHO_PORT + 10
 CLOSING_PORTS = 16
+DATAGRAM_PORT = ECHO_PORT + 5000
 
 GENERATOR_CPU = 0
 SERVER_CPU = 1
@@ -84,10 +85,10 @@ class Site:
         self._links(self.server, ("eth0", SERVER))
         run(["sysctl", "-qw", *ports], self.client)
 
-    def serve(self, source):
+    def serve(self, source, datagram_ports=0):
         """Starts the server's programs; `source` is where the server should see the client's packets come from."""
         self.sink = Process([tool("sink"), str(SINK_PORT), source, str(SINK_PORTS)], self.server, log=self.log("sink"))
-        self.echo = Process([tool("echo"), str(ECHO_PORT), str(SERVER_CPU)], self.server, log=self.log("echo"))
+        self.echo = Process([tool("echo"), str(ECHO_PORT), str(SERVER_CPU), str(datagram_ports)], self.server, log=self.log("echo"))
         self.sink.line(5)
         self.echo.line(5)
 

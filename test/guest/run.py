@@ -1,6 +1,6 @@
 """Runs the cases of this folder in the guest (build/guest, made by guest.sh), each in a boot of its own.
 
-    run.py [--quick] [CASE...]
+    run.py [--quick] [CASE...] [-- WORD...]      words for the case instead of its own
 
 The guest's clock counts instructions, so rates and their ratios do not depend on how busy this machine is. Prints what the cases print
 and, last of all, their sum: `N passed, N failed`.
@@ -17,7 +17,7 @@ ROOT = pathlib.Path(__file__).resolve().parents[2]
 GUEST = ROOT / "build" / "guest"
 HERE = pathlib.Path(__file__).parent
 # Cases with their words: the whole ones, and those that take a minute or two for `make test`.
-CASES = {"wans": (["100"], ["2", "pppoe"]), "timers": ([], ["tun"])}
+CASES = {"wans": (["100"], ["2", "pppoe"]), "costs": ([], ["quick"]), "timers": ([], ["tun"])}
 # A guest that runs longer, in seconds, hangs.
 LIMIT = {False: 7200, True: 900}
 # Without the processor's fast string instructions: their copies would count one instruction a byte, eight times what others take.
@@ -46,11 +46,12 @@ def boot(words, limit):
 
 def main(words):
     quick = "--quick" in words
+    words, own = (words[: words.index("--")], words[words.index("--") + 1 :]) if "--" in words else (words, None)
     names = [word for word in words if word != "--quick"] or list(CASES)
     passed = failed = 0
     for name in names:
         print(f"---- {name}", flush=True)
-        said = boot(["/usr/bin/python3", HERE / f"{name}.py", *CASES[name][quick]], LIMIT[quick])
+        said = boot(["/usr/bin/python3", HERE / f"{name}.py", *(CASES[name][quick] if own is None else own)], LIMIT[quick])
         found = re.findall(r"^(\d+) passed, (\d+) failed", said, re.MULTILINE)
         passed += int(found[-1][0]) if found else 0
         failed += int(found[-1][1]) if found else 1

@@ -1,0 +1,164 @@
+"""What a packet, a connection and an exchange cost in the kernel and in each router, counted in instructions.
+
+The guest has one processor and its clock counts instructions, one each nanosecond, so what is measured while it is busy is the same at
+every run and on every machine. Costs of packets are the router's alone (inject.c); those of connections and exchanges have both hosts in
+them, therefore forwarding without translation stands beside them.
+
+    costs.py [quick] [ROUTER...]
+
+Prints a table. `quick` measures some of it and compares with RECORDED: a figure that has risen by more than RISE fails.
+"""
+
+import json
+import pathlib
+import sys
+
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+sys.dont_write_bytecode = True
+sys.path.insert(0, str(ROOT / "test" / "bench"))
+
+import candidates  # noqa: E402
+import measure  # noqa: E402
+import process  # noqa: E402
+import topology  # noqa: E402
+from process import Broken, run  # noqa: E402
+
+# One processor does everything, one thing after another, and slow routers need their time for a first packet.
+topology.SERVER_CPU = 0
+process.PATIENCE = 1000
+measure.WARM_RATE = 1_000
+# Destinations that one source port speaks to.
+DESTINATIONS = 4000
+# Seconds of the guest's clock: as many milliards of instructions.
+FLOOD, BUSY = 0.02, 0.15
+FLOODS = ROUNDS = 5
+# Packets are the same at every run within 1 %; what goes by user space depends on who is woken when, and swings by 4 %.
+RISE = {"packet_1": 1.03, "connection": 1.06}
+
+ROUTERS = [
+    candidates.Forward("forward", "forward"),
+    candidates.Nft("nft", "nft"),
+    candidates.Firewall4("fw4", "nft + fw4"),
+    candidates.Flowtable("flowtable", "nft + flowtable"),
+    candidates.Masqd("packet", "packet", driver="packet", offload="off"),
+    candidates.Masqd("tun", "tun", driver="tun", offload="off"),
+    candidates.Masqd("offload", "offload", driver="packet", offload="on"),
+]
+# Of nft's masquerade in the same run, as `make bench-guest` last printed it.
+RECORDED = pathlib.Path(__file__).with_name("costs.json")
+
+
+def packet(flows):
+    """The router's instructions for a 64-byte UDP packet of so many known flows."""
+
+    def cost(site, _router):
+        sports, dports = measure.INJECTED[flows]
+        load = measure.Load(sports, dports=dports)
+        opened = measure.warm(site, load)
+        if opened < flows:
+            raise Broken(f"only {opened} of {flows} flows were opened")
+        sink = measure._holding(site.server, "drop", "eth0")
+        try:
+            floods, idles = ([measure._injected(site, load, FLOOD, mode)[0] for _ in range(FLOODS)] for mode in ("flood", "idle"))
+        finally:
+            sink.stop()
+        return min(floods) - min(idles)
+
+    return cost
+
+
+def each(first_port, ports, *kind):
+    """Instructions of everything for one of what `connect` opens, answered and closed."""
+
+    def cost(site, _router):
+        rates = []
+        # The first brings what is needed from the host's disk, for which the clock does not stand still.
+        for _ in range(1 + ROUNDS):
+            got = measure.connected(site, BUSY, first_port, ports, *kind)
+            if got["failed"]:
+                raise Broken(f"{got['failed']} of {got['failed'] + got['done']} failed")
+            rates.append(got["rate"])
+        return 1e9 / max(rates[1:])
+
+    return cost
+
+
+ROWS = {
+    "packet_1": ("packet, 1 flow", packet(1)),
+    "connection": ("TCP connection", each(topology.CLOSING_PORT, topology.CLOSING_PORTS)),
+    "exchange": ("UDP question and answer", each(topology.ECHO_PORT, 1, "exchange")),
+    "destination": ("new destination of a mapped port, answered", each(topology.DATAGRAM_PORT, DESTINATIONS, "fan", "33333")),
+    "packet_1k": ("packet, 1k flows", packet(1024)),
+    "packet_16k": ("packet, 16k flows", packet(16384)),
+    "packet_64k": ("packet, 64k flows", packet(64000)),
+}
+QUICK = (("nft", "offload"), list(RISE))
+
+
+def measured(routers, rows, folder):
+    """{row: {router's key: instructions}}; says what could not be measured."""
+    table = {row: {} for row in rows}
+    for router in routers:
+        for row in rows:
+            if not measurable(router, row):
+                continue
+            # Each on an empty table.
+            site = None
+            try:
+                site, _ = router.open(folder, datagram_ports=DESTINATIONS if row == "destination" else 0)
+                run(["sysctl", "-qw", "net.netfilter.nf_conntrack_max=131072"])
+                table[row][router.key] = ROWS[row][1](site, router)
+                print(f"{router.key:<10} {ROWS[row][0]:<44} {table[row][router.key]:>11,.0f}", flush=True)
+            except Broken as broken:
+                print(f"FAILED {router.key}, {ROWS[row][0]}: {broken}", flush=True)
+            finally:
+                if site is not None:
+                    site.remove()
+    return table
+
+
+def measurable(router, row):
+    return not row.startswith("packet_") or router.key in measure.IN_KERNEL
+
+
+def show(table, routers):
+    width = max(len(ROWS[row][0]) for row in table) + 2
+    print("instructions, and how many of nft's masquerade")
+    print(" " * width + "".join(f"{router.title:>19}" for router in routers))
+    for row, values in table.items():
+        cells = []
+        for router in routers:
+            value = values.get(router.key)
+            cells.append("-" if value is None else f"{value:,.0f} {value / values['nft']:5.2f}" if "nft" in values else f"{value:,.0f}")
+        print(f"{ROWS[row][0]:<{width}}" + "".join(f"{cell:>19}" for cell in cells), flush=True)
+
+
+def main(quick, names):
+    keys, rows = QUICK if quick else ([router.key for router in ROUTERS], list(ROWS))
+    keys = names or keys
+    routers = [router for router in ROUTERS if router.key in keys]
+    folder = topology.folder()
+    table = measured(routers, rows, folder)
+    topology.remove_all()
+    show(table, routers)
+    shares = {row: {key: round(value / values["nft"], 3) for key, value in values.items() if key != "nft"} for row, values in table.items() if "nft" in values}
+    passed = failed = 0
+    recorded = json.loads(RECORDED.read_text()) if RECORDED.exists() else {}
+    for row in rows:
+        for router in routers:
+            if router.key == "nft" or not measurable(router, row):
+                continue
+            share, before = shares.get(row, {}).get(router.key), recorded.get(row, {}).get(router.key)
+            good = share is not None and (not quick or before is None or share <= before * RISE[row])
+            passed += good
+            failed += not good
+            if not good:
+                print(f"FAILED {router.key}, {ROWS[row][0]}: {share} of nft's, recorded {before}")
+    print("recorded: " + json.dumps(shares))
+    print(f"{passed} passed, {failed} failed", flush=True)
+
+
+if __name__ == "__main__":
+    pathlib.Path("/run/netns").mkdir(exist_ok=True)
+    words = sys.argv[1:]
+    main("quick" in words, [word for word in words if word != "quick"])
