@@ -13,7 +13,7 @@
 QUICKJS_DIR := build/quickjs-2025-04-26
 ENGINE_VERSION := -DCONFIG_VERSION='"2025-04-26"'
 QUICKJS_SOURCES := quickjs.c libregexp.c libunicode.c cutils.c dtoa.c
-NATIVE_SOURCES := main.c module.c argument.c error.c text.c process.c clock.c file.c socket.c packet.c tun.c device.c netlink.c bpf.c
+NATIVE_SOURCES := main.c heap.c module.c argument.c error.c text.c process.c clock.c file.c socket.c packet.c tun.c device.c netlink.c bpf.c
 
 # The feed architectures that we build for; all of them are tested under qemu-user.
 ARCHITECTURES := mips_24kc mipsel_24kc arm_cortex-a7_neon-vfpv4 aarch64_cortex-a53 x86_64
@@ -28,7 +28,7 @@ OPTIMIZE := -O1 -g -fno-omit-frame-pointer
 # Nothing that we run makes the engine fail a check of -fsanitize=undefined, so none is switched off for it; it keeps
 # -fwrapv, which defines the signed overflow that it relies on. The shim is checked for overflow too.
 QUICKJS_SANITIZE := -fsanitize=address,undefined -fno-sanitize-recover=all
-NATIVE_SANITIZE := $(QUICKJS_SANITIZE) -fno-wrapv
+NATIVE_SANITIZE := $(QUICKJS_SANITIZE) -fno-wrapv -DSANITIZED
 NATIVE_LDFLAGS += -fsanitize=address,undefined
 else ifeq ($(FAULTS),1)
 VARIANT ?= faults

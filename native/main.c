@@ -224,7 +224,7 @@ static char *compile_bundle(const char *path, char *file, size_t *length)
 
 	if (getenv("MASQD_DEBUG") || is_bytecode(file, *length))
 		return file;
-	runtime = JS_NewRuntime();
+	runtime = heap_runtime();
 	ctx = runtime ? new_context(runtime) : NULL;
 	if (ctx) {
 		JS_SetModuleLoaderFunc(runtime, NULL, any_module, NULL);
@@ -377,7 +377,7 @@ int main(int argc, char **argv)
 		fprintf(stderr, "masqd: cannot read the program %s: %s\n", path, strerror(errno));
 		return 1;
 	}
-	runtime = JS_NewRuntime();
+	runtime = heap_runtime();
 	ctx = runtime ? new_context(runtime) : NULL;
 	if (!ctx || !native_module(ctx)) {
 		fprintf(stderr, "masqd: no memory for the engine\n");

@@ -72,6 +72,9 @@ void process_arguments(int count, char **values);
 void frames_forget(JSContext *ctx);
 JSModuleDef *native_module(JSContext *ctx);
 
+/* heap.c */
+JSRuntime *heap_runtime(void);
+
 /* error.c */
 const char *error_name(int number);
 JSValue throw_errno(JSContext *ctx, int number, const char *call, const char *what_format, ...)
