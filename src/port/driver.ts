@@ -9,9 +9,9 @@ import { socketBuffers } from "./buffers.ts";
 import { type Outlet, PacketOutlet, type Refused, Sending } from "./sending.ts";
 
 /** Frames in one turn while they are large, so that one batch stays in the cache and RSS stays small. */
-export const BATCH_LARGE = 8;
+export const BATCH_LARGE = 4;
 /** Bytes in the first frames of a batch beyond which the next one is short: more than two full frames of 1500 bytes each on average. */
-const LARGE = 24 * 1024;
+const LARGE = BATCH_LARGE * 3072;
 /** Receives and sends batches of frames. */
 export interface Driver {
 	readonly fd: native.Fd;
