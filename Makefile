@@ -99,10 +99,11 @@ ESBUILD = node_modules/.bin/esbuild --bundle --minify --format=esm --target=es20
 
 # The client's stands for itself: a command starts with nothing but what it needs. Daemon and tools share the rest of theirs. What the daemon reads by the way
 # has what it needs of the others once more: it is little.
-$(BUNDLES) &: $(SOURCES) package.json node_modules/.ready
+$(BUNDLES) &: $(SOURCES) native/hoist.mjs package.json node_modules/.ready
 	$(ESBUILD) masqd=src/daemon/main.ts tools=src/tools/main.ts --splitting --chunk-names=core
 	$(ESBUILD) client=src/cli/main.ts
 	$(ESBUILD) kernel-carrier=src/daemon/kernel-carrier.ts
+	node native/hoist.mjs $(BUNDLES)
 	@touch $(BUNDLES)
 
 .PHONY: trace
