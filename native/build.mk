@@ -76,7 +76,8 @@ NATIVE_ENGINE_OBJECTS := $(ENGINE_SOURCES:%.c=$(NATIVE_OBJECTS)/quickjs/%.o)
 # default of many OpenWrt targets, it takes 1.25 us whatever the jumps are.
 INTERPRETER_FLAGS ?= -O2 -fno-gcse
 ifneq ($(SANITIZE),1)
-$(NATIVE_OBJECTS)/quickjs/quickjs.o: ENGINE_FLAGS = $(INTERPRETER_FLAGS)
+# heap.c clears for the engine.
+$(NATIVE_OBJECTS)/quickjs/quickjs.o: ENGINE_FLAGS = $(INTERPRETER_FLAGS) -Dmemset=heap_memset
 endif
 
 # Where nothing is hot.

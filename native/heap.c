@@ -3,18 +3,24 @@
  * adds a header to each and rounds it up to 16 bytes more: a tenth of the daemon's memory. Here pieces of one size share
  * a page, without headers. What is larger than half a page, or finds no room, is malloc()'s.
  *
- * The sanitizers' build has only malloc(), so that they see each piece.
+ * The sanitizers' build has only malloc(), so that they see each piece, and that of failing calls makes none here.
  */
 #include "shim.h"
 
 #include <malloc.h>
 #include <stdlib.h>
 #include <sys/mman.h>
+#include <unistd.h>
 
-#ifdef SANITIZED
+#if defined(SANITIZED) || defined(FAULTS)
 JSRuntime *heap_runtime(void)
 {
 	return JS_NewRuntime();
+}
+
+void *heap_memset(void *piece, int byte, size_t size)
+{
+	return memset(piece, byte, size);
 }
 #else
 
@@ -25,6 +31,8 @@ JSRuntime *heap_runtime(void)
 #define STEPS_MAX 256
 #define CLASSES (STEPS_MAX / STEP + 1 + PAGE / STEPS_MAX)
 #define SMALL_MAX (PAGE / 2)
+/* From this size on memory is cleared by giving its pages back. */
+#define CLEAR_MIN (2 * PAGE)
 /* Empty pages kept for the next class that needs one; what is more goes back to the kernel. */
 #define EMPTY_MAX 16
 
@@ -206,6 +214,23 @@ static void *heap_realloc(JSMallocState *state, void *piece, size_t size)
 	if (result)
 		state->malloc_size += heap_size(result) - before;
 	return result;
+}
+
+/**
+ * heap_memset() - the engine's memset(): a buffer that begins as zeros, as those for what rarely comes, takes no memory
+ * before it is used
+ */
+void *heap_memset(void *piece, int byte, size_t size)
+{
+	uintptr_t mask = (uintptr_t)sysconf(_SC_PAGESIZE) - 1;
+	uint8_t *from = (uint8_t *)(((uintptr_t)piece + mask) & ~mask), *end = (uint8_t *)piece + size;
+	uint8_t *to = (uint8_t *)((uintptr_t)end & ~mask);
+
+	if (byte != 0 || size < CLEAR_MIN || from >= to || madvise(from, to - from, MADV_DONTNEED) < 0)
+		return memset(piece, byte, size);
+	memset(piece, 0, from - (uint8_t *)piece);
+	memset(to, 0, end - to);
+	return piece;
 }
 
 /**

@@ -74,6 +74,7 @@ JSModuleDef *native_module(JSContext *ctx);
 
 /* heap.c */
 JSRuntime *heap_runtime(void);
+void *heap_memset(void *piece, int byte, size_t size);
 
 /* error.c */
 const char *error_name(int number);
