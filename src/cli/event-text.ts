@@ -56,9 +56,9 @@ export function formatTime(milliseconds: number): string {
 /** One or two lines. */
 export function renderEvent(e: WatchEvent): string {
 	const time = formatTime(e.observationTimeMilliseconds ?? 0).slice(11, 19);
-	const inside = endpoint(e.sourceIPv4Address, e.sourceTransportPort);
-	const outside = endpoint(e.postNATSourceIPv4Address, e.postNAPTSourceTransportPort);
-	const both = () => `${protocolName(e.protocolIdentifier)} ${inside} as ${outside}`;
+	const internal = endpoint(e.sourceIPv4Address, e.sourceTransportPort);
+	const external = endpoint(e.postNATSourceIPv4Address, e.postNAPTSourceTransportPort);
+	const both = () => `${protocolName(e.protocolIdentifier)} ${internal} as ${external}`;
 	switch (e.event) {
 		case "session-new":
 			return `${time} session+ ${both()}\n         to ${endpoint(e.destinationIPv4Address, e.destinationTransportPort)}\n`;
@@ -87,7 +87,7 @@ export function renderEvent(e: WatchEvent): string {
 export function renderMappingLog(e: WatchEvent): string {
 	if (e.event === "lost") return `# ${e.count} events lost\n`;
 	const sign = e.event === "mapping-new" ? "+" : "-";
-	const inside = endpoint(e.sourceIPv4Address, e.sourceTransportPort);
-	const outside = endpoint(e.postNATSourceIPv4Address, e.postNAPTSourceTransportPort);
-	return `${formatTime(e.observationTimeMilliseconds)} ${sign} ${protocolName(e.protocolIdentifier).padEnd(4)} ${inside} ${outside}\n`;
+	const internal = endpoint(e.sourceIPv4Address, e.sourceTransportPort);
+	const external = endpoint(e.postNATSourceIPv4Address, e.postNAPTSourceTransportPort);
+	return `${formatTime(e.observationTimeMilliseconds)} ${sign} ${protocolName(e.protocolIdentifier).padEnd(4)} ${internal} ${external}\n`;
 }

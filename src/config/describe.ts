@@ -73,9 +73,9 @@ function describeLimits(plan: Plan): string {
 	const most = plan.maxSessions === 0 ? "a fair share of the sessions" : `${plan.maxSessions} sessions`;
 	const rate = plan.maxRate === 0 ? "" : `, ${plan.maxRate} new a second`;
 	const syn = plan.unsolicitedSyn === "reject" ? "rejected after 6 s" : "dropped";
-	const inside = plan.blockPrivate ? "; private destinations blocked" : "";
+	const internal = plan.blockPrivate ? "; private destinations blocked" : "";
 	const turned = plan.hairpin === "same-lan" ? "" : `; hairpin ${plan.hairpin}`;
-	return `a host ${most}${rate}, else ${plan.refusal}; unsolicited SYN ${syn}; ${plan.icmpRate} ICMP errors a second and source${inside}${turned}`;
+	return `a host ${most}${rate}, else ${plan.refusal}; unsolicited SYN ${syn}; ${plan.icmpRate} ICMP errors a second and source${internal}${turned}`;
 }
 
 function countPorts(plan: Plan): number {

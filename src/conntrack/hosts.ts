@@ -36,7 +36,7 @@ export class Hosts {
 	/** Hosts that have sessions now. */
 	active = 0;
 	/** The host whose record stays although it has no session, 0 if none. */
-	#held = 0;
+	#pinned = 0;
 	/** The host that had most sessions when {@link largest} last walked all records, and the most that any other may have by now. */
 	#top = 0;
 	#others = 0;
@@ -75,7 +75,7 @@ export class Hosts {
 		this.#free = 1;
 		this.active = 0;
 		this.#top = 0;
-		this.#held = 0;
+		this.#pinned = 0;
 	}
 
 	#chain(address: number): number {
@@ -172,15 +172,15 @@ export class Hosts {
 		if (n > this.#others && i !== this.#top) this.#others = n;
 	}
 
-	/** Keeps a host's record whatever becomes of its sessions, until {@link letGo}. Counting one more instead would not do: a host may have all that 16 bits can count. */
-	hold(i: number): void {
-		this.#held = i;
+	/** Keeps a host's record whatever becomes of its sessions, until {@link unpin}. Counting one more instead would not do: a host may have all that 16 bits can count. */
+	pin(i: number): void {
+		this.#pinned = i;
 	}
 
-	/** Ends {@link hold}: the record goes if it has no session. */
-	letGo(): void {
-		const i = this.#held;
-		this.#held = 0;
+	/** Ends {@link pin}: the record goes if it has no session. */
+	unpin(): void {
+		const i = this.#pinned;
+		this.#pinned = 0;
 		if (this.#halves[i * HOST_HALVES + HOST_SESSIONS] === 0) this.release(i);
 	}
 
@@ -188,7 +188,7 @@ export class Hosts {
 	release(i: number): void {
 		const h = this.#halves;
 		if (h[i * HOST_HALVES + HOST_SESSIONS] > 0) h[i * HOST_HALVES + HOST_SESSIONS]--;
-		if (h[i * HOST_HALVES + HOST_SESSIONS] > 0 || i === this.#held) return;
+		if (h[i * HOST_HALVES + HOST_SESSIONS] > 0 || i === this.#pinned) return;
 		const chain = this.#chain(this.W[i * HOST_WORDS]);
 		let before = 0;
 		let j = this.#heads[chain];

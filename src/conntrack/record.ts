@@ -20,7 +20,7 @@ export const RECORD_WORDS = 16;
 /** Record number << this: index of its first word, of its first halfword. */
 export const RECORD_SHIFT = 4;
 export const HALF_SHIFT = 5;
-export const R_INSIDE = 0;
+export const R_INTERNAL = 0;
 export const R_PEER = 1;
 export const R_OUT = 2;
 export const R_IN = 3;
@@ -52,7 +52,7 @@ export const FORWARDED = 1 << 23;
 /** ICMP queries and protocols without ports: the peer has answered. */
 export const ANSWERED = 1 << 21;
 /** TCP: an ALG (nat/alg.ts), or who changes the peer's port (nat/renamed-peer.ts), looks at every segment; the session is TCP_TENDED where others are TCP_ESTABLISHED. */
-export const TENDED = 1 << 21;
+export const ALG_INSPECTED = 1 << 21;
 /** TCP: its sequence numbers have been moved, so that without the ALG's memory it can not go on. */
 export const MOVED = 1 << 22;
 

@@ -7,6 +7,7 @@
  */
 import { DCCP, firstOf, ICMP, SCTP, secondOf, TCP, UDP, UDPLITE } from "../packet/layout.ts";
 import {
+	ALG_INSPECTED,
 	EXTERNAL_SHIFT,
 	HALF_SHIFT,
 	R_DELTA,
@@ -20,9 +21,8 @@ import {
 	RECORD_WORDS,
 	STATE_MASK,
 	STATE_SHIFT,
-	TENDED,
 } from "./record.ts";
-import { FREE, ICMP_QUERY, OTHER, RESTING, STATES, STRANGER, UDP_DNS, UDP_NEW, UDP_OPEN } from "./states.ts";
+import { FREE, ICMP_QUERY, OTHER, QUARANTINED, STATES, STRANGER, UDP_DNS, UDP_NEW, UDP_OPEN } from "./states.ts";
 import { deltaOf, type Table } from "./table.ts";
 import {
 	EXTERNAL_WORDS,
@@ -121,7 +121,7 @@ function possible(protocol: number, state: number): boolean {
 	const datagrams = state === UDP_NEW || state === UDP_OPEN || state === UDP_DNS || state === STRANGER;
 	switch (protocol) {
 		case UDP:
-			return datagrams || state === RESTING;
+			return datagrams || state === QUARANTINED;
 		case UDPLITE:
 			return datagrams;
 		case ICMP:
@@ -129,7 +129,7 @@ function possible(protocol: number, state: number): boolean {
 		case TCP:
 		case SCTP:
 		case DCCP:
-			return !datagrams && state !== ICMP_QUERY && state !== OTHER && state !== RESTING;
+			return !datagrams && state !== ICMP_QUERY && state !== OTHER && state !== QUARANTINED;
 		default:
 			return state === OTHER || state === STRANGER;
 	}
@@ -163,16 +163,16 @@ export function restore(table: Table, image: Image, now: number, keep: (i: numbe
 		if (state === FREE) continue;
 		const out = t[e + R_OUT];
 		const inn = t[e + R_IN];
-		const inside = t[e];
+		const internal = t[e];
 		const address = addresses[(meta >> EXTERNAL_SHIFT) & 0xff];
 		let whole =
 			state < STATES &&
 			address !== 0 &&
-			(secondOf(out) === firstOf(inn) || ((meta & 0xff) === TCP && (meta & TENDED) !== 0)) &&
+			(secondOf(out) === firstOf(inn) || ((meta & 0xff) === TCP && (meta & ALG_INSPECTED) !== 0)) &&
 			POSSIBLE[(meta & 0xff) * STATES + state] !== 0;
 		let due = false;
 		// As deltaOf, spelled out: this is the restore's time.
-		let delta = ((inside & 0xffff) ^ 0xffff) + ((inside >>> 16) ^ 0xffff) + (address & 0xffff) + (address >>> 16);
+		let delta = ((internal & 0xffff) ^ 0xffff) + ((internal >>> 16) ^ 0xffff) + (address & 0xffff) + (address >>> 16);
 		delta = (delta & 0xffff) + (delta >>> 16);
 		delta = (delta & 0xffff) + (delta >>> 16);
 		let both = delta + (firstOf(out) ^ 0xffff) + secondOf(inn);
@@ -180,9 +180,9 @@ export function restore(table: Table, image: Image, now: number, keep: (i: numbe
 		both = (both & 0xffff) + (both >>> 16);
 		if (t[e + R_DELTA] !== (delta | (both << 16)) && whole) {
 			// While external 0 changes its address some records are still in terms of the one before.
-			whole = address === addresses[0] && changing !== 0 && t[e + R_DELTA] === deltaOf(inside, changing, out, inn);
+			whole = address === addresses[0] && changing !== 0 && t[e + R_DELTA] === deltaOf(internal, changing, out, inn);
 			if ((meta & 0xff) === TCP || t[e + R_PEER] === changing) due = true;
-			else if (whole && own) t[e + R_DELTA] = deltaOf(inside, address, out, inn);
+			else if (whole && own) t[e + R_DELTA] = deltaOf(internal, address, out, inn);
 		}
 		if (!whole) {
 			if (++result.broken > BROKEN_MAX) return null;
@@ -190,7 +190,7 @@ export function restore(table: Table, image: Image, now: number, keep: (i: numbe
 			const idle = (clock16 - t16[(i << HALF_SHIFT) + R_LAST]) & 0xffff;
 			const age = Math.max(0, (idle > fixedRoom ? idle - 0x10000 : idle) + elapsed);
 			const overdue = age - timeouts[state];
-			if (!due && overdue > 0 && state !== RESTING && (meta & 0xff) === UDP && overdue <= timeouts[RESTING]) over[i] = 1;
+			if (!due && overdue > 0 && state !== QUARANTINED && (meta & 0xff) === UDP && overdue <= timeouts[QUARANTINED]) over[i] = 1;
 			if (!due && (overdue <= 0 || over[i] !== 0)) {
 				order[count++] = ((0xffff - age) << 16) | i;
 				continue;
@@ -222,7 +222,7 @@ export function restore(table: Table, image: Image, now: number, keep: (i: numbe
 			places[sorted[k] & 0xffff] = i;
 			table.relist(i);
 			if (over[sorted[k] & 0xffff] !== 0) ended.push(i);
-			else if (table.state(i) !== RESTING) result.kept++;
+			else if (table.state(i) !== QUARANTINED) result.kept++;
 		} else {
 			result.unfit++;
 			table.T[(i << RECORD_SHIFT) + R_META] = 0;

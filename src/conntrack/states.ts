@@ -32,9 +32,9 @@ export const TCP_RESET = 12;
 /** Protocols without ports. */
 export const OTHER = 13;
 /** The mapping has ended, its external port rests (RFC 6888 REQ-8). Not in any index. */
-export const RESTING = 14;
+export const QUARANTINED = 14;
 /** As TCP_ESTABLISHED, but an ALG has to see every segment: neither the fast way nor the offload takes it (nat/alg.ts). */
-export const TCP_TENDED = 15;
+export const TCP_INSPECTED = 15;
 /** Opened from the outside by a packet of a protocol without connections, which the inside has not answered: may be evicted, before all that the inside has opened. */
 export const STRANGER = 16;
 /** Both SYNs seen, the outside's first, whose sender may be forged until it acknowledges ours: may be evicted likewise. */
@@ -87,7 +87,7 @@ export interface Timeouts {
 }
 
 /** Seconds that an external port rests after its last endpoint-independent mapping (RFC 6888 REQ-8). */
-export const PORT_REST = 120;
+export const PORT_QUARANTINE = 120;
 /** Longest time in seconds that a session waits which a stranger has opened and the inside has not answered. */
 export const STRANGER_WAIT = 60;
 
@@ -108,7 +108,7 @@ export function stateTimeouts(t: Timeouts): Int32Array {
 		t.tcp_closing,
 		t.tcp_reset,
 		t.other,
-		PORT_REST,
+		PORT_QUARANTINE,
 		t.tcp_established,
 		Math.min(t.udp, STRANGER_WAIT),
 		t.tcp_opening,

@@ -60,7 +60,7 @@ import {
 	STATE_SHIFT,
 } from "./record.ts";
 import { SpareLists, spareOf } from "./spare-lists.ts";
-import { FREE, LIVE, RESTING, SPARE, STATES, UNANSWERED } from "./states.ts";
+import { FREE, LIVE, QUARANTINED, SPARE, STATES, UNANSWERED } from "./states.ts";
 import {
 	EXTERNAL_WORDS,
 	H_BOOT,
@@ -206,7 +206,7 @@ export class Table {
 	relist(i: number): void {
 		const state = this.state(i);
 		this.#append(state, i);
-		if (state !== FREE && state !== RESTING) this.spare.add(i, this.spareOf(i));
+		if (state !== FREE && state !== QUARANTINED) this.spare.add(i, this.spareOf(i));
 	}
 
 	/**
@@ -219,16 +219,16 @@ export class Table {
 		const t16 = this.T16;
 		const { key0, key1, key2, shift, outHeads, inHeads } = this;
 		const e = i << RECORD_SHIFT;
-		const inside = t[e];
+		const internal = t[e];
 		const peer = t[e + R_PEER];
 		const out = t[e + R_OUT];
 		const inn = t[e + R_IN];
 		const key = t[e + R_META] & 0xffff;
-		let h = Math.imul(out ^ key0, key1) ^ inside;
+		let h = Math.imul(out ^ key0, key1) ^ internal;
 		const outChain = Math.imul(h ^ (h >>> 15) ^ peer, key2) >>> shift;
 		for (let k = outHeads[outChain]; k !== 0; k = t16[(k << HALF_SHIFT) + R_CHAIN_OUT]) {
 			const f = k << RECORD_SHIFT;
-			if (t[f] === inside && t[f + R_OUT] === out && t[f + R_PEER] === peer && ((t[f + R_META] ^ key) & 0xff) === 0) return -1;
+			if (t[f] === internal && t[f + R_OUT] === out && t[f + R_PEER] === peer && ((t[f + R_META] ^ key) & 0xff) === 0) return -1;
 		}
 		h = Math.imul(inn ^ key0, key1) ^ peer;
 		const inChain = Math.imul(h ^ (h >>> 15) ^ address, key2) >>> shift;
@@ -244,7 +244,7 @@ export class Table {
 		for (; leader !== 0; leader = chains[(leader << 1) + 1]) {
 			const f = leader << RECORD_SHIFT;
 			if (secondOf(t[f + R_IN]) !== externalPort || (t[f + R_META] & 0xffff) !== key) continue;
-			if (ported && (t[f] !== inside || firstOf(t[f + R_OUT]) !== firstOf(out))) return -1;
+			if (ported && (t[f] !== internal || firstOf(t[f + R_OUT]) !== firstOf(out))) return -1;
 			break;
 		}
 		t16[(i << HALF_SHIFT) + R_CHAIN_OUT] = outHeads[outChain];
@@ -257,7 +257,7 @@ export class Table {
 			r[i << 1] = i;
 			r[(i << 1) + 1] = i;
 			const port = firstOf(out);
-			h = Math.imul(port ^ key0, key1) ^ inside;
+			h = Math.imul(port ^ key0, key1) ^ internal;
 			const mapOutChain = Math.imul(h ^ (h >>> 15) ^ port, key2) >>> (shift + 1);
 			chains[i << 1] = this.#mapOutHeads[mapOutChain];
 			this.#mapOutHeads[mapOutChain] = i;
@@ -272,8 +272,8 @@ export class Table {
 		this.#unlink(i, address);
 	}
 
-	/** Puts a resting record, which is in no index, where {@link findResting} finds it. */
-	relinkResting(i: number): void {
+	/** Puts a resting record, which is in no index, where {@link findQuarantined} finds it. */
+	relinkQuarantined(i: number): void {
 		const t = this.T;
 		const h = this.#hashEndpoint(t[i << RECORD_SHIFT], firstOf(t[(i << RECORD_SHIFT) + R_OUT]));
 		this.#chains[i << 1] = this.#mapOutHeads[h];
@@ -292,7 +292,7 @@ export class Table {
 
 	/** Records that a new session can have: free ones and those that only keep a port at rest. */
 	get available(): number {
-		return this.#counts[FREE] + this.#counts[RESTING];
+		return this.#counts[FREE] + this.#counts[QUARANTINED];
 	}
 
 	/** First (least recently used) record of a state's list, 0 if it is empty. */
@@ -505,13 +505,13 @@ export class Table {
 	}
 
 	/** Session of an outbound packet, 0 if there is none. `ports` as an outbound packet has them. */
-	findOut(protocol: number, inside: number, peer: number, ports: number): number {
+	findOut(protocol: number, internal: number, peer: number, ports: number): number {
 		const t = this.T;
-		const h = Math.imul(ports ^ this.key0, this.key1) ^ inside;
+		const h = Math.imul(ports ^ this.key0, this.key1) ^ internal;
 		let i = this.outHeads[Math.imul(h ^ (h >>> 15) ^ peer, this.key2) >>> this.shift];
 		while (i !== 0) {
 			const e = i << RECORD_SHIFT;
-			if (t[e] === inside && t[e + R_OUT] === ports && t[e + R_PEER] === peer && (t[e + R_META] & 0xff) === protocol) break;
+			if (t[e] === internal && t[e + R_OUT] === ports && t[e + R_PEER] === peer && (t[e + R_META] & 0xff) === protocol) break;
 			i = this.T16[(i << HALF_SHIFT) + R_CHAIN_OUT];
 		}
 		return i;
@@ -532,25 +532,25 @@ export class Table {
 	}
 
 	/** A session of the mapping of an inside endpoint, 0 if there is no such mapping. `port` as loaded. */
-	findMapping(protocol: number, inside: number, port: number): number {
-		return this.#findInside(protocol, inside, port, false);
+	findMapping(protocol: number, internal: number, port: number): number {
+		return this.#findInternal(protocol, internal, port, false);
 	}
 
 	/** The record that keeps the port at rest which an inside endpoint's mapping had, 0 if there is none. `port` as loaded. */
-	findResting(protocol: number, inside: number, port: number): number {
-		return this.#counts[RESTING] === 0 ? 0 : this.#findInside(protocol, inside, port, true);
+	findQuarantined(protocol: number, internal: number, port: number): number {
+		return this.#counts[QUARANTINED] === 0 ? 0 : this.#findInternal(protocol, internal, port, true);
 	}
 
-	#findInside(protocol: number, inside: number, port: number, resting: boolean): number {
+	#findInternal(protocol: number, internal: number, port: number, resting: boolean): number {
 		const t = this.T;
-		let i = this.#mapOutHeads[this.#hashEndpoint(inside, port)];
+		let i = this.#mapOutHeads[this.#hashEndpoint(internal, port)];
 		while (i !== 0) {
 			const e = i << RECORD_SHIFT;
 			if (
-				t[e] === inside &&
+				t[e] === internal &&
 				firstOf(t[e + R_OUT]) === port &&
 				(t[e + R_META] & 0xff) === protocol &&
-				(this.state(i) === RESTING) === resting
+				(this.state(i) === QUARANTINED) === resting
 			)
 				break;
 			i = this.#chains[i << 1];
@@ -739,24 +739,24 @@ export class Table {
 	}
 
 	/** Ends the only session of a mapping but keeps its record, so that the port rests. `address` as in {@link remove}. */
-	rest(i: number, address: number, now16: number): void {
+	quarantine(i: number, address: number, now16: number): void {
 		if (this.hooks !== null) this.hooks.ended(i);
 		this.#unlink(i, address);
 		const m = (i << RECORD_SHIFT) + R_META;
 		this.spare.remove(i, this.spareOf(i));
 		this.#detach(this.state(i), i);
 		this.T16[(i << HALF_SHIFT) + R_LAST] = now16;
-		this.T[m] = (this.T[m] & ~(STATE_MASK << STATE_SHIFT)) | (RESTING << STATE_SHIFT);
-		this.#append(RESTING, i);
-		this.relinkResting(i);
+		this.T[m] = (this.T[m] & ~(STATE_MASK << STATE_SHIFT)) | (QUARANTINED << STATE_SHIFT);
+		this.#append(QUARANTINED, i);
+		this.relinkQuarantined(i);
 	}
 
 	/** Ends the rest of a record's port, which is then the caller's to give back. */
-	removeResting(i: number): void {
+	removeQuarantined(i: number): void {
 		const t = this.T;
 		t[(i << RECORD_SHIFT) + R_META] &= 0xffff;
 		unchain(this.#mapOutHeads, this.#hashEndpoint(t[i << RECORD_SHIFT], firstOf(t[(i << RECORD_SHIFT) + R_OUT])), this.#chains, 1, 0, i);
-		this.#detach(RESTING, i);
+		this.#detach(QUARANTINED, i);
 		this.#append(FREE, i);
 	}
 
@@ -769,7 +769,7 @@ export class Table {
 	 * Gives sessions, named in order by `each`, another external address: `from` and `to` as loaded. All sessions of a mapping must be among them. The records keep
 	 * number, state and time; the caller changes what their external number means.
 	 */
-	readdress(each: (f: (i: number) => void) => void, from: number, to: number): void {
+	renumber(each: (f: (i: number) => void) => void, from: number, to: number): void {
 		const t = this.T;
 		each((i) => {
 			if (this.hooks !== null) this.hooks.ended(i);
@@ -815,8 +815,8 @@ export class Table {
 }
 
 /** What word R_DELTA holds of a session with these addresses and ports words (R_OUT, R_IN). */
-export function deltaOf(inside: number, address: number, out: number, inn: number): number {
-	const delta = wordDelta(inside, address);
+export function deltaOf(internal: number, address: number, out: number, inn: number): number {
+	const delta = wordDelta(internal, address);
 	return delta | (fold(delta + halfDelta(firstOf(out), secondOf(inn))) << 16);
 }
 

@@ -5,18 +5,18 @@
 
 import { swap32 } from "../packet/layout.ts";
 import { ACK, FIN, RST, SYN } from "../packet/tcp.ts";
-import { R_ACK_IN, R_ACK_OUT, R_META, RECORD_SHIFT, RESET_WINDOW, TENDED } from "./record.ts";
+import { ALG_INSPECTED, R_ACK_IN, R_ACK_OUT, R_META, RECORD_SHIFT, RESET_WINDOW } from "./record.ts";
 import {
 	TCP_CLOSING,
 	TCP_ESTABLISHED,
 	TCP_FIN_IN,
 	TCP_FIN_OUT,
+	TCP_INSPECTED,
 	TCP_OPENED,
 	TCP_OPENED_IN,
 	TCP_RESET,
 	TCP_SYN_IN,
 	TCP_SYN_OUT,
-	TCP_TENDED,
 } from "./states.ts";
 import type { Table } from "./table.ts";
 
@@ -102,7 +102,7 @@ export function afterOffload(before: number, carried: boolean, reset: "none" | "
 
 /** The state in which a session's data flows. */
 function open(meta: number): number {
-	return meta & TENDED ? TCP_TENDED : TCP_ESTABLISHED;
+	return meta & ALG_INSPECTED ? TCP_INSPECTED : TCP_ESTABLISHED;
 }
 
 /**

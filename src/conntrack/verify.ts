@@ -14,7 +14,7 @@ import {
 	R_SPARE_PREVIOUS,
 	RECORD_SHIFT,
 } from "./record.ts";
-import { FREE, GIVEN, LIVE, OTHER, RESTING, STATES, UNANSWERED } from "./states.ts";
+import { FREE, GIVEN, LIVE, OTHER, QUARANTINED, STATES, UNANSWERED } from "./states.ts";
 import type { Table } from "./table.ts";
 
 /**
@@ -49,8 +49,8 @@ export function verifyTable(table: Table, addressOf: (external: number) => numbe
 		if (table.state(i) === FREE) continue;
 		const e = i << RECORD_SHIFT;
 		const m = t[e + R_META];
-		if (table.state(i) === RESTING) {
-			if (table.findResting(m & 0xff, t[e], firstOf(t[e + R_OUT])) === 0) fail("resting port is not found", i);
+		if (table.state(i) === QUARANTINED) {
+			if (table.findQuarantined(m & 0xff, t[e], firstOf(t[e + R_OUT])) === 0) fail("resting port is not found", i);
 			continue;
 		}
 		const x = (m >> EXTERNAL_SHIFT) & 0xff;
@@ -58,10 +58,10 @@ export function verifyTable(table: Table, addressOf: (external: number) => numbe
 		if (table.findIn(m & 0xff, t[e + R_PEER], addressOf(x), x, t[e + R_IN]) !== i) fail("not found by its inbound key", i);
 		const leader = table.findExternal(m & 0xff, addressOf(x), x, secondOf(t[e + R_IN]));
 		if (leader === 0) fail("its mapping is not found by the external endpoint", i);
-		const sameInside = t[leader << RECORD_SHIFT] === t[e];
+		const sameInternal = t[leader << RECORD_SHIFT] === t[e];
 		if (table.findPeer(leader, t[e + R_PEER], addressOf(x)) === 0) fail("not found by its peer's address", i);
 		if (table.state(i) === OTHER) continue;
-		if (!sameInside || table.findMapping(m & 0xff, t[e], firstOf(t[e + R_OUT])) === 0) fail("mapping indexes disagree", i);
+		if (!sameInternal || table.findMapping(m & 0xff, t[e], firstOf(t[e + R_OUT])) === 0) fail("mapping indexes disagree", i);
 		// Once around each ring: in the end each of its members has been met.
 		for (let j = leader; j !== 0 && rings[j] === 0; j = table.sibling(j)) rings[j] = leader;
 		if (rings[i] !== leader) fail("not in the ring of its mapping", i);
@@ -73,7 +73,7 @@ function verifySpare(table: Table, fail: (what: string, i: number) => void): voi
 	const n = table.layout.sessions;
 	const counts = new Uint32Array((table.layout.hosts + 1) * 3);
 	for (let i = 1; i <= n; i++) {
-		if (table.state(i) === FREE || table.state(i) === RESTING) continue;
+		if (table.state(i) === FREE || table.state(i) === QUARANTINED) continue;
 		counts[table.T16[(i << HALF_SHIFT) + R_HOST] * 3 + table.spareOf(i)]++;
 	}
 	let answered = 0;

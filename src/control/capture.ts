@@ -74,7 +74,7 @@ export class Capture {
 		W[w + 4] = P[word + IP_SOURCE_W];
 		W[w + 5] = P[word + IP_DESTINATION_W];
 		const drops = c.dropLog.sequence;
-		const { left } = c;
+		const { leftToKernel: left } = c;
 		const marks = [c.wan.queue.count, ...c.lan.map((l) => l.queue.count)];
 		run();
 		const dropped = c.dropLog.sequence !== drops;
@@ -91,7 +91,7 @@ export class Capture {
 		c.lan.forEach((l, number) => {
 			queued(l.queue, number + 1, marks[number + 1]);
 		});
-		const verdict = sent >= 0 ? (dropped ? "answered" : "forwarded") : dropped ? "dropped" : c.left !== left ? "kernel" : "waits";
+		const verdict = sent >= 0 ? (dropped ? "answered" : "forwarded") : dropped ? "dropped" : c.leftToKernel !== left ? "kernel" : "waits";
 		if (sent >= 0) this.#bytes.set(B.subarray(slot + SLOT_IP, slot + SLOT_IP + Math.min(SNAP, sentLength)), k * SNAP * 2 + SNAP);
 		W[w] = (port + 1) | ((sent + 1) << 8) | (VERDICTS.indexOf(verdict) << 16);
 		W[w + 1] = dropped ? c.dropLog.last : -1;
@@ -183,7 +183,7 @@ export class Captures {
 		let running = this.#running;
 		if (running === null) {
 			const fresh = new Capture(this.#view);
-			this.#view.tap((own) => fresh.wrap(own));
+			this.#view.interpose((own) => fresh.wrap(own));
 			running = fresh;
 			this.#running = fresh;
 		}
@@ -194,7 +194,7 @@ export class Captures {
 	#release(): void {
 		const running = this.#running;
 		if (running === null || --running.users > 0) return;
-		this.#view.tap(null);
+		this.#view.interpose(null);
 		this.#running = null;
 	}
 }

@@ -33,7 +33,7 @@ export interface DecisionsView extends CoreView {
 	/** What stands against every outbound packet now: a reason number, -1 for whatever its route says; null if nothing does. */
 	readonly impaired: number | null;
 	/** Next hop number of a destination, found without asking anybody. */
-	peek(destination: number): number;
+	lookup(destination: number): number;
 	/** Why packets from a LAN to a destination (dotted value, port in host order) never come to masqd, in words; null if they do. */
 	passesBy(protocol: number, destination: number, port: number): string | null;
 }
@@ -41,7 +41,7 @@ export interface DecisionsView extends CoreView {
 /** What a capture needs of the loop. */
 export interface FramesView extends CoreView {
 	/** Puts other batch functions in place of the loop's own, between two batches; null puts those back. */
-	tap(fast: ((own: FastPath) => FastPath) | null): void;
+	interpose(fast: ((own: FastPath) => FastPath) | null): void;
 	/** Milliseconds since 1970. */
 	wallClock(): number;
 }
@@ -74,8 +74,8 @@ export interface DaemonView extends SessionsView, DecisionsView, FramesView {
 	readonly log: {
 		/** Lines that nobody took, ever. */
 		readonly lost: number;
-		say(level: "error", text: string): void;
-		often(level: "warning" | "notice", kind: string, text: string, now: number): void;
+		error(text: string): void;
+		rateLimited(level: "warning" | "notice", kind: string, text: string, now: number): void;
 	};
 	/** Reads the configuration again and goes on by it. */
 	reload(told: (reply: ReloadReply) => void): void;

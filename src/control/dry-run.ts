@@ -129,11 +129,11 @@ export function why(o: DecisionsView, request: { protocol: string; source: strin
 		tags: live.hops.tags,
 		least: live.hops.least,
 		mtuTo: (destination) => live.hops.mtuTo(destination),
-		find: (destination) => o.peek(destination),
-		hold: () => {
+		find: (destination) => o.lookup(destination),
+		park: () => {
 			waits = true;
 		},
-		holdInside: (host, slot, bytes) => {
+		parkInternal: (host, slot, bytes) => {
 			const place = c.hosts.W[host * HOST_WORDS + HOST_PLACE];
 			if ((place & HOST_REACHABLE) !== 0) c.lan[(place >>> HOST_PORT_SHIFT) & 0xff].queue.push(slot, bytes, 0);
 			else waits = true;
@@ -165,7 +165,7 @@ export function why(o: DecisionsView, request: { protocol: string; source: strin
 		if (i === 0) say("session", "no session yet: this would be its first packet");
 		else say("session", `session known, state ${STATE_NAMES[c.table.state(i)]}, idle ${c.table.age(i, c.now16)} s, ${mapping(i)}`);
 	};
-	let inside: number | null = out ? probe.source : null;
+	let internal: number | null = out ? probe.source : null;
 	listen(c.table, "findOut", (i) => out && session(i));
 	listen(c.table, "findIn", (i) => !out && session(i));
 	listen(c.hops as NextHops, "find", (hop, destination) => {
@@ -184,7 +184,7 @@ export function why(o: DecisionsView, request: { protocol: string; source: strin
 			say("mapping", "no mapping has this external endpoint");
 			return;
 		}
-		inside = c.table.T[i << RECORD_SHIFT];
+		internal = c.table.T[i << RECORD_SHIFT];
 		const flags = c.hosts.W[c.table.T16[(i << HALF_SHIFT) + R_HOST] * HOST_WORDS + HOST_PLACE];
 		const who =
 			flags & HOST_EIF
@@ -198,13 +198,13 @@ export function why(o: DecisionsView, request: { protocol: string; source: strin
 		if (forward === undefined) return;
 		if (out) say("forward", `a redirect leads to this endpoint: it leaves by the redirect's port ${forward.first}`);
 		else {
-			inside = forward.inside;
-			say("forward", `a redirect leads to ${formatAddress(addressValue(forward.inside))}`);
+			internal = forward.internal;
+			say("forward", `a redirect leads to ${formatAddress(addressValue(forward.internal))}`);
 		}
 	});
 	listen(c.requested, "find", (forward) => {
 		if (forward !== undefined)
-			say("forward", `${formatAddress(addressValue(forward.inside))} has asked for this port itself (PCP, NAT-PMP)`);
+			say("forward", `${formatAddress(addressValue(forward.internal))} has asked for this port itself (PCP, NAT-PMP)`);
 		else if (!out) say("forward", "no redirect takes this port from this source");
 	});
 	listen(admission, "admit", (host, address) => {
@@ -223,11 +223,11 @@ export function why(o: DecisionsView, request: { protocol: string; source: strin
 	listen(c.table, "create", (i) => {
 		const n = (c.table.T[(i << RECORD_SHIFT) + R_META] >> EXTERNAL_SHIFT) & 0xff;
 		const x = c.externals.list[n];
-		inside = c.table.T[i << RECORD_SHIFT];
+		internal = c.table.T[i << RECORD_SHIFT];
 		const kind =
 			n === 0
 				? "the WAN's own address"
-				: x.inside !== 0
+				: x.internal !== 0
 					? "static NAT"
 					: x.shared
 						? "the pool's shared address"
@@ -267,37 +267,37 @@ export function why(o: DecisionsView, request: { protocol: string; source: strin
 		text: words?.text ?? null,
 		remedy: words?.remedy ?? null,
 		answered: c.errorsSent > live.errorsSent,
-		facts: facts(o, probe, inside, lanPort),
+		facts: facts(o, probe, internal, lanPort),
 	};
 }
 
-function facts(o: DecisionsView, probe: Probe, inside: number | null, lanPort: number): WhyReply["facts"] {
+function facts(o: DecisionsView, probe: Probe, internal: number | null, lanPort: number): WhyReply["facts"] {
 	const c = o.context;
 	const subnets = (nets: { address: number; mask: number }[]) =>
 		nets.map((n) => {
 			const mask = addressValue(n.mask);
 			return formatSubnet({ address: addressValue(n.address), mask, prefix: 32 - Math.round(Math.log2(2 ** 32 - mask)) });
 		});
-	const host = inside === null ? 0 : c.hosts.find(inside);
+	const host = internal === null ? 0 : c.hosts.find(internal);
 	const port = swap16(probe.destinationPort);
 	const forward = c.policy.forwards.find((f) => f.protocol === probe.protocol && port >= f.first && port <= f.last);
-	const pool = inside === null ? undefined : c.policy.pools.find((p) => inNets(p.nets, inside));
+	const pool = internal === null ? undefined : c.policy.pools.find((p) => inNets(p.nets, internal));
 	return {
 		lan: { device: o.lan[lanPort].name, subnets: subnets(c.lan[lanPort].nets) },
 		sessions: c.table.layout.sessions,
 		ports: c.policy.ranges.map((r) => (r.first === r.last ? `${r.first}` : `${r.first}-${r.last}`)),
-		maxSessions: (inside === null ? 0 : c.policy.hosts.get(inside)?.maxSessions) || c.policy.maxSessions,
-		maxRate: (inside === null ? 0 : c.policy.hosts.get(inside)?.maxRate) || c.policy.maxRate,
+		maxSessions: (internal === null ? 0 : c.policy.hosts.get(internal)?.maxSessions) || c.policy.maxSessions,
+		maxRate: (internal === null ? 0 : c.policy.hosts.get(internal)?.maxRate) || c.policy.maxRate,
 		hostSessions: host === 0 ? 0 : c.hosts.sessions(host),
-		inside: inside === null ? null : formatAddress(addressValue(inside)),
+		inside: internal === null ? null : formatAddress(addressValue(internal)),
 		redirect:
 			forward === undefined
 				? null
 				: {
 						proto: protocolName(forward.protocol),
 						src_dport: String(port),
-						dest_ip: formatAddress(addressValue(forward.inside)),
-						dest_port: String(forward.insideFirst + port - forward.first),
+						dest_ip: formatAddress(addressValue(forward.internal)),
+						dest_port: String(forward.internalFirst + port - forward.first),
 					},
 		pool: pool === undefined ? [] : pool.externals.map((n) => formatAddress(addressValue(c.externals.A[n]))),
 	};

@@ -2,7 +2,7 @@
  * Ending sessions on request (`masqd flush`): all, those of a host, of a mapping, or of the WAN port's own address.
  */
 import { EXTERNAL_SHIFT, R_IN, R_META, RECORD_SHIFT } from "../conntrack/record.ts";
-import { FREE, RESTING } from "../conntrack/states.ts";
+import { FREE, QUARANTINED } from "../conntrack/states.ts";
 import { parseAddress } from "../packet/address.ts";
 import { parseEndpoint, parseProtocol } from "../packet/endpoint.ts";
 import { secondOf, swap16, swap32 } from "../packet/layout.ts";
@@ -25,8 +25,8 @@ function selector(daemon: FlushView, request: FlushRequest): (e: number) => bool
 		case "host": {
 			const address = parseAddress(String(request.host));
 			if (address === null) throw new Error(`'${request.host}' is not an IPv4 address`);
-			const inside = swap32(address);
-			return (e) => t[e] === inside;
+			const internal = swap32(address);
+			return (e) => t[e] === internal;
 		}
 		case "mapping": {
 			const protocol = parseProtocol(String(request.protocol));
@@ -54,10 +54,10 @@ export function* flush(daemon: FlushView, request: FlushRequest): Generator<unde
 	for (let i = 1; i <= table.layout.sessions; i++) {
 		const state = table.state(i);
 		// The rest of a port is nobody's session; only "all" ends it too.
-		if (state !== FREE && (state !== RESTING || all) && wanted(i << RECORD_SHIFT)) {
-			if (state !== RESTING) sessions++;
+		if (state !== FREE && (state !== QUARANTINED || all) && wanted(i << RECORD_SHIFT)) {
+			if (state !== QUARANTINED) sessions++;
 			admission.end(i, "flushed");
-			if (all && table.state(i) === RESTING) admission.end(i, "flushed");
+			if (all && table.state(i) === QUARANTINED) admission.end(i, "flushed");
 		}
 		if (i % SLICE === 0) yield;
 	}

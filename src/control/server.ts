@@ -124,7 +124,7 @@ export class ControlServer {
 			if (events === 0 && (c.sent < c.length || !wants(c))) continue;
 			worked = true;
 			if (c.stream !== null) most = PACE_STREAM;
-			this.#attend(c, events, now);
+			this.#service(c, events, now);
 			if (native.nanoseconds() - began > TURN_MS * 1e6) {
 				this.#turn = (n + this.#turn + 1) % polled.length;
 				break;
@@ -149,7 +149,7 @@ export class ControlServer {
 				fd = native.accept(this.#listener);
 			} catch (error) {
 				this.#deafUntil = now + DEAF_MS;
-				this.#log.often("warning", "control accept", `control: ${(error as Error).message}`, now);
+				this.#log.rateLimited("warning", "control accept", `control: ${(error as Error).message}`, now);
 				return;
 			}
 			if (fd < 0) return;
@@ -195,7 +195,7 @@ export class ControlServer {
 	}
 
 	/** One slice of work for a client. */
-	#attend(c: Client, events: number, now: number): void {
+	#service(c: Client, events: number, now: number): void {
 		try {
 			if (c.sent < c.length) {
 				this.#send(c, now);
@@ -210,7 +210,7 @@ export class ControlServer {
 			if (c.fd >= 0 && c.eof && c.job === null && c.sent === c.length) this.#drop(c);
 		} catch (error) {
 			// The client has gone (EPIPE, ECONNRESET); anything else is a fault of ours and says so.
-			if ((error as Partial<native.NativeError>).code === undefined) this.#log.say("error", `control: ${(error as Error).message}`);
+			if ((error as Partial<native.NativeError>).code === undefined) this.#log.error(`control: ${(error as Error).message}`);
 			this.#drop(c);
 		}
 	}
@@ -307,7 +307,7 @@ export class ControlServer {
 
 	/** Ends a client that misbehaves, and says why. */
 	#cutOff(c: Client, why: string): void {
-		this.#log.often("notice", `control ${why}`, `control: a client was cut off: ${why}`, native.now());
+		this.#log.rateLimited("notice", `control ${why}`, `control: a client was cut off: ${why}`, native.now());
 		try {
 			// Only between two lines; and only what fits its socket at once.
 			if (c.sent === c.length) this.#reply(c, { v: PROTOCOL_VERSION, error: `cut off: ${why}` }, 0);

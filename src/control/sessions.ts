@@ -16,7 +16,7 @@ import {
 	R_PEER,
 	RECORD_SHIFT,
 } from "../conntrack/record.ts";
-import { FREE, RESTING, STATE_NAMES } from "../conntrack/states.ts";
+import { FREE, QUARANTINED, STATE_NAMES } from "../conntrack/states.ts";
 import type { Context } from "../nat/context.ts";
 import { reason } from "../nat/reason.ts";
 import { BORROW_FREE, guaranteed } from "../nat/shares.ts";
@@ -91,7 +91,7 @@ export function selector(c: Context, filter: FlowFilter): (i: number) => boolean
 	return (i) => {
 		c.table.hooks?.sync(i);
 		const state = c.table.state(i);
-		return state !== FREE && (state !== RESTING || filter.state === STATE_NAMES[RESTING]) && tests.every((test) => test(i));
+		return state !== FREE && (state !== QUARANTINED || filter.state === STATE_NAMES[QUARANTINED]) && tests.every((test) => test(i));
 	};
 }
 

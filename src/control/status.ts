@@ -83,7 +83,7 @@ export function* status(daemon: DaemonView): Generator<undefined, StatusReply> {
 		forwarded: { out: context.forwardedOut + offload.packetsOut, in: context.forwardedIn + offload.packetsIn },
 		offload,
 		rates: daemon.rates.now(),
-		leftToKernel: context.left,
+		leftToKernel: context.leftToKernel,
 		icmpErrorsSent: context.errorsSent,
 		drops: [...context.drops].flatMap((count, n) => {
 			const r = reason(n);

@@ -87,7 +87,7 @@ export class Barrier {
 		const known = this.#kinds.has(kind) || this.#kinds.size < KINDS;
 		if (known) this.#kinds.add(kind);
 		const text = fatal ? `internal error in ${step}: ${message}; ${stackLine(stack ?? "")}` : `${step}: ${message}`;
-		this.#log.often(fatal ? "error" : "warning", known ? kind : `internal error ${step}`, text, now);
+		this.#log.rateLimited(fatal ? "error" : "warning", known ? kind : `internal error ${step}`, text, now);
 		f.internal ||= fatal;
 		const lasted = now - f.since;
 		if (fatal && ((f.inARow >= TOO_MANY && lasted >= TOO_MANY_MS) || (f.inARow >= TOO_LONG && lasted >= TOO_LONG_MS)))

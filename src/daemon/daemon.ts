@@ -105,8 +105,8 @@ export class Daemon implements DaemonView {
 	}
 
 	/** Next hop number of a destination, found without asking anybody. */
-	peek(destination: number): number {
-		return this.carrier !== null ? this.context.hops.find(destination) : this.#parts.translation.hops.peek(destination);
+	lookup(destination: number): number {
+		return this.carrier !== null ? this.context.hops.find(destination) : this.#parts.translation.hops.lookup(destination);
 	}
 
 	/** What stands against every outbound packet now: a reason number, -1 for whatever its route says; null if nothing does. */
@@ -125,8 +125,8 @@ export class Daemon implements DaemonView {
 	}
 
 	/** Puts other batch functions in place of the core's own, between two batches; null puts those back. */
-	tap(wrap: ((own: FastPath) => FastPath) | null): void {
-		this.#loop.tap(wrap);
+	interpose(wrap: ((own: FastPath) => FastPath) | null): void {
+		this.#loop.interpose(wrap);
 	}
 
 	/** Milliseconds since 1970. */
@@ -239,7 +239,7 @@ export class Daemon implements DaemonView {
 
 	#needDevices(): void {
 		const missing = (p: Port) => this.kernel.linkByName(p.name) === undefined;
-		const waits = (what: string, p: Port) => this.log.say("warning", `${what} device '${p.name}' does not exist yet; waiting for it`);
+		const waits = (what: string, p: Port) => this.log.warning(`${what} device '${p.name}' does not exist yet; waiting for it`);
 		if (missing(this.wan)) {
 			if (!this.#options.wait) throw new StartError(`wan device '${this.wan.name}' does not exist`);
 			waits("wan", this.wan);
@@ -263,7 +263,7 @@ export class Daemon implements DaemonView {
 			this.#parts.inForce,
 			this.log,
 		);
-		if (state.homeless !== "") this.warnings.push(`no room for the state, sessions will not outlive masqd: ${state.homeless}`);
+		if (state.notPersisted !== "") this.warnings.push(`no room for the state, sessions will not outlive masqd: ${state.notPersisted}`);
 		if (state.pending !== "") native.rename(state.pending, this.#parts.paths.state);
 		return successor;
 	}
@@ -275,7 +275,7 @@ export class Daemon implements DaemonView {
 
 	/** Undoes everything, in reverse, whatever of it was done; after SIGUSR1 nothing that a successor would do again. Never throws. */
 	stop(): void {
-		const failed = (error: Error) => this.log.say("error", `stop: ${error.message}`);
+		const failed = (error: Error) => this.log.error(`stop: ${error.message}`);
 		const attempt = (what: () => void) => {
 			try {
 				what();

@@ -114,8 +114,8 @@ function signalled(p: Parts, loop: Loop, asked: Asked): void {
 		if (signal !== SIGHUP) continue;
 		p.clock.read(p.context);
 		asked.reloads.ask(({ errors }) => {
-			for (const line of errors) p.log.say("error", line);
-			if (errors.length > 0) p.log.say("notice", "reload: the configuration stays as it was");
+			for (const line of errors) p.log.error(line);
+			if (errors.length > 0) p.log.notice("reload: the configuration stays as it was");
 		});
 	}
 }
@@ -124,14 +124,14 @@ function signalled(p: Parts, loop: Loop, asked: Asked): void {
 function portFailed({ inStep, kernel, ports, log, clock }: Parts, port: Port, error: native.NativeError): void {
 	inStep.news();
 	if (port.driver !== null && kernel.linkByName(port.name)?.index !== port.index) ports.close1(port);
-	if (error.code !== "ENETDOWN") log.often("warning", `port ${port.name}`, `${port.name}: ${error.message}`, clock.milliseconds);
+	if (error.code !== "ENETDOWN") log.rateLimited("warning", `port ${port.name}`, `${port.name}: ${error.message}`, clock.milliseconds);
 }
 
 /** Sockets of the router itself come and go: their ports are not masqd's meanwhile. */
 function yieldPorts(p: Parts): void {
 	const look = p.routerPorts.step();
 	if (look === null) return;
-	if (look.settled.length > 0) p.log.say("notice", `the router itself uses port ${look.settled.join(", ")} now`);
+	if (look.settled.length > 0) p.log.notice(`the router itself uses port ${look.settled.join(", ")} now`);
 	if (look.changed || look.lasting) p.inStep.followPorts((t) => withPorts(t, p.ownPorts), [p.guard, p.ports]);
 }
 
@@ -140,7 +140,7 @@ function lookForOwnProtocols(p: Parts): void {
 }
 
 function tellLimits({ watch, log, clock }: Parts): void {
-	for (const { reason, text, count } of watch.limits()) log.often("warning", reason, text, clock.milliseconds, count);
+	for (const { reason, text, count } of watch.limits()) log.rateLimited("warning", reason, text, clock.milliseconds, count);
 }
 
 function releaseMemory(p: Parts, loop: Loop): void {

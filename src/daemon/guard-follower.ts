@@ -70,7 +70,7 @@ export class GuardFollower implements Follower {
 		this.keeper = surroundings.keeper({
 			wanted: () => this.#topology as Topology,
 			inForce: (deleted) => this.#inForce(deleted),
-			failed: (error) => log.often("error", "guard", error.message, clock.milliseconds),
+			failed: (error) => log.rateLimited("error", "guard", error.message, clock.milliseconds),
 		});
 	}
 
@@ -100,7 +100,7 @@ export class GuardFollower implements Follower {
 
 	#inForce(deleted: boolean): void {
 		const { log, clock, opened, table } = this.#with;
-		if (deleted) log.often("warning", "guard", `the nft table ${table} was deleted; it is there again`, clock.milliseconds);
+		if (deleted) log.rateLimited("warning", "guard", `the nft table ${table} was deleted; it is there again`, clock.milliseconds);
 		if (!this.#awaited) return;
 		this.#awaited = false;
 		opened();
@@ -143,7 +143,7 @@ export function guardFactsOf(t: Topology): GuardFacts {
 		rangesOf: (proto) => (proto === TCP ? t.guarded.tcp : t.guarded.udp),
 		forwards: t.forwards,
 		elsewhere: elsewhere(t),
-		inside: t.lan.flatMap((p) => p.nets),
+		internal: t.lan.flatMap((p) => p.nets),
 		ownAddresses: t.own,
 		pcp: ports.filter((p) => p.pcp).map((p) => p.name),
 		exemptDestinations: t.exempts,

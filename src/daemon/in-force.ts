@@ -5,7 +5,7 @@ import type { Plan } from "../config/plan.ts";
 import { HOST_ADF, HOST_EIF, HOST_PLACE, HOST_PORT_SHIFT, HOST_WORDS } from "../conntrack/record.ts";
 import { type Context, lanOf, type Policy } from "../nat/context.ts";
 import type { External } from "../nat/externals.ts";
-import { Keeper } from "../nat/keep.ts";
+import { Revalidator } from "../nat/revalidate.ts";
 import type { Subnet } from "../packet/address.ts";
 import { swap16 } from "../packet/layout.ts";
 import { netOf, policyOf, wantedExternals } from "./policy.ts";
@@ -49,9 +49,13 @@ export class InForce {
 	}
 
 	/** Who judges sessions by a policy, by default by what is in force. */
-	keeper(policy: Policy = this.#context.policy, externals: readonly External[] = this.#context.externals.list, plan = this.plan): Keeper {
+	keeper(
+		policy: Policy = this.#context.policy,
+		externals: readonly External[] = this.#context.externals.list,
+		plan = this.plan,
+	): Revalidator {
 		const exempts = plan.exempts.map((e) => netOf(e.dest));
-		return new Keeper(this.#context, { policy, externals, exempts, nets: this.#nets().map(netOf) });
+		return new Revalidator(this.#context, { policy, externals, exempts, nets: this.#nets().map(netOf) });
 	}
 
 	/** Gives the hosts their policy and their LAN port's number: `places` are the ports' numbers as they were, by those that are now. */

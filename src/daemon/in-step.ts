@@ -92,7 +92,7 @@ export class InStep {
 				problem = error;
 				this.behind = true;
 				if (!(error instanceof StartError)) throw error;
-				log.often("warning", follower.name, error.message, milliseconds());
+				log.rateLimited("warning", follower.name, error.message, milliseconds());
 			}
 		});
 		return problem;

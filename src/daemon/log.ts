@@ -34,8 +34,23 @@ export class Log {
 		this.#least = LEVELS[least];
 	}
 
-	/** Writes a line. */
-	say(level: Level, text: string): void {
+	error(text: string): void {
+		this.#line("error", text);
+	}
+
+	warning(text: string): void {
+		this.#line("warning", text);
+	}
+
+	notice(text: string): void {
+		this.#line("notice", text);
+	}
+
+	info(text: string): void {
+		this.#line("info", text);
+	}
+
+	#line(level: Level, text: string): void {
 		if (LEVELS[level] > this.#least) return;
 		if (this.#untold > 0 && this.#write(LEVELS.warning, `warning: ${this.#untold} lines of the log were lost: nobody read them`) !== false)
 			this.#untold = 0;
@@ -45,10 +60,10 @@ export class Log {
 	}
 
 	/** Writes a line of a `kind` that may come often; `now` in milliseconds, `times` is how many events it stands for. */
-	often(level: Level, kind: string, text: string, now: number, times = 1): void {
+	rateLimited(level: Level, kind: string, text: string, now: number, times = 1): void {
 		const known = this.#repeated.get(kind);
 		if (known === undefined || (now >= known.until && known.count === 0)) {
-			this.say(level, withMore(text, times - 1));
+			this.#line(level, withMore(text, times - 1));
 			this.#repeated.set(kind, { level, text, count: 0, until: now + QUIET * 1000 });
 		} else {
 			known.count += times;
@@ -62,7 +77,7 @@ export class Log {
 			if (now < r.until) continue;
 			this.#repeated.delete(kind);
 			if (r.count === 0) continue;
-			this.say(r.level, withMore(r.text, r.count));
+			this.#line(r.level, withMore(r.text, r.count));
 			this.#repeated.set(kind, { ...r, count: 0, until: now + QUIET * 1000 });
 		}
 	}

@@ -137,7 +137,7 @@ export class Loop {
 	}
 
 	/** Puts other batch functions in place of the core's own, between two batches; null puts those back. */
-	tap(wrap: ((own: FastPath) => FastPath) | null): void {
+	interpose(wrap: ((own: FastPath) => FastPath) | null): void {
 		const { fast } = this.#with;
 		this.#fast = wrap === null ? fast : wrap(fast);
 	}

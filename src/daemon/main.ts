@@ -44,7 +44,7 @@ function read(line: Line): number {
 	const plan = readPlan(paths.config);
 	if (plan === null) return 1;
 	if (!plan.enabled) {
-		log.say("error", `${paths.config} says option enabled '0': nothing to do`);
+		log.error(`${paths.config} says option enabled '0': nothing to do`);
 		return 1;
 	}
 	const { problem, leftOut } = resolveDevices(native, plan);
@@ -52,7 +52,7 @@ function read(line: Line): number {
 		err(`masqd: ${problem}\n`);
 		return 1;
 	}
-	for (const why of leftOut) log.say("warning", `${why}; the other networks do not wait for it`);
+	for (const why of leftOut) log.warning(`${why}; the other networks do not wait for it`);
 	carried = isCarried(plan);
 	daemonOf = (carrier) => run(plan, paths, log, { wait: line.options.has("--wait"), carrier });
 	return 0;
@@ -69,14 +69,14 @@ function run(plan: Plan, paths: Paths, log: Log, options: Options): number {
 		err(`masqd: ${e.message}\n`);
 		return 1;
 	}
-	for (const w of daemon.warnings) log.say("warning", w);
+	for (const w of daemon.warnings) log.warning(w);
 	new Lines(1).write(`masqd: ready: ${daemon.describe()}`);
 	try {
 		daemon.run();
 	} catch (error) {
 		// A fault of ours opens nothing: what keeps the LAN in stays for the successor.
 		daemon.abandon();
-		log.say("error", `masqd ends, guard and settings stay: ${(error as Error).message}`);
+		log.error(`masqd ends, guard and settings stay: ${(error as Error).message}`);
 		return 1;
 	}
 	daemon.stop();

@@ -29,11 +29,11 @@ export class Notices implements Follower {
 	follow(t: Topology): void {
 		this.#topology = t;
 		const devices = this.devices();
-		for (const text of devices) if (!this.#devices.includes(text)) this.#log.say("warning", text);
+		for (const text of devices) if (!this.#devices.includes(text)) this.#log.warning(text);
 		this.#devices = devices;
 		const kind = (text: string) => text.split(" ", 4).join(" ");
 		const routing = this.routing();
-		for (const text of routing) if (!this.#routing.includes(kind(text))) this.#log.say("warning", text);
+		for (const text of routing) if (!this.#routing.includes(kind(text))) this.#log.warning(text);
 		this.#routing = routing.map(kind);
 	}
 

@@ -119,7 +119,7 @@ export class OffloadFollower implements Follower {
 				if (first) throw new StartError(this.waiting);
 				return;
 			}
-			log.say("info", `no offload: ${error.message}`);
+			log.info(`no offload: ${error.message}`);
 			return;
 		}
 		this.#none = "";
@@ -149,7 +149,7 @@ export class OffloadFollower implements Follower {
 			this.#renew(this.#topology);
 		} catch (error) {
 			const { log, clock } = this.#with;
-			log.often("warning", "offload", `offload stopped: ${(error as Error).message}`, clock.milliseconds);
+			log.rateLimited("warning", "offload", `offload stopped: ${(error as Error).message}`, clock.milliseconds);
 		}
 	}
 
@@ -161,8 +161,8 @@ export class OffloadFollower implements Follower {
 		const filters = foreignWords(foreignFilters(ports, this.#ingress, native, (index) => kernel.links.get(index)?.name));
 		const standsBack = this.#mode === "auto" && filters !== "";
 		if (filters !== this.#filtered) {
-			if (filters === "") log.say("info", "offload: there are no more filters of others");
-			else log.say("info", standsBack ? `no offload: ${obstacleOf(filters)}` : `offload goes past others: ${filters}`);
+			if (filters === "") log.info("offload: there are no more filters of others");
+			else log.info(standsBack ? `no offload: ${obstacleOf(filters)}` : `offload goes past others: ${filters}`);
 			this.#filtered = filters;
 		}
 		this.offload?.renew({

@@ -21,8 +21,8 @@ import { TUN_NAME } from "../kernel/tun-routes.ts";
 import type { Admission } from "../nat/admission.ts";
 import { ALG_BYTES } from "../nat/alg.ts";
 import type { Context } from "../nat/context.ts";
+import { PCP_MAPPINGS_BYTES, PcpMappings } from "../nat/pcp-mappings.ts";
 import { REASON } from "../nat/reason.ts";
-import { REQUESTED_BYTES, Requested } from "../nat/requested.ts";
 import { yieldToRouter } from "../nat/yielding.ts";
 import { addressValue, swap16 } from "../packet/layout.ts";
 import { ArpResponder } from "../port/arp-responder.ts";
@@ -80,7 +80,7 @@ export class Parts {
 	readonly ports: Ports;
 	readonly watch: Watch;
 	readonly rates: Rates;
-	readonly requested: Requested;
+	readonly requested: PcpMappings;
 	readonly routerProtocols = new RouterProtocols(native, () => this.kernel.links.values());
 	/** Ports of the router's own services. */
 	readonly ownPorts: OwnPorts;
@@ -143,7 +143,7 @@ export class Parts {
 		this.ports = ports;
 		this.watch = new Watch(context, native.wallClock);
 		this.rates = new Rates(context, native.now);
-		const requested = new Requested(context, mapOrMemory(`${paths.state}.pcp`, REQUESTED_BYTES).memory);
+		const requested = new PcpMappings(context, mapOrMemory(`${paths.state}.pcp`, PCP_MAPPINGS_BYTES).memory);
 		this.requested = requested;
 		this.ownPorts = new OwnPorts({
 			take: (protocol, port) => context.externals.reservePort(0, protocol, port),
@@ -277,6 +277,6 @@ export class Parts {
 	yieldProtocols(): void {
 		this.routerProtocols.changed();
 		const ended = yieldToRouter(this.context, this.admission);
-		if (ended > 0) this.log.say("notice", `${ended} sessions ended: the router itself speaks their protocol with their peers now`);
+		if (ended > 0) this.log.notice(`${ended} sessions ended: the router itself speaks their protocol with their peers now`);
 	}
 }

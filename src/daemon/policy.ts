@@ -60,8 +60,8 @@ export function forwardsOf(plan: Plan): Forward[] {
 			protocol: p === "tcp" ? TCP : UDP,
 			first: r.externalPorts.first,
 			last: r.externalPorts.last,
-			inside: swap32(r.internal),
-			insideFirst: r.internalFirst,
+			internal: swap32(r.internal),
+			internalFirst: r.internalFirst,
 			source: r.source === null ? null : netOf(r.source),
 		})),
 	);
@@ -69,12 +69,13 @@ export function forwardsOf(plan: Plan): Forward[] {
 
 /** The external addresses that a plan wants, in the order of their numbers; `own` is the WAN port's. */
 export function wantedExternals(plan: Plan, own: number): WantedExternal[] {
-	const wanted: WantedExternal[] = [{ address: own, shared: true, inside: 0, pool: -1 }];
-	for (const s of plan.statics) wanted.push({ address: swap32(s.external), shared: false, inside: swap32(s.internal), pool: -1 });
+	const wanted: WantedExternal[] = [{ address: own, shared: true, internal: 0, pool: -1 }];
+	for (const s of plan.statics) wanted.push({ address: swap32(s.external), shared: false, internal: swap32(s.internal), pool: -1 });
 	for (const [pool, p] of plan.pools.entries()) {
 		const list: number[] = [];
 		for (const range of p.external) for (let a = range.first; a <= range.last; a++) list.push(a);
-		for (const [n, a] of list.entries()) wanted.push({ address: swap32(a), shared: p.overload && n === list.length - 1, inside: 0, pool });
+		for (const [n, a] of list.entries())
+			wanted.push({ address: swap32(a), shared: p.overload && n === list.length - 1, internal: 0, pool });
 	}
 	return wanted;
 }

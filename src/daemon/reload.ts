@@ -3,14 +3,14 @@
  * stands, the new one is put in force, and everything follows. What is not concerned is not touched.
  */
 import type { Plan } from "../config/plan.ts";
-import { RESTING, stateTimeouts } from "../conntrack/states.ts";
+import { QUARANTINED, stateTimeouts } from "../conntrack/states.ts";
 import type { ReloadReply } from "../control/protocol.ts";
 import type { Resolution, Resolving } from "../kernel/netifd.ts";
 import type { Admission } from "../nat/admission.ts";
 import type { Context } from "../nat/context.ts";
 import { type External, numberExternals } from "../nat/externals.ts";
-import { unfit } from "../nat/keep.ts";
-import type { Requested } from "../nat/requested.ts";
+import type { PcpMappings } from "../nat/pcp-mappings.ts";
+import { unfit } from "../nat/revalidate.ts";
 import type { InForce } from "./in-force.ts";
 import type { InStep } from "./in-step.ts";
 import type { Loaded } from "./load-plan.ts";
@@ -35,7 +35,7 @@ export interface ReloadSurroundings {
 	exists(device: string): boolean;
 	context: Context;
 	admission: Admission;
-	requested: Requested;
+	requested: PcpMappings;
 	inForce: InForce;
 	inStep: InStep;
 	ports: Pick<Ports, "replace" | "wan" | "lan">;
@@ -54,7 +54,7 @@ export function* reload(r: ReloadSurroundings): Resolving<ReloadReply> {
 	for (const why of [...leftOut, ...kept]) warnings.push(`warning: ${why}`);
 	const problems = unusable(r, plan);
 	if (problems.length > 0) return refuse(problems);
-	for (const warning of warnings) r.log.say("notice", warning);
+	for (const warning of warnings) r.log.notice(warning);
 	try {
 		return { errors: [], notes: [...warnings, ...apply(r, plan)] };
 	} catch (error) {
@@ -95,7 +95,7 @@ function apply(r: ReloadSurroundings, plan: Plan): string[] {
 	const ending = unfit(context, keeper);
 	for (const i of ending) {
 		admission.end(i, "reload");
-		if (table.state(i) === RESTING && !keeper.fits(i)) admission.end(i, "reload");
+		if (table.state(i) === QUARANTINED && !keeper.permits(i)) admission.end(i, "reload");
 	}
 
 	inForce.plan = plan;
@@ -114,14 +114,14 @@ function apply(r: ReloadSurroundings, plan: Plan): string[] {
 	const ended = ending.length + lost.length;
 	// What goes on in mid-connection has been ended, and is to hear of it.
 	if (ended > 0) context.adopt = false;
-	log.say("notice", `configuration in force${ended > 0 ? `, ${ended} sessions ended` : ""}`);
+	log.notice(`configuration in force${ended > 0 ? `, ${ended} sessions ended` : ""}`);
 	const waiting: string[] = [];
 	if (r.offload.waiting !== "") waiting.push(r.offload.waiting);
 	if (plan.sessions !== table.layout.sessions)
 		waiting.push(
 			`option sessions '${plan.sessions}' needs a restart, which keeps the sessions; until then there is room for ${table.layout.sessions}`,
 		);
-	for (const text of waiting) log.say("notice", text);
+	for (const text of waiting) log.notice(text);
 	if (problem !== null) throw problem;
 	return waiting;
 }

@@ -3,7 +3,7 @@
  */
 import type { NativeError } from "masq:native";
 import { isConfirmed, isUsable, type KernelMirror } from "../kernel/mirror.ts";
-import type { Requested } from "../nat/requested.ts";
+import type { PcpMappings } from "../nat/pcp-mappings.ts";
 import type { AddressRange } from "../packet/address.ts";
 import { swap32 } from "../packet/layout.ts";
 import { type Announcements, type PcpIo, type PcpOwner, PcpServer } from "../port/pcp-responder.ts";
@@ -101,7 +101,7 @@ export class PcpFollower implements Follower {
 /** The PCP server of a list of requested forwards; `counts` is told of requests that are dropped. */
 export function pcpServer(
 	io: PcpIo,
-	requested: Requested,
+	requested: PcpMappings,
 	kernel: KernelMirror,
 	clock: Clock,
 	counts: Pick<PcpOwner, "spoofed" | "crowded">,

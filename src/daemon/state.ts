@@ -19,18 +19,18 @@ export interface State {
 	/** Why a file that was there can not be used, "" if it can or there was none. */
 	refused: string;
 	/** Why `memory` is in no file, "" if it is: it ends with the process then. */
-	homeless: string;
+	notPersisted: string;
 	/** The file that `memory` is, if it is not yet the state file: a table of another size, to be renamed when it is complete. */
 	pending: string;
 }
 
 /** A file's bytes; on a full file system memory that ends with the process, and why. Throws any other native error. */
-export function mapOrMemory(path: string, bytes: number): { memory: ArrayBuffer; homeless: string } {
+export function mapOrMemory(path: string, bytes: number): { memory: ArrayBuffer; notPersisted: string } {
 	try {
-		return { memory: native.mapFile(path, bytes), homeless: "" };
+		return { memory: native.mapFile(path, bytes), notPersisted: "" };
 	} catch (error) {
 		if ((error as native.NativeError).code !== "ENOSPC") throw error;
-		return { memory: native.mapFile("", bytes), homeless: (error as native.NativeError).message };
+		return { memory: native.mapFile("", bytes), notPersisted: (error as native.NativeError).message };
 	}
 }
 
@@ -54,7 +54,7 @@ export function bootWords(): Int32Array {
  * Throws a native error if the file can not be opened.
  */
 export function openState(path: string, layout: TableLayout, boot: Int32Array, now: number): State {
-	const state: State = { memory: new ArrayBuffer(0), image: null, refused: "", homeless: "", pending: "" };
+	const state: State = { memory: new ArrayBuffer(0), image: null, refused: "", notPersisted: "", pending: "" };
 	const bytes = layout.words * 4;
 	const size = native.fileSize(path);
 	try {
@@ -71,7 +71,7 @@ export function openState(path: string, layout: TableLayout, boot: Int32Array, n
 	} catch (error) {
 		if ((error as native.NativeError).code !== "ENOSPC") throw error;
 		native.unlink(state.pending || path);
-		state.homeless = (error as native.NativeError).message;
+		state.notPersisted = (error as native.NativeError).message;
 		state.pending = "";
 		// Of a table of this size that is in the file itself nothing is left.
 		if (state.image?.sessions === layout.sessions) state.image = null;

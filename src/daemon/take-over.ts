@@ -2,7 +2,7 @@
  * What a predecessor left: its sessions go on under the plan in force, or there are none.
  */
 import { type Restored, restore } from "../conntrack/restore.ts";
-import { PORT_REST } from "../conntrack/states.ts";
+import { PORT_QUARANTINE } from "../conntrack/states.ts";
 import type { Admission } from "../nat/admission.ts";
 import type { Context } from "../nat/context.ts";
 import type { InForce } from "./in-force.ts";
@@ -36,11 +36,11 @@ export function takeOver(
 			table.clear();
 			hosts.clear();
 			inForce.put(inForce.plan, 0, new Int32Array(0));
-		} else if (done.kept + done.unfit + done.broken + done.excess > 0) log.say("notice", restoredWords(done));
+		} else if (done.kept + done.unfit + done.broken + done.excess > 0) log.notice(restoredWords(done));
 	}
 	if (refused !== "") {
-		log.say("notice", `${path} is not used, ${refused}: starting with no sessions`);
-		context.strangersFrom = context.now + PORT_REST;
+		log.notice(`${path} is not used, ${refused}: starting with no sessions`);
+		context.strangersFrom = context.now + PORT_QUARANTINE;
 	}
 	table.publish(boot, externals.A, context.now);
 	return state.image !== null;
@@ -53,10 +53,10 @@ export function startAnew(path: string, boot: Int32Array, context: Context, inFo
 	table.clear();
 	hosts.clear();
 	inForce.put(inForce.plan, externals.A[0], externals.A.slice());
-	context.strangersFrom = context.now + PORT_REST;
+	context.strangersFrom = context.now + PORT_QUARANTINE;
 	context.adopt = true;
 	table.publish(boot, externals.A, context.now);
-	log.say("error", `somebody has cut ${path} short: its sessions are lost, new ones go on`);
+	log.error(`somebody has cut ${path} short: its sessions are lost, new ones go on`);
 }
 
 /** What became of a predecessor's sessions, in a line. */

@@ -86,7 +86,7 @@ export function makeTranslation(parts: TranslationParts): Translation {
 		milliseconds: () => clock.milliseconds,
 		sessionOf: (slot) => core.slowPath.sessionOf(slot),
 		undeliverable: (slot, length, lost) => core.slowPath.undeliverable(slot, length, lost ? NET_UNREACHABLE : HOST_UNREACHABLE),
-		undeliverableInside: (slot, length) => core.slowPath.undeliverableInside(slot, length),
+		undeliverableInternal: (slot, length) => core.slowPath.undeliverableInternal(slot, length),
 		spareSlot: (n) => memory.spareSlot(n),
 	});
 	const context = makeContext(tables, {

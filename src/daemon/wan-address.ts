@@ -5,9 +5,9 @@ import { HALF_SHIFT, HOST_PLACE, HOST_PORT_SHIFT, HOST_REACHABLE, HOST_WORDS, R_
 import type { Watch } from "../control/watch.ts";
 import type { Admission } from "../nat/admission.ts";
 import { BATCH, type Context, type LanLink } from "../nat/context.ts";
-import { readdress } from "../nat/readdress.ts";
+import type { PcpMappings } from "../nat/pcp-mappings.ts";
 import { REASON } from "../nat/reason.ts";
-import type { Requested } from "../nat/requested.ts";
+import { renumber } from "../nat/renumber.ts";
 import { sessionReset } from "../nat/tcp-reset.ts";
 import { formatAddress } from "../packet/address.ts";
 import { HOST_HEADERS, headerTag } from "../packet/header-tag.ts";
@@ -23,8 +23,8 @@ export interface AddressSurroundings {
 	context: Context;
 	admission: Admission;
 	/** Gives up what waits for a next hop. */
-	hops: { giveUp(): void; holdInside(host: number, slot: number, length: number): void };
-	requested: Requested;
+	hops: { giveUp(): void; parkInternal(host: number, slot: number, length: number): void };
+	requested: PcpMappings;
 	announcements: Announcements;
 	watch: Watch;
 	log: Log;
@@ -40,7 +40,7 @@ export class WanAddress implements Follower {
 	impaired = true;
 	readonly #with: AddressSurroundings;
 	/** As loaded: what listeners know, and whether some session has no route. */
-	#told = 0;
+	#announced = 0;
 	#unroutable = false;
 	#address = 0;
 	#conflict = "";
@@ -87,7 +87,7 @@ export class WanAddress implements Follower {
 			return;
 		}
 		const { moved, ended } = this.#move(address);
-		log.say("notice", `the WAN's address is ${text(address)} now, it was ${text(before)}: ${moved} sessions moved, ${ended} ended`);
+		log.notice(`the WAN's address is ${text(address)} now, it was ${text(before)}: ${moved} sessions moved, ${ended} ended`);
 	}
 
 	#move(address: number): { moved: number; ended: number } {
@@ -95,10 +95,10 @@ export class WanAddress implements Follower {
 		context.flush();
 		hops.giveUp();
 		let slot = 0;
-		const done = readdress(context, admission, address, (i) => {
+		const done = renumber(context, admission, address, (i) => {
 			const length = sessionReset(context, i, slot * SLOT_SIZE);
 			if (length === 0) return;
-			this.#toInside(i, slot * SLOT_SIZE, length);
+			this.#toInternal(i, slot * SLOT_SIZE, length);
 			slot = (slot + 1) % BATCH;
 			if (slot === 0) context.flush();
 		});
@@ -107,12 +107,12 @@ export class WanAddress implements Follower {
 	}
 
 	/** Queues a frame that was made for the inside host of a session. */
-	#toInside(i: number, slot: number, length: number): void {
+	#toInternal(i: number, slot: number, length: number): void {
 		const { context: c, hops } = this.#with;
 		const host = c.table.T16[(i << HALF_SHIFT) + R_HOST];
 		const place = c.hosts.W[host * HOST_WORDS + HOST_PLACE];
 		const lan: LanLink = c.lan[(place >>> HOST_PORT_SHIFT) & 0xff];
-		if ((place & HOST_REACHABLE) === 0) hops.holdInside(host, slot, length);
+		if ((place & HOST_REACHABLE) === 0) hops.parkInternal(host, slot, length);
 		else if (!lan.queue.push(slot, length, headerTag(HOST_HEADERS + host))) {
 			c.dropLog.add(REASON["queue-full"], slot, -1, c.now);
 			return;
@@ -124,21 +124,21 @@ export class WanAddress implements Follower {
 		if (conflict === this.#conflict) return;
 		this.#conflict = conflict;
 		const { log } = this.#with;
-		if (conflict !== "") log.say("notice", `${conflict}: nothing is translated until one of them is another`);
-		else log.say("notice", "WAN and LAN subnets are apart again");
+		if (conflict !== "") log.notice(`${conflict}: nothing is translated until one of them is another`);
+		else log.notice("WAN and LAN subnets are apart again");
 	}
 
 	/** Tells who listens that the address is another one. */
 	#tell(wan: string, address: number): void {
-		const before = this.#told;
+		const before = this.#announced;
 		if (address === before) return;
-		this.#told = address;
+		this.#announced = address;
 		const { watch, log, listened } = this.#with;
 		if (!listened()) return;
 		const word = (loaded: number) => (loaded === 0 ? "" : text(loaded));
 		watch.tell({ event: "wan-address", before: word(before), after: word(address) } as { event: string });
-		if (address === 0) log.say("warning", `wan ${wan} has lost its address ${text(before)}; sessions wait for it`);
-		else if (before === 0) log.say("notice", `wan ${wan} has address ${text(address)}`);
+		if (address === 0) log.warning(`wan ${wan} has lost its address ${text(before)}; sessions wait for it`);
+		else if (before === 0) log.notice(`wan ${wan} has address ${text(address)}`);
 	}
 
 	close(): void {}

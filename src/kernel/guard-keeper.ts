@@ -187,7 +187,7 @@ export class GuardKeeper {
 	 * learned as its own: they are to be masqd's. All is forgotten then, and the rest learned again from its next packet.
 	 */
 	#newcomers(facts: GuardFacts): boolean {
-		return facts.inside.some((net) => !this.sets.hasAddress("inside", net.address));
+		return facts.internal.some((net) => !this.sets.hasAddress("inside", net.address));
 	}
 
 	#begin(facts: GuardFacts, started: number): void {

@@ -83,7 +83,7 @@ export interface GuardFacts {
 	/** Destinations that the kernel routes elsewhere than by the WAN: the LANs, other connected networks, VPNs. */
 	elsewhere: readonly Subnet[];
 	/** The LANs that are translated. */
-	inside: readonly Subnet[];
+	internal: readonly Subnet[];
 	/** Sources that may leave by the WAN untranslated (a public subnet behind the router). */
 	exemptSources?: readonly Subnet[];
 	/** Destinations that are not translated: packets to them may leave with any source. */
@@ -178,7 +178,7 @@ export function guardSets(g: GuardFacts, addressTest: AddressTest): GuardSet[] {
 		ports("claimed_udp", UDP),
 		addresses("may_leave", mayLeave),
 		addresses("exempt_destinations", (g.exemptDestinations ?? []).map(subnetRange)),
-		addresses("inside", g.inside.map(subnetRange)),
+		addresses("inside", g.internal.map(subnetRange)),
 		...(addressTest === "sets" ? [addresses("own", g.ownAddresses.map(single))] : []),
 	];
 }

@@ -17,7 +17,7 @@ import {
 	EXTERNAL_SHIFT,
 	MOVED,
 	R_IN,
-	R_INSIDE,
+	R_INTERNAL,
 	R_META,
 	R_OUT,
 	R_PEER,
@@ -25,7 +25,7 @@ import {
 	STATE_MASK,
 	STATE_SHIFT,
 } from "../conntrack/record.ts";
-import { FREE, TCP_ESTABLISHED, TCP_FIN_IN, TCP_FIN_OUT, TCP_OPENED, TCP_TENDED } from "../conntrack/states.ts";
+import { FREE, TCP_ESTABLISHED, TCP_FIN_IN, TCP_FIN_OUT, TCP_INSPECTED, TCP_OPENED } from "../conntrack/states.ts";
 import { CT_DELETE, writeEntryRequest, writeTakenOver } from "../netlink/conntrack.ts";
 import { MessageReader, MessageWriter, NETLINK_NETFILTER, NLM_F, NLMSG_ERROR } from "../netlink/message.ts";
 import { firstOf, secondOf, TCP } from "../packet/layout.ts";
@@ -37,7 +37,7 @@ const BATCH = 128;
 /** OpenWrt's kernels have this where the netlink part of conntrack is not installed: an address written to it ends the entries of that address. */
 const FLUSH = "/proc/net/nf_conntrack";
 /** States of connections that go on. */
-const GOES_ON: readonly number[] = [TCP_OPENED, TCP_ESTABLISHED, TCP_FIN_OUT, TCP_FIN_IN, TCP_TENDED];
+const GOES_ON: readonly number[] = [TCP_OPENED, TCP_ESTABLISHED, TCP_FIN_OUT, TCP_FIN_IN, TCP_INSPECTED];
 const NOBODY = { protocol: TCP, source: 0, destination: 0, sourcePort: 0, destinationPort: 0 };
 
 /** Where addresses and ports are in both requests: of the original tuple, then of the answers' and of the NAT. */
@@ -104,13 +104,13 @@ function requestAll(
 		for (const [n, i] of some.entries()) {
 			const at = n * size;
 			const e = i << RECORD_SHIFT;
-			words[(at + SOURCE) >> 2] = T[e + R_INSIDE];
+			words[(at + SOURCE) >> 2] = T[e + R_INTERNAL];
 			words[(at + DESTINATION) >> 2] = T[e + R_PEER];
 			halves[(at + SOURCE_PORT) >> 1] = firstOf(T[e + R_OUT]);
 			halves[(at + DESTINATION_PORT) >> 1] = secondOf(T[e + R_OUT]);
 			if (size <= NAT_PORT) continue;
 			words[(at + REPLY + SOURCE) >> 2] = T[e + R_PEER];
-			words[(at + REPLY + DESTINATION) >> 2] = T[e + R_INSIDE];
+			words[(at + REPLY + DESTINATION) >> 2] = T[e + R_INTERNAL];
 			halves[(at + REPLY + SOURCE_PORT) >> 1] = secondOf(T[e + R_OUT]);
 			halves[(at + REPLY + DESTINATION_PORT) >> 1] = firstOf(T[e + R_OUT]);
 			words[(at + NAT_ADDRESS) >> 2] = externals[(T[e + R_META] >>> EXTERNAL_SHIFT) & 0xff];
@@ -128,7 +128,7 @@ function requestAll(
 
 function deleteByAddress(io: FlowsIo, T: Int32Array, sessions: readonly number[]): void {
 	const bytes = new Uint8Array(T.buffer, T.byteOffset);
-	const at = (i: number) => ((i << RECORD_SHIFT) + R_INSIDE) * 4;
+	const at = (i: number) => ((i << RECORD_SHIFT) + R_INTERNAL) * 4;
 	const hosts = new Set(sessions.map((i) => bytes.subarray(at(i), at(i) + 4).join(".")));
 	for (const host of hosts) io.writeFile(FLUSH, `${host}\n`, 0o600);
 }

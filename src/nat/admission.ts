@@ -23,15 +23,15 @@ import {
 import {
 	FREE,
 	GIVEN,
-	RESTING,
+	QUARANTINED,
 	STATES,
 	STRANGER,
 	TCP_CLOSING,
 	TCP_ESTABLISHED,
+	TCP_INSPECTED,
 	TCP_OPENED_IN,
 	TCP_RESET,
 	TCP_SYN_IN,
-	TCP_TENDED,
 	UDP_DNS,
 	UNANSWERED,
 } from "../conntrack/states.ts";
@@ -81,23 +81,23 @@ export class Admission {
 	 * Finds room for one more session of a host (as-loaded address), which a `stranger` opens or the host itself: returns the host's number with a record free and the session counted,
 	 * or a refusal (reason.ts). The caller creates the session at once or calls `hosts.release`. Sessions may have ended to make room, the host's own too.
 	 */
-	admit(inside: number, stranger = false): number {
+	admit(internal: number, stranger = false): number {
 		const c = this.#c;
 		const { hosts, table, policy } = c;
-		const own = policy.hosts.size === 0 ? undefined : policy.hosts.get(inside);
+		const own = policy.hosts.size === 0 ? undefined : policy.hosts.get(internal);
 		const flags = own?.flags ?? policy.filtering;
 		const most = own?.maxSessions || policy.maxSessions;
 		const rate = own?.maxRate || policy.maxRate;
-		let host = hosts.obtain(inside, flags);
+		let host = hosts.obtain(internal, flags);
 		if (!stranger && host !== 0 && most === 0 && rate === 0 && table.count(FREE) > table.layout.sessions >> 2) {
 			// Nearly always.
 			hosts.retain(host);
 			return host;
 		}
-		if (host === 0 && this.#freeRecord(stranger)) host = hosts.obtain(inside, flags);
+		if (host === 0 && this.#freeRecord(stranger)) host = hosts.obtain(internal, flags);
 		if (host === 0) return refusal(REASON["table-full"]);
 		// Making room may end the host's last other session, and its record would go.
-		hosts.hold(host);
+		hosts.pin(host);
 		let refused = this.#refusal(host, most, stranger);
 		for (let left = table.layout.sessions >> 2; refused >= 0 && left > 0 && this.#clearAt !== c.now; left -= EXPIRE_BUDGET) {
 			if (this.expire(EXPIRE_BUDGET) > 0) refused = this.#refusal(host, most, stranger);
@@ -106,11 +106,11 @@ export class Admission {
 		if (refused < 0 && rate > 0 && !stranger && !hosts.opens(host, c.now, rate)) refused = REASON["host-rate"];
 		if (refused < 0) {
 			hosts.retain(host);
-			hosts.letGo();
+			hosts.unpin();
 			return host;
 		}
 		hosts.refused[host]++;
-		hosts.letGo();
+		hosts.unpin();
 		return refusal(refused);
 	}
 
@@ -133,10 +133,10 @@ export class Admission {
 	}
 
 	/** True while a host can not have a session: known without looking at the packet, so that a flood is refused cheaply. */
-	full(inside: number): boolean {
+	full(internal: number): boolean {
 		const c = this.#c;
 		if (this.#fullAt !== c.now || c.table.available > 0 || this.#clearAt !== c.now || this.#anyGiven()) return false;
-		const host = c.hosts.find(inside);
+		const host = c.hosts.find(internal);
 		return host !== 0 && c.hosts.sessions(host) >= guaranteed(c, host);
 	}
 
@@ -243,7 +243,7 @@ export class Admission {
 
 	/** Ends the longest rest of a port, if there is one, so that its record is free: sessions are worth more. */
 	#reclaim(): boolean {
-		const i = this.#c.table.head(RESTING);
+		const i = this.#c.table.head(QUARANTINED);
 		if (i !== 0) this.end(i, "evicted");
 		return i !== 0;
 	}
@@ -268,7 +268,7 @@ export class Admission {
 		if (free > 0 || (this.#portsAt[kind] === c.now && this.#clearAt === c.now)) return false;
 		while (this.#clearAt !== c.now && this.expire(EXPIRE_BUDGET) > 0) if (externals.freePorts(external, kind) > 0) return true;
 		if (mappings < part) {
-			for (let n = 0, i = table.head(RESTING); i !== 0 && n < SEARCH; n++, i = table.head(RESTING)) {
+			for (let n = 0, i = table.head(QUARANTINED); i !== 0 && n < SEARCH; n++, i = table.head(QUARANTINED)) {
 				this.end(i, "evicted");
 				if (externals.freePorts(external, kind) > 0) return true;
 			}
@@ -305,7 +305,7 @@ export class Admission {
 			if (fits && table.age(i, c.now16) >= age) {
 				this.end(i, "evicted");
 				// Nobody has been told of it, or it is over: who has no port at all needs it more.
-				if (table.state(i) === RESTING) this.end(i, "evicted");
+				if (table.state(i) === QUARANTINED) this.end(i, "evicted");
 				if (c.externals.freePorts(external, kind) > 0) return true;
 				return false;
 			}
@@ -326,7 +326,7 @@ export class Admission {
 		hosts.counting = true;
 		for (let i = 1; i <= table.layout.sessions; i++) {
 			const state = table.state(i);
-			if (state === FREE || state === RESTING) continue;
+			if (state === FREE || state === QUARANTINED) continue;
 			const meta = table.T[(i << RECORD_SHIFT) + R_META];
 			const external = (meta >> EXTERNAL_SHIFT) & 0xff;
 			const port = secondOf(table.T[(i << RECORD_SHIFT) + R_IN]);
@@ -357,7 +357,7 @@ export class Admission {
 				const i = c.table.expired(state, c.now16);
 				if (i === 0) break;
 				// RFC 7857 figure 1: an idle connection goes to TRANS first, where the next segment revives it.
-				const open = state === TCP_ESTABLISHED || state === TCP_TENDED;
+				const open = state === TCP_ESTABLISHED || state === TCP_INSPECTED;
 				if (open && (c.table.T[(i << RECORD_SHIFT) + R_META] & 0xff) === TCP) c.table.setState(i, TCP_RESET, c.now16);
 				else this.end(i, "timeout");
 				ended++;
@@ -380,8 +380,8 @@ export class Admission {
 		const external = c.externals.list[n];
 		const port = swap16(secondOf(c.table.T[(i << RECORD_SHIFT) + R_IN]));
 		const forwarded = this.#forwarded(n, protocol, port, swap16(firstOf(c.table.T[(i << RECORD_SHIFT) + R_OUT])));
-		if (c.table.state(i) === RESTING) {
-			c.table.removeResting(i);
+		if (c.table.state(i) === QUARANTINED) {
+			c.table.removeQuarantined(i);
 			if (owned && !forwarded) c.externals.releasePort(n, protocol, port);
 			return;
 		}
@@ -389,7 +389,7 @@ export class Admission {
 		const last = c.table.alone(i);
 		const own = owned && external.shared && portKind(protocol) >= 0 && !forwarded;
 		if (own && protocol === UDP && (c.hosts.W[host * HOST_WORDS + HOST_PLACE] & HOST_EIF) !== 0 && last) {
-			c.table.rest(i, external.address, c.now16);
+			c.table.quarantine(i, external.address, c.now16);
 		} else if (c.table.remove(i, external.address) && own) c.externals.releasePort(n, protocol, port);
 		if (last && c.hosts.counting && portKind(protocol) >= 0) c.hosts.mapped(host, portKind(protocol), -1);
 		if (!external.shared && external.pool >= 0 && --external.sessions === 0) external.holder = 0;
@@ -400,17 +400,17 @@ export class Admission {
 	/** The external port (as loaded) that an internal endpoint's last mapping had and that rests still: the rest is over, the port free. */
 	endRest(protocol: number, internal: number, internalPort: number, external: number): number | undefined {
 		const { table } = this.#c;
-		const i = table.findResting(protocol, internal, internalPort);
+		const i = table.findQuarantined(protocol, internal, internalPort);
 		if (i === 0 || ((table.T[(i << RECORD_SHIFT) + R_META] >> EXTERNAL_SHIFT) & 0xff) !== external) return undefined;
 		this.end(i, "timeout");
 		return secondOf(table.T[(i << RECORD_SHIFT) + R_IN]);
 	}
 
 	/** True for the external port of a forward: it stays reserved while the forward is configured. */
-	#forwarded(n: number, protocol: number, port: number, insidePort: number): boolean {
+	#forwarded(n: number, protocol: number, port: number, internalPort: number): boolean {
 		if (n !== 0 || !hasForwards(this.#c)) return false;
 		const fits = (f: Forward) =>
-			f.protocol === protocol && port >= f.first && port <= f.last && f.insideFirst + port - f.first === insidePort;
+			f.protocol === protocol && port >= f.first && port <= f.last && f.internalFirst + port - f.first === internalPort;
 		return findForward(this.#c, fits) !== undefined;
 	}
 }

@@ -16,6 +16,7 @@
  */
 
 import {
+	ALG_INSPECTED,
 	EXTERNAL_SHIFT,
 	HALF_SHIFT,
 	HOST_PLACE,
@@ -29,9 +30,8 @@ import {
 	R_OUT,
 	R_PEER,
 	RECORD_SHIFT,
-	TENDED,
 } from "../conntrack/record.ts";
-import { TCP_CLOSING, TCP_ESTABLISHED, TCP_RESET, TCP_TENDED } from "../conntrack/states.ts";
+import { TCP_CLOSING, TCP_ESTABLISHED, TCP_INSPECTED, TCP_RESET } from "../conntrack/states.ts";
 import { adjust, fold, halfDelta, sumOf, wordDelta } from "../packet/checksum.ts";
 import { HOST_HEADERS, headerTag } from "../packet/header-tag.ts";
 import {
@@ -115,7 +115,7 @@ const H_BOOT = 1;
 const H_BUSY = 5;
 const HEADER_BYTES = 32;
 /** A connection: the record's first words to know it by, flags, and what a segment is compared with. */
-const K_INSIDE = 0;
+const K_INTERNAL = 0;
 const K_PEER = 1;
 const K_OUT = 2;
 const K_IN = 3;
@@ -212,12 +212,12 @@ export class FtpAlg {
 	}
 
 	/** A SYN that opens (or opens again) session `i`: marks the sessions that are to be read. */
-	opened(i: number, fromInside: boolean): void {
+	opened(i: number, fromInternal: boolean): void {
 		const { T } = this.#c.table;
 		const e = i << RECORD_SHIFT;
 		if (!this.#c.policy.algFtp) return;
-		if (fromInside ? secondOf(T[e + R_OUT]) !== CONTROL : firstOf(T[e + R_OUT]) !== CONTROL && secondOf(T[e + R_IN]) !== CONTROL) return;
-		T[e + R_META] = (T[e + R_META] & ~MOVED) | TENDED;
+		if (fromInternal ? secondOf(T[e + R_OUT]) !== CONTROL : firstOf(T[e + R_OUT]) !== CONTROL && secondOf(T[e + R_IN]) !== CONTROL) return;
+		T[e + R_META] = (T[e + R_META] & ~MOVED) | ALG_INSPECTED;
 		const known = this.#find(i);
 		if (known !== null) known.W[K_FLAGS] = 0;
 	}
@@ -226,8 +226,10 @@ export class FtpAlg {
 	#recordOf({ W }: Connection): number {
 		const { table } = this.#c;
 		if ((W[K_FLAGS] & TAKEN) === 0) return 0;
-		const i = table.findOut(TCP, W[K_INSIDE], W[K_PEER], W[K_OUT]);
-		return i !== 0 && table.T[(i << RECORD_SHIFT) + R_IN] === W[K_IN] && (table.T[(i << RECORD_SHIFT) + R_META] & TENDED) !== 0 ? i : 0;
+		const i = table.findOut(TCP, W[K_INTERNAL], W[K_PEER], W[K_OUT]);
+		return i !== 0 && table.T[(i << RECORD_SHIFT) + R_IN] === W[K_IN] && (table.T[(i << RECORD_SHIFT) + R_META] & ALG_INSPECTED) !== 0
+			? i
+			: 0;
 	}
 
 	#find(i: number): Connection | null {
@@ -235,7 +237,7 @@ export class FtpAlg {
 		const e = i << RECORD_SHIFT;
 		for (const k of this.#connections) {
 			const { W } = k;
-			if (W[K_OUT] === T[e + R_OUT] && W[K_PEER] === T[e + R_PEER] && W[K_INSIDE] === T[e] && this.#recordOf(k) === i) return k;
+			if (W[K_OUT] === T[e + R_OUT] && W[K_PEER] === T[e + R_PEER] && W[K_INTERNAL] === T[e] && this.#recordOf(k) === i) return k;
 		}
 		return null;
 	}
@@ -245,13 +247,13 @@ export class FtpAlg {
 		const { table } = this.#c;
 		const e = i << RECORD_SHIFT;
 		const finished = (k: Connection) => [TCP_CLOSING, TCP_RESET].includes(table.state(this.#recordOf(k)));
-		const own = this.#connections.filter((one) => one.W[K_INSIDE] === table.T[e] && this.#recordOf(one) !== 0);
+		const own = this.#connections.filter((one) => one.W[K_INTERNAL] === table.T[e] && this.#recordOf(one) !== 0);
 		const free = own.length < PER_HOST ? this.#connections.find((one) => this.#recordOf(one) === 0) : undefined;
 		const k = free ?? (own.length < PER_HOST ? this.#connections : own).find(finished);
 		if (k === undefined) return null;
 		this.#begin(k);
 		const { W } = k;
-		W[K_INSIDE] = table.T[e];
+		W[K_INTERNAL] = table.T[e];
 		W[K_PEER] = table.T[e + R_PEER];
 		W[K_OUT] = table.T[e + R_OUT];
 		W[K_IN] = table.T[e + R_IN];
@@ -268,8 +270,8 @@ export class FtpAlg {
 	/** Session `i` needs us no more: an ordinary one from now on. */
 	#release(i: number, k: Connection | null): void {
 		const { table, now16 } = this.#c;
-		table.T[(i << RECORD_SHIFT) + R_META] &= ~TENDED;
-		if (table.state(i) === TCP_TENDED) table.setState(i, TCP_ESTABLISHED, now16);
+		table.T[(i << RECORD_SHIFT) + R_META] &= ~ALG_INSPECTED;
+		if (table.state(i) === TCP_INSPECTED) table.setState(i, TCP_ESTABLISHED, now16);
 		if (k !== null) k.W[K_FLAGS] = 0;
 	}
 
@@ -502,11 +504,11 @@ export class FtpAlg {
 		const address = addressValue(c.externals.A[external]);
 		// A server that was told its external address, and has forwards of its own.
 		if (found.address === address) return null;
-		if (found.address !== null && found.address !== addressValue(W[K_INSIDE])) this.#note("ftp-foreign-address");
+		if (found.address !== null && found.address !== addressValue(W[K_INTERNAL])) this.#note("ftp-foreign-address");
 		else if (found.port < FIRST_PORT) this.#note("ftp-low-port");
 		else {
 			const room = k.stream.hasRoom;
-			const port = room ? c.expectations.expect(TCP, W[K_PEER], external, W[K_INSIDE], swap16(found.port), c.now, c.random()) : -1;
+			const port = room ? c.expectations.expect(TCP, W[K_PEER], external, W[K_INTERNAL], swap16(found.port), c.now, c.random()) : -1;
 			if (port >= 0) {
 				const changed = found.line(address, swap16(port));
 				if (changed === line) return null;
@@ -528,7 +530,7 @@ export class FtpAlg {
 		const total = 20 + offset;
 		B.copyWithin(ip + 20, ip + header, ip + header + offset);
 		B.fill(0, s, s + SLOT_IP);
-		const inside = P[w + IP_SOURCE_W];
+		const internal = P[w + IP_SOURCE_W];
 		B.fill(0, ip, ip + 12);
 		B[ip] = IP_PLAIN_BYTE;
 		H[(w << 1) + IP_LENGTH_H] = swap16(total);
@@ -536,7 +538,7 @@ export class FtpAlg {
 		B[ip + IP_TTL] = INITIAL_TTL;
 		B[ip + IP_PROTOCOL] = TCP;
 		P[w + IP_SOURCE_W] = P[w + IP_DESTINATION_W];
-		P[w + IP_DESTINATION_W] = inside;
+		P[w + IP_DESTINATION_W] = internal;
 		H[(w << 1) + IP_SUM_H] = sumOf(H, B, ip, IP_HEADER) ^ 0xffff;
 		const port = H[l4 << 1];
 		H[l4 << 1] = H[(l4 << 1) + DESTINATION_PORT_H];
@@ -557,12 +559,12 @@ export class FtpAlg {
 			at += size;
 		}
 		H[(l4 << 1) + TCP_SUM_H] = this.#sum(s, 20, total) ^ 0xffff;
-		if (this.#toInside(this.#recordOf(k), s, total)) c.forwardedIn++;
+		if (this.#toInternal(this.#recordOf(k), s, total)) c.forwardedIn++;
 		return 0;
 	}
 
 	/** Queues the frame in slot `s` for the inside host of session `i`. */
-	#toInside(i: number, s: number, length: number): boolean {
+	#toInternal(i: number, s: number, length: number): boolean {
 		const c = this.#c;
 		const host = c.table.T16[(i << HALF_SHIFT) + R_HOST];
 		const lan = c.lan[(c.hosts.W[host * HOST_WORDS + HOST_PLACE] >>> HOST_PORT_SHIFT) & 0xff];
@@ -577,7 +579,7 @@ export class FtpAlg {
 		this.#drop("tcp-no-session", s, port);
 		const length = sessionReset(c, i, s);
 		c.table.setState(i, TCP_RESET, c.now16);
-		if (length > 0 && this.#toInside(i, s, length)) c.resetsSent++;
+		if (length > 0 && this.#toInternal(i, s, length)) c.resetsSent++;
 		return 0;
 	}
 

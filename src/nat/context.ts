@@ -94,9 +94,9 @@ export interface NextHops {
 	/** Hop number for a destination (as loaded); {@link NO_ROUTE}, or {@link ELSEWHERE} if the route does not lead through the WAN. */
 	find(destination: number): number;
 	/** Holds a copy of a frame until the neighbour answers, and asks the kernel to find it. */
-	hold(hop: number, slot: number, length: number): void;
+	park(hop: number, slot: number, length: number): void;
 	/** As hold, for an inside host whose neighbour is not known, or was not looked at lately. */
-	holdInside(host: number, slot: number, length: number): void;
+	parkInternal(host: number, slot: number, length: number): void;
 	/** An inside host's own frame came by LAN port `port`, from a MAC that is not the one known to lead to it, or that was not looked at lately. */
 	heard(host: number, port: number, slot: number): void;
 }
@@ -113,8 +113,8 @@ export interface Forward {
 	protocol: number;
 	first: number;
 	last: number;
-	inside: number;
-	insideFirst: number;
+	internal: number;
+	internalFirst: number;
 	source: Net | null;
 }
 
@@ -212,7 +212,7 @@ export interface Context {
 	readonly lan: LanLink[];
 	readonly spare: SpareBlocks;
 	policy: Policy;
-	/** Forwards that inside hosts have asked for (requested.ts). */
+	/** Forwards that inside hosts have asked for (pcp-mappings.ts). */
 	readonly requested: Forward[];
 	/** Packets dropped, by reason number. */
 	readonly drops: Float64Array;
@@ -223,7 +223,7 @@ export interface Context {
 	/** What the ALG has done, by the number of its notes. */
 	readonly algCounts: Float64Array;
 	/** Packets left to the kernel: for the router itself. */
-	left: number;
+	leftToKernel: number;
 	/** Packets translated and handed to a port. */
 	forwardedOut: number;
 	forwardedIn: number;
@@ -259,7 +259,7 @@ export interface Context {
 export const CONTEXT_START = {
 	kernelShare: { hasPort: () => false, hasFlow: () => false },
 	events: null,
-	left: 0,
+	leftToKernel: 0,
 	forwardedOut: 0,
 	forwardedIn: 0,
 	errorsSent: 0,
@@ -322,8 +322,8 @@ export function lanOf(lan: readonly LanLink[], address: number, known = -1): num
 export function findSoleNets(lan: readonly LanLink[]): void {
 	for (const { home, nets } of lan) {
 		const others = lan.filter((l) => l.home !== home).flatMap((l) => l.nets);
-		const apart = (a: Net, b: Net) => ((a.address ^ b.address) & a.mask & b.mask) !== 0;
-		const sole = nets.find((net) => others.every((other) => apart(net, other))) ?? NO_NET;
+		const disjoint = (a: Net, b: Net) => ((a.address ^ b.address) & a.mask & b.mask) !== 0;
+		const sole = nets.find((net) => others.every((other) => disjoint(net, other))) ?? NO_NET;
 		for (const l of lan) if (l.home === home) l.sole = sole;
 	}
 }

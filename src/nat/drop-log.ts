@@ -65,7 +65,7 @@ export class DropLog {
 	}
 
 	/** Counts and remembers the packet in slot `s`, which came from LAN port `port` (-1: WAN) in second `now` and consists of `pieces` frames. */
-	add(reason: number, s: number, port: number, now: number, pieces = 1): void {
+	add(reason: number, s: number, port: number, now: number, frames = 1): void {
 		const { P, H, B } = this.#views;
 		const ring = this.#ring;
 		const ip = s + SLOT_IP;
@@ -80,7 +80,7 @@ export class DropLog {
 			else if (protocol === ICMP) ports = pair(H[l4], H[l4 + ICMP_ID_H]);
 		}
 		const head = protocol | ((port + 1) << 8);
-		this.#counts[reason] += pieces;
+		this.#counts[reason] += frames;
 		this.sequence++;
 		this.last = reason;
 		let e = (reason * ENTRIES + this.#newest[reason]) * WORDS;

@@ -21,8 +21,8 @@ export interface Expectation {
 	readonly peer: number;
 	readonly external: number;
 	readonly externalPort: number;
-	readonly inside: number;
-	readonly insidePort: number;
+	readonly internal: number;
+	readonly internalPort: number;
 	/** The external port is taken for this expectation, not by a mapping that there was already. */
 	readonly owner: boolean;
 	until: number;
@@ -44,28 +44,29 @@ export class Expectations {
 	 * Expects a session from `peer` to an inside endpoint, through external address number `external`. `random` is a 32-bit integer, `now` in seconds.
 	 * Returns the external port as loaded, or -1 if there is no room. What is expected already keeps its port; a host's ninth replaces its first.
 	 */
-	expect(protocol: number, peer: number, external: number, inside: number, insidePort: number, now: number, random: number): number {
+	expect(protocol: number, peer: number, external: number, internal: number, internalPort: number, now: number, random: number): number {
 		const same = this.#list.find(
-			(e) => e.protocol === protocol && e.peer === peer && e.external === external && e.inside === inside && e.insidePort === insidePort,
+			(e) =>
+				e.protocol === protocol && e.peer === peer && e.external === external && e.internal === internal && e.internalPort === internalPort,
 		);
 		if (same !== undefined) {
 			same.until = now + EXPECTED_WITHIN;
 			return same.externalPort;
 		}
-		const own = this.#list.filter((e) => e.inside === inside);
+		const own = this.#list.filter((e) => e.internal === internal);
 		if (own.length >= PER_HOST) this.#drop(own[0]);
 		if (this.#list.length === CAPACITY) return -1;
 		const table = this.#table;
-		const leader = table.findMapping(protocol, inside, insidePort);
+		const leader = table.findMapping(protocol, internal, internalPort);
 		const mapped = leader !== 0 && ((table.T[(leader << RECORD_SHIFT) + R_META] >> EXTERNAL_SHIFT) & 0xff) === external;
 		const owner = !mapped && this.#externals.list[external].shared;
-		let externalPort = mapped ? secondOf(table.T[(leader << RECORD_SHIFT) + R_IN]) : insidePort;
+		let externalPort = mapped ? secondOf(table.T[(leader << RECORD_SHIFT) + R_IN]) : internalPort;
 		if (owner) {
-			const taken = this.#externals.takePort(external, protocol, swap16(insidePort), random);
+			const taken = this.#externals.takePort(external, protocol, swap16(internalPort), random);
 			if (taken < 0) return -1;
 			externalPort = swap16(taken);
 		}
-		this.#list.push({ protocol, peer, external, externalPort, inside, insidePort, owner, until: now + EXPECTED_WITHIN });
+		this.#list.push({ protocol, peer, external, externalPort, internal, internalPort, owner, until: now + EXPECTED_WITHIN });
 		return externalPort;
 	}
 

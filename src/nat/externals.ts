@@ -22,7 +22,7 @@ export interface External {
 	/** True if several hosts share it by port (NAPT), false if it is one host's alone. */
 	shared: boolean;
 	/** Inside address of static NAT, as loaded, 0 if it is not static. */
-	inside: number;
+	internal: number;
 	/** Number of the pool it belongs to, -1 if none. */
 	pool: number;
 	/** Host that holds a pool address alone now (as-loaded address), 0 if free. */
@@ -53,7 +53,7 @@ function count(ranges: PortRange[]): number {
 }
 
 /** An external address that a policy wants. The WAN port's own is the first; its address may be 0. */
-export type WantedExternal = Pick<External, "address" | "shared" | "inside" | "pool">;
+export type WantedExternal = Pick<External, "address" | "shared" | "internal" | "pool">;
 
 /** Numbers for the wanted addresses: see {@link Externals.renew}. */
 export function numberExternals(wanted: readonly WantedExternal[], before: Int32Array): number[] {
@@ -84,7 +84,7 @@ export class Externals {
 	/** Port maps by external number * 3 + protocol, then by class. */
 	readonly #maps: PortMap[][] = [];
 	readonly #byAddress = new Map<number, number>();
-	readonly #byInside = new Map<number, number>();
+	readonly #byInternal = new Map<number, number>();
 	#words: Int32Array;
 	#ranges: PortRange[];
 	#at = 0;
@@ -100,13 +100,13 @@ export class Externals {
 	}
 
 	/** Adds an address; returns its number. Throws RangeError if there are too many. */
-	add(address: number, shared: boolean, inside: number, pool: number): number {
+	add(address: number, shared: boolean, internal: number, pool: number): number {
 		const n = this.list.length;
 		if (n > EXTERNALS_MAX) throw new RangeError(`more than ${EXTERNALS_MAX} external addresses`);
-		this.list.push({ address, shared, inside, pool, holder: 0, sessions: 0 });
+		this.list.push({ address, shared, internal, pool, holder: 0, sessions: 0 });
 		this.A[n] = address;
 		if (address !== 0) this.#byAddress.set(address, n);
-		if (inside !== 0) this.#byInside.set(inside, n);
+		if (internal !== 0) this.#byInternal.set(internal, n);
 		for (let p = 0; p < SHARED.length; p++) {
 			const maps: PortMap[] = [];
 			if (shared) {
@@ -129,7 +129,7 @@ export class Externals {
 			other.list.push({ ...x });
 			other.A[n] = this.A[n];
 			if (x.address !== 0) other.#byAddress.set(x.address, n);
-			if (x.inside !== 0) other.#byInside.set(x.inside, n);
+			if (x.internal !== 0) other.#byInternal.set(x.internal, n);
 		});
 		// Maps lie one behind the other, as add() has taken them.
 		for (const maps of this.#maps) {
@@ -160,21 +160,21 @@ export class Externals {
 		this.list.length = 0;
 		this.#maps.length = 0;
 		this.#byAddress.clear();
-		this.#byInside.clear();
+		this.#byInternal.clear();
 		this.A.fill(0);
 		const numbers = numberExternals(wanted, before);
 		const last = Math.max(...numbers);
 		for (let n = 0; n <= last; n++) {
 			const w = wanted[numbers.indexOf(n)];
 			if (w === undefined) this.add(0, false, 0, -1);
-			else this.add(w.address, w.shared, w.inside, w.pool);
+			else this.add(w.address, w.shared, w.internal, w.pool);
 		}
 		return numbers;
 	}
 
 	/** Number of the address that is an inside host's alone (static NAT; as-loaded address), -1 if there is none. */
-	ofInside(inside: number): number {
-		return this.#byInside.get(inside) ?? -1;
+	ofInternal(internal: number): number {
+		return this.#byInternal.get(internal) ?? -1;
 	}
 
 	/** Changes the address of number `n` (the WAN port's). */

@@ -173,7 +173,7 @@ export function makeFastPath(c: Context, slow: SlowPath): FastPath {
 		var a: number;
 		var b: number;
 		var w2: number;
-		var inside: number;
+		var internal: number;
 		var peer: number;
 		var ports: number;
 		var length: number;
@@ -194,7 +194,7 @@ export function makeFastPath(c: Context, slow: SlowPath): FastPath {
 			any |= a;
 			b = P[w + IP_FLAGS_W];
 			w2 = P[w + IP_TTL_W];
-			inside = P[w + IP_SOURCE_W];
+			internal = P[w + IP_SOURCE_W];
 			peer = P[w + IP_DESTINATION_W];
 			length = little ? ((a >> 8) & 0xff00) | (a >>> 24) : a & 0xffff;
 			protocol = (w2 >> protoShift) & 0xff;
@@ -223,12 +223,12 @@ export function makeFastPath(c: Context, slow: SlowPath): FastPath {
 				w2 = P[w + IP_TTL_W];
 			}
 			ports = P[w + PLAIN_PORTS_W];
-			v = imul(ports ^ k0, k1) ^ inside;
+			v = imul(ports ^ k0, k1) ^ internal;
 			i = heads[imul(v ^ (v >>> 15) ^ peer, k2) >>> shift];
 			while (i !== 0) {
 				e = i << RECORD_SHIFT;
 				meta = t[e + R_META];
-				if (t[e + R_OUT] === ports && t[e] === inside && t[e + R_PEER] === peer && (meta & 0xff) === protocol) break;
+				if (t[e + R_OUT] === ports && t[e] === internal && t[e + R_PEER] === peer && (meta & 0xff) === protocol) break;
 				i = t16[(i << HALF_SHIFT) + R_CHAIN_OUT];
 			}
 			if (i === 0) {
@@ -243,7 +243,7 @@ export function makeFastPath(c: Context, slow: SlowPath): FastPath {
 				meta = t[e + R_META];
 			}
 			if (
-				((inside ^ sole) & soleMask) !== 0 &&
+				((internal ^ sole) & soleMask) !== 0 &&
 				((hw[(t16[(i << HALF_SHIFT) + R_HOST] << HOST_SHIFT) + HOST_PLACE] >>> HOST_PORT_SHIFT) & 0xff) !== home &&
 				!slow.comesFrom(i, s, port)
 			) {
@@ -315,7 +315,7 @@ export function makeFastPath(c: Context, slow: SlowPath): FastPath {
 			t[e + R_BYTES_OUT] = b;
 			if (a === 0) {
 				queue.count = m >> 1;
-				slow.hold(meta >>> HOP_SHIFT, s, length);
+				slow.park(meta >>> HOP_SHIFT, s, length);
 				m = queue.count << 1;
 				skipped++;
 				continue;
@@ -379,7 +379,7 @@ export function makeFastPath(c: Context, slow: SlowPath): FastPath {
 		var b: number;
 		var w2: number;
 		var peer: number;
-		var outside: number;
+		var external: number;
 		var ports: number;
 		var length: number;
 		var protocol: number;
@@ -401,10 +401,10 @@ export function makeFastPath(c: Context, slow: SlowPath): FastPath {
 			b = P[w + IP_FLAGS_W];
 			w2 = P[w + IP_TTL_W];
 			peer = P[w + IP_SOURCE_W];
-			outside = P[w + IP_DESTINATION_W];
+			external = P[w + IP_DESTINATION_W];
 			length = little ? ((a >> 8) & 0xff00) | (a >>> 24) : a & 0xffff;
 			protocol = (w2 >> protoShift) & 0xff;
-			key = outside === own ? protocol : protocol | (c.externals.find(outside) << 8);
+			key = external === own ? protocol : protocol | (c.externals.find(external) << 8);
 			if (
 				(a & versionMask) !== plain ||
 				(b & fragment) !== 0 ||
@@ -421,7 +421,7 @@ export function makeFastPath(c: Context, slow: SlowPath): FastPath {
 			}
 			ports = P[w + PLAIN_PORTS_W];
 			v = imul(ports ^ k0, k1) ^ peer;
-			i = heads[imul(v ^ (v >>> 15) ^ outside, k2) >>> shift];
+			i = heads[imul(v ^ (v >>> 15) ^ external, k2) >>> shift];
 			while (i !== 0) {
 				e = i << RECORD_SHIFT;
 				meta = t[e + R_META];
@@ -530,7 +530,7 @@ export function makeFastPath(c: Context, slow: SlowPath): FastPath {
 			t[e + R_BYTES_IN] = b;
 			if ((a & HOST_FRESH) === 0) {
 				queue.count = m >> 1;
-				c.hops.holdInside(x >> 2, s, length);
+				c.hops.parkInternal(x >> 2, s, length);
 				m = queue.count << 1;
 				skipped++;
 				continue;

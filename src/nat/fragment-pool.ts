@@ -81,8 +81,8 @@ export class FragmentPool {
 	}
 
 	/** Counts pieces that are dropped; `s` is the slot of one of them. */
-	#drop(reason: number, pieces: number, s: number, inside: boolean): 0 {
-		this.#c.dropLog.add(reason, s, inside ? 0 : -1, this.#c.now, pieces);
+	#drop(reason: number, fragments: number, s: number, internal: boolean): 0 {
+		this.#c.dropLog.add(reason, s, internal ? 0 : -1, this.#c.now, fragments);
 		return 0;
 	}
 
@@ -92,7 +92,7 @@ export class FragmentPool {
 	 * {@link slots}; 0 if it waits or the fragment was dropped.
 	 */
 	add(s: number, length: number, port: number): number {
-		const inside = port >= 0;
+		const internal = port >= 0;
 		const { P, B } = this.#c.views;
 		const w = (s >> 2) + IP_WORD;
 		const ip = s + SLOT_IP;
@@ -105,13 +105,13 @@ export class FragmentPool {
 		this.recycle();
 		const least = protocol === TCP ? TCP_HEADER : protocol === SCTP ? 12 : UDP_HEADER;
 		if (payload === 0 || (!last && payload % 8 !== 0) || offset + payload > PAYLOAD_MAX || (offset < least && offset > 0))
-			return this.#drop(REASON["fragment-invalid"], 1, s, inside);
+			return this.#drop(REASON["fragment-invalid"], 1, s, internal);
 		if ((word & IP_OFFSET) === 0 && (payload < least || (protocol === TCP && (B[ip + header + TCP_OFFSET] >> 4) * 4 > payload)))
-			return this.#drop(REASON["fragment-invalid"], 1, s, inside);
+			return this.#drop(REASON["fragment-invalid"], 1, s, internal);
 		const key = protocol | ((port + 2) << 8) | ((B[ip + IP_ID] << 24) | (B[ip + (IP_ID + 1)] << 16));
 		const d = this.#obtain(P[w + IP_SOURCE_W], P[w + IP_DESTINATION_W], key);
 		const D = this.#datagrams;
-		if (D[d + D_TOTAL] < 0) return this.#drop(REASON["fragment-overlap"], 1, s, inside);
+		if (D[d + D_TOTAL] < 0) return this.#drop(REASON["fragment-overlap"], 1, s, internal);
 
 		// Its place among the pieces: none may reach into another, nor beyond the end.
 		let before = 0;
@@ -122,7 +122,7 @@ export class FragmentPool {
 		}
 		const end = offset + payload;
 		if (after !== 0 && this.#offset[after - 1] === offset && this.#payload[after - 1] === payload)
-			return this.#drop(REASON["fragment-overlap"], 1, s, inside);
+			return this.#drop(REASON["fragment-overlap"], 1, s, internal);
 		const total = D[d + D_TOTAL];
 		if (
 			(before !== 0 && this.#offset[before - 1] + this.#payload[before - 1] > offset) ||
@@ -130,13 +130,13 @@ export class FragmentPool {
 			(total > 0 && (end > total || last)) ||
 			(last && after !== 0)
 		) {
-			this.#drop(REASON["fragment-overlap"], 1 + D[d + D_PIECES], s, inside);
+			this.#drop(REASON["fragment-overlap"], 1 + D[d + D_PIECES], s, internal);
 			this.#empty(d, 0);
 			D[d + D_TOTAL] = -1;
 			return 0;
 		}
 		const b = this.#room(d, SLOT_IP + length);
-		if (b < 0) return this.#drop(REASON["fragment-overload"], 1, s, inside);
+		if (b < 0) return this.#drop(REASON["fragment-overload"], 1, s, internal);
 		const slot = this.#c.spare.at + b * BLOCK;
 		B.copyWithin(slot, s, s + SLOT_IP + length);
 		this.#offset[b] = offset;
@@ -186,8 +186,8 @@ export class FragmentPool {
 	}
 
 	/** The side that holds more, `inside` if none does. */
-	#larger(inside: number): number {
-		return this.#sides[inside] >= this.#sides[inside ^ 1] ? inside : inside ^ 1;
+	#larger(internal: number): number {
+		return this.#sides[internal] >= this.#sides[internal ^ 1] ? internal : internal ^ 1;
 	}
 
 	/**
@@ -309,7 +309,7 @@ export class FragmentPool {
 	}
 
 	/** Fragments that wait for others. */
-	get pieces(): number {
+	get fragments(): number {
 		let n = 0;
 		for (let d = 0; d < this.#datagrams.length; d += D_WORDS) n += this.#datagrams[d + D_PIECES];
 		return n;

@@ -30,7 +30,7 @@ export function translateError(
 	c: Context,
 	at: number,
 	room: number,
-	fromInside: boolean,
+	fromInternal: boolean,
 	external: number,
 	judge: (i: number) => number,
 ): number {
@@ -50,7 +50,7 @@ export function translateError(
 	const id = protocol === ICMP ? H[l4 + ICMP_ID_H] : 0;
 	const { table } = c;
 	let i: number;
-	if (fromInside) {
+	if (fromInternal) {
 		const ports = ported ? pair(H[l4 + DESTINATION_PORT_H], H[l4]) : protocol === ICMP ? pair(id, 0) : 0;
 		i = table.findOut(protocol, P[w + IP_DESTINATION_W], P[w + IP_SOURCE_W], ports);
 	} else {
@@ -64,15 +64,15 @@ export function translateError(
 
 	const e = i << RECORD_SHIFT;
 	const t = table.T;
-	const address = fromInside ? c.externals.A[(t[e + R_META] >> EXTERNAL_SHIFT) & 0xff] : t[e];
-	const port = fromInside ? secondOf(t[e + R_IN]) : firstOf(t[e + R_OUT]);
-	const addressAt = w + (fromInside ? IP_DESTINATION_W : IP_SOURCE_W);
-	const portAt = protocol === ICMP ? l4 + ICMP_ID_H : l4 + (fromInside ? DESTINATION_PORT_H : 0);
+	const address = fromInternal ? c.externals.A[(t[e + R_META] >> EXTERNAL_SHIFT) & 0xff] : t[e];
+	const port = fromInternal ? secondOf(t[e + R_IN]) : firstOf(t[e + R_OUT]);
+	const addressAt = w + (fromInternal ? IP_DESTINATION_W : IP_SOURCE_W);
+	const portAt = protocol === ICMP ? l4 + ICMP_ID_H : l4 + (fromInternal ? DESTINATION_PORT_H : 0);
 	const addressChange = wordDelta(P[addressAt], address);
 	let portChange = ported || protocol === ICMP ? halfDelta(H[portAt], port) : 0;
 	if (isRenamed(table, i)) {
-		const peerAt = l4 + (fromInside ? 0 : DESTINATION_PORT_H);
-		const peerPort = fromInside ? firstOf(t[e + R_IN]) : secondOf(t[e + R_OUT]);
+		const peerAt = l4 + (fromInternal ? 0 : DESTINATION_PORT_H);
+		const peerPort = fromInternal ? firstOf(t[e + R_IN]) : secondOf(t[e + R_OUT]);
 		portChange = fold(portChange + halfDelta(H[peerAt], peerPort));
 		H[peerAt] = peerPort;
 	}

@@ -41,7 +41,7 @@ export class IcmpTransit {
 		if (found < 0) {
 			const reason = refused(found);
 			// An error about the router's own packet, sent under its external address, is the kernel's.
-			if (reason === REASON["icmp-no-session"] && P[w + IP_DESTINATION_W] === c.externals.A[0]) c.left++;
+			if (reason === REASON["icmp-no-session"] && P[w + IP_DESTINATION_W] === c.externals.A[0]) c.leftToKernel++;
 			else p.drop(reason);
 			return;
 		}
@@ -75,7 +75,7 @@ export class IcmpTransit {
 		if (found < 0) {
 			const reason = refused(found);
 			// An error about the router's own packet is the kernel's.
-			if (reason === REASON["icmp-no-session"] && external === 0 && !hairpin) c.left++;
+			if (reason === REASON["icmp-no-session"] && external === 0 && !hairpin) c.leftToKernel++;
 			else p.drop(reason);
 			return 0;
 		}

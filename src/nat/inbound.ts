@@ -4,6 +4,7 @@
  */
 
 import {
+	ALG_INSPECTED,
 	EXTERNAL_SHIFT,
 	FORWARDED,
 	HALF_SHIFT,
@@ -16,7 +17,6 @@ import {
 	R_META,
 	R_OUT,
 	RECORD_SHIFT,
-	TENDED,
 } from "../conntrack/record.ts";
 import { firstOf, hasPorts, pair, secondOf, swap16, TCP, UDP } from "../packet/layout.ts";
 import { ACK, FIN, RST, SYN } from "../packet/tcp.ts";
@@ -61,7 +61,7 @@ export class Inbound {
 		const opens = protocol !== TCP || (flags & (SYN | ACK | RST | FIN)) === SYN;
 		const ported = hasPorts(protocol);
 
-		let internal = x.inside;
+		let internal = x.internal;
 		let internalPort = externalPort;
 		let forwarded = 0;
 		let known = REASON["no-mapping"];
@@ -76,17 +76,17 @@ export class Inbound {
 		} else if (leader !== 0) known = REASON[hairpin && !configured ? "hairpin-filtered" : "filtered"];
 		const expected = internal === 0 && ported ? this.#expected(p, leader) : undefined;
 		if (expected !== undefined) {
-			internal = expected.inside;
-			internalPort = expected.insidePort;
+			internal = expected.internal;
+			internalPort = expected.internalPort;
 			stranger = false;
 		}
 		if (internal === 0 && external === 0 && ported) {
 			const port = swap16(externalPort);
 			const forward = this.#forward(protocol, port, peer, configured);
 			if (forward !== undefined) {
-				internal = forward.inside;
+				internal = forward.internal;
 				if (c.policy.forwards.includes(forward)) forwarded = FORWARDED;
-				internalPort = swap16(forward.insideFirst + port - forward.first);
+				internalPort = swap16(forward.internalFirst + port - forward.first);
 			} else if (this.#isForwarded(protocol, port)) known = REASON.filtered;
 			else if (leader === 0 && (c.kernelShare.hasPort(protocol, port) || !c.policy.ranges.some((r) => port >= r.first && port <= r.last)))
 				return LEFT_TO_KERNEL;
@@ -100,7 +100,7 @@ export class Inbound {
 		if (c.table.findOut(protocol, internal, peer, pair(internalPort, peerPort)) !== 0) {
 			p.peerPortInternal = protocol === TCP ? otherPeerPort(c, internal, internalPort, peer) : -1;
 			if (p.peerPortInternal < 0) return refusal(REASON["endpoint-busy"]);
-			forwarded |= TENDED;
+			forwarded |= ALG_INSPECTED;
 		}
 		const port = lanOf(c.lan, internal);
 		const hop = hairpin ? HAIRPIN : c.hops.find(peer);
@@ -147,10 +147,10 @@ export class Inbound {
 		const e = expectations.find(protocol, peer, external, externalPort);
 		if (e === undefined) return undefined;
 		const x = externals.list[external];
-		if (!x.shared && x.holder !== 0 && x.holder !== e.inside) return undefined;
+		if (!x.shared && x.holder !== 0 && x.holder !== e.internal) return undefined;
 		if (
 			leader !== 0 &&
-			(table.T[leader << RECORD_SHIFT] !== e.inside || firstOf(table.T[(leader << RECORD_SHIFT) + R_OUT]) !== e.insidePort)
+			(table.T[leader << RECORD_SHIFT] !== e.internal || firstOf(table.T[(leader << RECORD_SHIFT) + R_OUT]) !== e.internalPort)
 		)
 			return undefined;
 		return e;

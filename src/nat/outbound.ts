@@ -148,8 +148,8 @@ export class Outbound {
 		const port = swap16(internalPort);
 		const f = findForward(
 			this.#c,
-			(f) => f.protocol === protocol && f.inside === internal && port >= f.insideFirst && port - f.insideFirst <= f.last - f.first,
+			(f) => f.protocol === protocol && f.internal === internal && port >= f.internalFirst && port - f.internalFirst <= f.last - f.first,
 		);
-		return f === undefined ? -1 : swap16(f.first + port - f.insideFirst);
+		return f === undefined ? -1 : swap16(f.first + port - f.internalFirst);
 	}
 }

@@ -11,7 +11,7 @@ import { REASON, refusal } from "./reason.ts";
  * exhausted.
  */
 export function chooseExternal(c: Context, internal: number): number {
-	const fixed = c.externals.ofInside(internal);
+	const fixed = c.externals.ofInternal(internal);
 	if (fixed >= 0) return fixed;
 	if (c.policy.pools.length === 0) return 0;
 	const number = poolOf(c.policy, internal);

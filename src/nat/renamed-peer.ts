@@ -23,10 +23,10 @@ export function isRenamed({ T }: Table, i: number): boolean {
 }
 
 /** A port (as loaded) for a peer that an inside endpoint does not know yet, -1 if none is found. */
-export function otherPeerPort(c: Context, inside: number, insidePort: number, peer: number): number {
+export function otherPeerPort(c: Context, internal: number, internalPort: number, peer: number): number {
 	for (let n = 0; n < ATTEMPTS; n++) {
 		const port = swap16(1024 + ((c.random() >>> 1) % 64512));
-		if (c.table.findOut(TCP, inside, peer, pair(insidePort, port)) === 0) return port;
+		if (c.table.findOut(TCP, internal, peer, pair(internalPort, port)) === 0) return port;
 	}
 	return -1;
 }

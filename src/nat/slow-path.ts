@@ -44,7 +44,7 @@ import { RouterFlows } from "./router-flows.ts";
 import { lanOfSession, mtuOut, sessionOut } from "./session-way.ts";
 import { Track } from "./track.ts";
 import { Translator } from "./translate.ts";
-import { undeliverable, undeliverableInside } from "./undeliverable.ts";
+import { undeliverable, undeliverableInternal } from "./undeliverable.ts";
 import { UnsolicitedSyns } from "./unsolicited-syn.ts";
 
 /** The slow path. `s` is a slot's byte offset, `length` bytes of IPv4, `port` a LAN port number. */
@@ -131,7 +131,7 @@ export class SlowPath {
 		const i = this.#outbound.open(p);
 		if (i > 0) return i;
 		if (i !== LEFT_TO_KERNEL) return this.#refuse(p, refused(i));
-		this.#c.left += p.frames;
+		this.#c.leftToKernel += p.frames;
 		return 0;
 	}
 
@@ -154,7 +154,7 @@ export class SlowPath {
 		const from = p.hairpin ? c.lan.indexOf(lanOfSession(c, sessionOut(c, p.slot))) : -1;
 		const i = this.#inbound.open(p, from);
 		if (i > 0) return i;
-		if (i === LEFT_TO_KERNEL && !p.hairpin) c.left += p.frames;
+		if (i === LEFT_TO_KERNEL && !p.hairpin) c.leftToKernel += p.frames;
 		else {
 			const reason = i === LEFT_TO_KERNEL ? REASON["no-mapping"] : refused(i);
 			const unwanted = reason === REASON["no-mapping"] || reason === REASON.filtered;
@@ -196,8 +196,8 @@ export class SlowPath {
 	}
 
 	/** As {@link Translator.hold}. */
-	hold(hop: number, s: number, length: number): void {
-		this.#translator.hold(hop, s, length);
+	park(hop: number, s: number, length: number): void {
+		this.#translator.park(hop, s, length);
 	}
 
 	/**
@@ -265,7 +265,7 @@ export class SlowPath {
 		if (i === 0) {
 			if (asks) i = this.#openOutbound(p);
 			// A reply to what the router itself asked of an internal host under its external address.
-			else if (p.peer === c.externals.A[0]) c.left += frames;
+			else if (p.peer === c.externals.A[0]) c.leftToKernel += frames;
 			else p.drop(REASON["no-mapping"], frames);
 			if (i === 0) return;
 		} else if (!isAt(c, i, s, p.port)) return void p.drop(REASON["spoofed-source"], frames);
@@ -387,7 +387,7 @@ export class SlowPath {
 	 */
 	#leave(p: PacketDescriptor, reason: ReasonName = "no-mapping"): 0 {
 		if (p.external !== 0) return p.drop(REASON[reason], p.frames);
-		this.#c.left += p.frames;
+		this.#c.leftToKernel += p.frames;
 		return 0;
 	}
 
@@ -404,7 +404,7 @@ export class SlowPath {
 	}
 
 	/** As in undeliverable.ts. */
-	undeliverableInside(s: number, length: number): void {
-		undeliverableInside(this.#c, this.#errors, s, length);
+	undeliverableInternal(s: number, length: number): void {
+		undeliverableInternal(this.#c, this.#errors, s, length);
 	}
 }

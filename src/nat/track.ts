@@ -3,7 +3,7 @@
  * their direction is known. States are in conntrack/states.ts.
  */
 
-import { ANSWERED, R_ACK_OUT, R_META, R_OUT, R_PACKETS_IN, R_PACKETS_OUT, RECORD_SHIFT, TENDED } from "../conntrack/record.ts";
+import { ALG_INSPECTED, ANSWERED, R_ACK_OUT, R_META, R_OUT, R_PACKETS_IN, R_PACKETS_OUT, RECORD_SHIFT } from "../conntrack/record.ts";
 import {
 	ICMP_QUERY,
 	OTHER,
@@ -74,12 +74,13 @@ export class Track {
 	outbound(p: PacketDescriptor, i: number): number {
 		const { protocol } = p;
 		if (protocol === TCP) {
-			if (p.frames > 1 && (this.#c.table.T[(i << RECORD_SHIFT) + R_META] & TENDED) !== 0) return p.drop(REASON["alg-fragment"], p.frames);
+			if (p.frames > 1 && (this.#c.table.T[(i << RECORD_SHIFT) + R_META] & ALG_INSPECTED) !== 0)
+				return p.drop(REASON["alg-fragment"], p.frames);
 			return this.tcpOutbound(i, p.slot, p.header, p.length);
 		}
 		if (protocol === UDP || protocol === UDPLITE) this.udpOutbound(i);
 		else if (hasPorts(protocol)) this.#associate(p, i, TCP_SYN_IN);
-		else this.#saidInside(i, protocol);
+		else this.#saidInternal(i, protocol);
 		return p.length;
 	}
 
@@ -105,7 +106,7 @@ export class Track {
 		const ack = c.views.P[w + TCP_ACK_W];
 		const renamed = isRenamed(c.table, i);
 		if (flags & SYN) clampMss(c.views, s, w << 1, length - header, mtuOut(c, i) - 40);
-		else if (!renamed && c.table.T[(i << RECORD_SHIFT) + R_META] & TENDED) {
+		else if (!renamed && c.table.T[(i << RECORD_SHIFT) + R_META] & ALG_INSPECTED) {
 			length = this.#ftp.outbound(i, s, header, length);
 			if (length === 0) return 0;
 		}
@@ -127,7 +128,7 @@ export class Track {
 		const renamed = isRenamed(c.table, i);
 		if (renamed) renamePeer(c, i, s, w << 1, false);
 		else if (flags & SYN && c.table.state(i) === TCP_SYN_IN) this.#ftp.opened(i, false);
-		const tended = !renamed && (c.table.T[(i << RECORD_SHIFT) + R_META] & TENDED) !== 0;
+		const tended = !renamed && (c.table.T[(i << RECORD_SHIFT) + R_META] & ALG_INSPECTED) !== 0;
 		if (flags & SYN) clampMss(c.views, s, w << 1, length - header, mtuOut(c, i) - 40 - (tended ? GROWTH : 0));
 		return !tended || this.#ftp.inbound(i, s, header, length);
 	}
@@ -160,7 +161,7 @@ export class Track {
 	 * Notes an outbound packet of an ICMP query's session or of one without ports. What a stranger has opened is answered
 	 * by it.
 	 */
-	#saidInside(i: number, protocol: number): void {
+	#saidInternal(i: number, protocol: number): void {
 		const { table, now16 } = this.#c;
 		if (table.state(i) !== STRANGER) return table.touch(i, now16);
 		table.T[(i << RECORD_SHIFT) + R_META] |= ANSWERED;

@@ -187,7 +187,7 @@ export class Translator {
 	toWan(p: PacketDescriptor, s: number, length: number, hop: number): void {
 		const c = this.#c;
 		const tag = c.hops.tags[hop];
-		if (tag === 0) this.hold(hop, s, length);
+		if (tag === 0) this.park(hop, s, length);
 		else if (c.wan.queue.push(s, length, tag)) c.forwardedOut++;
 		else p.drop(REASON["queue-full"]);
 	}
@@ -195,15 +195,15 @@ export class Translator {
 	/** Queues a frame of packet `p` for host number `host` on a LAN port, or has it wait for its neighbour. */
 	toLan(p: PacketDescriptor, s: number, length: number, host: number, lan: Link): void {
 		const c = this.#c;
-		if ((c.hosts.W[host * HOST_WORDS + HOST_PLACE] & HOST_FRESH) === 0) c.hops.holdInside(host, s, length);
+		if ((c.hosts.W[host * HOST_WORDS + HOST_PLACE] & HOST_FRESH) === 0) c.hops.parkInternal(host, s, length);
 		else if (lan.queue.push(s, length, headerTag(HOST_HEADERS + host))) c.forwardedIn++;
 		else p.drop(REASON["queue-full"]);
 	}
 
 	/** A translated packet that has no link header yet: its next hop is not known, or is one of our own addresses. */
-	hold(hop: number, s: number, length: number): void {
+	park(hop: number, s: number, length: number): void {
 		if (hop === HAIRPIN) this.#turn(s, length);
-		else this.#c.hops.hold(hop, s, length);
+		else this.#c.hops.park(hop, s, length);
 	}
 
 	/**

@@ -32,7 +32,7 @@ export function undeliverable(c: Context, errors: IcmpSender, s: number, length:
 }
 
 /** It was for an internal host that does not answer: who sent it is told, outside or, of a hairpinned one, inside. */
-export function undeliverableInside(c: Context, errors: IcmpSender, s: number, length: number): void {
+export function undeliverableInternal(c: Context, errors: IcmpSender, s: number, length: number): void {
 	const { P, B } = c.views;
 	const i = sessionIn(c, s);
 	if (i === 0) return;

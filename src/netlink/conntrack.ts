@@ -200,9 +200,9 @@ function writeTuple(
 
 /**
  * Appends a request for an entry of a TCP connection that the kernel has not seen begin: established, from `tuple`'s source, whose address and port are
- * `outside` and `outsidePort` to its peer. EEXIST if there is one.
+ * `external` and `externalPort` to its peer. EEXIST if there is one.
  */
-export function writeTakenOver(out: MessageWriter, tuple: Tuple, outside = 0, outsidePort = 0): MessageWriter {
+export function writeTakenOver(out: MessageWriter, tuple: Tuple, external = 0, externalPort = 0): MessageWriter {
 	const { protocol, source, destination, sourcePort, destinationPort } = tuple;
 	const reply = { protocol, source: destination, destination: source, sourcePort: destinationPort, destinationPort: sourcePort };
 	writeEntryRequest(out, { type: CT_NEW, flags: NLM_F.REQUEST | NLM_F.CREATE | NLM_F.EXCL, sequence: 1 }, tuple);
@@ -217,8 +217,8 @@ export function writeTakenOver(out: MessageWriter, tuple: Tuple, outside = 0, ou
 			});
 		})
 		.nest(CTA.NAT_SOURCE, () => {
-			out.networkAttribute(NAT.ADDRESS, outside);
-			out.nest(NAT.PORTS, () => out.network16Attribute(NAT_PORT, outsidePort));
+			out.networkAttribute(NAT.ADDRESS, external);
+			out.nest(NAT.PORTS, () => out.network16Attribute(NAT_PORT, externalPort));
 		});
 }
 

@@ -20,6 +20,7 @@ import * as native from "masq:native";
 import type { Hosts } from "../conntrack/hosts.ts";
 import type { OffloadHooks } from "../conntrack/offload-hooks.ts";
 import {
+	ALG_INSPECTED,
 	EXTERNAL_SHIFT,
 	HALF_SHIFT,
 	HOP_SHIFT,
@@ -40,7 +41,6 @@ import {
 	RECORD_SHIFT,
 	STATE_MASK,
 	STATE_SHIFT,
-	TENDED,
 } from "../conntrack/record.ts";
 import { ICMP_QUERY, TCP_CLOSING, TCP_ESTABLISHED, TCP_FIN_IN, TCP_FIN_OUT, TCP_OPENED, UDP_OPEN } from "../conntrack/states.ts";
 import type { Table } from "../conntrack/table.ts";
@@ -444,13 +444,13 @@ export class Offload implements OffloadHooks {
 	/** Sees to it that a host's link header is there, on a LAN whose neighbours are the kernel's. */
 	#findHost(host: number, lan: OffloadLan): boolean {
 		const o = this.#owner;
-		const inside = o.hosts.W[host * HOST_WORDS + HOST_ADDRESS];
-		if (this.#viaFor[host] === inside) return true;
-		const found = o.neighbour(lan.index, addressValue(inside));
+		const internal = o.hosts.W[host * HOST_WORDS + HOST_ADDRESS];
+		if (this.#viaFor[host] === internal) return true;
+		const found = o.neighbour(lan.index, addressValue(internal));
 		if (found === null) return false;
 		o.headers.set(HOST_HEADERS + host, found.mac, 0, lan.mac);
 		this.#via[host] = found.address;
-		this.#viaFor[host] = inside;
+		this.#viaFor[host] = internal;
 		return true;
 	}
 
@@ -642,7 +642,7 @@ function carries(meta: number, answered: boolean): boolean {
 		case TCP_ESTABLISHED:
 		case TCP_FIN_OUT:
 		case TCP_FIN_IN:
-			return (meta & 0xff) === TCP && (meta & TENDED) === 0;
+			return (meta & 0xff) === TCP && (meta & ALG_INSPECTED) === 0;
 		default:
 			return false;
 	}

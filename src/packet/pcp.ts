@@ -38,7 +38,7 @@ export interface PortRequest {
 	/** ANNOUNCE (also NAT-PMP's question for the external address), MAP or PEER. */
 	opcode: number;
 	protocol: number;
-	insidePort: number;
+	internalPort: number;
 	suggested: number;
 	lifetime: number;
 	/** Twelve bytes as text: who may change the mapping. NAT-PMP has none. */
@@ -93,7 +93,7 @@ export function readRequest(B: Uint8Array, at: number, length: number, source: n
 		version: B[at],
 		opcode: B[at + 1],
 		protocol: 0,
-		insidePort: 0,
+		internalPort: 0,
 		suggested: 0,
 		lifetime: 0,
 		nonce: "",
@@ -107,7 +107,7 @@ export function readRequest(B: Uint8Array, at: number, length: number, source: n
 		if (length < 12) return -1;
 		q.protocol = q.opcode === 1 ? UDP : TCP;
 		q.opcode = MAP;
-		q.insidePort = get16(B, at + 4);
+		q.internalPort = get16(B, at + 4);
 		q.suggested = get16(B, at + 6);
 		q.lifetime = get32(B, at + 8);
 		return q;
@@ -123,7 +123,7 @@ export function readRequest(B: Uint8Array, at: number, length: number, source: n
 	if (length < HEADER + bytes) return MALFORMED_REQUEST;
 	for (let i = 0; i < 12; i++) q.nonce += B[p + i].toString(16).padStart(2, "0");
 	q.protocol = B[p + 12];
-	q.insidePort = get16(B, p + 16);
+	q.internalPort = get16(B, p + 16);
 	q.suggested = get16(B, p + 18);
 	if (q.opcode === PEER) {
 		q.peerPort = get16(B, p + 36);
@@ -131,7 +131,7 @@ export function readRequest(B: Uint8Array, at: number, length: number, source: n
 		if (q.peer <= 0) return MALFORMED_REQUEST;
 	}
 	if (q.protocol !== TCP && q.protocol !== UDP) return UNSUPP_PROTOCOL;
-	if (q.insidePort === 0) return q.lifetime === 0 ? NOT_AUTHORIZED : UNSUPP_PROTOCOL;
+	if (q.internalPort === 0) return q.lifetime === 0 ? NOT_AUTHORIZED : UNSUPP_PROTOCOL;
 	for (p += bytes; p < at + length; p += 4 + ((get16(B, p + 2) + 3) & ~3)) {
 		if (p + 4 + get16(B, p + 2) > at + length) return MALFORMED_REQUEST;
 		if (B[p] === PREFER_FAILURE && q.opcode === MAP) q.preferFailure = true;
@@ -152,14 +152,14 @@ export function writeAnswer(B: Uint8Array, at: number, length: number, q: PortRe
 		// Its codes: 1 version, 2 refused, 3 network failure, 4 out of resources, 5 opcode.
 		const codes: Record<number, number> = { [SUCCESS]: 0, [NOT_AUTHORIZED]: 2, [NETWORK_FAILURE]: 3, [UNSUPP_OPCODE]: 5 };
 		put16(B, at + 2, codes[a.result] ?? 4);
-		const inside = get16(B, at + 4);
+		const internal = get16(B, at + 4);
 		put32(B, at + 4, epoch);
 		if (asked === 0) {
 			put32(B, at + 8, a.external);
 			return 12;
 		}
 		if (asked > 2) return 8;
-		put16(B, at + 8, inside);
+		put16(B, at + 8, internal);
 		put16(B, at + 10, a.port);
 		put32(B, at + 12, a.result === SUCCESS ? a.lifetime : 0);
 		return 16;

@@ -5,8 +5,8 @@
 import * as native from "masq:native";
 import { BATCH, type Queue } from "../nat/context.ts";
 import type { Views } from "../packet/layout.ts";
-import { socketBuffers } from "./buffers.ts";
 import { type Outlet, PacketOutlet, type Refused, Sending } from "./sending.ts";
+import { socketBuffers } from "./socket-buffers.ts";
 
 /** Frames in one turn while they are large, so that one batch stays in the cache and RSS stays small. */
 export const BATCH_LARGE = 4;

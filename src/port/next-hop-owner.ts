@@ -25,7 +25,7 @@ export interface NextHopOwner {
 	/** A translated packet in a slot was given up: there is no route any more (`lost`), or the next hop did not answer. */
 	undeliverable(slot: number, length: number, lost: boolean): void;
 	/** The same of a frame for an inside host that does not answer. */
-	undeliverableInside(slot: number, length: number): void;
+	undeliverableInternal(slot: number, length: number): void;
 	/** Device of the WAN port and of a LAN port; 0 while it is not there. */
 	wanIndex(): number;
 	lanIndex(port: number): number;

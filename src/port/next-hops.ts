@@ -7,18 +7,18 @@
  *
  * Numbers from 1 to {@link GATEWAYS} are gateways' alone, so that another gateway has one at once however many peers there are. A peer on the link gets one when it
  * has answered, and its sessions with their next packet; until then, and while all numbers are taken, they have hop 0: each of their frames is looked up by its
- * destination in {@link NextHopTable.hold} and goes at once if the neighbour is known. Numbers that no session and no route has come back when few are left, between two batches.
+ * destination in {@link NextHopTable.park} and goes at once if the neighbour is known. Numbers that no session and no route has come back when few are left, between two batches.
  */
 
 import { HOP_SHIFT, HOST_ADDRESS, HOST_PLACE, HOST_PORT_SHIFT, HOST_WORDS, R_META, RECORD_SHIFT } from "../conntrack/record.ts";
-import { FREE, RESTING } from "../conntrack/states.ts";
+import { FREE, QUARANTINED } from "../conntrack/states.ts";
 import { isUsable, type Neighbour } from "../kernel/mirror.ts";
 import { ELSEWHERE, HAIRPIN, type Link, type NextHops, NO_ROUTE } from "../nat/context.ts";
 import { REASON } from "../nat/reason.ts";
 import { NUD } from "../netlink/route.ts";
 import { HOST_HEADERS, headerTag } from "../packet/header-tag.ts";
 import { addressValue, SLOT_ETHER, SLOT_IP, SLOT_SIZE, swap32 } from "../packet/layout.ts";
-import { InsideNeighbours } from "./inside-neighbours.ts";
+import { InternalNeighbours } from "./internal-neighbours.ts";
 import { NeighbourRequests } from "./neighbour-requests.ts";
 import type { NextHopOwner } from "./next-hop-owner.ts";
 import { WAITING_BYTES, WAITING_MAX, type Waiting, WaitingFrames } from "./waiting-frames.ts";
@@ -40,7 +40,7 @@ export class NextHopTable implements NextHops {
 	least = 0;
 	readonly #owner: NextHopOwner;
 	readonly #requests: NeighbourRequests;
-	readonly #inside: InsideNeighbours;
+	readonly #internal: InternalNeighbours;
 	/** Neighbour's address (dotted value) by hop number, 0 for a free one, and the reverse. */
 	readonly #addresses = new Float64Array(HOPS);
 	readonly #numbers = new Map<number, number>();
@@ -60,7 +60,7 @@ export class NextHopTable implements NextHops {
 		this.#owner = owner;
 		this.#confirmedAt = owner.milliseconds();
 		this.#requests = new NeighbourRequests(owner.kernel, () => owner.milliseconds());
-		this.#inside = new InsideNeighbours(owner, this.#requests);
+		this.#internal = new InternalNeighbours(owner, this.#requests);
 		this.#freeAll();
 	}
 
@@ -100,7 +100,7 @@ export class NextHopTable implements NextHops {
 	}
 
 	/** As {@link find}, but nothing changes and nobody is asked: 0 stands for a hop that has no number yet. */
-	peek(destination: number): number {
+	lookup(destination: number): number {
 		const target = this.#target(destination);
 		if (target < 0) return target;
 		return this.#owner.wan.ethernet ? (this.#numbers.get(target) ?? 0) : 1;
@@ -155,7 +155,7 @@ export class NextHopTable implements NextHops {
 		}
 	}
 
-	hold(hop: number, slot: number, length: number): void {
+	park(hop: number, slot: number, length: number): void {
 		const o = this.#owner;
 		if (!o.wan.ethernet) {
 			this.tags[1] = headerTag(1);
@@ -174,7 +174,7 @@ export class NextHopTable implements NextHops {
 			const i = o.sessionOf(slot);
 			return this.#keep(
 				slot,
-				{ wan: true, neighbour: address, host: 0, inside: i === 0 ? 0 : o.table.T[i << RECORD_SHIFT], length },
+				{ wan: true, neighbour: address, host: 0, internal: i === 0 ? 0 : o.table.T[i << RECORD_SHIFT], length },
 				ifindex,
 			);
 		}
@@ -203,21 +203,21 @@ export class NextHopTable implements NextHops {
 		this.#send(wan, slot, length, 0);
 	}
 
-	holdInside(host: number, slot: number, length: number): void {
+	parkInternal(host: number, slot: number, length: number): void {
 		const { hosts, lan } = this.#owner;
 		const port = (hosts.W[host * HOST_WORDS + HOST_PLACE] >>> HOST_PORT_SHIFT) & 0xff;
-		if (this.#inside.find(host)) return this.#send(lan[port], slot, length, headerTag(HOST_HEADERS + host));
-		const inside = hosts.W[host * HOST_WORDS + HOST_ADDRESS];
-		this.#keep(slot, { wan: false, neighbour: this.#inside.leadsTo(host), host, inside, length }, this.#owner.lanIndex(port));
+		if (this.#internal.find(host)) return this.#send(lan[port], slot, length, headerTag(HOST_HEADERS + host));
+		const internal = hosts.W[host * HOST_WORDS + HOST_ADDRESS];
+		this.#keep(slot, { wan: false, neighbour: this.#internal.leadsTo(host), host, internal, length }, this.#owner.lanIndex(port));
 	}
 
 	heard(host: number, port: number, slot: number): void {
-		this.#inside.heard(host, port, slot);
+		this.#internal.heard(host, port, slot);
 	}
 
 	#keep(slot: number, frame: Omit<Waiting, "deadline">, ifindex: number): void {
 		const o = this.#owner;
-		const leaves = frame.length + SLOT_IP > WAITING_BYTES ? -2 : this.#waiting.room(frame.inside);
+		const leaves = frame.length + SLOT_IP > WAITING_BYTES ? -2 : this.#waiting.room(frame.internal);
 		if (leaves === -2) {
 			if (this.#waiting.awaits(frame.neighbour, frame.wan)) this.#requests.find(ifindex, frame.neighbour);
 			return o.dropped(REASON["waiting-full"], slot, frame.wan ? 0 : -1);
@@ -239,7 +239,7 @@ export class NextHopTable implements NextHops {
 				if (n !== undefined) this.#learn(n, neighbour);
 				else if (isUsable(neighbour)) this.#cache.delete(swap32(neighbour.address));
 			}
-			this.#inside.update(neighbour);
+			this.#internal.update(neighbour);
 		}
 		if (this.#waiting.count > 0) this.flush();
 	}
@@ -264,9 +264,9 @@ export class NextHopTable implements NextHops {
 			if (!usable) {
 				o.dropped(f.wan ? REASON["no-next-hop"] : REASON["host-unreachable"], slot, f.wan ? 0 : -1);
 				if (f.wan) o.undeliverable(slot, f.length, false);
-				else o.undeliverableInside(slot, f.length);
+				else o.undeliverableInternal(slot, f.length);
 			} else if (f.wan) this.#sendTo(known, slot, f.length);
-			else if (o.hosts.W[f.host * HOST_WORDS + HOST_ADDRESS] !== f.inside || !this.#inside.find(f.host))
+			else if (o.hosts.W[f.host * HOST_WORDS + HOST_ADDRESS] !== f.internal || !this.#internal.find(f.host))
 				o.dropped(REASON["host-unreachable"], slot, -1);
 			else this.#send(o.lan[port], slot, f.length, headerTag(HOST_HEADERS + f.host));
 		}
@@ -304,7 +304,7 @@ export class NextHopTable implements NextHops {
 		this.#cache.clear();
 		this.#readMtus();
 		this.#requests.forget();
-		this.#inside.routesChanged();
+		this.#internal.routesChanged();
 		for (let n = 0; n < this.#waiting.count; n++) {
 			const waiting = this.#waiting.at(n);
 			if (!waiting.wan) continue;
@@ -329,12 +329,12 @@ export class NextHopTable implements NextHops {
 
 	/** An inside host has packets that do not come by here: its neighbour is to be confirmed. */
 	inUse(host: number): void {
-		this.#inside.confirm(host);
+		this.#internal.confirm(host);
 	}
 
 	/** Once a second, between two batches: what is due by time alone. */
 	everySecond(): void {
-		this.#inside.everySecond();
+		this.#internal.everySecond();
 		if (!this.#owner.wan.ethernet) return;
 		this.#confirm();
 		if (this.#freePeers.length < FEW || this.#freeGateways.length < FEW) this.#collect();
@@ -363,7 +363,7 @@ export class NextHopTable implements NextHops {
 		const used = new Uint8Array(HOPS + 1);
 		for (let i = 1; i <= table.layout.sessions; i++) {
 			const state = table.state(i);
-			if (state !== FREE && state !== RESTING) used[table.T[(i << RECORD_SHIFT) + R_META] >>> HOP_SHIFT] = 1;
+			if (state !== FREE && state !== QUARANTINED) used[table.T[(i << RECORD_SHIFT) + R_META] >>> HOP_SHIFT] = 1;
 		}
 		let freed = 0;
 		for (let n = 1; n < HOPS; n++) {

@@ -69,11 +69,11 @@ export class KernelHops implements NextHops {
 		return 1;
 	}
 
-	hold(): void {}
+	park(): void {}
 
-	holdInside(host: number, slot: number, length: number): void {
+	parkInternal(host: number, slot: number, length: number): void {
 		if (slot === this.asked) this.delivered = slot;
-		else this.#own.holdInside(host, slot, length);
+		else this.#own.parkInternal(host, slot, length);
 	}
 
 	heard(host: number, port: number, slot: number): void {
@@ -169,7 +169,7 @@ export class QueueDriver {
 		if (lan < 0 && inDevice !== wan) return verdicts.accept(queue, id);
 		const s = this.#frame(payload, lan);
 		if (hook === HOOK_POSTROUTING && outDevice !== wan) return this.#turn(s);
-		const { left } = c;
+		const { leftToKernel: left } = c;
 		this.#hops.asked = s;
 		this.#hops.delivered = -1;
 		this.#pair[0] = s;
@@ -179,7 +179,7 @@ export class QueueDriver {
 		const delivered = this.#hops.delivered === s || this.#take(s, false);
 		if (this.#take(s, true)) this.#leave(s);
 		else if (delivered) this.#enter(s);
-		else if (c.left !== left) verdicts.accept(queue, id);
+		else if (c.leftToKernel !== left) verdicts.accept(queue, id);
 		else verdicts.drop(queue, id);
 	}
 
@@ -260,7 +260,7 @@ export class QueueDriver {
 		if (i === 0) return this.#verdicts.accept(queue, id);
 		const t = c.table.T;
 		const external = (t[(i << RECORD_SHIFT) + R_META] >> EXTERNAL_SHIFT) & 0xff;
-		const outside = swap16(secondOf(t[(i << RECORD_SHIFT) + R_IN]));
-		this.#verdicts.acceptWith(queue, id, ((outside << 16) | OUT | (external + 1)) >>> 0);
+		const externalPort = swap16(secondOf(t[(i << RECORD_SHIFT) + R_IN]));
+		this.#verdicts.acceptWith(queue, id, ((externalPort << 16) | OUT | (external + 1)) >>> 0);
 	}
 }

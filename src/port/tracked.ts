@@ -8,7 +8,7 @@
 import * as native from "masq:native";
 import type { OffloadHooks } from "../conntrack/offload-hooks.ts";
 import { R_META, R_OUT, R_PACKETS_IN, R_PACKETS_OUT, R_PEER, RECORD_SHIFT } from "../conntrack/record.ts";
-import { FREE, RESTING, TCP_CLOSING, TCP_ESTABLISHED, TCP_OPENED, TCP_RESET, UDP_NEW, UDP_OPEN } from "../conntrack/states.ts";
+import { FREE, QUARANTINED, TCP_CLOSING, TCP_ESTABLISHED, TCP_OPENED, TCP_RESET, UDP_NEW, UDP_OPEN } from "../conntrack/states.ts";
 import type { Table } from "../conntrack/table.ts";
 import {
 	CT_DELETE,
@@ -127,7 +127,7 @@ export class Tracked implements OffloadHooks {
 			return;
 		for (let i = 1; i < seen.length; i++) {
 			const state = table.state(i);
-			if (seen[i] === 0 && state !== FREE && state !== RESTING) this.#end(i);
+			if (seen[i] === 0 && state !== FREE && state !== QUARANTINED) this.#end(i);
 		}
 	}
 

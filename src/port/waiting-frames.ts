@@ -19,7 +19,7 @@ export interface Waiting {
 	/** Record number of the inside host that it is for; 0 if it is for the WAN. */
 	host: number;
 	/** Address of the inside host that it is from or for, as loaded; 0: unknown. */
-	inside: number;
+	internal: number;
 	/** Bytes of the IPv4 packet. */
 	length: number;
 	/** Milliseconds. */
@@ -54,12 +54,12 @@ export class WaitingFrames {
 	/**
 	 * Number of the frame that has to go so that one of this inside host can wait; -1: there is a place; -2: it must not wait, because no host has more.
 	 */
-	room(inside: number): number {
+	room(internal: number): number {
 		if (this.#list.length < WAITING_MAX) return -1;
-		let most = this.#countOf(inside) + 1;
+		let most = this.#countOf(internal) + 1;
 		let leaves = -2;
 		for (const [n, waiting] of this.#list.entries()) {
-			const count = this.#countOf(waiting.inside);
+			const count = this.#countOf(waiting.internal);
 			if (count > most) {
 				most = count;
 				leaves = n;
@@ -68,9 +68,9 @@ export class WaitingFrames {
 		return leaves;
 	}
 
-	#countOf(inside: number): number {
+	#countOf(internal: number): number {
 		let count = 0;
-		for (const waiting of this.#list) if (waiting.inside === inside) count++;
+		for (const waiting of this.#list) if (waiting.internal === internal) count++;
 		return count;
 	}
 

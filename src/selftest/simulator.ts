@@ -53,8 +53,8 @@ export const SIMULATED_TIMEOUTS: Timeouts = {
 	other: 300,
 };
 
-export const OUTSIDE = "203.0.113.1";
-const INSIDE = "192.168.1.1";
+export const EXTERNAL = "203.0.113.1";
+const INTERNAL = "192.168.1.1";
 
 /** As-loaded address of a dotted text. */
 function loaded(text: string): number {
@@ -62,7 +62,7 @@ function loaded(text: string): number {
 }
 
 /** A private core. */
-export class Bench {
+export class Simulator {
 	readonly context: Context;
 	readonly #admission: Admission;
 	readonly #slowPath: SlowPath;
@@ -74,7 +74,7 @@ export class Bench {
 		const layout = layoutTable(SESSIONS, externalsWords(1, RANGES));
 		const memory = new ArrayBuffer(layout.words * 4);
 		const tables = makeTables(memory, layout, Int32Array.of(0x1234567, 0x2345671, 0x3456713, 1), SIMULATED_TIMEOUTS, RANGES);
-		tables.externals.add(loaded(OUTSIDE), true, 0, -1);
+		tables.externals.add(loaded(EXTERNAL), true, 0, -1);
 		const views = viewsOf(new ArrayBuffer(SLOT + BLOCKS * BLOCK));
 		const tags = new Int32Array(256);
 		tags[HOP] = headerTag(HOP);
@@ -87,7 +87,7 @@ export class Bench {
 			queue: new Queue(16),
 		});
 		const lan: LanLink = {
-			...link(INSIDE),
+			...link(INTERNAL),
 			nets: [{ address: loaded("192.168.1.0"), mask: swap32(0xffffff00) }],
 			kernelForwards: false,
 			home: 0,
@@ -96,9 +96,9 @@ export class Bench {
 		};
 		this.context = makeContext(tables, {
 			views,
-			hops: { tags, least: MTU, mtuTo: () => MTU, find: () => HOP, hold: () => {}, holdInside: () => {}, heard: () => {} },
+			hops: { tags, least: MTU, mtuTo: () => MTU, find: () => HOP, park: () => {}, parkInternal: () => {}, heard: () => {} },
 			headers: new LinkHeaders(layout.hosts),
-			wan: { ...link(OUTSIDE), nets: [{ address: loaded("203.0.113.0"), mask: swap32(0xffffff00) }] },
+			wan: { ...link(EXTERNAL), nets: [{ address: loaded("203.0.113.0"), mask: swap32(0xffffff00) }] },
 			lan: [lan],
 			spare: { at: SLOT, count: BLOCKS },
 			policy: { ...POLICY_DEFAULTS, hosts: new Map(), forwards: [], pools: [], ranges: RANGES, ...policy },

@@ -67,15 +67,15 @@ offload.renew({
 });
 const load = native.cpuNanoseconds() - from;
 
-const inside = swap32(0xc0a80102);
-const host = hosts.obtain(inside, 0);
+const internal = swap32(0xc0a80102);
+const host = hosts.obtain(internal, 0);
 headers.set(HOST_HEADERS + host, mac, 0, mac);
 hosts.place(host, 0);
 for (let n = 0; n < SESSIONS; n++) {
 	hosts.retain(host);
 	const session = {
 		protocol: UDP,
-		internal: inside,
+		internal: internal,
 		internalPort: swap16(1024 + n),
 		address: addresses[0],
 		external: 0,

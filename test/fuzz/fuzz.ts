@@ -57,11 +57,11 @@ const CONFIGURATIONS: RigOptions[] = [
 		sessions: 512,
 		lan: [{ mtu: 1280 }, {}],
 		forwards: [
-			{ protocol: 6, first: 2222, inside: "192.168.1.20", insideFirst: 22 },
-			{ protocol: 17, first: 5000, last: 5009, inside: "192.168.2.10" },
-			{ protocol: 17, first: 40001, inside: "192.168.1.30", source: "198.51.100.0/24" },
+			{ protocol: 6, first: 2222, internal: "192.168.1.20", internalFirst: 22 },
+			{ protocol: 17, first: 5000, last: 5009, internal: "192.168.2.10" },
+			{ protocol: 17, first: 40001, internal: "192.168.1.30", source: "198.51.100.0/24" },
 		],
-		statics: [{ inside: "192.168.1.10", external: "203.0.113.100" }],
+		statics: [{ internal: "192.168.1.10", external: "203.0.113.100" }],
 		hosts: [{ address: "192.168.1.30", maxSessions: 20, filtering: "eif" }],
 	},
 	{
@@ -423,25 +423,25 @@ class Episode {
 			const received = this.#put(n, frame, direction === 0 ? c.lan[port] : c.wan);
 			this.batch.push({ frame, direction, received });
 		}
-		const waited = rig.slowPath.fragments.pieces;
+		const waited = rig.slowPath.fragments.fragments;
 		const before = {
 			forwarded: c.forwardedOut + c.forwardedIn,
 			errors: c.errorsSent + c.resetsSent,
-			left: c.left,
+			left: c.leftToKernel,
 			drops: dropSum(c.drops),
 			full: c.drops[REASON["queue-full"]],
 		};
 		this.#made = 0;
 		this.#queued = 0;
 		rig.hops.held.length = 0;
-		rig.hops.answersInside = this.#below(2) === 1;
+		rig.hops.answersInternal = this.#below(2) === 1;
 		const { impaired } = this.world;
 		if (direction === 1) this.world.fast.inbound(rig.rx, count);
 		else if (impaired === null) this.world.fast.outbound(rig.rx, count, port);
 		else for (let n = 0; n < count; n++) rig.slowPath.outboundImpaired(rig.rx[n * 2], rig.rx[n * 2 + 1], port, impaired);
 		const forwarded = c.forwardedOut + c.forwardedIn - before.forwarded;
 		const errors = c.errorsSent + c.resetsSent - before.errors;
-		const left = c.left - before.left;
+		const left = c.leftToKernel - before.left;
 		const held = rig.hops.held.length;
 		this.#flush();
 		const queued = this.#queued;
@@ -449,7 +449,7 @@ class Episode {
 		const dropped = dropSum(c.drops) - before.drops;
 		// A frame that was cut counts as many times as there are pieces of it, those that found no room too.
 		const full = c.drops[REASON["queue-full"]] - before.full;
-		const waiting = rig.slowPath.fragments.pieces - waited;
+		const waiting = rig.slowPath.fragments.fragments - waited;
 		const account = forwarded + dropped + left + held + waiting;
 		if (account < count || account > count + this.#made + held + full)
 			throw new Failure(`${count} frames in: ${forwarded} forwarded, ${dropped} dropped, ${left} left, ${held} held, ${waiting} wait`, -1);

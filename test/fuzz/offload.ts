@@ -48,14 +48,14 @@ const CONFIGURATIONS: (RigOptions & { name: string })[] = [
 	{
 		name: "static and pool",
 		lan: [{}, {}],
-		statics: [{ inside: "192.168.1.10", external: "203.0.113.100" }],
+		statics: [{ internal: "192.168.1.10", external: "203.0.113.100" }],
 		pools: [{ nets: ["192.168.2.0/24"], externals: ["203.0.113.16", "203.0.113.17"], overload: true }],
 	},
 	{ name: "tun and packet, small WAN", lan: [{ tun: true }, {}], wan: { mtu: 1280 } },
 	{
 		name: "two tuns, forward, one small",
 		lan: [{ tun: true }, { tun: true, mtu: 1280 }],
-		forwards: [{ protocol: UDP, first: 5000, inside: "192.168.1.20" }],
+		forwards: [{ protocol: UDP, first: 5000, internal: "192.168.1.20" }],
 	},
 	{ name: "WAN without headers", lan: [{}, {}], wan: { ethernet: false }, filtering: "eif" },
 	{ name: "WAN without headers, tun", lan: [{ tun: true }], wan: { ethernet: false } },
@@ -130,7 +130,7 @@ class Episode {
 		this.#fast = made();
 		for (const rig of [this.#slow, this.#fast]) {
 			rig.strict = rig.margin = rig.accounts = false;
-			rig.hops.answersInside = true;
+			rig.hops.answersInternal = true;
 		}
 		this.#wanEthernet = o.wan?.ethernet ?? true;
 		const rig = this.#fast;
@@ -190,10 +190,10 @@ class Episode {
 
 	/** What came lately of the hosts that a failure's message names by their outside endpoint, or all of the last. */
 	recent(message: string): string {
-		const outside = /203\.0\.113\.\d+:\d+/.exec(message.replace(/.*\n {2}core: {4}\S+ \S+ /s, ""))?.[0];
-		const inside = /core: {4}\S+ (\S+)/.exec(message)?.[1];
+		const external = /203\.0\.113\.\d+:\d+/.exec(message.replace(/.*\n {2}core: {4}\S+ \S+ /s, ""))?.[0];
+		const internal = /core: {4}\S+ (\S+)/.exec(message)?.[1];
 		const of = message.startsWith("session")
-			? this.#recent.filter((line) => line.includes(outside ?? "") || line.includes(inside ?? ""))
+			? this.#recent.filter((line) => line.includes(external ?? "") || line.includes(internal ?? ""))
 			: this.#recent;
 		return of.slice(-14).join("\n    ");
 	}
@@ -255,13 +255,13 @@ class Episode {
 		const t = table.T;
 		const e = i << 4;
 		const outbound = this.#once(2);
-		const inside = dotted(t[e]);
+		const internal = dotted(t[e]);
 		const peer = dotted(t[e + R_PEER]);
 		const external = dotted(externals.A[(t[e + R_META] >> 8) & 0xff]);
-		const insidePort = swap16(firstOf(t[e + R_OUT]));
+		const internalPort = swap16(firstOf(t[e + R_OUT]));
 		const peerPort = swap16(secondOf(t[e + R_OUT]));
 		const externalPort = swap16(secondOf(t[e + R_IN]));
-		const [from, fromPort, to, toPort] = outbound ? [inside, insidePort, peer, peerPort] : [peer, peerPort, external, externalPort];
+		const [from, fromPort, to, toPort] = outbound ? [internal, internalPort, peer, peerPort] : [peer, peerPort, external, externalPort];
 		const home = (hosts.W[hosts.find(t[e]) * 4 + 1] >>> 16) & 0xff;
 		const swapped = this.#once(25);
 		const a = swapped ? `${to}:${toPort}` : `${from}:${fromPort}`;
@@ -285,7 +285,7 @@ class Episode {
 		if (protocol === ICMP)
 			return {
 				port,
-				frame: query(swapped ? to : from, swapped ? from : to, outbound ? insidePort : externalPort, { ...o, type: outbound ? 8 : 0 }),
+				frame: query(swapped ? to : from, swapped ? from : to, outbound ? internalPort : externalPort, { ...o, type: outbound ? 8 : 0 }),
 			};
 		return { port, frame: this.#segment(i, outbound, a, b, o) };
 	}

@@ -12,9 +12,9 @@ import { Watch } from "../../src/control/watch.ts";
 import { ALG_BYTES } from "../../src/nat/alg.ts";
 import { HAIRPIN, NO_ROUTE } from "../../src/nat/context.ts";
 import type { FastPath } from "../../src/nat/fast-path.ts";
-import { readdress } from "../../src/nat/readdress.ts";
+import { PCP_MAPPINGS_BYTES, PcpMappings } from "../../src/nat/pcp-mappings.ts";
 import { REASON } from "../../src/nat/reason.ts";
-import { REQUESTED_BYTES, Requested } from "../../src/nat/requested.ts";
+import { renumber } from "../../src/nat/renumber.ts";
 import { sessionReset } from "../../src/nat/tcp-reset.ts";
 import { HOST_HEADERS, headerTag } from "../../src/packet/header-tag.ts";
 import { SLOT_SIZE, swap32 } from "../../src/packet/layout.ts";
@@ -47,8 +47,8 @@ export class World {
 	readonly #options: RigOptions;
 	readonly #others: readonly RigOptions[];
 	readonly #ftp = new ArrayBuffer(ALG_BYTES);
-	readonly #pcp = new ArrayBuffer(REQUESTED_BYTES);
-	#requested: Requested;
+	readonly #pcp = new ArrayBuffer(PCP_MAPPINGS_BYTES);
+	#requested: PcpMappings;
 	#unroutable = false;
 	#watch: Watch | null = null;
 	#capture: Capture | null = null;
@@ -97,8 +97,8 @@ export class World {
 		}
 	}
 
-	#requestsOf(): Requested {
-		const list = new Requested(this.rig.context, this.#pcp);
+	#requestsOf(): PcpMappings {
+		const list = new PcpMappings(this.rig.context, this.#pcp);
 		list.takeOver(BOOT);
 		return list;
 	}
@@ -178,7 +178,7 @@ export class World {
 		this.#requested.follow(address);
 		if (address === rig.externals.A[0]) return;
 		let slot = 0;
-		readdress(c, rig.admission, address, (i) => {
+		renumber(c, rig.admission, address, (i) => {
 			const length = sessionReset(c, i, slot * SLOT_SIZE);
 			if (length === 0) return;
 			const place = rig.hosts.W[rig.table.T16[(i << 5) + R_HOST] * HOST_WORDS + HOST_PLACE];
@@ -205,10 +205,10 @@ export class World {
 		]);
 		const forwards = this.#dice.of([
 			[],
-			[{ protocol: 6, first: 2222, inside: "192.168.1.20", insideFirst: 22 }],
+			[{ protocol: 6, first: 2222, internal: "192.168.1.20", internalFirst: 22 }],
 			[
-				{ protocol: 17, first: 5000, last: 5009, inside: "192.168.1.10" },
-				{ protocol: 17, first: 40001, inside: "192.168.1.30", source: "198.51.100.0/24" },
+				{ protocol: 17, first: 5000, last: 5009, internal: "192.168.1.10" },
+				{ protocol: 17, first: 40001, internal: "192.168.1.30", source: "198.51.100.0/24" },
 			],
 		]);
 		const hosts = this.#dice.of([[], [{ address: "192.168.1.30", maxSessions: 5, maxRate: 3, filtering: "eif" as const }]]);
@@ -256,13 +256,13 @@ export class World {
 		const { lan } = this.rig.context;
 		const port = this.#dice.below(lan.length);
 		const net = this.#dice.of(lan[port].nets);
-		const inside = loaded(dotted(net.address).replace(/\d+$/, String(this.#dice.of([10, 20, 30, 0, 255, 1, 2 + this.#dice.below(250)]))));
+		const internal = loaded(dotted(net.address).replace(/\d+$/, String(this.#dice.of([10, 20, 30, 0, 255, 1, 2 + this.#dice.below(250)]))));
 		this.#requested.handle(
 			{
 				version: this.#dice.of([0, 2]),
 				opcode: this.#dice.of([MAP, MAP, MAP, PEER, ANNOUNCE]),
 				protocol: this.#dice.of([6, 17]),
-				insidePort: this.#dice.of([0, 22, 5000, 40000, 40001, 1024 + this.#dice.below(64000)]),
+				internalPort: this.#dice.of([0, 22, 5000, 40000, 40001, 1024 + this.#dice.below(64000)]),
 				suggested: this.#dice.of([0, 22, 5000, 40000, 50000, 1024 + this.#dice.below(64000)]),
 				lifetime: this.#dice.of([0, 1, 600, 100_000]),
 				nonce: this.#dice.of(["", "0".repeat(24)]),
@@ -270,7 +270,7 @@ export class World {
 				peer: swap32(loaded("198.51.100.7")) >>> 0,
 				peerPort: 9,
 			},
-			this.#dice.below(8) === 0 ? loaded("192.168.1.10") : inside,
+			this.#dice.below(8) === 0 ? loaded("192.168.1.10") : internal,
 			port,
 		);
 	}
@@ -284,9 +284,9 @@ export class World {
 			lan: rig.context.lan.map((_, n) => ({ name: `lan${n}` })),
 			offload: null,
 			impaired: this.impaired,
-			peek: (destination: number) => rig.hops.find(destination),
+			lookup: (destination: number) => rig.hops.find(destination),
 			passesBy: () => null,
-			tap: (wrap: ((own: FastPath) => FastPath) | null) => {
+			interpose: (wrap: ((own: FastPath) => FastPath) | null) => {
 				this.fast = wrap === null ? rig.fast : wrap(rig.fast);
 			},
 			wallClock: () => 0,

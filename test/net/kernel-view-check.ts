@@ -535,7 +535,7 @@ function checkGuard(view: KernelMirror): void {
 		portRanges: [{ first: 32768, last: 65535 }],
 		forwards: [{ proto: 6, first: 2222, last: 2222 }],
 		elsewhere: view.subnetsNotVia(wan.index),
-		inside: [],
+		internal: [],
 		ownAddresses: view.ownAddresses(),
 	};
 	/** What comes out at the other end for a frame sent in: "source > destination" or "". */

@@ -29,21 +29,21 @@ class Control {
 	readonly ftp = new ArrayBuffer(ALG_BYTES);
 	seq = 1000;
 	ack = 5000;
-	readonly #inside: string;
+	readonly #internal: string;
 	readonly #outside: string;
 	readonly #peer: string;
 
 	constructor(o: RigOptions & { server?: boolean; port?: number; external?: string } = {}) {
 		const own = o.external ?? o.wan?.address ?? "203.0.113.1";
-		const forwards = o.server ? [{ protocol: 6, first: 2121, inside: H1, insideFirst: 21 }] : [];
+		const forwards = o.server ? [{ protocol: 6, first: 2121, internal: H1, internalFirst: 21 }] : [];
 		this.#options = { ...o, forwards, ftp: this.ftp };
 		this.rig = new Rig(this.#options);
 		const port = o.port ?? 21;
-		this.#inside = o.server ? `${H1}:21` : `${H1}:50000`;
+		this.#internal = o.server ? `${H1}:21` : `${H1}:50000`;
 		this.#outside = o.server ? `${own}:2121` : `${own}:50000`;
 		this.#peer = o.server ? `${S1}:40000` : `${S1}:${port}`;
 		this.rig.margin = false;
-		this.rig.hops.answersInside = true;
+		this.rig.hops.answersInternal = true;
 		const open = [() => this.sends("", { flags: "S" }), () => this.peer("", { flags: o.server ? "S" : "SA" })];
 		if (o.server) open.reverse()[1] = () => this.sends("", { flags: "SA" });
 		for (const step of open) step();
@@ -57,12 +57,14 @@ class Control {
 	restart(): void {
 		this.rig = new Rig({ ...this.#options, from: { image: this.rig.image(), second: this.rig.context.now } });
 		this.rig.margin = false;
-		this.rig.hops.answersInside = true;
+		this.rig.hops.answersInternal = true;
 	}
 
 	/** The inside sends; numbers are kept unless given. */
 	sends(what: string, o: TcpOptions = {}): Outcome {
-		const outcome = this.rig.out(tcp(this.#inside, this.#peer, { flags: "PA", seq: this.seq, ack: this.ack, payload: bytes(what), ...o }));
+		const outcome = this.rig.out(
+			tcp(this.#internal, this.#peer, { flags: "PA", seq: this.seq, ack: this.ack, payload: bytes(what), ...o }),
+		);
 		if (o.seq === undefined) this.seq += what.length;
 		return outcome;
 	}
@@ -506,9 +508,9 @@ describe("a server inside (passive mode)", () => {
 describe("over an external address (hairpin)", () => {
 	it("active and passive, both ways", () => {
 		const X = "203.0.113.1";
-		const rig = new Rig({ forwards: [{ protocol: 6, first: 21, inside: H1 }] });
+		const rig = new Rig({ forwards: [{ protocol: 6, first: 21, internal: H1 }] });
 		rig.margin = false;
-		rig.hops.answersInside = true;
+		rig.hops.answersInternal = true;
 		const turned = (from: string, to: string, o: TcpOptions & { say?: string }) => {
 			const outcome = rig.out(tcp(from, to, { ...o, payload: bytes(o.say ?? "") }));
 			if (outcome.lan[0].length !== 1) throw new Error(summary(outcome));
@@ -538,7 +540,7 @@ describe("over an external address (hairpin)", () => {
 
 describe("addresses of one host alone", () => {
 	it("static NAT: the address changes, the port does not", () => {
-		const k = new Control({ statics: [{ inside: H1, external: "203.0.113.77" }], external: "203.0.113.77" });
+		const k = new Control({ statics: [{ internal: H1, external: "203.0.113.77" }], external: "203.0.113.77" });
 		k.sent("USER x\r\n");
 		expect(text(k.sent("PORT 192,168,1,10,4,1\r\n"))).toBe("PORT 203,0,113,77,4,1\r\n");
 		expect(k.rig.toLan(tcp(`${S1}:20`, "203.0.113.77:1025", { flags: "S" })).line).toBe(`tcp ${S1}:20 > ${H1}:1025 S`);

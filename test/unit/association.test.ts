@@ -4,7 +4,7 @@ import { Rig } from "./rig.ts";
 import { type Frame, other } from "./rig-frame.ts";
 
 const SERVER = "192.168.1.30";
-const OUTSIDE = "203.0.113.50";
+const EXTERNAL = "203.0.113.50";
 const S1 = "203.0.113.10";
 const INIT = 1;
 const INIT_ACK = 2;
@@ -14,19 +14,19 @@ const TAG = [0x12, 0x34, 0x56, 0x78];
 
 /** A packet between port 80 of the server and port 5000 of the peer, with a verification tag and a first chunk. */
 function sctp(out: boolean, tag: number[], chunk: number, body: number[] = []): Frame {
-	const frame = out ? other(SERVER, S1, 132, { payload: 32 }) : other(S1, OUTSIDE, 132, { payload: 32 });
+	const frame = out ? other(SERVER, S1, 132, { payload: 32 }) : other(S1, EXTERNAL, 132, { payload: 32 });
 	frame.ip.set([...(out ? [0, 80, 0x13, 0x88] : [0x13, 0x88, 0, 80]), ...tag, 0, 0, 0, 0, chunk, 0, 0, 20, ...body], 20);
 	return frame;
 }
 
 function dccp(out: boolean, type: number): Frame {
-	const frame = out ? other(SERVER, S1, 33, { payload: 24 }) : other(S1, OUTSIDE, 33, { payload: 24 });
+	const frame = out ? other(SERVER, S1, 33, { payload: 24 }) : other(S1, EXTERNAL, 33, { payload: 24 });
 	frame.ip.set([...(out ? [0, 80, 0x13, 0x88] : [0x13, 0x88, 0, 80]), 6, 0, 0, 0, type << 1], 20);
 	return frame;
 }
 
 function rigOf(): Rig {
-	const rig = new Rig({ statics: [{ inside: SERVER, external: OUTSIDE }] });
+	const rig = new Rig({ statics: [{ internal: SERVER, external: EXTERNAL }] });
 	rig.strict = false;
 	return rig;
 }
@@ -64,7 +64,7 @@ describe("an association that the outside opens", () => {
 	});
 
 	it("does not fill the table: answered INITs of a thousand strangers leave the server its own", () => {
-		const rig = new Rig({ statics: [{ inside: SERVER, external: OUTSIDE }], sessions: 256 });
+		const rig = new Rig({ statics: [{ internal: SERVER, external: EXTERNAL }], sessions: 256 });
 		rig.strict = false;
 		for (let n = 0; n < 1000; n++) {
 			const frames = [sctp(false, [0, 0, 0, 0], INIT), sctp(true, [9, 9, 9, 9], INIT_ACK, TAG)];

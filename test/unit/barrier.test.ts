@@ -130,11 +130,11 @@ describe("the log", () => {
 		const lines: string[] = [];
 		let stuck = true;
 		const log = new Log((_, line) => !stuck && lines.push(line) > 0);
-		log.say("notice", "one");
-		log.say("notice", "two");
+		log.notice("one");
+		log.notice("two");
 		stuck = false;
-		log.say("notice", "three");
-		log.say("notice", "four");
+		log.notice("three");
+		log.notice("four");
 		expect(log.lost).toBe(2);
 		expect(lines).toEqual(["warning: 2 lines of the log were lost: nobody read them", "three", "four"]);
 	});

@@ -18,32 +18,32 @@ describe("the log", () => {
 
 	it("says what repeats once, and then how often", () => {
 		const { log, lines } = logOf();
-		for (let n = 0; n < 413; n++) log.often("warning", "full", `table full ${n}`, n);
+		for (let n = 0; n < 413; n++) log.rateLimited("warning", "full", `table full ${n}`, n);
 		log.tick(1000);
 		expect(lines).toEqual([[4, "warning: table full 0"]]);
 		log.tick(61_000);
 		expect(lines[1]).toEqual([4, "warning: table full 412 (412 more)"]);
 		log.tick(200_000);
 		expect(lines.length).toBe(2);
-		log.often("warning", "full", "again", 300_000);
+		log.rateLimited("warning", "full", "again", 300_000);
 		expect(lines[2]).toEqual([4, "warning: again"]);
 	});
 
 	it("counts events, not lines, when one line stands for many", () => {
 		const { log, lines } = logOf();
-		log.often("warning", "full", "refused of host A", 0, 27);
-		log.often("warning", "full", "refused of host B", 1000, 400);
-		log.often("warning", "full", "refused of host C", 2000, 12);
+		log.rateLimited("warning", "full", "refused of host A", 0, 27);
+		log.rateLimited("warning", "full", "refused of host B", 1000, 400);
+		log.rateLimited("warning", "full", "refused of host C", 2000, 12);
 		log.tick(61_000);
 		expect(lines.map(([, line]) => line)).toEqual(["warning: refused of host A (26 more)", "warning: refused of host C (412 more)"]);
 	});
 
 	it("keeps kinds apart and leaves levels out", () => {
 		const { log, lines } = logOf("warning");
-		log.often("warning", "a", "first", 0);
-		log.often("warning", "b", "second", 0);
-		log.say("info", "third");
-		log.say("error", "fourth");
+		log.rateLimited("warning", "a", "first", 0);
+		log.rateLimited("warning", "b", "second", 0);
+		log.info("third");
+		log.error("fourth");
 		expect(lines.map(([, line]) => line)).toEqual(["warning: first", "warning: second", "error: fourth"]);
 	});
 });

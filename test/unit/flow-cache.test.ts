@@ -214,7 +214,7 @@ describe("flow cache", () => {
 
 	it("holds under any order of entering and leaving", () => {
 		const { cache, memory } = cacheOf(512);
-		const inside = new Map<number, [Direction, Direction]>();
+		const internal = new Map<number, [Direction, Direction]>();
 		let seed = 12345;
 		const random = (below: number) => {
 			seed = (Math.imul(seed, 1103515245) + 12345) & 0x7fffffff;
@@ -224,16 +224,16 @@ describe("flow cache", () => {
 			const i = 1 + random(512);
 			if (cache.has(i)) {
 				cache.leave(i, ms);
-				inside.delete(i);
+				internal.delete(i);
 			} else if (cache.ready(i, ms)) {
 				const pair = pairOf(step);
-				if (cache.enter(i, 17, ...pair, links, 1)) inside.set(i, pair);
+				if (cache.enter(i, 17, ...pair, links, 1)) internal.set(i, pair);
 			}
 			if (step % 500 === 0) cache.verify();
 		}
 		cache.verify();
-		expect(cache.count).toBe(inside.size);
-		for (const [i, [out, back]] of inside) {
+		expect(cache.count).toBe(internal.size);
+		for (const [i, [out, back]] of internal) {
 			expect(find(cache, memory, out, 17)).toBe(i * 2);
 			expect(find(cache, memory, back, 17)).toBe(i * 2 + 1);
 		}

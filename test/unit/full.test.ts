@@ -87,7 +87,7 @@ describe("C-11, I-8: full of answered sessions", () => {
 	});
 
 	it("inbound to a forward: dropped without an answer", () => {
-		const rig = new Rig({ sessions: SESSIONS, forwards: [{ protocol: 17, first: 5000, inside: H2 }] });
+		const rig = new Rig({ sessions: SESSIONS, forwards: [{ protocol: 17, first: 5000, internal: H2 }] });
 		answered(rig, H1, SESSIONS);
 		const outcome = rig.in(udp(`${S1}:1`, `${X}:5000`));
 		expect([outcome.drops, outcome.errors]).toEqual([["table-full"], 0]);

@@ -12,7 +12,7 @@ const FACTS: GuardFacts = {
 	portRanges: [{ first: 32768, last: 65535 }],
 	forwards: [],
 	elsewhere: [parseSubnet("192.168.1.0/24") as Subnet],
-	inside: [parseSubnet("192.168.1.0/24") as Subnet],
+	internal: [parseSubnet("192.168.1.0/24") as Subnet],
 	ownAddresses: [],
 };
 const ANOTHER_LAN = { device: "lan1", driver: "packet" as const, tun: "" };
@@ -191,7 +191,7 @@ describe("the guard beside the loop", () => {
 		one.guard.install();
 		one.sets = 0;
 		// The kernel is asked whether it knows the network, told of it, and told to forget.
-		one.wanted = { ...FACTS, inside: [...FACTS.inside, parseSubnet("192.168.5.0/24") as Subnet] };
+		one.wanted = { ...FACTS, internal: [...FACTS.internal, parseSubnet("192.168.5.0/24") as Subnet] };
 		one.guard.keep();
 		expect(one.sets).toBe(3);
 		one.guard.keep();

@@ -12,7 +12,7 @@ const facts = (elsewhere: string[], externals = [1]): GuardFacts => ({
 	portRanges: [],
 	forwards: [],
 	elsewhere: elsewhere.map((text) => parseSubnet(text) as Subnet),
-	inside: [],
+	internal: [],
 	ownAddresses: [],
 });
 

@@ -23,7 +23,7 @@ const FACTS: GuardFacts = {
 		{ proto: 6, first: 40000, last: 40000 },
 	],
 	elsewhere: [subnet("192.168.1.0/24"), subnet("192.168.2.0/24"), subnet("10.8.0.0/16")],
-	inside: [subnet("192.168.1.0/24"), subnet("192.168.2.0/24")],
+	internal: [subnet("192.168.1.0/24"), subnet("192.168.2.0/24")],
 	exemptSources: [subnet("198.51.100.8/29")],
 	exemptDestinations: [subnet("198.51.100.128/25")],
 	ownAddresses: [address("192.168.1.1"), address("192.168.2.1"), address("203.0.113.1")],
@@ -204,7 +204,7 @@ describe("guard ruleset", () => {
 			portRanges: [],
 			forwards: [],
 			elsewhere: [],
-			inside: [],
+			internal: [],
 			exemptDestinations: [],
 		});
 		expect(script.split("elements").length - 1).toBe(1);

@@ -72,11 +72,11 @@ describe("hairpin", () => {
 
 	it("reaches forwards and static addresses", () => {
 		const rig = new Rig({
-			forwards: [{ protocol: 6, first: 2222, inside: H1, insideFirst: 22 }],
-			statics: [{ inside: H1, external: "203.0.113.9" }],
+			forwards: [{ protocol: 6, first: 2222, internal: H1, internalFirst: 22 }],
+			statics: [{ internal: H1, external: "203.0.113.9" }],
 			lan: [{}, {}],
 		});
-		rig.hops.answersInside = true;
+		rig.hops.answersInternal = true;
 		expect(turned(rig, tcp(`${H2}:51000`, `${X}:2222`, { flags: "S" })).line).toBe(`tcp ${X}:51000 > ${H1}:22 S`);
 		expect(turned(rig, query(H2, "203.0.113.9", 77)).line).toBe(
 			`icmp 8/0 ${X} > ${H1} id ${77}`.replace("id 77", `id ${turned(rig, query(H2, "203.0.113.9", 77)).identifier}`),

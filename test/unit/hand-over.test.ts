@@ -4,7 +4,7 @@ import {
 	EXTERNAL_SHIFT,
 	MOVED,
 	R_IN,
-	R_INSIDE,
+	R_INTERNAL,
 	R_META,
 	R_OUT,
 	R_PEER,
@@ -27,7 +27,7 @@ interface Record {
 	state?: number;
 	flags?: number;
 	external?: number;
-	outside?: number;
+	externalPort?: number;
 	/** The peer's port, if it is another one inside. */
 	renamed?: number;
 }
@@ -37,13 +37,13 @@ function table(records: Record[]): Int32Array {
 	const T = new Int32Array((records.length + 1) * RECORD_WORDS);
 	for (const [
 		n,
-		{ protocol = TCP, state = TCP_ESTABLISHED, flags = 0, external = 0, outside = 50001 + n, renamed = 80 },
+		{ protocol = TCP, state = TCP_ESTABLISHED, flags = 0, external = 0, externalPort = 50001 + n, renamed = 80 },
 	] of records.entries()) {
 		const e = (n + 1) << RECORD_SHIFT;
-		T[e + R_INSIDE] = loaded("192.168.1.10");
+		T[e + R_INTERNAL] = loaded("192.168.1.10");
 		T[e + R_PEER] = loaded("198.51.100.1");
 		T[e + R_OUT] = pair(swap16(40001 + n), swap16(renamed));
-		T[e + R_IN] = pair(swap16(80), swap16(outside));
+		T[e + R_IN] = pair(swap16(80), swap16(externalPort));
 		T[e + R_META] = protocol | (external << EXTERNAL_SHIFT) | (state << STATE_SHIFT) | flags;
 	}
 	return T;
@@ -110,7 +110,7 @@ function words(reader: MessageReader): string {
 describe("the kernel takes over", () => {
 	it("established connections, with the address and port that they have outside, in place of what it knew", () => {
 		const { io, asked, written } = kernel((type) => (type === CT_DELETE ? 2 : 0));
-		handOver(io, table([{}, { external: 1, outside: 443, state: TCP_FIN_IN }]), EXTERNALS, 2);
+		handOver(io, table([{}, { external: 1, externalPort: 443, state: TCP_FIN_IN }]), EXTERNALS, 2);
 		expect(asked).toEqual([
 			"delete 192.168.1.10:40001>198.51.100.1:80",
 			"delete 192.168.1.10:40002>198.51.100.1:80",

@@ -100,7 +100,7 @@ describe("I-4: errors from outside", () => {
 	});
 
 	it("about the router's own packets are left to it; about nothing known are dropped at other addresses", () => {
-		const rig = new Rig({ statics: [{ inside: H2, external: "203.0.113.100" }] });
+		const rig = new Rig({ statics: [{ internal: H2, external: "203.0.113.100" }] });
 		const own = udp(`${X}:33000`, `${S1}:53`).ip;
 		expect(rig.in(icmpError(R, X, 3, 3, own)).left).toBe(1);
 		const foreign = udp("203.0.113.100:33000", `${S1}:53`).ip;
@@ -108,7 +108,7 @@ describe("I-4: errors from outside", () => {
 	});
 
 	it("a quote whose source is not the address that the error was sent to fits no session", () => {
-		const rig = new Rig({ statics: [{ inside: H2, external: "203.0.113.100" }] });
+		const rig = new Rig({ statics: [{ internal: H2, external: "203.0.113.100" }] });
 		const sent = rig.toWan(udp(`${H1}:42000`, `${S1}:53`));
 		expect(rig.in(icmpError(R, "203.0.113.100", 3, 3, sent.bytes)).drops).toEqual(["icmp-no-session"]);
 		for (let n = 0; n < 2000; n++) {
@@ -118,7 +118,7 @@ describe("I-4: errors from outside", () => {
 	});
 
 	it("static NAT: inner and outer address, ports kept", () => {
-		const rig = new Rig({ statics: [{ inside: H1, external: "203.0.113.100" }] });
+		const rig = new Rig({ statics: [{ internal: H1, external: "203.0.113.100" }] });
 		const sent = rig.toWan(udp(`${H1}:53`, `${S1}:9`));
 		const p = rig.toLan(icmpError(R, "203.0.113.100", 3, 3, sent.bytes));
 		expect(p.line).toBe(`icmp 3/3 ${R} > ${H1} about udp ${H1}:53 > ${S1}:9`);

@@ -235,8 +235,8 @@ describe("filtering", () => {
 
 describe("port forwards", () => {
 	it("one port to another, TCP and not UDP, and the answer leaves from the forwarded port", () => {
-		const rig = new Rig({ forwards: [{ protocol: 6, first: 2222, inside: H2, insideFirst: 22 }] });
-		rig.hops.answersInside = true;
+		const rig = new Rig({ forwards: [{ protocol: 6, first: 2222, internal: H2, internalFirst: 22 }] });
+		rig.hops.answersInternal = true;
 		expect(rig.toLan(tcp(`${S1}:5000`, `${X}:2222`, { flags: "S" })).line).toBe(`tcp ${S1}:5000 > ${H2}:22 S`);
 		expect(rig.toWan(tcp(`${H2}:22`, `${S1}:5000`, { flags: "SA" })).line).toBe(`tcp ${X}:2222 > ${S1}:5000 SA`);
 		expect(rig.in(udp(`${S1}:5000`, `${X}:2222`)).left).toBe(1);
@@ -244,8 +244,8 @@ describe("port forwards", () => {
 	});
 
 	it("ranges, shifted", () => {
-		const rig = new Rig({ forwards: [{ protocol: 17, first: 5000, last: 5009, inside: H2, insideFirst: 7000 }] });
-		rig.hops.answersInside = true;
+		const rig = new Rig({ forwards: [{ protocol: 17, first: 5000, last: 5009, internal: H2, internalFirst: 7000 }] });
+		rig.hops.answersInternal = true;
 		expect(rig.toLan(udp(`${S1}:1`, `${X}:5000`)).line).toBe(`udp ${S1}:1 > ${H2}:7000`);
 		expect(rig.toLan(udp(`${S1}:1`, `${X}:5009`)).line).toBe(`udp ${S1}:1 > ${H2}:7009`);
 		expect(rig.in(udp(`${S1}:1`, `${X}:5010`)).left).toBe(1);
@@ -256,8 +256,8 @@ describe("port forwards", () => {
 
 	it("only from the given source", () => {
 		for (const port of [40000, 2222]) {
-			const rig = new Rig({ forwards: [{ protocol: 17, first: port, inside: H2, source: "203.0.113.0/28" }] });
-			rig.hops.answersInside = true;
+			const rig = new Rig({ forwards: [{ protocol: 17, first: port, internal: H2, source: "203.0.113.0/28" }] });
+			rig.hops.answersInternal = true;
 			expect(rig.in(udp("203.0.113.20:1", `${X}:${port}`)).drops).toEqual(["filtered"]);
 			expect(rig.toLan(udp("203.0.113.10:1", `${X}:${port}`)).destination).toBe(H2);
 			expect(rig.in(udp("203.0.113.20:1", `${X}:${port}`)).drops).toEqual(["filtered"]);
@@ -265,8 +265,8 @@ describe("port forwards", () => {
 	});
 
 	it("its port is never given to another host, nor after its sessions ended", () => {
-		const rig = new Rig({ forwards: [{ protocol: 17, first: 40000, inside: H2 }] });
-		rig.hops.answersInside = true;
+		const rig = new Rig({ forwards: [{ protocol: 17, first: 40000, internal: H2 }] });
+		rig.hops.answersInternal = true;
 		expect(udpPort(rig, `${H1}:40000`, `${S1}:9`)).not.toBe(40000);
 		rig.toLan(udp(`${S1}:1`, `${X}:40000`));
 		rig.verify();
@@ -276,14 +276,14 @@ describe("port forwards", () => {
 	});
 
 	it("a segment that is not a SYN does not open it", () => {
-		const rig = new Rig({ forwards: [{ protocol: 6, first: 2222, inside: H2 }] });
+		const rig = new Rig({ forwards: [{ protocol: 6, first: 2222, internal: H2 }] });
 		for (const flags of ["A", "SA", "R", "FA"]) expect(rig.in(tcp(`${S1}:5000`, `${X}:2222`, { flags })).drops).toEqual(["tcp-no-session"]);
 		expect(rig.flows()).toEqual([]);
 		rig.verify();
 	});
 
 	it("one hop left: dropped and answered, and no session is left of it", () => {
-		const rig = new Rig({ forwards: [{ protocol: 17, first: 5000, inside: H2 }] });
+		const rig = new Rig({ forwards: [{ protocol: 17, first: 5000, internal: H2 }] });
 		const outcome = rig.in(udp(`${S1}:1`, `${X}:5000`, { ttl: 1 }));
 		expect(outcome.drops).toEqual(["ttl-expired"]);
 		expect(outcome.wan.map((p) => p.line)).toEqual([`icmp 11/0 ${X} > ${S1} about udp ${S1}:1 > ${X}:5000`]);
@@ -293,11 +293,11 @@ describe("port forwards", () => {
 });
 
 describe("static NAT", () => {
-	const statics = [{ inside: H1, external: "203.0.113.100" }];
+	const statics = [{ internal: H1, external: "203.0.113.100" }];
 
 	it("every port and identifier is kept, both ways, opened from either side", () => {
 		const rig = new Rig({ statics });
-		rig.hops.answersInside = true;
+		rig.hops.answersInternal = true;
 		expect(rig.toWan(udp(`${H1}:53`, `${S1}:9`)).line).toBe(`udp 203.0.113.100:53 > ${S1}:9`);
 		expect(rig.toLan(udp(`${S2}:9`, "203.0.113.100:123")).line).toBe(`udp ${S2}:9 > ${H1}:123`);
 		expect(rig.toLan(tcp(`${S2}:9`, "203.0.113.100:22", { flags: "S" })).line).toBe(`tcp ${S2}:9 > ${H1}:22 S`);

@@ -12,7 +12,7 @@ const S2 = "192.0.2.20";
 function rigOf(): Rig {
 	const rig = new Rig();
 	rig.hops.route(S1, 1280);
-	rig.hops.answersInside = true;
+	rig.hops.answersInternal = true;
 	rig.accounts = false;
 	return rig;
 }

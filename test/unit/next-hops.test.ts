@@ -97,7 +97,7 @@ class Bench {
 				else context.forwardedIn++;
 			},
 			sessionOf: (slot) => slowPath.sessionOf(slot),
-			undeliverableInside: (slot) => this.undeliverable.push(formatAddress(addressValue(context.views.P[(slot + 24 + 16) >> 2]))),
+			undeliverableInternal: (slot) => this.undeliverable.push(formatAddress(addressValue(context.views.P[(slot + 24 + 16) >> 2]))),
 			undeliverable: (slot) => this.undeliverable.push(formatAddress(addressValue(context.views.P[(slot + 24 + 16) >> 2]))),
 			wanIndex: () => WAN,
 			lanIndex: (n) => this.lanIndexes[n],

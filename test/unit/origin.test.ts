@@ -17,7 +17,7 @@ const S2 = "192.0.2.20";
 /** Two LAN ports, whose hosts answer the router's ARP at once. */
 function rigOf(o: RigOptions = {}): Rig {
 	const rig = new Rig({ lan: [{}, {}], ...o });
-	rig.hops.answersInside = true;
+	rig.hops.answersInternal = true;
 	return rig;
 }
 
@@ -145,7 +145,7 @@ describe("the LAN port of a session", () => {
 
 	it("is that of the closest subnet where one lies in another", () => {
 		const nested = [{ nets: ["192.168.0.0/16"] }, { nets: ["192.168.2.0/24"], address: "192.168.2.1" }];
-		const rig = rigOf({ lan: nested, forwards: [{ protocol: 17, first: 50000, inside: GUEST, insideFirst: 7 }] });
+		const rig = rigOf({ lan: nested, forwards: [{ protocol: 17, first: 50000, internal: GUEST, internalFirst: 7 }] });
 		expect(rig.out(udp(`${GUEST}:40000`, `${S1}:5000`), 0).drops).toEqual(["spoofed-source"]);
 		expect(rig.out(udp(`${GUEST}:40000`, `${S1}:5000`), 1).drops).toEqual([]);
 		expect(rig.out(udp(`${H1}:40000`, `${S1}:5000`), 0).drops).toEqual([]);
@@ -207,7 +207,7 @@ describe("our own addresses as a source on the WAN", () => {
 	const STATIC = "203.0.113.9";
 
 	it("never meet a session between two inside hosts", () => {
-		const rig = rigOf({ statics: [{ inside: H2, external: STATIC }] });
+		const rig = rigOf({ statics: [{ internal: H2, external: STATIC }] });
 		rig.toWan(udp(`${H1}:40000`, `${S1}:5000`));
 		expect(rig.out(udp(`${H2}:41000`, `${X}:40000`)).lan[0].length).toBe(1);
 		expect(rig.out(tcp(`${H1}:42000`, `${STATIC}:445`, { flags: "S" })).lan[0].length).toBe(1);
@@ -236,8 +236,8 @@ describe("our own addresses as a source on the WAN", () => {
 	it("nor do the first and the last of the WAN's subnet, in whatever form and to whatever lets everybody in", () => {
 		const rig = rigOf({
 			filtering: "eif",
-			forwards: [6, 17].map((protocol) => ({ protocol, first: 2000, inside: H2 })),
-			statics: [{ inside: H2, external: STATIC }],
+			forwards: [6, 17].map((protocol) => ({ protocol, first: 2000, internal: H2 })),
+			statics: [{ internal: H2, external: STATIC }],
 		});
 		rig.toWan(udp(`${H1}:40000`, `${S1}:5000`));
 		const before = rig.flows();
@@ -305,7 +305,7 @@ describe("ICMP errors", () => {
 	});
 
 	it("from outside are sent to the address that sent what they quote", () => {
-		const rig = rigOf({ statics: [{ inside: H2, external: "203.0.113.9" }] });
+		const rig = rigOf({ statics: [{ internal: H2, external: "203.0.113.9" }] });
 		rig.toWan(udp(`${H1}:40000`, `${S1}:5000`));
 		const quote = udp(`${X}:40000`, `${S1}:5000`).ip;
 		expect(rig.in(icmpError(S2, X, 11, 0, quote)).lan[0].length).toBe(1);
@@ -314,7 +314,7 @@ describe("ICMP errors", () => {
 	});
 
 	it("the kernel's own, which come out of a tun port, leave translated", () => {
-		const rig = rigOf({ lan: [{ tun: true }, {}], forwards: [{ protocol: 6, first: 2222, inside: H1, insideFirst: 22 }] });
+		const rig = rigOf({ lan: [{ tun: true }, {}], forwards: [{ protocol: 6, first: 2222, internal: H1, internalFirst: 22 }] });
 		rig.toLan(tcp(`${S1}:999`, `${X}:2222`, { flags: "S" }));
 		const quote = tcp(`${S1}:999`, `${H1}:22`, { flags: "S" }).ip;
 		for (const source of [X, "192.168.1.1"])
@@ -330,8 +330,8 @@ describe("hairpinning between two LANs", () => {
 
 	it("lets in what would be let in from outside", () => {
 		const rig = rigOf({
-			statics: [{ inside: H2, external: STATIC }],
-			forwards: [{ protocol: 6, first: 2222, inside: H1, insideFirst: 22 }],
+			statics: [{ internal: H2, external: STATIC }],
+			forwards: [{ protocol: 6, first: 2222, internal: H1, internalFirst: 22 }],
 		});
 		rig.toWan(udp(`${H1}:40000`, `${S1}:5000`));
 		expect(rig.out(udp(`${GUEST}:1234`, `${X}:40000`), 1).drops).toEqual(["hairpin-filtered"]);
@@ -372,15 +372,15 @@ describe("hairpinning between two LANs", () => {
 		rig.out(udp(`${GUEST}:41001`, `${X}:40000`), 1);
 		rig.publish();
 		const keeper = rig.keeper({ policy: { ...rig.context.policy, hairpin: "same-lan" } });
-		expect(rig.records().filter((i) => !keeper.fits(i)).length).toBe(2);
-		expect(rig.records().every((i) => rig.keeper().fits(i))).toBe(true);
+		expect(rig.records().filter((i) => !keeper.permits(i)).length).toBe(2);
+		expect(rig.records().every((i) => rig.keeper().permits(i))).toBe(true);
 	});
 });
 
 describe("src_ip of a forward", () => {
 	const options = (filtering: "eif" | "adf" | "apdf"): RigOptions => ({
 		filtering,
-		forwards: [{ protocol: 6, first: 2222, inside: H1, insideFirst: 22, source: `${S1}/32` }],
+		forwards: [{ protocol: 6, first: 2222, internal: H1, internalFirst: 22, source: `${S1}/32` }],
 	});
 
 	for (const filtering of ["eif", "adf", "apdf"] as const) {
@@ -407,7 +407,7 @@ describe("src_ip of a forward", () => {
 
 	it("is not widened by what the host asks for itself", () => {
 		const rig = rigOf(options("apdf"));
-		rig.context.requested.push({ protocol: 6, first: 2222, last: 2222, inside: loaded(H2), insideFirst: 80, source: null });
+		rig.context.requested.push({ protocol: 6, first: 2222, last: 2222, internal: loaded(H2), internalFirst: 80, source: null });
 		expect(rig.in(tcp(`${S2}:1000`, `${X}:2222`, { flags: "S" })).drops).toEqual(["filtered"]);
 	});
 
@@ -415,8 +415,8 @@ describe("src_ip of a forward", () => {
 		const rig = rigOf({
 			filtering: "eif",
 			forwards: [
-				{ protocol: 6, first: 2222, inside: H1, insideFirst: 22, source: `${S1}/32` },
-				{ protocol: 6, first: 2222, inside: H2, insideFirst: 22, source: `${S2}/32` },
+				{ protocol: 6, first: 2222, internal: H1, internalFirst: 22, source: `${S1}/32` },
+				{ protocol: 6, first: 2222, internal: H2, internalFirst: 22, source: `${S2}/32` },
 			],
 		});
 		expect(rig.toLan(tcp(`${S1}:1001`, `${X}:2222`, { flags: "S" })).destination).toBe(H1);
@@ -458,7 +458,7 @@ describe("a protocol without ports that the router itself speaks", () => {
 	});
 
 	it("does not keep static NAT's host from it, whose address is another", () => {
-		const rig = rigOf({ statics: [{ inside: H2, external: "203.0.113.9" }] });
+		const rig = rigOf({ statics: [{ internal: H2, external: "203.0.113.9" }] });
 		rig.context.routerSpeaks = () => true;
 		expect(rig.out(other(H2, S1, 47)).drops).toEqual([]);
 		expect(yieldToRouter(rig.context, rig.admission)).toBe(0);

@@ -5,7 +5,7 @@
 import { describe, expect, it } from "vitest";
 import { Table } from "../../src/conntrack/table.ts";
 import { makeFastPath } from "../../src/nat/fast-path.ts";
-import { readdress } from "../../src/nat/readdress.ts";
+import { renumber } from "../../src/nat/renumber.ts";
 import { seededRandom } from "./mutation.ts";
 import { loaded, Rig, type RigOptions } from "./rig.ts";
 import { other, query, tcp, udp } from "./rig-frame.ts";
@@ -42,7 +42,7 @@ const OPTIONS: RigOptions = {
 	sessions: 256,
 	filtering: "eif",
 	ranges: [{ first: 40000, last: 40099 }],
-	forwards: [{ protocol: 17, first: 40010, inside: "192.168.1.10" }],
+	forwards: [{ protocol: 17, first: 40010, internal: "192.168.1.10" }],
 	timeouts: { udp: 120 },
 };
 
@@ -52,7 +52,7 @@ const identity = (line: string) => line.split(" ").slice(0, 4).join(" ");
 /** A rig whose record stores are written down. */
 function recordingRig(): { rig: Rig; stores: [number, number, number][] } {
 	const rig = new Rig(OPTIONS);
-	rig.hops.answersInside = true;
+	rig.hops.answersInternal = true;
 	const stores: [number, number, number][] = [];
 	const table = rig.table as { T: Int32Array; T16: Uint16Array; header: Int32Array; addresses: Int32Array };
 	table.T = recording(table.T, stores);
@@ -104,18 +104,18 @@ describe("a kill between two stores", () => {
 			const host = `192.168.1.${10 + below(8)}`;
 			const port = 40000 + below(14);
 			const peer = `203.0.113.${10 + below(3)}`;
-			const outside = `203.0.113.1:${port}`;
+			const external = `203.0.113.1:${port}`;
 			const flags = ["S", "SA", "A", "FA", "R", "A"][below(6)];
 			prefixes += replay(rig, stores, () => {
 				switch (below(7)) {
 					case 0:
 						return void rig.out(udp(`${host}:${port}`, `${peer}:${1 + below(3)}`));
 					case 1:
-						return void rig.in(udp(`${peer}:${1 + below(3)}`, outside));
+						return void rig.in(udp(`${peer}:${1 + below(3)}`, external));
 					case 2:
 						return void rig.out(tcp(`${host}:${port}`, `${peer}:80`, { flags, seq: 5, ack: 6 }));
 					case 3:
-						return void rig.in(tcp(`${peer}:80`, outside, { flags, seq: 5, ack: 6 }));
+						return void rig.in(tcp(`${peer}:80`, external, { flags, seq: 5, ack: 6 }));
 					case 4:
 						return void rig.out(query(host, peer, port));
 					case 5:
@@ -149,7 +149,7 @@ describe("a kill between two stores", () => {
 		const before = rig.flows();
 		const image = rig.image();
 		stores.length = 0;
-		readdress(rig.context, rig.admission, addresses[1], () => {});
+		renumber(rig.context, rig.admission, addresses[1], () => {});
 		const view = new DataView(image);
 		for (const [at, size, value] of stores) {
 			if (size === 2) view.setUint16(at, value, true);

@@ -1,10 +1,10 @@
-/** The table over a restart (src/conntrack/restore.ts, src/nat/keep.ts): what goes on, what does not, and what is refused. W-4, W-6, C-8. */
+/** The table over a restart (src/conntrack/restore.ts, src/nat/revalidate.ts): what goes on, what does not, and what is refused. W-4, W-6, C-8. */
 import { describe, expect, it } from "vitest";
 import { R_DELTA, R_IN, R_META, R_PEER } from "../../src/conntrack/record.ts";
 import { readImage } from "../../src/conntrack/restore.ts";
 import { EXTERNAL_WORDS, H_CHANGING, H_CLOCK, H_MAGIC, H_SESSIONS, H_VERSION, HEADER_WORDS } from "../../src/conntrack/table-layout.ts";
-import { unfit } from "../../src/nat/keep.ts";
-import { readdress } from "../../src/nat/readdress.ts";
+import { renumber } from "../../src/nat/renumber.ts";
+import { unfit } from "../../src/nat/revalidate.ts";
 import { sessionReset } from "../../src/nat/tcp-reset.ts";
 import { seededRandom } from "./mutation.ts";
 import { BOOT, loaded, Rig, type RigOptions } from "./rig.ts";
@@ -21,14 +21,14 @@ const S2 = "203.0.113.20";
 /** A rig over what another one left, found `later` seconds after it was killed. */
 function again(rig: Rig, o: RigOptions = {}, later = 1): Rig {
 	const next = new Rig({ ...o, from: { image: rig.image(), second: rig.context.now + later } });
-	next.hops.answersInside = true;
+	next.hops.answersInternal = true;
 	return next;
 }
 
 /** Some sessions of every kind. */
 function busy(o: RigOptions = {}): Rig {
 	const rig = new Rig(o);
-	rig.hops.answersInside = true;
+	rig.hops.answersInternal = true;
 	rig.toWan(udp(`${H1}:40000`, `${S1}:53000`));
 	rig.toLan(udp(`${S1}:53000`, `${X}:40000`));
 	rig.toWan(udp(`${H1}:40000`, `${S2}:53000`));
@@ -164,9 +164,9 @@ describe("a file that is not to be trusted", () => {
 			}
 			next.verify();
 			for (const line of next.flows()) {
-				const [name, inside, external, peer] = line.split(" ");
+				const [name, internal, external, peer] = line.split(" ");
 				// A peer's address stands there once; the rest can not be changed by chance.
-				expect([...known].some((k) => k.startsWith(`${name} ${inside} ${external} `) && k.endsWith(peer.slice(peer.indexOf(":"))))).toBe(
+				expect([...known].some((k) => k.startsWith(`${name} ${internal} ${external} `) && k.endsWith(peer.slice(peer.indexOf(":"))))).toBe(
 					true,
 				);
 			}
@@ -197,12 +197,12 @@ describe("a file that is not to be trusted", () => {
 });
 
 describe("a policy that has changed meanwhile", () => {
-	const forward = { protocol: 6, first: 2222, inside: H1, insideFirst: 22 };
+	const forward = { protocol: 6, first: 2222, internal: H1, internalFirst: 22 };
 
 	it("W-6: sessions of a forward end with it, also in the range; others stay", () => {
-		const inRange = { protocol: 6, first: 40022, inside: H2, insideFirst: 22 };
+		const inRange = { protocol: 6, first: 40022, internal: H2, internalFirst: 22 };
 		const rig = new Rig({ forwards: [forward, inRange] });
-		rig.hops.answersInside = true;
+		rig.hops.answersInternal = true;
 		rig.toLan(tcp(`${S1}:1`, `${X}:2222`, { flags: "S" }));
 		rig.toLan(tcp(`${S1}:1`, `${X}:40022`, { flags: "S" }));
 		rig.toWan(tcp(`${H2}:22`, `${S2}:80`, { flags: "S" }));
@@ -216,13 +216,13 @@ describe("a policy that has changed meanwhile", () => {
 		const none = again(rig);
 		expect(none.flows()).toEqual(all.filter((line) => line.startsWith("udp")));
 		none.verify();
-		const moved = again(rig, { forwards: [{ ...forward, inside: H2 }, inRange] });
+		const moved = again(rig, { forwards: [{ ...forward, internal: H2 }, inRange] });
 		expect(moved.flows()).toEqual(all.filter((line) => !line.includes(":2222 ")));
 	});
 
 	it("W-6: a forward's source is narrowed", () => {
 		const rig = new Rig({ forwards: [forward] });
-		rig.hops.answersInside = true;
+		rig.hops.answersInternal = true;
 		rig.toLan(tcp(`${S1}:1`, `${X}:2222`, { flags: "S" }));
 		rig.toLan(tcp(`${S2}:1`, `${X}:2222`, { flags: "S" }));
 		expect(again(rig, { forwards: [{ ...forward, source: `${S2}/32` }] }).flows()).toEqual([`tcp ${H1}:22 ${X}:2222 ${S2}:1 syn-received`]);
@@ -232,7 +232,7 @@ describe("a policy that has changed meanwhile", () => {
 		const rig = new Rig();
 		rig.toWan(udp(`${H1}:40000`, `${S1}:1`));
 		rig.toWan(tcp(`${H1}:40000`, `${S1}:1`, { flags: "S" }));
-		const next = again(rig, { forwards: [{ protocol: 17, first: 40000, inside: H2 }] });
+		const next = again(rig, { forwards: [{ protocol: 17, first: 40000, internal: H2 }] });
 		expect(next.flows()).toEqual([`tcp ${H1}:40000 ${X}:40000 ${S1}:1 syn-sent`]);
 		next.verify();
 	});
@@ -241,7 +241,7 @@ describe("a policy that has changed meanwhile", () => {
 		const rig = busy();
 		const all = rig.flows();
 		const of = (address: string) => all.filter((line) => line.includes(` ${address}`) && line.split(" ")[1].startsWith(address));
-		expect(again(rig, { statics: [{ inside: H1, external: Y }] }).flows()).toEqual(of(H2));
+		expect(again(rig, { statics: [{ internal: H1, external: Y }] }).flows()).toEqual(of(H2));
 		expect(again(rig, { pools: [{ nets: [`${H2}/32`], externals: [Y] }] }).flows()).toEqual(of(H1));
 		const narrow = again(rig, { ranges: [{ first: 39000, last: 40077 }] });
 		expect(narrow.flows()).toContain(`udp ${H1}:40000 ${X}:40000 ${S1}:53000 open`);
@@ -252,7 +252,7 @@ describe("a policy that has changed meanwhile", () => {
 	});
 
 	it("static NAT and pools that stay keep their sessions; a pool address has one holder", () => {
-		const o: RigOptions = { statics: [{ inside: H1, external: Y }], pools: [{ nets: [`${H2}/32`], externals: ["203.0.113.78"] }] };
+		const o: RigOptions = { statics: [{ internal: H1, external: Y }], pools: [{ nets: [`${H2}/32`], externals: ["203.0.113.78"] }] };
 		const fixed = new Rig(o);
 		fixed.toWan(udp(`${H1}:40000`, `${S1}:1`));
 		fixed.toWan(udp(`${H2}:40000`, `${S1}:1`));
@@ -267,20 +267,20 @@ describe("a policy that has changed meanwhile", () => {
 		const rig = busy();
 		rig.publish();
 		const all = rig.flows();
-		const forwards = [{ protocol: 6, first: 50000, last: 50000, inside: loaded(H2), insideFirst: 22, source: null }];
+		const forwards = [{ protocol: 6, first: 50000, last: 50000, internal: loaded(H2), internalFirst: 22, source: null }];
 		const ending = unfit(rig.context, rig.keeper({ policy: { ...rig.context.policy, forwards } }));
 		for (const i of ending) rig.admission.end(i, "reload");
 		expect(rig.flows()).toEqual(all.filter((line) => !line.includes(":50000")));
 		rig.verify();
 		// The maps made anew are as they were.
-		rig.externals.renew([{ address: loaded(X), shared: true, inside: 0, pool: -1 }], rig.table.addresses, rig.context.policy.ranges);
+		rig.externals.renew([{ address: loaded(X), shared: true, internal: 0, pool: -1 }], rig.table.addresses, rig.context.policy.ranges);
 		expect(rig.keeper().reclaim()).toEqual([]);
 		rig.verify();
 	});
 });
 
 describe("external numbers", () => {
-	const external = (address: number, shared = false) => ({ address, shared, inside: 0, pool: -1 });
+	const external = (address: number, shared = false) => ({ address, shared, internal: 0, pool: -1 });
 
 	it("stay with their addresses; new ones take free numbers first", () => {
 		const { externals } = new Rig();
@@ -309,7 +309,7 @@ describe("external numbers", () => {
 describe("another WAN address", () => {
 	function change(rig: Rig, to: string): { resets: string[]; moved: number; ended: number } {
 		const resets: string[] = [];
-		const done = readdress(rig.context, rig.admission, loaded(to), (i) => {
+		const done = renumber(rig.context, rig.admission, loaded(to), (i) => {
 			const length = sessionReset(rig.context, i, 0);
 			if (length > 0) resets.push(readPacket(rig.context.views.B.slice(24, 24 + length)).line);
 		});
@@ -467,11 +467,11 @@ describe("C-8: rest of a port", () => {
 	});
 
 	it("that has become a forward's over a reload or a restart is the forward's when the rest is over", () => {
-		const forwards = [{ protocol: 17, first: 40000, inside: H1 }];
+		const forwards = [{ protocol: 17, first: 40000, internal: H1 }];
 		const reloaded = ended(one);
 		reloaded.reload({ filtering: "eif", forwards });
 		for (const rig of [reloaded, again(ended(one), { ...one, forwards })]) {
-			rig.hops.answersInside = true;
+			rig.hops.answersInternal = true;
 			rig.verify();
 			rig.pass(121);
 			expect(rig.resting()).toEqual([]);
@@ -497,7 +497,7 @@ describe("C-8: rest of a port", () => {
 			...one,
 			sessions: 256,
 			ranges: [{ first: 40000, last: 40299 }],
-			forwards: [{ protocol: 17, first: 40010, inside: H1 }],
+			forwards: [{ protocol: 17, first: 40010, internal: H1 }],
 		};
 		let rig = new Rig(o);
 		for (let n = 0; n < rounds(3000); n++) {

@@ -25,7 +25,7 @@ import {
 	R_PEER,
 } from "../../src/conntrack/record.ts";
 import { type Image, type Restored, readImage, restore } from "../../src/conntrack/restore.ts";
-import { FREE, OTHER, RESTING, STATE_NAMES, type Timeouts } from "../../src/conntrack/states.ts";
+import { FREE, OTHER, QUARANTINED, STATE_NAMES, type Timeouts } from "../../src/conntrack/states.ts";
 import type { Table } from "../../src/conntrack/table.ts";
 import { layoutTable } from "../../src/conntrack/table-layout.ts";
 import { verifyTable } from "../../src/conntrack/verify.ts";
@@ -49,8 +49,8 @@ import {
 import { makeContext, makeCore, makeTables } from "../../src/nat/core.ts";
 import { type Externals, externalsWords, portKind } from "../../src/nat/externals.ts";
 import type { FastPath } from "../../src/nat/fast-path.ts";
-import { Keeper, type Terms, unfit } from "../../src/nat/keep.ts";
 import { REASONS } from "../../src/nat/reason.ts";
+import { Revalidator, type Terms, unfit } from "../../src/nat/revalidate.ts";
 import type { SlowPath } from "../../src/nat/slow-path.ts";
 import { formatAddress, parseAddress, parseSubnet } from "../../src/packet/address.ts";
 import { sumOf } from "../../src/packet/checksum.ts";
@@ -110,8 +110,8 @@ export interface RigOptions {
 	/** Policy that is not the default. */
 	policy?: Partial<Policy>;
 	exempts?: string[];
-	forwards?: { protocol: number; first: number; last?: number; inside: string; insideFirst?: number; source?: string }[];
-	statics?: { inside: string; external: string }[];
+	forwards?: { protocol: number; first: number; last?: number; internal: string; internalFirst?: number; source?: string }[];
+	statics?: { internal: string; external: string }[];
 	pools?: { nets: string[]; externals: string[]; overload?: boolean }[];
 	timeouts?: Partial<Timeouts>;
 	seed?: number;
@@ -184,7 +184,7 @@ export class FakeHops implements NextHops {
 	/** MTUs of routes that have their own. */
 	readonly #mtus = new Map<string, number>();
 	/** True: an inside host that was not heard yet answers at once, so that its frame goes to the queue within the call. */
-	answersInside = false;
+	answersInternal = false;
 	readonly held: { slot: number; length: number; host: number }[] = [];
 	readonly #rig: () => Rig;
 
@@ -217,12 +217,12 @@ export class FakeHops implements NextHops {
 		}
 	}
 
-	hold(_hop: number, slot: number, length: number): void {
+	park(_hop: number, slot: number, length: number): void {
 		this.held.push({ slot, length, host: 0 });
 	}
 
-	holdInside(host: number, slot: number, length: number): void {
-		if (!this.answersInside) {
+	parkInternal(host: number, slot: number, length: number): void {
+		if (!this.answersInternal) {
 			this.held.push({ slot, length, host });
 			return;
 		}
@@ -259,8 +259,8 @@ function policyOf(o: Pick<RigOptions, "filtering" | "hosts" | "policy" | "forwar
 			protocol: f.protocol,
 			first: f.first,
 			last: f.last ?? f.first,
-			inside: loaded(f.inside),
-			insideFirst: f.insideFirst ?? f.first,
+			internal: loaded(f.internal),
+			internalFirst: f.internalFirst ?? f.first,
 			source: f.source === undefined ? null : net(f.source),
 		})),
 		pools,
@@ -322,7 +322,7 @@ export class Rig {
 		const wanAddress = o.wan?.address === undefined ? WAN_ADDRESS : o.wan.address;
 		const own = wanAddress === null ? 0 : loaded(wanAddress);
 		this.externals.add(own, true, 0, -1);
-		for (const s of o.statics ?? []) this.externals.add(loaded(s.external), false, loaded(s.inside), -1);
+		for (const s of o.statics ?? []) this.externals.add(loaded(s.external), false, loaded(s.internal), -1);
 		const pools = (o.pools ?? []).map((p, number) => ({
 			nets: p.nets.map(net),
 			overload: p.overload ?? false,
@@ -400,12 +400,12 @@ export class Rig {
 		const { table, externals } = this;
 		const ranges = o.ranges ?? c.policy.ranges;
 		const policy = policyOf(o, c.policy.pools, ranges);
-		const wanted = externals.list.map(({ address, shared, inside, pool }) => ({ address, shared, inside, pool }));
+		const wanted = externals.list.map(({ address, shared, internal, pool }) => ({ address, shared, internal, pool }));
 		const list = wanted.map((w) => ({ ...w, holder: 0, sessions: 0 }));
 		const before = this.keeper({ policy, externals: list });
 		for (const i of unfit(c, before)) {
 			this.admission.end(i, "reload");
-			if (table.state(i) === RESTING && !before.fits(i)) this.admission.end(i, "reload");
+			if (table.state(i) === QUARANTINED && !before.permits(i)) this.admission.end(i, "reload");
 		}
 		externals.renew(wanted, externals.A.slice(), ranges);
 		c.policy = policy;
@@ -436,9 +436,9 @@ export class Rig {
 	}
 
 	/** Who judges sessions by the policy in force, or by terms of which some are others. */
-	keeper(terms: Partial<Terms> = {}): Keeper {
+	keeper(terms: Partial<Terms> = {}): Revalidator {
 		const nets = this.context.lan.flatMap((l) => l.nets);
-		return new Keeper(this.context, {
+		return new Revalidator(this.context, {
 			policy: this.context.policy,
 			externals: this.externals.list,
 			exempts: this.#exempts,
@@ -555,11 +555,11 @@ export class Rig {
 	#run(frames: Frame[], run: () => void): Outcome {
 		const c = this.context;
 		const drops = c.drops.slice();
-		const before = { left: c.left, forwarded: c.forwardedOut + c.forwardedIn, errors: c.errorsSent + c.resetsSent };
+		const before = { left: c.leftToKernel, forwarded: c.forwardedOut + c.forwardedIn, errors: c.errorsSent + c.resetsSent };
 		this.hops.held.length = 0;
 		this.#gone = [[], ...c.lan.map(() => [])];
 		run();
-		const outcome: Outcome = { wan: [], lan: c.lan.map(() => []), drops: [], left: c.left - before.left, held: [], errors: 0 };
+		const outcome: Outcome = { wan: [], lan: c.lan.map(() => []), drops: [], left: c.leftToKernel - before.left, held: [], errors: 0 };
 		c.drops.forEach((n, reason) => {
 			for (let k = drops[reason]; k < n; k++) outcome.drops.push(REASONS[reason][0]);
 		});
@@ -628,14 +628,15 @@ export class Rig {
 	/** Record numbers of all sessions. */
 	records(): number[] {
 		const list: number[] = [];
-		for (let i = 1; i <= this.table.layout.sessions; i++) if (this.table.state(i) !== FREE && this.table.state(i) !== RESTING) list.push(i);
+		for (let i = 1; i <= this.table.layout.sessions; i++)
+			if (this.table.state(i) !== FREE && this.table.state(i) !== QUARANTINED) list.push(i);
 		return list;
 	}
 
 	/** Record numbers of ports at rest. */
 	resting(): number[] {
 		const list: number[] = [];
-		for (let i = this.table.head(RESTING); i !== 0; i = this.table.next(i)) list.push(i);
+		for (let i = this.table.head(QUARANTINED); i !== 0; i = this.table.next(i)) list.push(i);
 		return list;
 	}
 
@@ -709,7 +710,7 @@ export class Rig {
 			const e = i << 4;
 			const host = table.T16[(i << 5) + R_HOST];
 			const state = table.state(i);
-			if (state !== RESTING) {
+			if (state !== QUARANTINED) {
 				if (sessions[host]++ === 0) active++;
 				if (hosts.W[host * HOST_WORDS] !== t[e]) throw new Error(`host record of another address: ${this.describe(i)}`);
 			}
@@ -726,7 +727,7 @@ export class Rig {
 			}
 			owners.set(key, i);
 			const kind = portKind(protocol);
-			if (state !== RESTING && kind >= 0) mappings[host * 3 + kind]++;
+			if (state !== QUARANTINED && kind >= 0) mappings[host * 3 + kind]++;
 			if (externals.list[n].shared && !promised.has(key) && inRange(port)) count(taken, key);
 		}
 		for (let host = 1; host <= hosts.capacity; host++) {

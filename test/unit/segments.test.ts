@@ -180,9 +180,9 @@ describe("a super-packet cut into segments", () => {
 		const nested = tunnel("ipip", H1, S1, tunnel("ipip", "10.1.0.1", "10.1.0.2", inner));
 		const size0 = { ...inner, gsoSize: 0 };
 		const beyond = { ...inner, partial: { start: inner.ip.length - 10, offset: 16 } };
-		const inside = { ...inner, partial: { start: 10, offset: 16 } };
+		const internal = { ...inner, partial: { start: 10, offset: 16 } };
 		const ufo = { ...inner, gsoType: 3 };
-		for (const frame of [plain, odd, nested, size0, beyond, inside, ufo]) expect(cut(frame)).toEqual([]);
+		for (const frame of [plain, odd, nested, size0, beyond, internal, ufo]) expect(cut(frame)).toEqual([]);
 	});
 });
 

@@ -17,9 +17,9 @@ const SESSIONS = 1024;
 
 /** Spoofed peers, each another. */
 const stranger = (n: number) => `198.${18 + (n >> 14)}.${(n >> 7) & 127}.${1 + (n & 127)}`;
-const udpForward: RigOptions = { sessions: SESSIONS, forwards: [{ protocol: 17, first: 5000, inside: H1 }] };
-const tcpForward: RigOptions = { sessions: SESSIONS, forwards: [{ protocol: 6, first: 5000, inside: H1 }] };
-const isStatic: RigOptions = { sessions: SESSIONS, statics: [{ inside: H1, external: E1 }] };
+const udpForward: RigOptions = { sessions: SESSIONS, forwards: [{ protocol: 17, first: 5000, internal: H1 }] };
+const tcpForward: RigOptions = { sessions: SESSIONS, forwards: [{ protocol: 6, first: 5000, internal: H1 }] };
+const isStatic: RigOptions = { sessions: SESSIONS, statics: [{ internal: H1, external: E1 }] };
 const console_: RigOptions = { sessions: SESSIONS, filtering: "eif" };
 
 /** How strangers can make sessions of H1: the configuration, what H1 does first, and a stranger's packet. */
@@ -258,8 +258,8 @@ describe("S26: filtering by address", () => {
 				live.add(`${port} ${peer}`);
 			} else if (live.size > 0) {
 				const [key] = [...live].slice(below(live.size));
-				const [inside, to] = key.split(" ");
-				const i = rig.records().find((r) => rig.describe(r).includes(`${H1}:${inside} `) && rig.describe(r).includes(` ${to} `));
+				const [internal, to] = key.split(" ");
+				const i = rig.records().find((r) => rig.describe(r).includes(`${H1}:${internal} `) && rig.describe(r).includes(` ${to} `));
 				if (i !== undefined) rig.admission.end(i, "flushed");
 				live.delete(key);
 			}
@@ -313,7 +313,7 @@ describe("S27: host records", () => {
 	});
 
 	it("a stranger's packet takes no record of a host that has opened something", () => {
-		const rig = new Rig({ ...wide, forwards: [{ protocol: 17, first: 5000, inside: H1 }] });
+		const rig = new Rig({ ...wide, forwards: [{ protocol: 17, first: 5000, internal: H1 }] });
 		for (let n = 0; n < rig.hosts.capacity; n++) rig.toWan(udp(`${forged(n)}:5000`, `${S1}:9`));
 		expect(rig.in(udp(`${stranger(1)}:7`, `${X}:5000`)).drops).toEqual(["table-full"]);
 		rig.toWan(udp(`${H1}:5001`, `${S1}:9`));

@@ -23,8 +23,8 @@ function same(found: number | boolean, expected: number | boolean): void {
 interface Session {
 	record: number;
 	protocol: number;
-	inside: number;
-	insidePort: number;
+	internal: number;
+	internalPort: number;
 	external: number;
 	externalPort: number;
 	peer: number;
@@ -77,23 +77,23 @@ describe("Table", () => {
 				const wanted = n % 2000 < 1200 ? 0.6 : 0.2;
 				if (random() < wanted && table.count(FREE) > 0) {
 					const protocol = [6, 17, 1][below(3)];
-					const inside = -1 - below(12);
-					const insidePort = below(30);
+					const internal = -1 - below(12);
+					const internalPort = below(30);
 					const peer = 1000 + below(6);
 					const peerPort = below(4);
-					const key = `${protocol} ${inside} ${insidePort} ${peer} ${peerPort}`;
+					const key = `${protocol} ${internal} ${internalPort} ${peer} ${peerPort}`;
 					if (live.has(key)) {
-						expect(table.findOut(protocol, inside, peer, pair(insidePort, peerPort))).toBe(live.get(key)?.record);
+						expect(table.findOut(protocol, internal, peer, pair(internalPort, peerPort))).toBe(live.get(key)?.record);
 						continue;
 					}
-					const name = `${protocol} ${inside} ${insidePort}`;
+					const name = `${protocol} ${internal} ${internalPort}`;
 					const mapping = mappings.get(name) ?? { external: below(3), port: n & 0xffff, sessions: 0 };
 					const state = 1 + below(12);
 					const record = table.create(
 						{
 							protocol,
-							internal: inside,
-							internalPort: insidePort,
+							internal: internal,
+							internalPort: internalPort,
 							address: addressOf(mapping.external),
 							external: mapping.external,
 							externalPort: mapping.port,
@@ -112,8 +112,8 @@ describe("Table", () => {
 					live.set(key, {
 						record,
 						protocol,
-						inside,
-						insidePort,
+						internal,
+						internalPort,
 						external: mapping.external,
 						externalPort: mapping.port,
 						peer,
@@ -125,13 +125,13 @@ describe("Table", () => {
 					const s = pick();
 					const what = below(4);
 					if (what === 0) {
-						const name = `${s.protocol} ${s.inside} ${s.insidePort}`;
+						const name = `${s.protocol} ${s.internal} ${s.internalPort}`;
 						const mapping = mappings.get(name);
 						if (mapping === undefined) throw new Error("model");
 						mapping.sessions--;
 						same(table.remove(s.record, addressOf(s.external)), mapping.sessions === 0);
 						if (mapping.sessions === 0) mappings.delete(name);
-						live.delete(`${s.protocol} ${s.inside} ${s.insidePort} ${s.peer} ${s.peerPort}`);
+						live.delete(`${s.protocol} ${s.internal} ${s.internalPort} ${s.peer} ${s.peerPort}`);
 					} else if (what === 1) {
 						table.touch(s.record, now16);
 						s.last = now;
@@ -152,14 +152,14 @@ describe("Table", () => {
 				verifyTable(table, addressOf);
 				same(table.used, live.size);
 				for (const s of live.values()) {
-					same(table.findOut(s.protocol, s.inside, s.peer, pair(s.insidePort, s.peerPort)), s.record);
+					same(table.findOut(s.protocol, s.internal, s.peer, pair(s.internalPort, s.peerPort)), s.record);
 					same(table.findIn(s.protocol, s.peer, addressOf(s.external), s.external, pair(s.peerPort, s.externalPort)), s.record);
 					same(table.state(s.record), s.state);
 					same(table.age(s.record, now16), now - s.last);
 				}
 				for (const [name, mapping] of mappings) {
-					const [protocol, inside, port] = name.split(" ").map(Number);
-					const leader = table.findMapping(protocol, inside, port);
+					const [protocol, internal, port] = name.split(" ").map(Number);
+					const leader = table.findMapping(protocol, internal, port);
 					same(leader > 0, true);
 					same(table.findExternal(protocol, addressOf(mapping.external), mapping.external, mapping.port) > 0, true);
 					let ring = 0;

@@ -111,8 +111,8 @@ describe("T-2, N-2: the way of a connection", () => {
 	});
 
 	it("opened from outside through a forward", () => {
-		const rig = new Rig({ forwards: [{ protocol: 6, first: 50000, inside: H1 }] });
-		rig.hops.answersInside = true;
+		const rig = new Rig({ forwards: [{ protocol: 6, first: 50000, internal: H1 }] });
+		rig.hops.answersInternal = true;
 		rig.toLan(tcp(`${S1}:80`, `${X}:50000`, { flags: "S" }));
 		expect(rig.state).toBe("syn-received");
 		rig.toLan(tcp(`${S1}:80`, `${X}:50000`, { flags: "S" }));
@@ -252,8 +252,8 @@ describe("T-x2: a new SYN on an old connection", () => {
 	});
 
 	it("from outside, through a forward: likewise", () => {
-		const rig = new Rig({ forwards: [{ protocol: 6, first: 50000, inside: H1 }] });
-		rig.hops.answersInside = true;
+		const rig = new Rig({ forwards: [{ protocol: 6, first: 50000, internal: H1 }] });
+		rig.hops.answersInternal = true;
 		const inward = (flags: string, seq: number) => rig.in(tcp(`${S1}:80`, `${X}:50000`, { flags, seq }));
 		inward("S", 5000);
 		rig.toWan(tcp(`${H1}:50000`, `${S1}:80`, { flags: "SA", ack: 5001 }));

@@ -318,7 +318,7 @@ describe("link headers", () => {
 	});
 
 	it("an inside host that was not heard yet: its frame waits, or goes at once if the kernel knows it, and none around it is lost", () => {
-		const forwards = [{ protocol: 17, first: 5000, inside: "192.168.1.20" }];
+		const forwards = [{ protocol: 17, first: 5000, internal: "192.168.1.20" }];
 		const batch = () => [
 			udp(`${S1}:3478`, `${X}:40000`),
 			udp(`${S1}:1`, `${X}:5000`),
@@ -331,7 +331,7 @@ describe("link headers", () => {
 		expect(waited.held.map((p) => p.line)).toEqual([`udp ${S1}:1 > 192.168.1.20:5000`, `udp ${S1}:2 > 192.168.1.20:5000`]);
 		expect(waited.lan[0]).toHaveLength(3);
 		const second = withSessions({ forwards });
-		second.hops.answersInside = true;
+		second.hops.answersInternal = true;
 		const outcome = second.in(batch());
 		expect(outcome.lan[0].map((p) => p.line)).toEqual([
 			`udp ${S1}:3478 > ${H1}:40000`,

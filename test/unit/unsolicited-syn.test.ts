@@ -92,7 +92,7 @@ describe("a next hop that does not answer", () => {
 });
 
 describe("an inside host that does not answer", () => {
-	const forwards = [{ protocol: 17, first: 5000, inside: "192.168.1.99", insideFirst: 6000 }];
+	const forwards = [{ protocol: 17, first: 5000, internal: "192.168.1.99", internalFirst: 6000 }];
 
 	function quoted(queue: { count: number }, B: Uint8Array) {
 		expect(queue.count).toBe(1);
@@ -106,7 +106,7 @@ describe("an inside host that does not answer", () => {
 		const { held } = rig.in(udp(`${S1}:9`, `${X}:5000`));
 		expect(held[0].line).toBe(`udp ${S1}:9 > 192.168.1.99:6000`);
 		const c = rig.context;
-		rig.slowPath.undeliverableInside(0, 40);
+		rig.slowPath.undeliverableInternal(0, 40);
 		const packet = quoted(c.wan.queue, c.views.B);
 		expect([packet.line, packet.faults]).toEqual([`udp ${S1}:9 > ${X}:5000`, []]);
 		expect([...c.views.B.subarray(24 + 12, 24 + 20)].join(".")).toBe(`${X}.${S1}`);
@@ -116,7 +116,7 @@ describe("an inside host that does not answer", () => {
 		const rig = new Rig({ forwards });
 		rig.out(udp(`${H1}:1025`, `${X}:5000`));
 		const c = rig.context;
-		rig.slowPath.undeliverableInside(0, 40);
+		rig.slowPath.undeliverableInternal(0, 40);
 		const packet = quoted(c.lan[0].queue, c.views.B);
 		expect([packet.line, packet.faults]).toEqual([`udp ${H1}:1025 > ${X}:5000`, []]);
 	});
@@ -125,10 +125,10 @@ describe("an inside host that does not answer", () => {
 		const rig = new Rig({ forwards });
 		rig.in(udp(`${S1}:9`, `${X}:5000`));
 		rig.context.views.B[24 + 7] = 1;
-		rig.slowPath.undeliverableInside(0, 40);
+		rig.slowPath.undeliverableInternal(0, 40);
 		rig.context.views.B[24 + 7] = 0;
 		rig.context.views.B[24 + 21] = 1;
-		rig.slowPath.undeliverableInside(0, 40);
+		rig.slowPath.undeliverableInternal(0, 40);
 		expect(rig.context.wan.queue.count).toBe(0);
 	});
 });
@@ -148,7 +148,7 @@ describe("pools and forwards", () => {
 	});
 
 	it("a forwarded endpoint sends from the port of its forward", () => {
-		const rig = new Rig({ forwards: [{ protocol: 17, first: 5000, last: 5009, inside: H1, insideFirst: 6000 }] });
+		const rig = new Rig({ forwards: [{ protocol: 17, first: 5000, last: 5009, internal: H1, internalFirst: 6000 }] });
 		expect(rig.toWan(udp(`${H1}:6003`, `${S1}:1`)).line).toBe(`udp ${X}:5003 > ${S1}:1`);
 		expect(rig.toLan(udp(`${S1}:1`, `${X}:5003`)).line).toBe(`udp ${S1}:1 > ${H1}:6003`);
 		rig.pass(400);

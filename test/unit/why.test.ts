@@ -24,7 +24,7 @@ function ownerOf(rig: Rig, impaired: number | null = null): Owner {
 		context: rig.context,
 		wan: { name: "wan0" },
 		lan: [{ name: "br-lan" }],
-		peek: (destination) => rig.hops.find(destination),
+		lookup: (destination) => rig.hops.find(destination),
 		passesBy: () => null,
 		impaired,
 	};
@@ -281,12 +281,12 @@ const CASES: Record<ReasonName, Case> = {
 	"endpoint-busy": {
 		options: {
 			forwards: [
-				{ protocol: 17, first: 5202, inside: H1, insideFirst: 5201 },
-				{ protocol: 17, first: 5203, inside: H1, insideFirst: 5201 },
+				{ protocol: 17, first: 5202, internal: H1, internalFirst: 5201 },
+				{ protocol: 17, first: 5203, internal: H1, internalFirst: 5201 },
 			],
 		},
 		before: (rig) => {
-			rig.hops.answersInside = true;
+			rig.hops.answersInternal = true;
 			rig.toLan(udp(`${S1}:10000`, `${X}:5202`));
 		},
 		in: udp(`${S1}:10000`, `${X}:5203`),
@@ -376,7 +376,7 @@ describe("a dry run", () => {
 			const c = rig.context;
 			const counters = () => [
 				[...c.drops],
-				c.left,
+				c.leftToKernel,
 				c.forwardedOut,
 				c.forwardedIn,
 				c.errorsSent,

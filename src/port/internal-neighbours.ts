@@ -23,7 +23,7 @@ import type { NextHopOwner } from "./next-hop-owner.ts";
 const FRESH_FOR = 10_000;
 
 /** The inside hosts' link headers. */
-export class InsideNeighbours {
+export class InternalNeighbours {
 	readonly #owner: NextHopOwner;
 	readonly #requests: NeighbourRequests;
 	#sweepAt = 0;
@@ -85,11 +85,11 @@ export class InsideNeighbours {
 	/** Takes the kernel's news of a neighbour. */
 	update(neighbour: Neighbour): void {
 		const o = this.#owner;
-		const inside = swap32(neighbour.address);
+		const internal = swap32(neighbour.address);
 		// Where its address says it is: a host behind a TUN device never moves to the tap that shares its device, nor to another LAN whose machines say they are it.
-		const port = lanOf(o.lan, inside);
+		const port = lanOf(o.lan, internal);
 		if (port >= 0 && neighbour.ifindex === o.lanIndex(port) && o.lan[port].ethernet) {
-			const host = o.hosts.find(inside);
+			const host = o.hosts.find(internal);
 			if (host !== 0 && this.leadsTo(host) === neighbour.address) this.#follow(host, port, neighbour);
 		}
 		// A router of the LAN: what is behind it has its MAC.

@@ -4,14 +4,14 @@
  * with one. Static NAT and pools have addresses of their own.
  */
 import { EXTERNAL_SHIFT, R_IN, R_META, R_PEER, RECORD_SHIFT } from "../conntrack/record.ts";
-import { FREE, RESTING, TCP_CLOSING, TCP_RESET, TCP_SYN_IN, TCP_SYN_OUT } from "../conntrack/states.ts";
+import { FREE, QUARANTINED, TCP_CLOSING, TCP_RESET, TCP_SYN_IN, TCP_SYN_OUT } from "../conntrack/states.ts";
 import { H_CHANGING } from "../conntrack/table-layout.ts";
 import { secondOf, TCP } from "../packet/layout.ts";
 import type { Admission } from "./admission.ts";
 import type { Context } from "./context.ts";
 
 /** What became of the sessions. */
-export interface Readdressed {
+export interface Renumbered {
 	moved: number;
 	ended: number;
 }
@@ -20,11 +20,11 @@ export interface Readdressed {
  * Changes the WAN port's address from the one in the table to `address`, both not 0. `reset` is called for each TCP session that its host takes to be alive, before it
  * ends. The order of the stores is such that a restore understands the table at any moment (table.ts).
  */
-export function readdress(c: Context, admission: Admission, address: number, reset: (i: number) => void): Readdressed {
+export function renumber(c: Context, admission: Admission, address: number, reset: (i: number) => void): Renumbered {
 	const { table, externals } = c;
 	const { T } = table;
 	const before = externals.A[0];
-	const result: Readdressed = { moved: 0, ended: 0 };
+	const result: Renumbered = { moved: 0, ended: 0 };
 	for (let i = 1; i <= table.layout.sessions; i++) {
 		const e = i << RECORD_SHIFT;
 		if (table.hooks !== null) table.hooks.sync(i);
@@ -34,12 +34,12 @@ export function readdress(c: Context, admission: Admission, address: number, res
 		// Two inside hosts that meet at the address meet there no more.
 		const hairpin = T[e + R_PEER] === before;
 		if (((meta >> EXTERNAL_SHIFT) & 0xff) !== 0 && !hairpin) continue;
-		if ((meta & 0xff) !== TCP && state !== RESTING && !hairpin) continue;
+		if ((meta & 0xff) !== TCP && state !== QUARANTINED && !hairpin) continue;
 		if ((meta & 0xff) === TCP && state !== TCP_SYN_OUT && state !== TCP_SYN_IN && state !== TCP_CLOSING && state !== TCP_RESET) reset(i);
-		if (state !== RESTING) result.ended++;
+		if (state !== QUARANTINED) result.ended++;
 		admission.end(i, "wan-address");
 		// A port at the old address needs no rest at the new one.
-		if (table.state(i) === RESTING) admission.end(i, "wan-address");
+		if (table.state(i) === QUARANTINED) admission.end(i, "wan-address");
 	}
 	const each = (f: (i: number) => void) => {
 		for (let i = 1; i <= table.layout.sessions; i++) {
@@ -55,7 +55,7 @@ export function readdress(c: Context, admission: Admission, address: number, res
 	if (events !== null) each((i) => events.ended(i, "wan-address", leads(i)));
 	table.header[H_CHANGING] = before;
 	table.addresses[0] = address;
-	table.readdress(each, before, address);
+	table.renumber(each, before, address);
 	each(() => {
 		result.moved++;
 	});

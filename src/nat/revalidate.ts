@@ -15,7 +15,7 @@ import {
 	R_PEER,
 	RECORD_SHIFT,
 } from "../conntrack/record.ts";
-import { FREE, RESTING } from "../conntrack/states.ts";
+import { FREE, QUARANTINED } from "../conntrack/states.ts";
 import { HOST_HEADERS } from "../packet/header-tag.ts";
 import { firstOf, hasPorts, ICMP, secondOf, swap16, TCP, UDP } from "../packet/layout.ts";
 import { type Context, HAIRPIN, inNets, lanOf, type Net, type Policy } from "./context.ts";
@@ -34,7 +34,7 @@ export interface Terms {
 }
 
 /** Judges sessions; numbers are those of records. */
-export class Keeper {
+export class Revalidator {
 	readonly #c: Context;
 	readonly #t: Terms;
 	readonly #fixed = new Map<number, number>();
@@ -44,42 +44,42 @@ export class Keeper {
 		this.#c = c;
 		this.#t = terms;
 		this.#own = new Set(terms.externals.map((x) => x?.address ?? 0));
-		for (const [n, x] of terms.externals.entries()) if (x.inside !== 0) this.#fixed.set(x.inside, n);
+		for (const [n, x] of terms.externals.entries()) if (x.internal !== 0) this.#fixed.set(x.internal, n);
 	}
 
 	/** True if the terms allow the session, or the resting port. */
-	fits(i: number): boolean {
+	permits(i: number): boolean {
 		const { T } = this.#c.table;
 		const { policy, externals, exempts, nets } = this.#t;
 		const e = i << RECORD_SHIFT;
 		const meta = T[e + R_META];
 		const n = (meta >> EXTERNAL_SHIFT) & 0xff;
 		const protocol = meta & 0xff;
-		const inside = T[e];
+		const internal = T[e];
 		const peer = T[e + R_PEER];
 		const x = externals[n];
 		// The number is another address's now: the deltas are not for it.
 		if (x === undefined || x.address === 0 || x.address !== this.#c.table.addresses[n]) return false;
-		if (nets.length > 0 && !inNets(nets, inside)) return false;
+		if (nets.length > 0 && !inNets(nets, internal)) return false;
 		// Only inside hosts meet at our own addresses, and as the policy in force lets them.
 		const hairpin = meta >>> HOP_SHIFT === HAIRPIN;
 		if (hairpin !== this.#own.has(peer) || (hairpin && policy.hairpin !== this.#c.policy.hairpin)) return false;
 		for (let k = 0; k < exempts.length; k++) if (((peer ^ exempts[k].address) & exempts[k].mask) === 0) return false;
 		const port = swap16(secondOf(T[e + R_IN]));
 		if (meta & FORWARDED || (n === 0 && policy.forwards.length > 0)) {
-			const insidePort = swap16(firstOf(T[e + R_OUT]));
+			const internalPort = swap16(firstOf(T[e + R_OUT]));
 			let claimed = false;
 			for (const f of policy.forwards) {
 				if (n !== 0 || f.protocol !== protocol || port < f.first || port > f.last) continue;
 				claimed = true;
-				if (f.inside !== inside || f.insideFirst + port - f.first !== insidePort) continue;
+				if (f.internal !== internal || f.internalFirst + port - f.first !== internalPort) continue;
 				if (f.source === null || ((peer ^ f.source.address) & f.source.mask) === 0) return true;
 			}
 			if (claimed || meta & FORWARDED) return false;
 		}
-		if (x.inside !== 0) return x.inside === inside;
-		if (this.#fixed.size > 0 && (this.#fixed.get(inside) ?? n) !== n) return false;
-		if (policy.pools.length > 0 && poolOf(policy, inside) !== x.pool) return false;
+		if (x.internal !== 0) return x.internal === internal;
+		if (this.#fixed.size > 0 && (this.#fixed.get(internal) ?? n) !== n) return false;
+		if (policy.pools.length > 0 && poolOf(policy, internal) !== x.pool) return false;
 		if (!x.shared || (!hasPorts(protocol) && protocol !== ICMP)) return true;
 		const { ranges } = policy;
 		for (let k = 0; k < ranges.length; k++) if (port >= ranges[k].first && port <= ranges[k].last) return true;
@@ -94,23 +94,23 @@ export class Keeper {
 		const c = this.#c;
 		const { table, hosts } = c;
 		const { T, T16 } = table;
-		if (!this.fits(i)) return false;
+		if (!this.permits(i)) return false;
 		const e = i << RECORD_SHIFT;
 		const meta = T[e + R_META];
 		const n = (meta >> EXTERNAL_SHIFT) & 0xff;
 		const protocol = meta & 0xff;
 		const x = this.#t.externals[n];
-		const inside = T[e];
+		const internal = T[e];
 		const mapped = protocol === TCP || protocol === UDP || protocol === ICMP;
-		if (table.state(i) === RESTING) {
+		if (table.state(i) === QUARANTINED) {
 			if (!this.#claim(i)) return false;
-			table.relinkResting(i);
+			table.relinkQuarantined(i);
 			return true;
 		}
-		if (!x.shared && x.pool >= 0 && x.holder !== 0 && x.holder !== inside) return false;
-		let host = hosts.find(inside);
+		if (!x.shared && x.pool >= 0 && x.holder !== 0 && x.holder !== internal) return false;
+		let host = hosts.find(internal);
 		if (host === 0) {
-			host = hosts.obtain(inside, c.policy.hosts.get(inside)?.flags ?? c.policy.filtering);
+			host = hosts.obtain(internal, c.policy.hosts.get(internal)?.flags ?? c.policy.filtering);
 			if (host === 0) return false;
 			this.placeHost(host);
 		}
@@ -125,7 +125,7 @@ export class Keeper {
 		hosts.retain(host);
 		T16[(i << HALF_SHIFT) + R_HOST] = host;
 		if (x.pool >= 0) {
-			claimPoolAddress(x, inside);
+			claimPoolAddress(x, internal);
 			hosts.pair(host, n);
 		}
 		return true;
@@ -170,7 +170,7 @@ export class Keeper {
 			const e = i << RECORD_SHIFT;
 			const meta = table.T[e + R_META];
 			const x = this.#t.externals[(meta >> EXTERNAL_SHIFT) & 0xff];
-			if (state !== RESTING) claimPoolAddress(x, table.T[e]);
+			if (state !== QUARANTINED) claimPoolAddress(x, table.T[e]);
 			const protocol = meta & 0xff;
 			if (seen[i] !== 0 || !x.shared || (protocol !== TCP && protocol !== UDP && protocol !== ICMP)) continue;
 			const claimed = this.#claim(i);
@@ -178,7 +178,7 @@ export class Keeper {
 			do {
 				seen[k] = 1;
 				if (!claimed) lost.push(k);
-				k = state === RESTING ? i : table.sibling(k);
+				k = state === QUARANTINED ? i : table.sibling(k);
 			} while (k !== i);
 		}
 		return lost;
@@ -186,8 +186,8 @@ export class Keeper {
 }
 
 /** Sessions that a reload ends, by their records: those of the table that do not fit the new terms. */
-export function unfit(c: Context, keeper: Keeper): number[] {
+export function unfit(c: Context, revalidator: Revalidator): number[] {
 	const list: number[] = [];
-	for (let i = 1; i <= c.table.layout.sessions; i++) if (c.table.state(i) !== FREE && !keeper.fits(i)) list.push(i);
+	for (let i = 1; i <= c.table.layout.sessions; i++) if (c.table.state(i) !== FREE && !revalidator.permits(i)) list.push(i);
 	return list;
 }

@@ -1,5 +1,5 @@
 import { describe, expect, it } from "vitest";
-import { socketBuffers } from "../../src/port/buffers.ts";
+import { socketBuffers } from "../../src/port/socket-buffers.ts";
 
 const meminfo = (megabytes: number) => `MemTotal:       ${String(megabytes * 1024).padStart(8)} kB\nMemFree:          10000 kB\n`;
 

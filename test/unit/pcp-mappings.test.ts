@@ -1,6 +1,6 @@
-/** Port forwards that hosts ask for (src/nat/requested.ts) over a restart: the list goes on, a damaged or foreign one is none. C-9, W-4. */
+/** Port forwards that hosts ask for (src/nat/pcp-mappings.ts) over a restart: the list goes on, a damaged or foreign one is none. C-9, W-4. */
 import { describe, expect, it } from "vitest";
-import { REQUESTED_BYTES, Requested } from "../../src/nat/requested.ts";
+import { PCP_MAPPINGS_BYTES, PcpMappings } from "../../src/nat/pcp-mappings.ts";
 import { TCP, UDP } from "../../src/packet/layout.ts";
 import type { PortRequest } from "../../src/packet/pcp.ts";
 import { CANNOT_PROVIDE_EXTERNAL, MAP, NO_RESOURCES, NOT_AUTHORIZED, PEER, SUCCESS, USER_EX_QUOTA } from "../../src/packet/pcp-code.ts";
@@ -12,23 +12,23 @@ const H2 = loaded("192.168.1.20");
 const BOOT = Int32Array.of(1, -2, 3, 4);
 const NONCE = "00000000ffffffff12345678";
 
-function request(insidePort: number, other: Partial<PortRequest> = {}): PortRequest {
-	const port = { protocol: UDP, insidePort, suggested: 0, lifetime: 600, peer: 0, peerPort: 0, preferFailure: false };
+function request(internalPort: number, other: Partial<PortRequest> = {}): PortRequest {
+	const port = { protocol: UDP, internalPort, suggested: 0, lifetime: 600, peer: 0, peerPort: 0, preferFailure: false };
 	return { version: 2, opcode: MAP, nonce: NONCE, ...port, ...other };
 }
 
 /** A list over `memory` in a fresh rig, at second `now`. */
-function listOf(memory: ArrayBuffer, now: number, boot = BOOT): { rig: Rig; list: Requested; found: boolean } {
+function listOf(memory: ArrayBuffer, now: number, boot = BOOT): { rig: Rig; list: PcpMappings; found: boolean } {
 	const rig = new Rig();
 	rig.context.now = now;
-	const list = new Requested(rig.context, memory);
+	const list = new PcpMappings(rig.context, memory);
 	return { rig, list, found: list.takeOver(boot) };
 }
 
 describe("S28: requests and few ports", () => {
 	it("leave the last fifth to what hosts open", () => {
 		const rig = new Rig({ ranges: [{ first: 40000, last: 40039 }] });
-		const list = new Requested(rig.context, new ArrayBuffer(REQUESTED_BYTES));
+		const list = new PcpMappings(rig.context, new ArrayBuffer(PCP_MAPPINGS_BYTES));
 		list.takeOver(BOOT);
 		const granted = [H1, H2].flatMap((host) => Array.from({ length: 30 }, (_, n) => list.handle(request(2000 + n), host, 0).result));
 		expect(granted.filter((result) => result === SUCCESS)).toHaveLength(32);
@@ -40,7 +40,7 @@ describe("S28: requests and few ports", () => {
 
 describe("requested forwards over a restart", () => {
 	it("go on: port, owner, time left and epoch", () => {
-		const memory = new ArrayBuffer(REQUESTED_BYTES);
+		const memory = new ArrayBuffer(PCP_MAPPINGS_BYTES);
 		const first = listOf(memory, 1000);
 		expect(first.found).toBe(false);
 		expect(first.list.handle(request(40000, { suggested: 45678 }), H1, 0)).toMatchObject({ result: SUCCESS, port: 45678 });
@@ -61,7 +61,7 @@ describe("requested forwards over a restart", () => {
 
 		// The two that were not renewed have ended by then.
 		const last = listOf(memory, 1700);
-		expect(last.rig.context.requested.map((f) => [f.inside, f.first])).toEqual([[H1, 45678]]);
+		expect(last.rig.context.requested.map((f) => [f.internal, f.first])).toEqual([[H1, 45678]]);
 		last.rig.context.now = 1900;
 		last.list.expire();
 		expect(last.rig.context.requested).toEqual([]);
@@ -70,18 +70,18 @@ describe("requested forwards over a restart", () => {
 	});
 
 	it("are gone where hosts may not ask any more", () => {
-		const memory = new ArrayBuffer(REQUESTED_BYTES);
+		const memory = new ArrayBuffer(PCP_MAPPINGS_BYTES);
 		listOf(memory, 1000).list.handle(request(40000, { suggested: 45678 }), H1, 0);
 		const rig = new Rig({ lan: [{ pcp: false }] });
 		rig.context.now = 1001;
-		expect(new Requested(rig.context, memory).takeOver(BOOT)).toBe(false);
+		expect(new PcpMappings(rig.context, memory).takeOver(BOOT)).toBe(false);
 		expect(rig.context.requested).toEqual([]);
 		expect(rig.context.externals.reservePort(0, UDP, 45678)).toBe(true);
 		expect(listOf(memory, 1002).rig.context.requested).toEqual([]);
 	});
 
 	it("are none of another boot, of a file that is not ours, or of a host or port that is not there any more", () => {
-		const memory = new ArrayBuffer(REQUESTED_BYTES);
+		const memory = new ArrayBuffer(PCP_MAPPINGS_BYTES);
 		listOf(memory, 1000).list.handle(request(40000), H1, 0);
 		const words = new Int32Array(memory);
 		const damage: ((w: Int32Array) => void)[] = [
@@ -111,7 +111,7 @@ describe("who may ask", () => {
 	const twoLans = () => {
 		const rig = new Rig({ lan: [{ nets: ["192.168.0.0/16"] }, { nets: ["192.168.9.0/24"] }, { nets: ["192.168.7.0/24"], pcp: false }] });
 		rig.context.now = 1000;
-		const list = new Requested(rig.context, new ArrayBuffer(REQUESTED_BYTES));
+		const list = new PcpMappings(rig.context, new ArrayBuffer(PCP_MAPPINGS_BYTES));
 		list.takeOver(BOOT);
 		return { rig, list };
 	};
@@ -135,11 +135,11 @@ describe("who may ask", () => {
 		list.handle(request(40000), H1, 0);
 		rig.context.lan[1].pcp = false;
 		list.withdraw();
-		expect(rig.context.requested.map((f) => f.inside)).toEqual([H1]);
+		expect(rig.context.requested.map((f) => f.internal)).toEqual([H1]);
 	});
 
 	it("gets a place in a full list, as long as another host has more", () => {
-		const { rig, list } = listOf(new ArrayBuffer(REQUESTED_BYTES), 1000);
+		const { rig, list } = listOf(new ArrayBuffer(PCP_MAPPINGS_BYTES), 1000);
 		const host = (n: number) => loaded(`192.168.1.${n + 1}`);
 		for (let n = 1; n <= 8; n++) {
 			for (let port = 0; port < 32; port++) expect(list.handle(request(40000 + port), host(n), 0).result).toBe(SUCCESS);
@@ -149,7 +149,7 @@ describe("who may ask", () => {
 		for (let port = 0; port < 28; port++) expect(list.handle(request(50000 + port), host(100), 0).result).toBe(SUCCESS);
 		expect(list.handle(request(51000), host(100), 0).result).toBe(NO_RESOURCES);
 		expect(rig.context.requested.length).toBe(256);
-		const counts = [1, 2, 3, 4, 5, 6, 7, 8].map((n) => rig.context.requested.filter((f) => f.inside === host(n)).length);
+		const counts = [1, 2, 3, 4, 5, 6, 7, 8].map((n) => rig.context.requested.filter((f) => f.internal === host(n)).length);
 		expect(Math.min(...counts)).toBeGreaterThanOrEqual(28);
 	});
 });
@@ -157,14 +157,14 @@ describe("who may ask", () => {
 describe("requested forwards and the ports of others", () => {
 	const fresh = (o: RigOptions) => {
 		const rig = new Rig(o);
-		const list = new Requested(rig.context, new ArrayBuffer(REQUESTED_BYTES));
+		const list = new PcpMappings(rig.context, new ArrayBuffer(PCP_MAPPINGS_BYTES));
 		list.takeOver(BOOT);
 		return { rig, list };
 	};
 	const end = { lifetime: 0 };
 
 	it("a redirect's port is told, and neither taken nor given back", () => {
-		const { rig, list } = fresh({ forwards: [{ protocol: UDP, first: 50000, inside: "192.168.1.10", insideFirst: 7000 }] });
+		const { rig, list } = fresh({ forwards: [{ protocol: UDP, first: 50000, internal: "192.168.1.10", internalFirst: 7000 }] });
 		for (const known of [false, true]) {
 			if (known) expect(rig.toWan(udp("192.168.1.10:7000", "198.51.100.10:9")).source).toBe("203.0.113.1");
 			expect(list.handle(request(7000), H1, 0)).toMatchObject({ result: SUCCESS, port: 50000, lifetime: 600 });
@@ -179,7 +179,7 @@ describe("requested forwards and the ports of others", () => {
 
 	it("a redirect for some peers is not opened to all", () => {
 		const { list } = fresh({
-			forwards: [{ protocol: UDP, first: 50000, inside: "192.168.1.10", insideFirst: 7000, source: "198.51.100.0/24" }],
+			forwards: [{ protocol: UDP, first: 50000, internal: "192.168.1.10", internalFirst: 7000, source: "198.51.100.0/24" }],
 		});
 		expect(list.handle(request(7000), H1, 0).result).toBe(NOT_AUTHORIZED);
 		expect(list.handle(request(7001), H1, 0).result).toBe(SUCCESS);
@@ -200,15 +200,15 @@ describe("requested forwards and the ports of others", () => {
 
 	it("another configuration ends what has lost its port or its host, without giving the port of others back", () => {
 		const { rig, list } = fresh({});
-		for (const [inside, port] of [
+		for (const [internal, port] of [
 			[H1, 40000],
 			[H1, 40001],
 			[H2, 40002],
 			[H2, 40003],
 		])
-			expect(list.handle(request(port), inside, 0)).toMatchObject({ result: SUCCESS, port });
+			expect(list.handle(request(port), internal, 0)).toMatchObject({ result: SUCCESS, port });
 		const { policy } = rig.context;
-		policy.forwards.push({ protocol: UDP, first: 40000, last: 40000, inside: H2, insideFirst: 7, source: null });
+		policy.forwards.push({ protocol: UDP, first: 40000, last: 40000, internal: H2, internalFirst: 7, source: null });
 		policy.pools.push({ nets: [{ address: H2, mask: -1 }], externals: [0], overload: false });
 		list.withdraw();
 		expect(rig.context.requested.map((f) => f.first)).toEqual([40001]);

@@ -51,7 +51,7 @@ const H_ADDRESS = 6;
 const HEADER = 8;
 /** Protocol | PEER << 8 | nonce there << 9; 0: free. */
 const E_KIND = 0;
-const E_INSIDE = 1;
+const E_INTERNAL = 1;
 /** External port | inside port << 16. */
 const E_PORTS = 2;
 const E_SOURCE = 3;
@@ -61,11 +61,11 @@ const ENTRY = 8;
 const IS_PEER = 0x100;
 const HAS_NONCE = 0x200;
 
-/** Bytes of memory that {@link Requested} needs. */
-export const REQUESTED_BYTES = (HEADER + MOST * ENTRY) * 4;
+/** Bytes of memory that {@link PcpMappings} needs. */
+export const PCP_MAPPINGS_BYTES = (HEADER + MOST * ENTRY) * 4;
 
 /** The list; its forwards stand in the context. */
-export class Requested {
+export class PcpMappings {
 	readonly #c: Context;
 	readonly #W: Int32Array;
 	#entries: Entry[] = [];
@@ -103,14 +103,14 @@ export class Requested {
 				protocol: kind & 0xff,
 				first,
 				last: first,
-				inside: W[e + E_INSIDE],
-				insideFirst: W[e + E_PORTS] >>> 16,
+				internal: W[e + E_INTERNAL],
+				internalFirst: W[e + E_PORTS] >>> 16,
 				source: kind & IS_PEER ? { address: W[e + E_SOURCE], mask: -1 } : null,
 			};
 			const until = W[e + E_UNTIL];
 			const shared = this.#entries.some((o) => o.forward.first === first && o.forward.protocol === forward.protocol);
 			const ported = forward.protocol === TCP || forward.protocol === UDP;
-			const fits = this.#mayAsk(forward.inside) && ported && until > c.now && until <= c.now + LIFETIME_MOST;
+			const fits = this.#mayAsk(forward.internal) && ported && until > c.now && until <= c.now + LIFETIME_MOST;
 			if (!fits || !(shared || c.externals.reservePort(0, forward.protocol, first))) {
 				W[e + E_KIND] = 0;
 				continue;
@@ -141,8 +141,8 @@ export class Requested {
 	#store(place: number, forward: Forward, nonce: string, until: number): void {
 		const W = this.#W;
 		const e = HEADER + place * ENTRY;
-		W[e + E_INSIDE] = forward.inside;
-		W[e + E_PORTS] = forward.first | (forward.insideFirst << 16);
+		W[e + E_INTERNAL] = forward.internal;
+		W[e + E_PORTS] = forward.first | (forward.internalFirst << 16);
 		W[e + E_SOURCE] = forward.source?.address ?? 0;
 		W[e + E_UNTIL] = until;
 		for (let n = 0; n < 3; n++) W[e + E_NONCE + n] = Number.parseInt(nonce.slice(n * 8, n * 8 + 8) || "0", 16);
@@ -156,32 +156,32 @@ export class Requested {
 	}
 
 	/** Whether a host (as loaded) may have ports of the WAN's own address, and ask for them. That of a device without addresses may be its host still. */
-	#mayAsk(inside: number): boolean {
+	#mayAsk(internal: number): boolean {
 		const { lan, policy, externals } = this.#c;
-		if (externals.ofInside(inside) >= 0 || poolOf(policy, inside) >= 0) return false;
-		const port = lanOf(lan, inside);
+		if (externals.ofInternal(internal) >= 0 || poolOf(policy, internal) >= 0) return false;
+		const port = lanOf(lan, internal);
 		return port >= 0 ? lan[port].pcp : lan.some((l) => l.pcp && l.nets.length === 0);
 	}
 
 	/** Grants or ends what host `inside` (as loaded) asks for, whose request came by LAN port number `port`. */
-	handle(q: PortRequest, inside: number, port: number): PortAnswer {
+	handle(q: PortRequest, internal: number, port: number): PortAnswer {
 		const c = this.#c;
 		const answer: PortAnswer = { result: SUCCESS, external: addressValue(c.externals.A[0]), port: 0, lifetime: 0 };
 		const refuse = (result: number) => ({ ...answer, result });
 		const lan = c.lan[port];
-		if (!lan.pcp || lanOf(c.lan, inside, lan.home) !== lan.home || isBroadcast(lan.nets, inside)) return refuse(NOT_AUTHORIZED);
-		const fixed = c.externals.list.find((x) => x.inside === inside);
+		if (!lan.pcp || lanOf(c.lan, internal, lan.home) !== lan.home || isBroadcast(lan.nets, internal)) return refuse(NOT_AUTHORIZED);
+		const fixed = c.externals.list.find((x) => x.internal === internal);
 		if (fixed !== undefined) {
 			// Static NAT: every port is its own already.
-			return { ...answer, external: addressValue(fixed.address), port: q.insidePort, lifetime: Math.min(q.lifetime, LIFETIME_MOST) };
+			return { ...answer, external: addressValue(fixed.address), port: q.internalPort, lifetime: Math.min(q.lifetime, LIFETIME_MOST) };
 		}
-		if (poolOf(c.policy, inside) >= 0) return refuse(NOT_AUTHORIZED);
+		if (poolOf(c.policy, internal) >= 0) return refuse(NOT_AUTHORIZED);
 		if (c.externals.A[0] === 0) return refuse(NETWORK_FAILURE);
 		if (q.opcode === ANNOUNCE) return answer;
-		if (q.lifetime === 0) return this.#end(q, inside) ? answer : refuse(NOT_AUTHORIZED);
+		if (q.lifetime === 0) return this.#end(q, internal) ? answer : refuse(NOT_AUTHORIZED);
 
 		const lifetime = Math.min(Math.max(q.lifetime, LIFETIME_LEAST), LIFETIME_MOST);
-		const known = this.#entries.find((e) => this.#is(e, q, inside));
+		const known = this.#entries.find((e) => this.#is(e, q, internal));
 		if (known !== undefined) {
 			if (known.nonce !== q.nonce) return refuse(NOT_AUTHORIZED);
 			known.until = c.now + lifetime;
@@ -191,26 +191,26 @@ export class Requested {
 		const own = c.policy.forwards.find(
 			(f) =>
 				f.protocol === q.protocol &&
-				f.inside === inside &&
-				q.insidePort >= f.insideFirst &&
-				q.insidePort - f.insideFirst <= f.last - f.first,
+				f.internal === internal &&
+				q.internalPort >= f.internalFirst &&
+				q.internalPort - f.internalFirst <= f.last - f.first,
 		);
 		if (own !== undefined) {
 			// It has what it asks for, unless its redirect is for some peers only.
 			if (own.source !== null) return refuse(NOT_AUTHORIZED);
-			const first = own.first + q.insidePort - own.insideFirst;
+			const first = own.first + q.internalPort - own.internalFirst;
 			return q.preferFailure && q.suggested !== 0 && first !== q.suggested
 				? refuse(CANNOT_PROVIDE_EXTERNAL)
 				: { ...answer, port: first, lifetime };
 		}
-		if (q.insidePort < 1024) return refuse(NOT_AUTHORIZED);
-		const has = this.#entries.filter((e) => e.forward.inside === inside).length;
+		if (q.internalPort < 1024) return refuse(NOT_AUTHORIZED);
+		const has = this.#entries.filter((e) => e.forward.internal === internal).length;
 		if (has >= MOST_PER_HOST) return refuse(USER_EX_QUOTA);
 		if (this.#entries.length >= MOST && !this.#makeRoom(has)) return refuse(NO_RESOURCES);
-		const external = this.#port(q, inside);
+		const external = this.#port(q, internal);
 		if (external < 0) return refuse(q.preferFailure ? CANNOT_PROVIDE_EXTERNAL : NO_RESOURCES);
 		const source = q.opcode === PEER ? { address: swap32(q.peer), mask: -1 } : null;
-		const forward = { protocol: q.protocol, first: external, last: external, inside, insideFirst: q.insidePort, source };
+		const forward = { protocol: q.protocol, first: external, last: external, internal, internalFirst: q.internalPort, source };
 		const place = this.#freePlace();
 		this.#entries.push({ place, forward, nonce: q.nonce, until: c.now + lifetime });
 		this.#store(place, forward, q.nonce, c.now + lifetime);
@@ -221,27 +221,27 @@ export class Requested {
 	/** Ends the request that ends first of the host that has most, for one that `has` fewer; false if none has more than that would have. */
 	#makeRoom(has: number): boolean {
 		const counts = new Map<number, number>();
-		for (const { forward } of this.#entries) counts.set(forward.inside, (counts.get(forward.inside) ?? 0) + 1);
+		for (const { forward } of this.#entries) counts.set(forward.internal, (counts.get(forward.internal) ?? 0) + 1);
 		const most = [...counts].reduce((a, b) => (b[1] > a[1] ? b : a));
 		if (most[1] <= has + 1) return false;
-		const theirs = this.#entries.filter((e) => e.forward.inside === most[0]);
+		const theirs = this.#entries.filter((e) => e.forward.internal === most[0]);
 		this.#remove([theirs.reduce((a, b) => (b.until < a.until ? b : a))]);
 		return true;
 	}
 
-	#is(e: Entry, q: PortRequest, inside: number): boolean {
+	#is(e: Entry, q: PortRequest, internal: number): boolean {
 		const f = e.forward;
 		const sameKind = (f.source === null) === (q.opcode !== PEER) && (f.source === null || f.source.address === swap32(q.peer));
-		return f.inside === inside && f.protocol === q.protocol && f.insideFirst === q.insidePort && sameKind;
+		return f.internal === internal && f.protocol === q.protocol && f.internalFirst === q.internalPort && sameKind;
 	}
 
 	/** The external port of the endpoint: its mapping's, or one taken for it; -1 if there is none. */
-	#port(q: PortRequest, inside: number): number {
+	#port(q: PortRequest, internal: number): number {
 		const c = this.#c;
 		const other = this.#entries.find(
-			(e) => e.forward.inside === inside && e.forward.protocol === q.protocol && e.forward.insideFirst === q.insidePort,
+			(e) => e.forward.internal === internal && e.forward.protocol === q.protocol && e.forward.internalFirst === q.internalPort,
 		);
-		const leader = c.table.findMapping(q.protocol, inside, swap16(q.insidePort));
+		const leader = c.table.findMapping(q.protocol, internal, swap16(q.internalPort));
 		if (other !== undefined || leader !== 0) {
 			if (other === undefined && ((c.table.T[(leader << RECORD_SHIFT) + R_META] >> EXTERNAL_SHIFT) & 0xff) !== 0) return -1;
 			const port = other?.forward.first ?? swap16(secondOf(c.table.T[(leader << RECORD_SHIFT) + R_IN]));
@@ -251,14 +251,14 @@ export class Requested {
 		if (c.externals.freePorts(0, portKind(q.protocol)) <= c.externals.ports * BORROW_FREE) return -1;
 		if (q.suggested >= 1024 && c.externals.reservePort(0, q.protocol, q.suggested)) return q.suggested;
 		if (q.preferFailure && q.suggested !== 0) return -1;
-		return c.externals.takePort(0, q.protocol, q.insidePort, c.random());
+		return c.externals.takePort(0, q.protocol, q.internalPort, c.random());
 	}
 
-	#end(q: PortRequest, inside: number): boolean {
+	#end(q: PortRequest, internal: number): boolean {
 		// NAT-PMP: port 0 means all of the host's and protocol (RFC 6886 section 3.4).
-		const all = q.version === 0 && q.insidePort === 0;
+		const all = q.version === 0 && q.internalPort === 0;
 		const gone = this.#entries.filter((e) =>
-			all ? e.forward.inside === inside && e.forward.protocol === q.protocol : this.#is(e, q, inside),
+			all ? e.forward.internal === internal && e.forward.protocol === q.protocol : this.#is(e, q, internal),
 		);
 		if (gone.some((e) => e.nonce !== q.nonce)) return false;
 		this.#remove(gone);
@@ -290,8 +290,8 @@ export class Requested {
 	/** After another configuration: ends what belongs to hosts that may not ask any more, and what has lost its port to a redirect or other ranges. */
 	withdraw(): void {
 		const { policy } = this.#c;
-		const stands = ({ inside, protocol, first }: Forward) =>
-			this.#mayAsk(inside) && !isConfigured(policy, protocol, first) && policy.ranges.some((r) => first >= r.first && first <= r.last);
+		const stands = ({ internal, protocol, first }: Forward) =>
+			this.#mayAsk(internal) && !isConfigured(policy, protocol, first) && policy.ranges.some((r) => first >= r.first && first <= r.last);
 		this.#remove(this.#entries.filter((e) => !stands(e.forward)));
 	}
 
