@@ -83,7 +83,7 @@ export interface DaemonView extends SessionsView, DecisionsView, FramesView {
 	/** Milliseconds at start. */
 	readonly startedAt: number;
 	/** What carries the packets and asks about the first of each connection, and its nft table; null if masqd's ports do. */
-	readonly carrier: { readonly table: string; readonly family: number } | null;
+	readonly carrier: { readonly table: string; readonly family: number; refresh(): void } | null;
 	/** Bytes of the table. */
 	readonly tableBytes: number;
 	readonly rates: { now(): StatusReply["rates"] };

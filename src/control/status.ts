@@ -43,6 +43,7 @@ function topHosts({ hosts, table }: Context): StatusReply["topHosts"] {
 export function* status(daemon: DaemonView): Generator<undefined, StatusReply> {
 	const { context } = daemon;
 	const { table, externals } = context;
+	daemon.carrier?.refresh();
 	const nft = new NftView(native, daemon.carrier?.family);
 	try {
 		yield* nft.read();

@@ -3,6 +3,7 @@
  * daemon/kernel-carrier.ts, is a bundle of its own, which is read where it is wanted.
  */
 import type { Plan } from "../config/plan.ts";
+import type { SavedSysctls } from "../kernel/saved-sysctls.ts";
 import type { Admission } from "../nat/admission.ts";
 import type { Context, NextHops } from "../nat/context.ts";
 import type { FastPath } from "../nat/fast-path.ts";
@@ -24,6 +25,7 @@ export interface CarrierSurroundings {
 	clock: Clock;
 	log: Log;
 	inForce: InForce;
+	settings: SavedSysctls;
 	ports: Ports;
 	wanAddress: WanAddress;
 	barrier: Barrier;
@@ -45,6 +47,8 @@ export interface Carrier extends Follower {
 	begin(surroundings: CarrierSurroundings): void;
 	/** Has packets that wait decided about, at most a batch; returns their number. Never throws. */
 	breathe(decisions: FastPath): number;
+	/** Brings the counters up to what the kernel has counted. */
+	refresh(): void;
 	/** Ends the kernel's entries of sessions that have been ended. */
 	flush(): void;
 }

@@ -106,7 +106,9 @@ export class Daemon implements DaemonView {
 
 	/** Next hop number of a destination, found without asking anybody. */
 	lookup(destination: number): number {
-		return this.carrier !== null ? this.context.hops.find(destination) : this.#parts.translation.hops.lookup(destination);
+		const hop = this.#parts.translation.hops.lookup(destination);
+		// The kernel finds the next hop itself.
+		return this.carrier !== null && hop >= 0 ? this.context.hops.find(destination) : hop;
 	}
 
 	/** What stands against every outbound packet now: a reason number, -1 for whatever its route says; null if nothing does. */

@@ -18,7 +18,12 @@ import { QUEUE_TABLE, type QueueFacts } from "../port/queue-rules.ts";
 import { Tracked } from "../port/tracked.ts";
 import type { Carrier, CarrierSurroundings } from "./carrier.ts";
 import type { Keeper, KeeperOwner } from "./guard-follower.ts";
+import { rebuild } from "./rebuilt-sessions.ts";
 import type { Topology } from "./topology.ts";
+import { setTracking } from "./tracking-settings.ts";
+
+/** Bytes of headers without options, IP's and TCP's. */
+const TCP_HEADERS = 40;
 
 /** The queues and the connections. */
 export class KernelCarrier implements Carrier {
@@ -75,10 +80,13 @@ export class KernelCarrier implements Carrier {
 			lans: t.lan.map((p) => p.name),
 			externals: context.externals.list.map((x, n) => (n === 0 ? t.address : addressValue(x.address))),
 			own: t.wan.addresses,
+			router: t.own,
+			inside: t.lan.flatMap((p) => p.nets),
 			tcp: ports(t.guarded.tcp, TCP),
 			udp: ports(t.guarded.udp, UDP),
 			exempts: t.exempts,
 			timeouts: inForce.plan.timeouts,
+			mss: (t.wan.mtu || 1500) - TCP_HEADERS,
 		};
 	}
 
@@ -87,11 +95,18 @@ export class KernelCarrier implements Carrier {
 		this.#wan = t.wan.index;
 		this.#lans.clear();
 		for (const [n, place] of t.lan.entries()) if (place.device.index !== 0) this.#lans.set(place.device.index, n);
+		const { context, admission, clock, translation, inForce, settings } = this.#with as CarrierSurroundings;
+		setTracking(settings, native.readFile, inForce.plan.timeouts, inForce.plan.sessions);
 		if (this.#queue !== null) return;
-		const { context, admission, clock, translation } = this.#with as CarrierSurroundings;
 		if (this.#tracked === null) {
+			const keeper = inForce.keeper();
 			this.#tracked = new Tracked({
 				table: context.table,
+				adopt: (entry) => rebuild({ context, admission, keeper }, entry),
+				forwarded: (inbound, packets) => {
+					if (inbound === 0) context.forwardedOut += packets;
+					else context.forwardedIn += packets;
+				},
 				end: (i) => admission.end(i, "timeout"),
 				now16: () => context.now16,
 				milliseconds: () => clock.milliseconds,
@@ -121,6 +136,10 @@ export class KernelCarrier implements Carrier {
 			barrier.failed(this.name, error);
 		}
 		return count;
+	}
+
+	refresh(): void {
+		this.#tracked?.syncAll();
 	}
 
 	flush(): void {

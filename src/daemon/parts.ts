@@ -237,12 +237,13 @@ export class Parts {
 		const followers = [
 			this.routerPorts,
 			this.guard,
-			...(carrier === null ? [] : [carrier]),
 			this.ports,
 			this.tuns,
 			connections,
 			this.arp,
 			this.wanAddress,
+			// Sessions are rebuilt at the address.
+			...(carrier === null ? [] : [carrier]),
 			this.pcp,
 			sessionHops,
 			this.offload,

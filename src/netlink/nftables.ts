@@ -155,6 +155,43 @@ export function immediate(register: number, number: number): Expression {
 	});
 }
 
+/** A number that is another one each time, from `offset` on, below `offset` + `modulus`. */
+export function count(modulus: number, offset: number, register: number): Expression {
+	const INCREMENTAL = 0;
+	return expression(
+		"numgen",
+		(out) =>
+			void out.networkAttribute(1, register).networkAttribute(2, modulus).networkAttribute(3, INCREMENTAL).networkAttribute(4, offset),
+	);
+}
+
+/** `to` = `from` << `bits`. */
+export function shiftLeft(from: number, to: number, bits: number): Expression {
+	const LEFT = 1;
+	return expression("bitwise", (out) => {
+		out.networkAttribute(1, from).networkAttribute(2, to).networkAttribute(3, 4).networkAttribute(6, LEFT);
+		value(out, 7, bits);
+	});
+}
+
+/** Writes `length` bytes of a register into the IP header, whose checksum is kept right. */
+export function setHeader(offset: number, length: number, register: number): Expression {
+	const NETWORK = 1;
+	const INTERNET = 1;
+	const CHECKSUM = 10;
+	return expression(
+		"payload",
+		(out) =>
+			void out
+				.networkAttribute(5, register)
+				.networkAttribute(2, NETWORK)
+				.networkAttribute(3, offset)
+				.networkAttribute(4, length)
+				.networkAttribute(6, INTERNET)
+				.networkAttribute(7, CHECKSUM),
+	);
+}
+
 export function counter(): Expression {
 	return expression("counter", () => {});
 }

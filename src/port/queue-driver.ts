@@ -169,6 +169,8 @@ export class QueueDriver {
 		if (lan < 0 && inDevice !== wan) return verdicts.accept(queue, id);
 		const s = this.#frame(payload, lan);
 		if (hook === HOOK_POSTROUTING && outDevice !== wan) return this.#turn(s);
+		// The kernel has not counted this hop yet.
+		if (hook !== HOOK_POSTROUTING && lan >= 0) this.#countHop(s);
 		const { leftToKernel: left } = c;
 		this.#hops.asked = s;
 		this.#hops.delivered = -1;
@@ -197,6 +199,19 @@ export class QueueDriver {
 		B.set(ETHERTYPE, s + SLOT_ETHER + 12);
 		B.fill(0, s, s + SLOT_ETHER);
 		return s;
+	}
+
+	/** A packet whose time to live ends here comes to its end. */
+	#countHop(s: number): void {
+		const { B } = this.#c.views;
+		const ttl = s + SLOT_IP + 8;
+		if (B[ttl] !== 1) return;
+		B[ttl] = 0;
+		// The checksum counts it too: its upper byte is two bytes on.
+		let sum = ((B[ttl + 2] << 8) | B[ttl + 3]) + 0x100;
+		if (sum > 0xffff) sum -= 0xffff;
+		B[ttl + 2] = sum >> 8;
+		B[ttl + 3] = sum & 0xff;
 	}
 
 	/** Takes the packet itself out of a queue where the core has put it: the WAN's, or that of any LAN. */

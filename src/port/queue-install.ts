@@ -3,7 +3,7 @@
  */
 import type { Fd } from "masq:native";
 import { MessageReader, NETLINK_NETFILTER, NLMSG_ERROR } from "../netlink/message.ts";
-import { QUEUE_TABLE, type QueueFacts, queueRuleset, rawRules } from "./queue-rules.ts";
+import { numberingRule, QUEUE_TABLE, type QueueFacts, queueRuleset, rawRules } from "./queue-rules.ts";
 
 /** The system calls that are made: `masq:native` itself, or a test's stand-in. */
 export type QueueIo = Pick<typeof import("masq:native"), "run" | "netlinkOpen" | "netlinkSend" | "netlinkReceive" | "close">;
@@ -20,7 +20,11 @@ export function installQueueRules(io: QueueIo, facts: QueueFacts): void {
 	const { status, output } = io.run(["nft", "-f", "-"], queueRuleset(facts), NFT_TIMEOUT_MS);
 	if (status !== 0) throw new Error(`install the table ${QUEUE_TABLE}: nft: ${output.split("\n", 1)[0]}`);
 	// A refused transaction leaves nothing.
-	if (exchange(io, rawRules(true, 1)) === 0 || exchange(io, rawRules(false, 1)) === 0) return;
+	if (exchange(io, rawRules(true, 1), RULES) === 0 || exchange(io, rawRules(false, 1), RULES) === 0) {
+		// A kernel that cannot do this leaves identifications as hosts have made them.
+		exchange(io, numberingRule(1), 1);
+		return;
+	}
 	removeQueueRules(io);
 	throw new Error("the kernel cannot queue packets by nft; install kmod-nft-queue, kmod-nft-nat and kmod-nf-conntrack-netlink");
 }
@@ -31,7 +35,7 @@ export function removeQueueRules(io: Pick<QueueIo, "run">): boolean {
 }
 
 /** Sends a transaction; 0 or the first errno. */
-function exchange(io: QueueIo, request: ArrayBuffer): number {
+function exchange(io: QueueIo, request: ArrayBuffer, rules: number): number {
 	const fd: Fd = io.netlinkOpen(NETLINK_NETFILTER, []);
 	const answer = new ArrayBuffer(request.byteLength + 4096);
 	let errno = 0;
@@ -47,5 +51,5 @@ function exchange(io: QueueIo, request: ArrayBuffer): number {
 	} finally {
 		io.close(fd);
 	}
-	return answers < RULES ? errno || -1 : errno;
+	return answers < rules ? errno || -1 : errno;
 }

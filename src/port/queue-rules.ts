@@ -11,9 +11,11 @@
  */
 import type { PortRange } from "../conntrack/ports.ts";
 import type { Timeouts } from "../conntrack/states.ts";
+import { LITTLE_ENDIAN } from "../netlink/message.ts";
 import {
 	bitwise,
 	CT_KEY,
+	count,
 	counter,
 	ct,
 	type Expression,
@@ -28,7 +30,9 @@ import {
 	queue,
 	queueTarget,
 	setCt,
+	setHeader,
 	setMeta,
+	shiftLeft,
 	toNetwork,
 	writeRule,
 } from "../netlink/nftables.ts";
@@ -47,6 +51,8 @@ export const QUEUE_IN = 0x6d72;
 export const OUT = 0x4000;
 export const IN = 0x8000;
 
+/** Nobody's addresses: "this" network, loopback, multicast and what is reserved. */
+const NEVER = ["0.0.0.0/8", "127.0.0.0/8", "224.0.0.0/3"];
 /** Packets a second from the WAN that are asked about; more are left to the kernel. */
 const ASKED_RATE = 1000;
 
@@ -87,12 +93,17 @@ export interface QueueFacts {
 	externals: readonly number[];
 	/** Sources that may leave by the WAN besides. */
 	own: readonly number[];
+	/** All addresses of the router, and the subnets of its LANs. */
+	router: readonly number[];
+	inside: readonly Subnet[];
 	/** Ports of the WAN's own address that are masqd's, by protocol. */
 	tcp: readonly PortRange[];
 	udp: readonly PortRange[];
 	/** Destinations that are reached untranslated. */
 	exempts: readonly Subnet[];
 	timeouts: Timeouts;
+	/** Largest TCP segment that fits the WAN's link. */
+	mss: number;
 }
 
 const first = "ct state new ct status & confirmed == 0";
@@ -129,6 +140,9 @@ export function queueRuleset(f: QueueFacts): string {
 	set("map", "hosts", "mark : ipv4_addr", []);
 	set("set", "lans", "ifname", f.lans.map(quoted));
 	set("set", "own", "ipv4_addr", [...new Set([...externals.map((e) => e.address), ...f.own])].map(formatAddress));
+	set("set", "router", "ipv4_addr", [...new Set(f.router)].map(formatAddress));
+	set("set", "inside", "ipv4_addr", f.inside.map(formatSubnet), "interval");
+	set("set", "never", "ipv4_addr", NEVER, "interval");
 	set("set", "alone", "ipv4_addr", alone);
 	set("set", "exempts", "ipv4_addr", f.exempts.map(formatSubnet), "interval");
 	set("set", "claimed_tcp", "inet_service", f.tcp.map(rangeText), "interval");
@@ -138,6 +152,7 @@ export function queueRuleset(f: QueueFacts): string {
 	// Filled by netlink.
 	chain("queue_out");
 	chain("queue_in");
+	chain("identify");
 	const times = [
 		'udp dport 53 ct timeout set "t_dns"',
 		'udp dport != 53 ct timeout set "t_udp"',
@@ -150,13 +165,24 @@ export function queueRuleset(f: QueueFacts): string {
 		...inboundTimes,
 		"goto queue_in",
 	);
-	const toOwn =
-		shared === 0 ? [] : ["tcp", "udp"].map((l4) => `${first} ip daddr ${formatAddress(shared)} ${l4} dport @claimed_${l4} goto asked_in`);
+	// What is of no connection and begins none is nobody's: the router would answer it.
+	const ours = [
+		...(shared === 0 ? [] : ["tcp", "udp"].map((l4) => `ip daddr ${formatAddress(shared)} ${l4} dport @claimed_${l4}`)),
+		...(alone.length === 0 ? [] : ["ip daddr @alone"]),
+	];
 	chain(
 		"ask_in",
 		"type filter hook prerouting priority -105; policy accept;",
-		...toOwn,
-		...(alone.length === 0 ? [] : [`${first} ip daddr @alone goto asked_in`]),
+		"ct state established accept",
+		// What came by a link-layer broadcast the kernel does not forward.
+		"meta pkttype != host accept",
+		`iifname ${quoted(wan)} ip saddr @inside counter drop`,
+		`iifname ${quoted(wan)} ip daddr @inside ip saddr != @exempts counter drop`,
+		"ct state related accept",
+		// What nobody is to be told about, and where masqd's own rates and errors are to hold.
+		`ip saddr @never ip daddr != 255.255.255.255 iifname { ${[wan, ...f.lans].map(quoted).join(", ")} } goto asked_in`,
+		"ip ttl < 2 iifname @lans ip daddr != @router ip daddr != @exempts goto asked_in",
+		...ours.flatMap((to) => [`${first} ${to} goto asked_in`, `ct state invalid ${to} counter drop`]),
 	);
 	chain("translate_in", "type nat hook prerouting priority -101; policy accept;");
 	chain("asked_out", ...times, "goto queue_out");
@@ -167,10 +193,17 @@ export function queueRuleset(f: QueueFacts): string {
 		`${first} iifname @lans oifname @lans ct status & dnat == dnat goto queue_out`,
 	);
 	chain("translate_out", "type nat hook postrouting priority 99; policy accept;");
+	chain("clamp", `oifname ${quoted(wan)} tcp option maxseg size set rt mtu`, `iifname ${quoted(wan)} tcp option maxseg size set ${f.mss}`);
 	chain(
 		"guard",
 		"type filter hook postrouting priority 200; policy accept;",
-		"ct state established,related accept",
+		"tcp flags & (syn | rst) == syn jump clamp",
+		// RFC 6864: identifications of several hosts would meet at one address.
+		`oifname ${quoted(wan)} ip frag-off & 0x4000 == 0 jump identify`,
+		"ct state established accept",
+		// RFC 6633.
+		"ct state related icmp type source-quench counter drop",
+		"ct state related accept",
 		`oifname ${quoted(wan)} ip saddr != @own ip daddr != @exempts counter name leak drop`,
 	);
 	lines.push("}", "");
@@ -189,6 +222,15 @@ export function rawRules(isNative: boolean, sequence: number): ArrayBuffer {
 		] as const)
 			writeRule(out, NFPROTO.IPV4, NAME, chain, expressions, sequence + 1);
 	});
+}
+
+/** The transaction with the rule that numbers datagrams which may be fragmented. */
+export function numberingRule(sequence: number): ArrayBuffer {
+	// The register's first two bytes are written.
+	const low = LITTLE_ENDIAN ? [] : [shiftLeft(SCRATCH, SCRATCH, 16)];
+	return encodeBatch(sequence, (out) =>
+		writeRule(out, NFPROTO.IPV4, NAME, "identify", [count(0xffff, 1, SCRATCH), ...low, setHeader(4, 2, SCRATCH)], sequence + 1),
+	);
 }
 
 function rangeText({ first, last }: PortRange): string {

@@ -7,7 +7,7 @@
  */
 import * as native from "masq:native";
 import type { OffloadHooks } from "../conntrack/offload-hooks.ts";
-import { R_META, R_OUT, R_PACKETS_IN, R_PACKETS_OUT, R_PEER, RECORD_SHIFT } from "../conntrack/record.ts";
+import { HALF_SHIFT, R_LAST, R_META, R_OUT, R_PACKETS_IN, R_PACKETS_OUT, R_PEER, RECORD_SHIFT } from "../conntrack/record.ts";
 import { FREE, QUARANTINED, TCP_CLOSING, TCP_ESTABLISHED, TCP_OPENED, TCP_RESET, UDP_NEW, UDP_OPEN } from "../conntrack/states.ts";
 import type { Table } from "../conntrack/table.ts";
 import {
@@ -49,6 +49,10 @@ const ECHO = 0x0800;
 /** What the sessions' owner does for the mirror. */
 export interface TrackedOwner {
 	readonly table: Table;
+	/** Makes the sessions of an entry that are not there; false if it is none to go on with. */
+	adopt(entry: Entry): boolean;
+	/** So many packets more were forwarded, out (0) or in (1). */
+	forwarded(inbound: number, packets: number): void;
 	/** Ends a session whose entry has gone. */
 	end(i: number): void;
 	/** Seconds modulo 2^16, and milliseconds. */
@@ -112,19 +116,24 @@ export class Tracked implements OffloadHooks {
 		while (native.netlinkReceive(this.#ask, this.#buffer) > 0);
 	}
 
-	/** Reads all of the kernel's entries that are ours, so that what closes or was never answered is known. Ends the sessions that have none. */
+	/**
+	 * Reads all of the kernel's entries that are ours: their sessions are made where there are none, or the entries are deleted where masqd has no place for them.
+	 * Ends the sessions that have no entry.
+	 */
 	reconcile(): void {
 		const { table } = this.#o;
 		const seen = new Uint8Array(table.layout.sessions + 1);
-		if (
-			!this.#dump((entry) => {
-				for (const i of this.#sessions(entry)) {
-					seen[i] = 1;
-					this.#follow(i, entry);
-				}
-			})
-		)
-			return;
+		const entries: Entry[] = [];
+		if (!this.#dump((entry) => entries.push(entry))) return;
+		for (const entry of entries) {
+			const sides = ((entry.status & IPS.SRC_NAT) === 0 ? 0 : 1) + ((entry.status & IPS.DST_NAT) === 0 ? 0 : 1);
+			if (this.#sessions(entry).length < sides && !this.#o.adopt(entry)) this.#delete(entry.original);
+			for (const i of this.#sessions(entry)) {
+				seen[i] = 1;
+				this.#follow(i, entry);
+				this.#count(i, entry);
+			}
+		}
 		for (let i = 1; i < seen.length; i++) {
 			const state = table.state(i);
 			if (seen[i] === 0 && state !== FREE && state !== QUARANTINED) this.#end(i);
@@ -152,8 +161,11 @@ export class Tracked implements OffloadHooks {
 		const opened = (status & IPS.SRC_NAT) !== 0;
 		const packets = table.packets(i);
 		const bytes = table.bytes(i);
-		for (const [inbound, counted] of [opened ? sent : received, opened ? received : sent].entries())
-			table.add(i, inbound, Math.max(0, counted.packets - packets[inbound]), Math.max(0, counted.bytes - bytes[inbound]));
+		for (const [inbound, counted] of [opened ? sent : received, opened ? received : sent].entries()) {
+			const more = Math.max(0, counted.packets - packets[inbound]);
+			table.add(i, inbound, more, Math.max(0, counted.bytes - bytes[inbound]));
+			this.#o.forwarded(inbound, more);
+		}
 	}
 
 	/** Sessions of an entry: two if it is between two hosts over an external address. */
@@ -173,6 +185,8 @@ export class Tracked implements OffloadHooks {
 	#follow(i: number, entry: Entry): boolean {
 		const { table } = this.#o;
 		const before = table.state(i);
+		// The port of one that has ended rests under the same words as its successor.
+		if (before === QUARANTINED || before === FREE) return false;
 		const protocol = table.T[(i << RECORD_SHIFT) + R_META] & 0xff;
 		let state = before;
 		if (protocol === TCP) state = TCP_STATES[entry.tcpState] || before;
@@ -240,22 +254,38 @@ export class Tracked implements OffloadHooks {
 
 	ended(i: number): void {
 		if (i === this.#ending) return;
+		this.#delete(this.#tuple(i));
+	}
+
+	#delete(tuple: Tuple): void {
 		const out = this.#deletions ?? new MessageWriter();
-		this.#deletions = writeEntryRequest(out, { type: CT_DELETE, flags: NLM_F.REQUEST, sequence: 1 }, this.#tuple(i));
+		this.#deletions = writeEntryRequest(out, { type: CT_DELETE, flags: NLM_F.REQUEST, sequence: 1 }, tuple);
 		if (++this.#deleted === DELETED_AT_ONCE) this.flush();
 	}
 
 	age(i: number): number {
-		return this.#entry(i) === null ? -1 : 0;
+		const entry = this.#entry(i);
+		return entry === null ? -1 : this.#idle(i, entry);
+	}
+
+	/** Seconds since a session was used last, as its entry says. */
+	#idle(i: number, { timeout }: Entry): number {
+		const { table } = this.#o;
+		return timeout < 0 ? 0 : Math.max(0, table.timeouts[table.state(i)] - timeout);
 	}
 
 	sync(i: number): boolean {
-		const { T } = this.#o.table;
+		const { T, T16 } = this.#o.table;
 		const e = i << RECORD_SHIFT;
+		const state = this.#o.table.state(i);
 		// One that is just being made has no entry.
-		if (T[e + R_PACKETS_OUT] + T[e + R_PACKETS_IN] === 0) return false;
+		if (state === QUARANTINED || state === FREE || T[e + R_PACKETS_OUT] + T[e + R_PACKETS_IN] === 0) return false;
 		const entry = this.#entry(i);
-		return entry !== null && this.#follow(i, entry);
+		if (entry === null) return false;
+		this.#count(i, entry);
+		const another = this.#follow(i, entry);
+		T16[(i << HALF_SHIFT) + R_LAST] = this.#o.now16() - this.#idle(i, entry);
+		return another;
 	}
 
 	syncAll(): void {
@@ -263,7 +293,10 @@ export class Tracked implements OffloadHooks {
 		if (now - this.#dumpedAt < DUMP_EVERY) return;
 		this.#dumpedAt = now;
 		this.#dump((entry) => {
-			for (const i of this.#sessions(entry)) this.#follow(i, entry);
+			for (const i of this.#sessions(entry)) {
+				this.#count(i, entry);
+				this.#follow(i, entry);
+			}
 		});
 	}
 }

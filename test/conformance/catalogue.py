@@ -203,6 +203,20 @@ DEVIATIONS = {
     "D-4": "unsolicited DCCP is met with silence for ever, not with an error after six seconds",
 }
 
+# Rows that the kernel driver does not meet, whatever their level: the kernel tracks the connections. The README lists them with the reason.
+KERNEL_DEVIATIONS = {
+    "U-6a": "the kernel refreshes a session by packets of either direction",
+    "U-7": "connections that there were go on while WAN and LAN overlap; new ones are refused",
+    "U-10a": "FTP is the kernel's own helper's business, and so is whether it is on",
+    "I-3a": "the kernel does not look at the checksum of the header that an error quotes",
+    "I-10d": "errors of the kernel's own carry the DS field that the kernel gives them",
+    "N-2": "after a reset the kernel keeps a connection four minutes from its last segment, whatever comes",
+    "N-2.2": "after a reset the kernel keeps a connection four minutes from its last segment, whatever comes",
+    "N-7.1": "the kernel refreshes a session by packets of either direction",
+    **{f"D-{n}": "newer kernels do not translate DCCP" for n in range(1, 13) if n != 4},
+    "D-u": "the kernel asks of SCTP that an association begins with INIT",
+}
+
 _FREE = ("REC", "MAY", "info", "if DCCP")
 assert all(CATALOGUE[name].level in _FREE for name in DEVIATIONS), "only REC, MAY and informative rows may be deviated from"
 

@@ -79,6 +79,8 @@ class RawBed(Bed):
         self.wan_address = GATEWAY
         self.marks = Marks(self)
         super().__init__(driver, lan="veth", wan_mtu=wan_mtu, external=external, baseline=baseline)
+        # What the kernel's connection tracking calls invalid it does not translate: stopping that is what the guard of the kernel driver is for.
+        self.guard_may_drop = driver == "kernel"
 
     # ---- building -------------------------------------------------------------------------------------
 
@@ -183,6 +185,8 @@ class RawBed(Bed):
         """Removes what a daemon leaves to the next: sessions, and forwards that hosts have asked for."""
         for path in (self.state_path, self.state_path.with_name(f"{self.state_path.name}.pcp")):
             path.unlink(missing_ok=True)
+        if self.driver == "kernel":
+            self.router.run("conntrack", "-F", check=False)
 
     def ask(self, command, **fields):
         """The rows of an answer of the control socket, as they come."""

@@ -461,9 +461,10 @@ def events(b):
     for n in range(5):
         b.send_lan(udp(H2, 41000 + n, S1, 3478))
     heard(watch, natEvent=PORTS_EXHAUSTED)
-    for n in range(300):
-        b.send_wan(udp(f"203.0.113.{40 + n % 39}", 3478, X, 40001, b"first of several", flags="MF", id=n))
-    heard(watch, natEvent=QUOTA_EXCEEDED, natQuotaExceededEvent=QUOTA_FRAGMENTS)
+    if b.driver != "kernel":  # whose own memory holds fragments
+        for n in range(300):
+            b.send_wan(udp(f"203.0.113.{40 + n % 39}", 3478, X, 40001, b"first of several", flags="MF", id=n))
+        heard(watch, natEvent=QUOTA_EXCEEDED, natQuotaExceededEvent=QUOTA_FRAGMENTS)
     watch.close()
 
     b.config(extra=[("pool", None, {"external": list(POOL), "internal": ["192.168.1.0/24"], "overload": "0"})], main={"sessions": "256"})

@@ -94,7 +94,7 @@ def bad_checksum(b):
         one[ICMP].chksum = 0x1234
         send(one)
     b.none()
-    if not b.baseline:
+    if b.driver != "kernel":  # which drops them itself
         b.await_drops("icmp-bad-checksum", 2)
     b.send_wan(error(R, sent, 3, 1))
     b.see_lan(is_error(3, 1), "the same error with a good checksum")
@@ -379,7 +379,7 @@ def unknown_types(b):
             b.send_lan(IP(src=H1, dst=S1) / ICMP(type=kind) / b"12345678")
             b.send_wan(IP(src=S1, dst=X) / ICMP(type=kind) / b"12345678")
     b.none()
-    if not b.baseline:
+    if b.driver != "kernel":
         b.await_drops("icmp-unsupported", 6)
 
 

@@ -111,7 +111,8 @@ def unreachable(b):
     told(udp(H1, 40001, OFF_LINK, 3478), 0)
     told(udp(H1, 40000, OFF_LINK, 3478), 0)
     b.bed.router.ip(f"route add default via {R}", f"neigh del {R} dev wan0")
-    known("waits")
+    if b.driver != "kernel":  # which finds the next hop itself
+        known("waits")
     told(udp(H1, 40002, OFF_LINK, 3478), 1)
     told(udp(H1, 40000, OFF_LINK, 3478), 1)
     # On the link: the destination itself is the next hop.
@@ -249,7 +250,7 @@ def header_checks(b):
             b.bed.wan_wire.send_bytes(bytes.fromhex((GATEWAY_MAC + wan_mac(peer)).replace(":", "")) + b"\x08\x00" + raw)
             counted[reason] += 1
     b.none()
-    if not b.baseline:
+    if b.driver != "kernel":  # which drops them itself
         for reason, count in counted.items():
             b.await_drops(reason, count)
     assert len(b.flows("udp", H1)) == 1, "a malformed packet has made state"
@@ -278,7 +279,7 @@ def transport_header_checks(b):
     for packet in wrong(S2, 3478, *mapped):
         b.send_wan(packet)
     b.none()
-    if not b.baseline:
+    if b.driver != "kernel":
         b.await_drops("bad-transport", 12)
     assert len(b.flows()) == before, "state was made"
 
@@ -465,7 +466,8 @@ def fail_closed(b):
 
     b.bed.crash()
     go_on()
-    b.none_wan()
+    # With the kernel driver the kernel goes on with what has been translated.
+    b.none_wan(but=lambda p: b.driver == "kernel" and p.src == X)
     b.bed.recover()
     go_on()
     b.bed.address(2)

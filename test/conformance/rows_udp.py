@@ -516,5 +516,5 @@ def overlapping_fragments(b):
         send(first)
         send(last)
     b.none()
-    if not b.baseline:
+    if b.driver != "kernel":  # which puts datagrams together itself
         b.await_drops("fragment-overlap", 2)

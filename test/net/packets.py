@@ -13,8 +13,8 @@ def udp(source, sport, destination, dport, data=b"x", **fields):
 
 
 def tcp(source, sport, destination, dport, flags="S", seq=1000, ack=0, data=b"", **fields):
-    """A TCP segment; `fields` go to the IP header."""
-    return IP(src=source, dst=destination, **fields) / TCP(sport=sport, dport=dport, flags=flags, seq=seq, ack=ack) / Raw(data)
+    """A TCP segment of one who has room for what comes; `fields` go to the IP header."""
+    return IP(src=source, dst=destination, **fields) / TCP(sport=sport, dport=dport, flags=flags, seq=seq, ack=ack, window=65535) / Raw(data)
 
 
 def echo(source, destination, identifier=1, sequence=1, data=b"ping", **fields):

@@ -178,6 +178,78 @@ def test_a_restart_keeps_mappings(make_bed):
     assert exchange(client, other, S2) == port
 
 
+def test_all_is_rebuilt_from_the_kernel_when_the_table_is_lost(make_bed):
+    """Mappings of UDP, TCP, ping, a forward and between two hosts: the same as before, and what the policy has no place for any more has ended."""
+    bed = make_bed().start(main=EIF, extra=[FORWARD])
+    client, server = bed.h1.udp(H1, 40000), bed.wan.udp(S1, 3478)
+    bed.h2.udp(H2, 40000).sendto(b"x", (S1, 3478))
+    said(server, b"x")
+    other = bed.h2.udp(H2, 41000)
+    port, there = exchange(client, server, S1), exchange(other, server, S1)
+    client.sendto(b"neighbour", (GATEWAY, there))
+    assert other.recvfrom(2048) == (b"neighbour", (GATEWAY, port))
+    listener = bed.h2.listener(H2, 80)
+    inbound = bed.wan.tcp(S1, 0)
+    inbound.connect((GATEWAY, 8080))
+    accepted, _ = listener.accept()
+    web = bed.wan.listener(S2, 80)
+    outbound = bed.h1.tcp(H1, 50000)
+    outbound.connect((S2, 80))
+    bed.h1.run("ping", "-c", "1", "-W", "5", S1)
+    # What the kernel has forgotten by itself is no session any more.
+    bed.router.run("conntrack", "-D", "-p", "icmp", check=False)
+
+    def sessions():
+        return sorted((f["protocol"], f["internal"], f["external"], f["peer"]) for f in bed.flows())
+
+    wait_until(lambda: not any(f["protocol"] == "icmp" for f in bed.flows()), "the ping's session has ended")
+    before = sessions()
+    assert len(before) == 7, before
+    # What it ends in the end goes on for a moment.
+    bed.guard_may_drop = True
+    for _ in range(3):
+        bed.daemon.kill()
+        bed.state_path.unlink()
+        bed.launch().expect(r"^masqd: ready:")
+        assert sessions() == before
+    accepted.sendall(b"still here")
+    assert inbound.recv(100) == b"still here"
+    web.accept()[0].sendall(b"and here")
+    assert outbound.recv(100) == b"and here"
+    assert exchange(client, bed.wan.udp(S2, 3478), S2) == port
+    stranger = bed.wan.udp(S2, 5555)
+    stranger.sendto(b"knock", (GATEWAY, there))
+    assert other.recvfrom(2048)[0] == b"knock"
+    bed.daemon.kill()
+    bed.state_path.unlink()
+    bed.configure(main=EIF)
+    bed.launch().expect(r"^masqd: ready:")
+    assert not any(f["internal"] == f"{H2}:80" for f in bed.flows())
+    wait_until(lambda: not any("dport=8080" in entry for entry in entries(bed)), "the kernel has ended what came by the forward")
+
+
+def test_the_kernels_timers_are_set_and_put_back(make_bed):
+    names = ("udp_timeout", "udp_timeout_stream", "icmp_timeout", "tcp_timeout_established", "tcp_timeout_time_wait", "tcp_timeout_unacknowledged")
+    bed = make_bed()
+
+    def values():
+        return [int(bed.router.run("sysctl", "-n", f"net.netfilter.nf_conntrack_{name}").stdout) for name in names]
+
+    before = values()
+    bed.start()
+    assert values() == [300, 300, 60, 7440, 240, 7440]
+    bed.daemon.kill()
+    bed.start()
+    bed.configure(extra=[("timeouts", None, {"udp": "400"})])
+    bed.daemon.send_signal(signal.SIGHUP)
+    wait_until(lambda: values()[:2] == [400, 400], "the timers of the new configuration")
+    client, server = bed.h1.udp(H1, 40000), bed.wan.udp(S1, 3478)
+    exchange(client, server, S1)
+    assert 395 <= int(entries(bed)[0].split()[2]) <= 400
+    bed.stop()
+    assert values() == before
+
+
 def test_killed_under_load_no_connection_fails(make_bed):
     """While nobody listens the kernel's own masquerade goes on, and nothing leaves untranslated."""
     bed = make_bed()
