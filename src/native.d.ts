@@ -153,7 +153,7 @@ declare module "masq:native" {
 	/** Most triples of one {@link poll}. */
 	export const POLL_MAX: 256;
 	/**
-	 * poll(2) on the first `count` triples [fd, events, revents] of `set`; writes revents. `timeoutMs` < 0 waits for ever, at most {@link POLL_MAX} triples.
+	 * poll(2) on the first `count` triples [fd, events, revents] of `set`; writes revents. `timeoutMs` < 0 waits forever, at most {@link POLL_MAX} triples.
 	 * Number of descriptors with revents != 0; 0 also after EINTR.
 	 */
 	export function poll(set: Int32Array, count: number, timeoutMs: number): number;
@@ -227,7 +227,7 @@ declare module "masq:native" {
 	export function packetSendTo(fd: Fd, ifindex: number, form: number, tx: Int32Array, from: number, count: number): number;
 	/** Name ("ENOBUFS") of the errno that ended the last {@link packetSend}, {@link packetSendTo} or {@link tunSend} early, "" if none did. */
 	export function sendError(): string;
-	/** Ones-complement sum of `length` bytes of the frame buffer from byte `offset` (even), folded to 16 bits, as loaded; an odd last byte is padded with zero. */
+	/** Ones-complement sum of `length` bytes of the frame buffer from byte `offset` (even), folded to 16 bits, raw; an odd last byte is padded with zero. */
 	export function frameSum(offset: number, length: number): number;
 	/** [frames seen, frames dropped for want of buffer] of a packet socket since the last call. */
 	export function packetStatistics(fd: Fd): [number, number];

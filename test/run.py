@@ -213,7 +213,7 @@ class Run:
         began = time.monotonic()
         try:
             count, output, note = self._execute(suite)
-        except Exception as error:  # a suite that can not even be started or counted
+        except Exception as error:  # a suite that cannot even be started or counted
             count, output, note = Count(failed=1), str(error), "did not run"
         seconds = time.monotonic() - began
         with self.changed:

@@ -28,7 +28,7 @@ export class ControlClient {
 		} catch (error) {
 			const { code } = error as native.NativeError;
 			if (code === "ENOENT" || code === "ECONNREFUSED") throw new ControlError(`masqd is not running (no answer at ${path})`);
-			throw new ControlError(`can not reach masqd: ${(error as Error).message}`);
+			throw new ControlError(`cannot reach masqd: ${(error as Error).message}`);
 		}
 	}
 

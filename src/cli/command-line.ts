@@ -6,7 +6,7 @@ import * as native from "masq:native";
 /** What went wrong, in words for the operator. */
 export class CommandError extends Error {}
 
-/** A command line that can not be meant so; the message is for the operator. */
+/** A command line that cannot be meant so; the message is for the operator. */
 export class UsageError extends CommandError {}
 
 /** What stood behind the command. */

@@ -223,7 +223,7 @@ function explainDrops(line: Line, client: ControlClient, host: string | undefine
 	return 0;
 }
 
-/** What would become of a packet like a dropped one now; null if that can not be asked. */
+/** What would become of a packet like a dropped one now; null if that cannot be asked. */
 function dryRun(client: ControlClient, d: DropRow): WhyReply | null {
 	if (!d.source.includes(":") && (d.protocol === "tcp" || d.protocol === "udp")) return null;
 	const protocol = d.protocol.replace(/^icmp-.*/, "icmp");
@@ -253,7 +253,7 @@ function flush(line: Line): number {
 	const [what, ...rest] = line.words;
 	if (what === undefined) throw new UsageError("flush what? all, host, mapping or wan");
 	const wanted = FLUSHED.get(what);
-	if (wanted === undefined) throw new UsageError(`can not flush '${what}'`);
+	if (wanted === undefined) throw new UsageError(`unknown flush target '${what}'`);
 	if (rest.length !== wanted.length) throw new UsageError(`it is flush ${[what, ...wanted].join(" ")}`);
 	const request: FlushRequest =
 		what === "host"
@@ -270,7 +270,7 @@ function flush(line: Line): number {
 function capture(line: Line): number {
 	const { options } = line;
 	const what = line.words[0] ?? "next";
-	if (what !== "next" && what !== "on" && what !== "off" && what !== "last") throw new UsageError(`can not capture '${what}'`);
+	if (what !== "next" && what !== "on" && what !== "off" && what !== "last") throw new UsageError(`cannot capture '${what}'`);
 	if (what === "on" || what === "off") {
 		const reply = connect(line).request({ command: "capture", what });
 		if (options.has("-j")) json(reply);

@@ -17,7 +17,8 @@ export const HELP: Record<string, Help> = {
 		summary: "translate packets until SIGTERM",
 		text: `Runs in the foreground. SIGTERM ends it and undoes guard, routes, TUN and
 settings. The log goes to stderr, or to syslog; LEVEL is error, warning,
-notice, info (default) or debug. What repeats is said once a minute.
+notice, info (default) or debug. Repeated messages are rate-limited to one
+a minute.
 --wait: start also while there is no WAN device yet.`,
 	},
 	check: { usage: "[-c FILE] [-j]", summary: "print the effective plan, or every error" },
@@ -29,19 +30,19 @@ notice, info (default) or debug. What repeats is said once a minute.
 	flows: {
 		usage: "[-j] [-n ROWS] [--host A[:P]] [--peer A[:P]] [--proto P]\n         [--state S] [--sort bytes|age]",
 		summary: "sessions",
-		text: `Two lines a session: inside, external and peer endpoint; state, time left,
-packets and bytes of both directions. --sort bytes has those that moved most
+		text: `Two lines per session: internal, external and peer endpoint; state, time
+left, packets and bytes of both directions. --sort bytes has the busiest
 first, --sort age those that are idle for longest. 50 rows unless -n says
 otherwise. States: new open dns-done query syn-sent syn-received opening
 established fin-sent fin-received closing reset resting.`,
 	},
 	mappings: {
 		usage: "[-j] [-n ROWS] [--host A[:P]] [--proto P]",
-		summary: "inside endpoints and their external ones",
+		summary: "internal endpoints and their external ones",
 	},
 	hosts: {
 		usage: "[-j] [-n ROWS]",
-		summary: "inside hosts: sessions, limits, refusals, bytes",
+		summary: "internal hosts: sessions, limits, refusals, bytes",
 	},
 	drops: {
 		usage: "[-j] [-n ROWS]",
@@ -49,7 +50,7 @@ established fin-sent fin-received closing reset resting.`,
 	},
 	why: {
 		usage: "[-j] [HOST | PROTO SRC:PORT DST:PORT [in|out]]",
-		summary: "explain drops, or what would become of a packet",
+		summary: "explain drops, or what would happen to a packet",
 		text: `Without arguments, or with a host, it explains the last drops (of it)
 and how to let such packets pass. With protocol and endpoints it goes
 through all decisions about such a packet, in order, without sending it and
@@ -67,8 +68,8 @@ destinations: the log of RFC 6888 REQ-12.`,
 	flush: {
 		usage: "all | host A | mapping PROTO A:P | wan  [-j]",
 		summary: "end sessions",
-		text: `host: all sessions of an inside host. mapping: all of one external endpoint.
-wan: all that use the WAN's own address (not static NAT or pools).`,
+		text: `host: all sessions of an internal host. mapping: all of one external
+endpoint. wan: all that use the WAN's own address (not static NAT or pools).`,
 	},
 	capture: {
 		usage: "[-w FILE] [-n COUNT] [--host A] [--dropped] [-j]\n         | on | off | last [-w FILE] [-n COUNT] ...",
@@ -81,7 +82,7 @@ Packets that are offloaded to the kernel are not seen.`,
 	},
 	selftest: {
 		usage: "[-j]",
-		summary: "play requirements of the RFCs through the decision code",
+		summary: "check the decision code against RFC requirements",
 		text: "In memory of its own: needs no daemon, sends nothing.",
 	},
 	offload: { usage: "--dump [-c FILE]", summary: "the BPF programs of the plan, disassembled" },

@@ -55,9 +55,9 @@ export function renderFlow(f: Flow): string {
 	);
 }
 
-export const FLOW_HEADING = "prot inside                external              peer\n";
+export const FLOW_HEADING = "prot internal              external              peer\n";
 
-export const MAPPING_HEADING = "prot inside                external              sessions who may answer\n";
+export const MAPPING_HEADING = "prot internal              external              sessions filtering\n";
 
 const WHO: Record<string, string> = {
 	"endpoint-independent": "anyone",
@@ -165,7 +165,7 @@ export function renderStatus(s: StatusReply): string {
 	add("sessions", `${s.sessions.used} of ${s.sessions.total} (${percent} %), ${s.hosts} hosts, ${s.tableBytes} bytes`);
 	for (const [state, n] of Object.entries(s.sessions.byState)) add("", `${state} ${n}`);
 	const top = s.topHosts.map((h) => `${h.address} ${h.sessions}${h.refused > 0 ? ` (${h.refused} refused)` : ""}`);
-	if (top.length > 0) add("most by", top.join(", "));
+	if (top.length > 0) add("top hosts", top.join(", "));
 	add("ports free", s.externalPorts.map((p) => `${p.protocol} ${p.free} of ${p.total}`).join(", "));
 	add("packets/s", `${s.rates.out} out, ${s.rates.in} in, ${s.rates.dropped} dropped`);
 	add("forwarded", `${s.forwarded.out} out, ${s.forwarded.in} in, ${s.leftToKernel} left to the kernel`);

@@ -120,7 +120,7 @@ export const BOOL: ValueType<boolean> = {
 	parse(text) {
 		if (/^(?:1|on|true|yes|enabled)$/.test(text)) return true;
 		if (/^(?:0|off|false|no|disabled)$/.test(text)) return false;
-		return refuse(text, "a truth value");
+		return refuse(text, "a boolean");
 	},
 };
 
@@ -152,7 +152,7 @@ export function oneOf<const T extends string>(values: readonly T[]): ValueType<T
 	return {
 		name: values.join("|"),
 		expected,
-		parse: (text) => values.find((value) => value === text) ?? refuse(text, "known here"),
+		parse: (text) => values.find((value) => value === text) ?? refuse(text, "a valid choice"),
 	};
 }
 
@@ -204,7 +204,7 @@ export const ADDRESS_RANGE: ValueType<AddressRange> = {
 	parse(text) {
 		const range = parseAddressRange(text);
 		if (range === null) return refuse(text, "an address range");
-		if (range.first > range.last) return new Refusal(`${quoteValue(text)} runs backwards`);
+		if (range.first > range.last) return new Refusal(`${quoteValue(text)} is reversed`);
 		if (!isUnicast(range.first) || !isUnicast(range.last)) return refuse(text, "a range of host addresses");
 		if (range.last - range.first >= MAX_POOL_ADDRESSES) {
 			return new Refusal(`${formatAddressRange(range)} has more than ${MAX_POOL_ADDRESSES} addresses`);
@@ -223,7 +223,7 @@ export const PORT_RANGE: ValueType<PortRange> = {
 		const first = Number(parts[1]);
 		const last = parts[2] === undefined ? first : Number(parts[2]);
 		if (first < 1 || first > 65535 || last < 1 || last > 65535) return new Refusal(`${quoteValue(text)} is out of range`);
-		return first <= last ? { first, last } : new Refusal(`${quoteValue(text)} runs backwards`);
+		return first <= last ? { first, last } : new Refusal(`${quoteValue(text)} is reversed`);
 	},
 };
 
@@ -282,7 +282,7 @@ const AUTO_ON_OFF: ValueType<"auto" | "on" | "off"> = {
 	expected: "auto, on or off",
 	parse(text) {
 		const value = BOOL.parse(text);
-		return typeof value === "boolean" ? (value ? "on" : "off") : text === "auto" ? text : refuse(text, "known here");
+		return typeof value === "boolean" ? (value ? "on" : "off") : text === "auto" ? text : refuse(text, "a valid choice");
 	},
 };
 

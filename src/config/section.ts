@@ -151,7 +151,7 @@ function readSingle(
 		const floor = option.floor;
 		if (floor !== null && typeof value === "number" && value < floor.value) {
 			const unit = option.unit === "" ? "" : ` ${option.unit}`;
-			findings.warnings.push(problemAt(here, name, `${value}${unit} is below the ${floor.value}${unit} that ${floor.reference} asks for`));
+			findings.warnings.push(problemAt(here, name, `${value}${unit} is below the ${floor.reference} minimum of ${floor.value}${unit}`));
 		}
 	}
 	return result;

@@ -1,5 +1,5 @@
 /**
- * Inside hosts that have sessions: how many, where they are on the LAN, what policy they have. Fixed memory beside the session table.
+ * Internal hosts that have sessions: how many, where they are on the LAN, what policy they have. Fixed memory beside the session table.
  *
  * A record is four words: address; LAN port number in bits 16-23 and flags above; sessions opened lately and the external address of a pool it keeps to; session count (half) and next in hash chain (half).
  * Record 0 is none. A host's record goes with its last session. Its link header has the same number (packet/link-header.ts).
@@ -18,7 +18,7 @@ import {
 } from "./record.ts";
 import type { TableLayout } from "./table-layout.ts";
 
-/** The table of hosts. Addresses are as loaded. */
+/** The table of hosts. Addresses are raw. */
 export class Hosts {
 	/** Words of all records (index = host * 4 + word). */
 	readonly W: Int32Array;

@@ -4,14 +4,14 @@
  *
  * Record (32-bit words; halfwords in memory order):
  *
- *   0 inside address          1 peer address
+ *   0 internal address          1 peer address
  *   2 ports as an outbound packet has them (inside, peer)    3 ports as an inbound packet has them (peer, external);
  *     the peer's is another one in 2 only with nat/renamed-peer.ts
  *   4 protocol | external address number << 8 | state << 16 | flags << 21 | next hop number << 24
  *   5 delta of the address | delta of address and port << 16 (outbound; inbound is the complement)
  *   6 last use (half), host number (half)                    7 list: previous, next (halves)
  *   8 chains: next by outbound key, next by inbound key (halves)
- *   9 last acknowledgment number from inside                10 the same from the peer        (TCP, as loaded)
+ *   9 last acknowledgment number from inside                10 the same from the peer        (TCP, raw)
  *  11 packets out  12 packets in (31 bits each)  13 bytes out  14 bytes in (30 bits each)
  *  15 of a live session: bytes out, in: high part (halves); of one that may make room: previous, next in its host's list of those (halves)
  */
@@ -53,7 +53,7 @@ export const FORWARDED = 1 << 23;
 export const ANSWERED = 1 << 21;
 /** TCP: an ALG (nat/alg.ts), or who changes the peer's port (nat/renamed-peer.ts), looks at every segment; the session is TCP_TENDED where others are TCP_ESTABLISHED. */
 export const ALG_INSPECTED = 1 << 21;
-/** TCP: its sequence numbers have been moved, so that without the ALG's memory it can not go on. */
+/** TCP: its sequence numbers have been moved, so that without the ALG's memory it cannot go on. */
 export const MOVED = 1 << 22;
 
 /** How far beyond the expected sequence number a RST may be: one unscaled window. A later one is provoked again by the next segment. */

@@ -55,7 +55,7 @@ export const NOT_OURS = "it is not masqd's";
 export interface Image {
 	sessions: number;
 	keys: Int32Array;
-	/** External addresses by number, as loaded. */
+	/** External addresses by number, raw. */
 	addresses: Int32Array;
 	/** Address of external 0 before the change that was going on, 0 if there was none. */
 	changing: number;
@@ -83,7 +83,7 @@ export interface Restored {
 /**
  * Looks at a file's contents. `boot` identifies this boot of the machine, four words; `now` is in seconds since then.
  *
- * @returns the image, or why the file can not be used: the rest of a sentence.
+ * @returns the image, or why the file cannot be used: the rest of a sentence.
  */
 export function readImage(buffer: ArrayBuffer, boot: Int32Array, now: number): Image | string {
 	if (buffer.byteLength < HEADER_WORDS * 4) return "it is too short";

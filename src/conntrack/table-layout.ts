@@ -9,7 +9,7 @@ export const MAGIC = 0x6d617371;
 /** Changes with every change of the layout: a file with another number is not ours to read. */
 export const LAYOUT_VERSION = 4;
 export const HEADER_WORDS = 64;
-/** External addresses by number, as loaded: what the numbers in the records mean. */
+/** External addresses by number, raw: what the numbers in the records mean. */
 export const EXTERNAL_WORDS = 256;
 /** Words of the header. */
 export const H_MAGIC = 0;

@@ -1,12 +1,12 @@
 /**
  * The connection tracking table: sessions and mappings in fixed memory. Hot file: plain locals and typed arrays (performance.md).
  *
- * Theory of operation. A *session* is one 64-byte record: the inside endpoint, its external port, the peer, state, counters. A *mapping* (RFC 4787 section 4.1:
- * one inside endpoint <-> one external endpoint, whatever the peer) has no record of its own, because most mappings have exactly one session: it
+ * Theory of operation. A *session* is one 64-byte record: the internal endpoint, its external port, the peer, state, counters. A *mapping* (RFC 4787 section 4.1:
+ * one internal endpoint <-> one external endpoint, whatever the peer) has no record of its own, because most mappings have exactly one session: it
  * is the ring of the sessions that share its external endpoint. The ring's *leader*, any one member, stands in the two mapping indexes; when it goes, the next
  * member takes its place, and with the last member the mapping ends and its port is given back. So the two levels of design.md section 3 hold,
  * only sessions expire, and a state file needs to keep nothing but records. Where the port must rest (RFC 6888 REQ-8) the last record stays as state
- * RESTING: in no index but that of inside endpoints, so that its host finds the port again and nobody else does; the first to go when records run out.
+ * RESTING: in no index but that of internal endpoints, so that its host finds the port again and nobody else does; the first to go when records run out.
  *
  * Indexes are hash chains over 16-bit record numbers: sessions by outbound key (inside, peer) and by inbound key (peer, external), mappings by inside and by
  * external endpoint. An insert never fails and never rehashes. The hash is multiplicative with keys drawn at start, so neither side can aim at a chain.
@@ -24,7 +24,7 @@
  * only while its state is not FREE. That one store is the last of a creation and the first of an end, and every other change of a record is one store, or several
  * that may be told apart from a whole record. Indexes, lists and port bitmaps are never read again.
  *
- * The record's layout is in record.ts. Addresses, ports and acknowledgment numbers are as loaded (packet/layout.ts).
+ * The record's layout is in record.ts. Addresses, ports and acknowledgment numbers are raw (packet/layout.ts).
  */
 import { fold, halfDelta, wordDelta } from "../packet/checksum.ts";
 import { firstOf, pair, secondOf } from "../packet/layout.ts";
@@ -74,7 +74,7 @@ import {
 	type TableLayout,
 } from "./table-layout.ts";
 
-/** What a session is made of. Addresses and ports as loaded. */
+/** What a session is made of. Addresses and ports raw. */
 export interface NewSession {
 	protocol: number;
 	internal: number;
@@ -109,7 +109,7 @@ export class Table {
 	readonly #mapInHeads: Uint16Array;
 	/** Ring: previous, next, by record number * 2. */
 	readonly #ring: Uint16Array;
-	/** Mapping chains: next by inside endpoint, next by external endpoint, by record number * 2. */
+	/** Mapping chains: next by internal endpoint, next by external endpoint, by record number * 2. */
 	readonly #chains: Uint16Array;
 	/** Chains of the first session of each mapping and peer address; the links are those of {@link #chains} by external endpoint, which only leaders need else. */
 	readonly #peerHeads: Uint16Array;
@@ -132,7 +132,7 @@ export class Table {
 	 * @param buffer zeroed or used before; it is initialised as empty
 	 * @param keys three random words
 	 * @param timeouts seconds by state
-	 * @param keep leave the records as they are, for restore.ts: until it is done the table can not be used
+	 * @param keep leave the records as they are, for restore.ts: until it is done the table cannot be used
 	 * @param copied the table that `buffer` is a copy of: nothing is initialised then
 	 */
 	constructor(buffer: ArrayBuffer, layout: TableLayout, keys: Int32Array, timeouts: Int32Array, keep = false, copied: Table | null = null) {
@@ -211,7 +211,7 @@ export class Table {
 
 	/**
 	 * Puts the session in record `i`, which is in no index, into all of them, for a restore: as fast as one by one can be. `address` is its external address as
-	 * loaded; `ported`: an external endpoint is one inside endpoint's. Returns a session of the mapping that was there before, 0 if it is the first;
+	 * loaded; `ported`: an external endpoint is one internal endpoint's. Returns a session of the mapping that was there before, 0 if it is the first;
 	 * -1, and nothing is done, if another session has one of its keys.
 	 */
 	relink(i: number, address: number, ported: boolean): number {
@@ -517,7 +517,7 @@ export class Table {
 		return i;
 	}
 
-	/** Session of an inbound packet to external address number `external` (as-loaded `address`), 0 if there is none. */
+	/** Session of an inbound packet to external address number `external` (raw `address`), 0 if there is none. */
 	findIn(protocol: number, peer: number, address: number, external: number, ports: number): number {
 		const t = this.T;
 		const key = protocol | (external << EXTERNAL_SHIFT);
@@ -531,12 +531,12 @@ export class Table {
 		return i;
 	}
 
-	/** A session of the mapping of an inside endpoint, 0 if there is no such mapping. `port` as loaded. */
+	/** A session of the mapping of an internal endpoint, 0 if there is no such mapping. `port` raw. */
 	findMapping(protocol: number, internal: number, port: number): number {
 		return this.#findInternal(protocol, internal, port, false);
 	}
 
-	/** The record that keeps the port at rest which an inside endpoint's mapping had, 0 if there is none. `port` as loaded. */
+	/** The record that keeps the port at rest which an internal endpoint's mapping had, 0 if there is none. `port` raw. */
 	findQuarantined(protocol: number, internal: number, port: number): number {
 		return this.#counts[QUARANTINED] === 0 ? 0 : this.#findInternal(protocol, internal, port, true);
 	}
@@ -558,7 +558,7 @@ export class Table {
 		return i;
 	}
 
-	/** A session of the mapping that owns an external endpoint, 0 if there is none. `port` as loaded. */
+	/** A session of the mapping that owns an external endpoint, 0 if there is none. `port` raw. */
 	findExternal(protocol: number, address: number, external: number, port: number): number {
 		const t = this.T;
 		const key = protocol | (external << EXTERNAL_SHIFT);
@@ -571,7 +571,7 @@ export class Table {
 		return i;
 	}
 
-	/** The session of a mapping that `leader` leads, with a peer address: the first there is, 0 if there is none. `address` is the external one as loaded. */
+	/** The session of a mapping that `leader` leads, with a peer address: the first there is, 0 if there is none. `address` is the external one raw. */
 	findPeer(leader: number, peer: number, address: number): number {
 		const t = this.T;
 		const e = leader << RECORD_SHIFT;
@@ -724,7 +724,7 @@ export class Table {
 	}
 
 	/**
-	 * Ends a session; `address` is its external address as loaded (it went into the inbound hash). Returns true if it was the last of
+	 * Ends a session; `address` is its external address raw (it went into the inbound hash). Returns true if it was the last of
 	 * its mapping, whose port is then the caller's to give back. The record is free afterwards, its words are still readable until it is used again.
 	 */
 	remove(i: number, address: number): boolean {
@@ -766,7 +766,7 @@ export class Table {
 	}
 
 	/**
-	 * Gives sessions, named in order by `each`, another external address: `from` and `to` as loaded. All sessions of a mapping must be among them. The records keep
+	 * Gives sessions, named in order by `each`, another external address: `from` and `to` raw. All sessions of a mapping must be among them. The records keep
 	 * number, state and time; the caller changes what their external number means.
 	 */
 	renumber(each: (f: (i: number) => void) => void, from: number, to: number): void {

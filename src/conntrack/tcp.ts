@@ -21,7 +21,7 @@ import {
 import type { Table } from "./table.ts";
 
 /**
- * A segment from the inside. `flags` are the header's six bits, `seq` and `ack` its numbers as loaded.
+ * A segment from the inside. `flags` are the header's six bits, `seq` and `ack` its numbers raw.
  * The acknowledgment number is remembered to judge resets from outside.
  */
 export function tcpOut(table: Table, i: number, flags: number, seq: number, ack: number, now16: number): void {
@@ -106,7 +106,7 @@ function open(meta: number): number {
 }
 
 /**
- * State after a segment without SYN and RST from the side whose FIN leads to `ownFin`, and which alone can not complete its own `opening`; `opened` is where
+ * State after a segment without SYN and RST from the side whose FIN leads to `ownFin`, and which alone cannot complete its own `opening`; `opened` is where
  * data flows.
  */
 function afterData(state: number, flags: number, ownFin: number, otherFin: number, opening: number, opened: number): number {

@@ -19,7 +19,7 @@ import type { Table } from "./table.ts";
 
 /**
  * Checks every invariant of lists, chains and rings; throws an Error that names the first violation. `addressOf` gives an external
- * address, as loaded, by its number.
+ * address, raw, by its number.
  */
 export function verifyTable(table: Table, addressOf: (external: number) => number): void {
 	const { T: t, T16: t16, layout } = table;

@@ -34,7 +34,7 @@ export interface DecisionsView extends CoreView {
 	readonly impaired: number | null;
 	/** Next hop number of a destination, found without asking anybody. */
 	lookup(destination: number): number;
-	/** Why packets from a LAN to a destination (dotted value, port in host order) never come to masqd, in words; null if they do. */
+	/** Why packets from a LAN to a destination (host order, port in host order) never come to masqd, in words; null if they do. */
 	passesBy(protocol: number, destination: number, port: number): string | null;
 }
 
@@ -53,7 +53,7 @@ export interface PortView {
 	readonly index: number;
 	/** Null while it is closed. */
 	readonly driver: object | null;
-	/** Address as loaded, 0 for none. */
+	/** Address raw, 0 for none. */
 	readonly link: { readonly address: number; readonly mtu: number };
 	readonly received: number;
 	readonly sent: number;

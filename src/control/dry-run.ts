@@ -1,5 +1,5 @@
 /**
- * `why`: what would become of a packet, decided by the live decision code and told step by step.
+ * `why`: what would happen to a packet, decided by the live decision code and told step by step.
  *
  * Theory of operation. The tables are copied, memory and all (a megabyte takes a fraction of a millisecond), and a context over the copies goes through the same
  * code as a real packet, with queues and frame memory of its own and next hops that ask nobody. So nothing is sent and nothing remains: no session, port, quota,
@@ -125,7 +125,7 @@ export function why(o: DecisionsView, request: { protocol: string; source: strin
 	};
 	let waits = false;
 	const hops: NextHops = {
-		// Inside hosts and hops that are known have tags; the others would wait.
+		// Internal hosts and hops that are known have tags; the others would wait.
 		tags: live.hops.tags,
 		least: live.hops.least,
 		mtuTo: (destination) => live.hops.mtuTo(destination),
@@ -176,7 +176,7 @@ export function why(o: DecisionsView, request: { protocol: string; source: strin
 		else say("route", `the route to ${to} leads through ${o.wan.name}`);
 	});
 	listen(c.table, "findMapping", (i) =>
-		say("mapping", i === 0 ? "no mapping of this inside endpoint yet" : `mapping known: ${mapping(i)}`),
+		say("mapping", i === 0 ? "no mapping of this internal endpoint yet" : `mapping known: ${mapping(i)}`),
 	);
 	listen(c.table, "findExternal", (i) => {
 		if (out || steps.some((s) => s.what === "mapping")) return;
@@ -218,7 +218,7 @@ export function why(o: DecisionsView, request: { protocol: string; source: strin
 		const at = formatAddress(addressValue(c.externals.A[n]));
 		if (taken < 0) say("port", `every port of ${at} is in use`);
 		else if (taken === wanted) say("port", `port ${wanted} of ${at} is free and is kept`);
-		else say("port", `port ${wanted} of ${at} can not be had; another of the same parity is drawn, such as ${taken}`);
+		else say("port", `port ${wanted} of ${at} cannot be had; another of the same parity is drawn, such as ${taken}`);
 	});
 	listen(c.table, "create", (i) => {
 		const n = (c.table.T[(i << RECORD_SHIFT) + R_META] >> EXTERNAL_SHIFT) & 0xff;

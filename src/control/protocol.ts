@@ -67,7 +67,7 @@ export interface Flow {
 	bytesIn: number;
 }
 
-/** One mapping: an inside endpoint, its outside endpoint, and how many sessions use it. */
+/** One mapping: an internal endpoint, its external endpoint, and how many sessions use it. */
 export interface Mapping {
 	protocol: string;
 	internal: string;
@@ -77,7 +77,7 @@ export interface Mapping {
 	filtering: string;
 }
 
-/** One inside host with sessions. */
+/** One internal host with sessions. */
 export interface HostRow {
 	address: string;
 	/** LAN device. */
@@ -177,7 +177,7 @@ export interface StatusReply {
 	drops: { reason: string; count: number; text: string; remedy: string }[];
 	/** What the FTP ALG has rewritten, and what it has left as it was. */
 	alg: { note: string; count: number; text: string; remedy: string }[];
-	/** Packets that the nft guard dropped, by rule; `leak` must be 0. Null if the guard can not be read. */
+	/** Packets that the nft guard dropped, by rule; `leak` must be 0. Null if the guard cannot be read. */
 	guard: Record<string, number> | null;
 	warnings: string[];
 	/** Steps of the daemon's loop that have thrown, how often, and the last message; `internal`: not only for the system's refusal. */
@@ -194,7 +194,7 @@ export interface StatusReply {
 export interface ReloadReply {
 	/** Why nothing has changed; empty if the configuration is in force. */
 	errors: string[];
-	/** What is to be known about the configuration in force: warnings, and what waits for a restart. */
+	/** What is to be known about the configuration reloaded: warnings, and what waits for a restart. */
 	notes: string[];
 }
 
@@ -229,12 +229,12 @@ export interface WhyFacts {
 	sessions: number;
 	/** Port ranges, as `list ports` has them. */
 	ports: string[];
-	/** The inside host's own limit, 0 if it has none, and its sessions. */
+	/** The internal host's own limit, 0 if it has none, and its sessions. */
 	maxSessions: number;
 	/** Sessions a second that the host may open, 0 if there is no limit. */
 	maxRate: number;
 	hostSessions: number;
-	/** Inside host concerned: source of an outbound packet, holder of the mapping or forward of an inbound one; null if there is none. */
+	/** Internal host concerned: source of an outbound packet, holder of the mapping or forward of an inbound one; null if there is none. */
 	inside: string | null;
 	/** The redirect that has this port but not for this source: its options. */
 	redirect: { proto: string; src_dport: string; dest_ip: string; dest_port: string } | null;

@@ -75,7 +75,7 @@ export class ControlServer {
 	/** Whose turn is first. */
 	#turn = 0;
 
-	/** Throws a native error if the socket can not be made. */
+	/** Throws a native error if the socket cannot be made. */
 	constructor(path: string, daemon: DaemonView) {
 		this.#path = path;
 		this.#log = daemon.log;

@@ -59,7 +59,7 @@ function flow({ context: c, offload }: SessionsView, i: number): Flow {
 	};
 }
 
-/** An endpoint filter as address and port, as loaded; port 0 means any. Throws Error in words. */
+/** An endpoint filter as address and port, raw; port 0 means any. Throws Error in words. */
 function wantedEndpoint(what: string, text: string): { address: number; port: number } {
 	const found = parseEndpoint(text);
 	if (found === null) throw new Error(`${what} '${text}' is not an ADDRESS or ADDRESS:PORT`);
@@ -160,7 +160,7 @@ export function* mappings(
 	return { matched: yield* walk(c, (i) => selected(i) && leads(i), make, filter.limit ?? Number.POSITIVE_INFINITY) };
 }
 
-/** Inside hosts that have sessions, most sessions first. */
+/** Internal hosts that have sessions, most sessions first. */
 export function* hosts({ context: c, lan, offload }: SessionsView): Generator<HostRow[] | undefined, { hosts: number }> {
 	const { table } = c;
 	const capacity = table.layout.hosts;
@@ -237,13 +237,13 @@ export function* drops({ context: c, lan, wan }: CoreView): Generator<DropRow[] 
 	return { counts };
 }
 
-/** "icmp-TYPE-CODE" of the first halfword of an ICMP header, as loaded. */
+/** "icmp-TYPE-CODE" of the first halfword of an ICMP header, raw. */
 function icmpName(half: number): string {
 	const value = swap16(half);
 	return value === 0 ? "icmp" : `icmp-${value >> 8}-${value & 0xff}`;
 }
 
-/** As-loaded address of a host named by a client. Throws Error in words. */
+/** Raw address of a host named by a client. Throws Error in words. */
 export function hostAddress(text: string): number {
 	const address = parseAddress(text);
 	if (address === null) throw new Error(`'${text}' is not an IPv4 address`);

@@ -8,7 +8,7 @@ import { isShared, isUnreachableFromOutside } from "../packet/address-class.ts";
 import { addressValue } from "../packet/layout.ts";
 import type { DaemonView } from "./daemon-view.ts";
 
-/** Sentences about the WAN's address: another NAT is in front of this one. `address` is a dotted value. */
+/** Sentences about the WAN's address: another NAT is in front of this one. `address` is in host order. */
 export function addressWarnings(address: number): string[] {
 	if (address === 0) return [];
 	const text = formatAddress(address);
@@ -26,9 +26,9 @@ export function addressWarnings(address: number): string[] {
 /** Sentences about a WAN port that nothing can leave by. */
 function wanWarnings({ wan, kernel, conflict }: DaemonView): string[] {
 	const link = kernel.linkByName(wan.name);
-	if (link === undefined) return [`the wan device ${wan.name} does not exist: masqd waits for it`];
-	if (!link.up) return [`the wan device ${wan.name} is down: masqd waits for it`];
-	return wan.link.address === 0 && conflict === "" ? [`the wan device ${wan.name} has no address: masqd waits for one`] : [];
+	if (link === undefined) return [`the wan device ${wan.name} does not exist: waiting for it`];
+	if (!link.up) return [`the wan device ${wan.name} is down: waiting for it to come up`];
+	return wan.link.address === 0 && conflict === "" ? [`the wan device ${wan.name} has no address: waiting for one`] : [];
 }
 
 /** All warnings that hold now. */

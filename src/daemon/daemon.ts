@@ -265,7 +265,7 @@ export class Daemon implements DaemonView {
 			this.#parts.inForce,
 			this.log,
 		);
-		if (state.notPersisted !== "") this.warnings.push(`no room for the state, sessions will not outlive masqd: ${state.notPersisted}`);
+		if (state.notPersisted !== "") this.warnings.push(`state file full, sessions will be lost on restart: ${state.notPersisted}`);
 		if (state.pending !== "") native.rename(state.pending, this.#parts.paths.state);
 		return successor;
 	}
@@ -296,7 +296,7 @@ export class Daemon implements DaemonView {
 	}
 }
 
-/** Why the tun drivers of a plan can not be had, "" if they can. */
+/** Why the tun drivers of a plan cannot be had, "" if they can. */
 function tunProblem(plan: Plan): string {
 	if (plan.lan.some((l) => l.driver === "tun") && native.fileSize("/dev/net/tun") < 0)
 		return "no TUN: /dev/net/tun is missing; install kmod-tun or use option driver 'packet'";

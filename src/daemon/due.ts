@@ -115,7 +115,7 @@ function signalled(p: Parts, loop: Loop, asked: Asked): void {
 		p.clock.read(p.context);
 		asked.reloads.ask(({ errors }) => {
 			for (const line of errors) p.log.error(line);
-			if (errors.length > 0) p.log.notice("reload: the configuration stays as it was");
+			if (errors.length > 0) p.log.notice("reload: keeping the current configuration");
 		});
 	}
 }

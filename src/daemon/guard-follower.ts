@@ -100,7 +100,7 @@ export class GuardFollower implements Follower {
 
 	#inForce(deleted: boolean): void {
 		const { log, clock, opened, table } = this.#with;
-		if (deleted) log.rateLimited("warning", "guard", `the nft table ${table} was deleted; it is there again`, clock.milliseconds);
+		if (deleted) log.rateLimited("warning", "guard", `the nft table ${table} was deleted and has been reinstalled`, clock.milliseconds);
 		if (!this.#awaited) return;
 		this.#awaited = false;
 		opened();

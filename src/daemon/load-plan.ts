@@ -20,7 +20,7 @@ export function loadPlan(path: string): Loaded {
 	try {
 		text = native.readFile(path);
 	} catch (error) {
-		return { plan: null, errors: [`masqd: can not read ${path}: ${(error as Error).message}`], warnings: [] };
+		return { plan: null, errors: [`masqd: cannot read ${path}: ${(error as Error).message}`], warnings: [] };
 	}
 	try {
 		memory = native.readFile("/proc/meminfo");

@@ -1,6 +1,6 @@
 /**
  * The daemon's log: one line an event, to stderr or syslog. What repeats is said once and then counted: a minute later one line says how many more there were.
- * Nothing is logged a packet. A line that whoever reads the log does not take at once is lost and counted.
+ * Nothing is logged per packet. A line that whoever reads the log does not take at once is lost and counted.
  */
 
 /** Levels with syslog's numbers. */

@@ -142,7 +142,7 @@ export class OffloadFollower implements Follower {
 		for (const n of neighbours) this.offload.neighbourChanged(n.ifindex, n.address, isUsable(n) ? n.mac : null);
 	}
 
-	/** Ports or filters of others changed while running: an offload that can not follow is given up. */
+	/** Ports or filters of others changed while running: an offload that cannot follow is given up. */
 	renew(): void {
 		if (this.#topology === null || this.offload === null) return;
 		try {

@@ -21,7 +21,7 @@ export function planTable(plan: Plan): { layout: TableLayout; bytes: number } {
 	return { layout, bytes: layout.words * 4 };
 }
 
-/** Policy of a plan in as-loaded terms; `numbers` are those of its external addresses, in the order of {@link wantedExternals}. */
+/** Policy of a plan in raw terms; `numbers` are those of its external addresses, in the order of {@link wantedExternals}. */
 export function policyOf(plan: Plan, numbers: readonly number[]): Policy {
 	let at = 1 + plan.statics.length;
 	const everyLan = () => plan.lan.flatMap((l) => l.subnets.map(netOf));
@@ -53,7 +53,7 @@ export function policyOf(plan: Plan, numbers: readonly number[]): Policy {
 	};
 }
 
-/** The port forwards of a plan in as-loaded terms. */
+/** The port forwards of a plan in raw terms. */
 export function forwardsOf(plan: Plan): Forward[] {
 	return plan.redirects.flatMap((r) =>
 		r.protocols.map((p) => ({
@@ -85,7 +85,7 @@ export function emptyPolicy(): Policy {
 	return { ...POLICY_DEFAULTS, hosts: new Map(), forwards: [], pools: [], ranges: [] };
 }
 
-/** A subnet in as-loaded terms. */
+/** A subnet in raw terms. */
 export function netOf(subnet: Subnet): Net {
 	return { address: swap32(subnet.address), mask: swap32(subnet.mask) };
 }

@@ -10,7 +10,7 @@ import { subnetOf } from "../packet/address.ts";
 
 const ARPHRD_ETHER = 1;
 
-/** What is amiss with the devices of a plan now, in sentences; none if that can not be found out. */
+/** What is amiss with the devices of a plan now, in sentences; none if that cannot be found out. */
 export function planWarnings(plan: Plan): string[] {
 	const kernel = new KernelMirror(native);
 	try {

@@ -44,7 +44,7 @@ export interface ReloadSurroundings {
 	log: Log;
 }
 
-/** Reads the configuration again and goes on by it; netifd is asked by who runs it. Returns why not if it can not be used (nothing has changed then), else what is to be known about it. */
+/** Reads the configuration again and goes on by it; netifd is asked by who runs it. Returns why not if it cannot be used (nothing has changed then), else what is to be known about it. */
 export function* reload(r: ReloadSurroundings): Resolving<ReloadReply> {
 	const { plan, errors, warnings } = r.load();
 	const refuse = (lines: string[]): ReloadReply => ({ errors: lines, notes: [] });
@@ -114,7 +114,7 @@ function apply(r: ReloadSurroundings, plan: Plan): string[] {
 	const ended = ending.length + lost.length;
 	// What goes on in mid-connection has been ended, and is to hear of it.
 	if (ended > 0) context.adopt = false;
-	log.notice(`configuration in force${ended > 0 ? `, ${ended} sessions ended` : ""}`);
+	log.notice(`configuration reloaded${ended > 0 ? `, ${ended} sessions ended` : ""}`);
 	const waiting: string[] = [];
 	if (r.offload.waiting !== "") waiting.push(r.offload.waiting);
 	if (plan.sessions !== table.layout.sessions)

@@ -15,7 +15,7 @@ export class SessionHops implements Follower {
 	readonly #judged: (unroutable: boolean) => void;
 
 	/**
-	 * @param find the hop number of a peer (as loaded)
+	 * @param find the hop number of a peer (raw)
 	 * @param changed a session has another hop
 	 * @param judged whether some session has no route
 	 */

@@ -14,9 +14,9 @@ const BOOT_ID = "/proc/sys/kernel/random/boot_id";
 /** The memory for a table, and what a predecessor left. */
 export interface State {
 	memory: ArrayBuffer;
-	/** What was found, null if there was nothing or it can not be used. */
+	/** What was found, null if there was nothing or it cannot be used. */
 	image: Image | null;
-	/** Why a file that was there can not be used, "" if it can or there was none. */
+	/** Why a file that was there cannot be used, "" if it can or there was none. */
 	refused: string;
 	/** Why `memory` is in no file, "" if it is: it ends with the process then. */
 	notPersisted: string;
@@ -51,7 +51,7 @@ export function bootWords(): Int32Array {
 /**
  * Opens the state file for a table of `layout`, `now` in seconds since boot. Nothing in it is changed but its length; whoever calls holds the lock. On a full
  * file system the table is in memory only.
- * Throws a native error if the file can not be opened.
+ * Throws a native error if the file cannot be opened.
  */
 export function openState(path: string, layout: TableLayout, boot: Int32Array, now: number): State {
 	const state: State = { memory: new ArrayBuffer(0), image: null, refused: "", notPersisted: "", pending: "" };

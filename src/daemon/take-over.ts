@@ -61,9 +61,9 @@ export function startAnew(path: string, boot: Int32Array, context: Context, inFo
 
 /** What became of a predecessor's sessions, in a line. */
 function restoredWords(r: Restored): string {
-	const parts = [`${r.kept} sessions go on`];
-	if (r.unfit > 0) parts.push(`${r.unfit} do not fit the configuration any more`);
-	if (r.excess > 0) parts.push(`${r.excess} have no room`);
+	const parts = [`${r.kept} sessions restored`];
+	if (r.unfit > 0) parts.push(`${r.unfit} no longer permitted by the configuration`);
+	if (r.excess > 0) parts.push(`${r.excess} discarded (table smaller)`);
 	if (r.broken > 0) parts.push(`${r.broken} were being written when masqd died`);
 	return parts.join(", ");
 }

@@ -82,7 +82,7 @@ export class TunDevices implements Follower {
 			if (e.code === "ENOENT" || e.code === "ENODEV")
 				throw new StartError("no TUN: the kernel has no tun driver; install kmod-tun or use option driver 'packet'");
 			if (e.code === "EBUSY") throw new StartError(`the device name ${p.tun} is taken: is another masqd running?`);
-			throw new StartError(`can not open TUN: ${e.message}`);
+			throw new StartError(`cannot open TUN: ${e.message}`);
 		}
 		try {
 			p.routes = this.#routeTo(p, t);

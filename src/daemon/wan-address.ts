@@ -106,7 +106,7 @@ export class WanAddress implements Follower {
 		return done;
 	}
 
-	/** Queues a frame that was made for the inside host of a session. */
+	/** Queues a frame that was made for the internal host of a session. */
 	#toInternal(i: number, slot: number, length: number): void {
 		const { context: c, hops } = this.#with;
 		const host = c.table.T16[(i << HALF_SHIFT) + R_HOST];
@@ -124,8 +124,8 @@ export class WanAddress implements Follower {
 		if (conflict === this.#conflict) return;
 		this.#conflict = conflict;
 		const { log } = this.#with;
-		if (conflict !== "") log.notice(`${conflict}: nothing is translated until one of them is another`);
-		else log.notice("WAN and LAN subnets are apart again");
+		if (conflict !== "") log.notice(`${conflict}: nothing is translated until one of them is renumbered`);
+		else log.notice("WAN and LAN subnets no longer overlap");
 	}
 
 	/** Tells who listens that the address is another one. */

@@ -92,7 +92,7 @@ export class GuardSets {
 		return this.#exchange(this.#buffer, this.#at) === 0;
 	}
 
-	/** Whether the kernel has a flow as its own; addresses are dotted values, ports in host order. */
+	/** Whether the kernel has a flow as its own; addresses are in host order, ports in host order. */
 	hasFlow(protocol: number, peer: number, peerPort: number, port: number): boolean {
 		// Written once: it is asked for every packet that would open a session from outside.
 		const key = this.#question === null ? this.#writeQuestion() : this.#key;
@@ -105,7 +105,7 @@ export class GuardSets {
 		return this.#exchange(v.buffer as ArrayBuffer, v.byteLength) === NFT_MSG_NEWSETELEM;
 	}
 
-	/** Whether an address, a dotted value, is in a set of addresses of the guard that there is now, a predecessor's perhaps. */
+	/** Whether an address, a host-order address, is in a set of addresses of the guard that there is now, a predecessor's perhaps. */
 	hasAddress(set: string, address: number): boolean {
 		this.#writeQuery(set, 4, (at) => this.#view.setUint32(at, address));
 		return this.#exchange(this.#buffer, this.#at) === NFT_MSG_NEWSETELEM;
@@ -200,7 +200,7 @@ export class GuardSets {
 		this.#view.setUint16(at + 2, type | NLA_NESTED, this.#little);
 	}
 
-	/** Sends messages. The first answer: 0 or minus errno, or a message's number; what can not be asked is a refusal. */
+	/** Sends messages. The first answer: 0 or minus errno, or a message's number; what cannot be asked is a refusal. */
 	#exchange(messages: ArrayBuffer, length: number): number {
 		try {
 			if (this.#fd < 0) this.#fd = this.#io.netlinkOpen(NETLINK_NETFILTER, []);

@@ -21,21 +21,21 @@
  * Where the kernel forwards:
  *  - `inbound`: from the WAN with a source of a translated LAN or straight to one, exempt peers apart: nothing outside knows these addresses.
  * At output, before conntrack:
- *  - `steer`: what the kernel sends to the Internet about a packet that came out of a TUN device. An ICMP error quotes the inside address, a reset has it as its
+ *  - `steer`: what the kernel sends to the Internet about a packet that came out of a TUN device. An ICMP error quotes the internal address, a reset has it as its
  *    source. It is marked, and a policy rule leads it to masqd (tun-routes.ts), which translates it.
  * At output, where errors that come out of the TUN device do not pass:
  *  - `refused`: the kernel's "protocol unreachable" to the WAN, and to a LAN from the WAN's address. It gets a copy of every SCTP, GRE or ESP packet for
- *    an inside host (one cannot tell those from the router's own by a port) and would refuse it for want of a socket.
+ *    an internal host (one cannot tell those from the router's own by a port) and would refuse it for want of a socket.
  * Before and after source NAT:
  *  - Pings have identifiers where others have ports. What the kernel sends by the WAN under one of masqd's range gets another; replies under one of masqd's range pass to the
- *    kernel only where it has asked so all the same. Its raw sockets would take those of inside hosts for their own.
+ *    kernel only where it has asked so all the same. Its raw sockets would take those of internal hosts for their own.
  * After source NAT, at postrouting:
  *  - `leak`: what would leave by the WAN with a source that is not the WAN device's. It must stay 0: masqd's own packets do
  *    not pass here, and the kernel has nothing to send under another address.
  *  - what leaves from a port that masqd claims is a flow of the kernel's: its answers are let in. Not one of a translated LAN, which the kernel
  *    has masqueraded while masqd was away. `own_full` counts packets of flows that found no room.
  *  - before the firewall's source NAT, the router's own new TCP connections from such a port get another, as the kernel's NAT would do when a host of the LAN has
- *    that port to that server already: the kernel can not know masqd's sessions. Not UDP: a tunnel's peers would learn a wrong port.
+ *    that port to that server already: the kernel cannot know masqd's sessions. Not UDP: a tunnel's peers would learn a wrong port.
  *
  * The script makes the table anew in one transaction, so there is never a moment without a guard and what a killed predecessor left is
  * replaced; but for the flows that were learned, which are kept where the kernel allows it. Addresses are told apart by `fib` expressions, which follow the kernel's addresses by
@@ -334,7 +334,7 @@ function emptied(lines: readonly string[]): string[] {
 		if (name === undefined || LEARNED.some(([learned]) => learned === name)) continue;
 		const of = lines.slice(n + 1, lines.indexOf("\t}", n)).filter((part) => /^\t\t(type|flags)/.test(part));
 		const definition = kind === "set" ? ` { ${of.map((part) => part.trim()).join("; ")}; }` : "";
-		// One that is not there can not be deleted.
+		// One that is not there cannot be deleted.
 		before.push(`add ${kind} ${GUARD_TABLE} ${name}${definition}`, `delete ${kind} ${GUARD_TABLE} ${name}`);
 	}
 	return before;

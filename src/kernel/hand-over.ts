@@ -10,7 +10,7 @@
  * the middle, with the ports that they have inside.
  *
  * Nothing is made of other protocols: what masquerades forgets its own mappings when the WAN's address changes and would not forget these, which a host that
- * sends every few seconds would keep alive for ever. A connection ends with its address anyway.
+ * sends every few seconds would keep alive forever. A connection ends with its address anyway.
  */
 import type { Fd } from "masq:native";
 import {
@@ -53,7 +53,7 @@ const NAT_PORT = 192;
  * Hands over what goes on of `sessions`. Never throws: a kernel without conntrack takes nothing.
  *
  * @param T the words of the session table.
- * @param externals the external addresses by number, as loaded.
+ * @param externals the external addresses by number, raw.
  */
 export function handOver(io: FlowsIo, T: Int32Array, externals: Int32Array, sessions: number): void {
 	const tcp: number[] = [];

@@ -154,7 +154,7 @@ export function separateEphemeral(io: FileIo, ranges: PortRange[], warnings: str
 	try {
 		io.writeFile(EPHEMERAL, `${gap.first} ${gap.last}\n`, 0o644);
 	} catch (error) {
-		warnings.push(`can not keep the router's own ports out of the range: ${(error as Error).message}`);
+		warnings.push(`cannot keep the router's own ports out of the range: ${(error as Error).message}`);
 		return null;
 	}
 	return () => io.writeFile(EPHEMERAL, `${before}\n`, 0o644);

@@ -122,6 +122,6 @@ function* deviceOf(name: string): Resolving<Found> {
 	}
 	const device = status.l3_device ?? status.device;
 	if (device === undefined) return refusal(name, "it is not up yet and has no device");
-	if (typeof device !== "string" || !DEVICE_NAME.test(device)) return refusal(name, "netifd named a device that can not be one");
+	if (typeof device !== "string" || !DEVICE_NAME.test(device)) return refusal(name, "netifd named a device that cannot be one");
 	return { device, problem: null, silent: false };
 }

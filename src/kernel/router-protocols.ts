@@ -43,7 +43,7 @@ const ANY = 0;
 export class RouterProtocols {
 	readonly #io: RouterProtocolsIo;
 	readonly #links: () => Iterable<{ flags: number; tunnel: Tunnel | null }>;
-	/** Peers (as loaded) by protocol. */
+	/** Peers (raw) by protocol. */
 	#peers = new Map<number, Set<number>>();
 	#readAt = Number.NEGATIVE_INFINITY;
 
@@ -53,7 +53,7 @@ export class RouterProtocols {
 		this.#links = links;
 	}
 
-	/** True if the router speaks a protocol with a peer (as loaded). */
+	/** True if the router speaks a protocol with a peer (raw). */
 	speaks(protocol: number, peer: number): boolean {
 		if (this.#io.now() - this.#readAt >= FRESH) this.#read();
 		const peers = this.#peers.get(protocol);

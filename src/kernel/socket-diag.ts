@@ -26,7 +26,7 @@ export interface OwnSocket {
 /** Where packets for the router's sockets come in. */
 export interface SocketPlace {
 	ranges: readonly PortRange[];
-	/** The WAN port's own addresses (dotted values) and its device's index. */
+	/** The WAN port's own addresses (host order) and its device's index. */
 	addresses: readonly number[];
 	ifindex: number;
 }
@@ -159,7 +159,7 @@ export class SocketDiag {
 
 	// ---- sock_diag ---------------------------------------------------------------------------------------
 
-	/** Asks for the next dump. A socket of its own for each: an answer can not be that to an earlier question. */
+	/** Asks for the next dump. A socket of its own for each: an answer cannot be that to an earlier question. */
 	#request(): void {
 		const [protocol, family] = DUMPS[this.#dump];
 		const v = this.#view;

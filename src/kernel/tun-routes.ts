@@ -14,7 +14,7 @@
  * masqd dies the kernel removes the device and with it the route; the rules then find table T empty and do no harm. They are
  * known as ours by their protocol number and the next start removes them ({@link removeLeftovers}).
  *
- * What the kernel itself sends to the Internet about a packet that came out of the TUN device (an ICMP error, a reset) has or quotes an inside address. The guard marks it
+ * What the kernel itself sends to the Internet about a packet that came out of the TUN device (an ICMP error, a reset) has or quotes an internal address. The guard marks it
  * ({@link tunMark}), and one more rule leads it to masqd, which translates it like what hosts send:
  *
  *     P    iif lo fwmark M lookup T

@@ -78,7 +78,7 @@ export class Admission {
 	}
 
 	/**
-	 * Finds room for one more session of a host (as-loaded address), which a `stranger` opens or the host itself: returns the host's number with a record free and the session counted,
+	 * Finds room for one more session of a host (raw address), which a `stranger` opens or the host itself: returns the host's number with a record free and the session counted,
 	 * or a refusal (reason.ts). The caller creates the session at once or calls `hosts.release`. Sessions may have ended to make room, the host's own too.
 	 */
 	admit(internal: number, stranger = false): number {
@@ -132,7 +132,7 @@ export class Admission {
 		return table.count(FREE) > 0 || this.#makeRoom(host, stranger) ? -1 : REASON["table-full"];
 	}
 
-	/** True while a host can not have a session: known without looking at the packet, so that a flood is refused cheaply. */
+	/** True while a host cannot have a session: known without looking at the packet, so that a flood is refused cheaply. */
 	full(internal: number): boolean {
 		const c = this.#c;
 		if (this.#fullAt !== c.now || c.table.available > 0 || this.#clearAt !== c.now || this.#anyGiven()) return false;
@@ -262,7 +262,7 @@ export class Admission {
 		this.#press();
 		const part = guaranteedPorts(c, host);
 		const mappings = hosts.mappings(host, kind);
-		// Those of its mappings that can not be taken back.
+		// Those of its mappings that cannot be taken back.
 		const held = Math.min(mappings, table.spare.live(host));
 		if ((free > 0 && held < part) || this.#givePort(host, GIVEN, external, kind, 0)) return true;
 		if (free > 0 || (this.#portsAt[kind] === c.now && this.#clearAt === c.now)) return false;
@@ -397,7 +397,7 @@ export class Admission {
 		c.events?.ended(i, cause, last);
 	}
 
-	/** The external port (as loaded) that an internal endpoint's last mapping had and that rests still: the rest is over, the port free. */
+	/** The external port (raw) that an internal endpoint's last mapping had and that rests still: the rest is over, the port free. */
 	endRest(protocol: number, internal: number, internalPort: number, external: number): number | undefined {
 		const { table } = this.#c;
 		const i = table.findQuarantined(protocol, internal, internalPort);

@@ -11,7 +11,7 @@ export interface Announcement {
 	address: number | null;
 	/** Host order. */
 	port: number;
-	/** The same line with another address (dotted value) and port. */
+	/** The same line with another address (host order) and port. */
 	line(address: number, port: number): string;
 }
 

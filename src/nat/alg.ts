@@ -3,9 +3,9 @@
  * stands with the filtering (outbound.ts).
  *
  * Theory of operation. A session to port 21 outside, or that came in to port 21 of an inside server, is marked TENDED by its SYN: where others are established it
- * is "tended", so that every segment of it takes the slow path and no other session pays. What the inside host sends is read line by line. PORT and EPRT of a
+ * is "tended", so that every segment of it takes the slow path and no other session pays. What the internal host sends is read line by line. PORT and EPRT of a
  * client, replies 227 and 229 of a server, are rewritten to the external endpoint, and the session they announce is expected (expectations.ts) from the
- * control connection's peer alone. An inside host can announce itself only, and no port below 1024; everything else is left as it is and counted. Outside
+ * control connection's peer alone. An internal host can announce itself only, and no port below 1024; everything else is left as it is and counted. Outside
  * hosts' addresses are never rewritten: they mean what they say.
  *
  * Rewritten lines have other lengths: edited-stream.ts keeps both sides' numbers apart. TLS (AUTH, RFC 4217) and what is no FTP is not read, and when nothing had
@@ -72,9 +72,9 @@ import { sessionReset } from "./tcp-reset.ts";
 
 /** Most control connections that are read at a time. */
 const CONNECTIONS = 64;
-/** And of one inside host. */
+/** And of one internal host. */
 const PER_HOST = 16;
-/** Bytes by which a segment may grow: held bytes and four lines; an inside host is told to leave that room (mss.ts), so that nothing has to be cut. */
+/** Bytes by which a segment may grow: held bytes and four lines; an internal host is told to leave that room (mss.ts), so that nothing has to be cut. */
 export const GROWTH = 192;
 /** An ALG opens no port below it. */
 export const FIRST_PORT = 1024;
@@ -125,7 +125,7 @@ const K_ASKED_END = 5;
 /** The last segment beyond a gap, and how often it has come. */
 const K_GAP = 6;
 const K_GAPS = 7;
-/** The peer's last window, as loaded. */
+/** The peer's last window, raw. */
 const K_WINDOW = 8;
 const CONNECTION_BYTES = 48;
 const ENTRY_BYTES = CONNECTION_BYTES + STREAM_BYTES;
@@ -563,7 +563,7 @@ export class FtpAlg {
 		return 0;
 	}
 
-	/** Queues the frame in slot `s` for the inside host of session `i`. */
+	/** Queues the frame in slot `s` for the internal host of session `i`. */
 	#toInternal(i: number, s: number, length: number): boolean {
 		const c = this.#c;
 		const host = c.table.T16[(i << HALF_SHIFT) + R_HOST];

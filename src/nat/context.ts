@@ -46,7 +46,7 @@ export class Queue {
 	}
 }
 
-/** A subnet by as-loaded address and mask. */
+/** A subnet by raw address and mask. */
 export interface Net {
 	address: number;
 	mask: number;
@@ -58,7 +58,7 @@ export interface Link {
 	ethernet: boolean;
 	/** Largest IPv4 packet. */
 	mtu: number;
-	/** Own address, as loaded; source of ICMP errors that leave here. */
+	/** Own address, raw; source of ICMP errors that leave here. */
 	address: number;
 	/** Own MAC, six bytes. */
 	mac: Uint8Array;
@@ -89,26 +89,26 @@ export interface NextHops {
 	readonly tags: Int32Array;
 	/** Largest IPv4 packet that fits every route through the WAN: the smallest MTU of the link and of routes that have their own. */
 	readonly least: number;
-	/** Largest one on the way to a destination (as loaded). */
+	/** Largest one on the way to a destination (raw). */
 	mtuTo(destination: number): number;
-	/** Hop number for a destination (as loaded); {@link NO_ROUTE}, or {@link ELSEWHERE} if the route does not lead through the WAN. */
+	/** Hop number for a destination (raw); {@link NO_ROUTE}, or {@link ELSEWHERE} if the route does not lead through the WAN. */
 	find(destination: number): number;
 	/** Holds a copy of a frame until the neighbour answers, and asks the kernel to find it. */
 	park(hop: number, slot: number, length: number): void;
-	/** As hold, for an inside host whose neighbour is not known, or was not looked at lately. */
+	/** As hold, for an internal host whose neighbour is not known, or was not looked at lately. */
 	parkInternal(host: number, slot: number, length: number): void;
-	/** An inside host's own frame came by LAN port `port`, from a MAC that is not the one known to lead to it, or that was not looked at lately. */
+	/** An internal host's own frame came by LAN port `port`, from a MAC that is not the one known to lead to it, or that was not looked at lately. */
 	heard(host: number, port: number, slot: number): void;
 }
 export const NO_ROUTE = -1;
 export const ELSEWHERE = -2;
-/** Hop number of sessions between two inside hosts over an external address (RFC 4787 REQ-9). Its tag is always 0. */
+/** Hop number of sessions between two internal hosts over an external address (RFC 4787 REQ-9). Its tag is always 0. */
 export const HAIRPIN = 255;
 
 /** Who reaches whom over an external address: hosts of one LAN port each other, those of all, or nobody. */
 export type HairpinMode = "same-lan" | "all" | "off";
 
-/** A port forward: external ports to an inside host. Addresses as loaded, ports host order. */
+/** A port forward: external ports to an internal host. Addresses raw, ports host order. */
 export interface Forward {
 	protocol: number;
 	first: number;
@@ -127,11 +127,11 @@ export interface Pool {
 	overload: boolean;
 }
 
-/** Policy from the configuration, in as-loaded terms. */
+/** Policy from the configuration, in raw terms. */
 export interface Policy {
 	/** Host flags for hosts without an entry of their own (HOST_EIF, HOST_ADF or 0). */
 	filtering: number;
-	/** Own entries by as-loaded address. */
+	/** Own entries by raw address. */
 	hosts: Map<number, { flags: number; maxSessions: number; maxRate: number }>;
 	forwards: Forward[];
 	pools: Pool[];
@@ -194,7 +194,7 @@ export interface SessionEvents {
 export interface KernelShare {
 	/** True if a service of the router has this port (host order). */
 	hasPort(protocol: number, port: number): boolean;
-	/** True if the kernel has sent from this port (as loaded, all) to this peer lately: it asks the kernel, which takes some microseconds. */
+	/** True if the kernel has sent from this port (raw, all) to this peer lately: it asks the kernel, which takes some microseconds. */
 	hasFlow(protocol: number, peer: number, peerPort: number, port: number): boolean;
 }
 
@@ -212,7 +212,7 @@ export interface Context {
 	readonly lan: LanLink[];
 	readonly spare: SpareBlocks;
 	policy: Policy;
-	/** Forwards that inside hosts have asked for (pcp-mappings.ts). */
+	/** Forwards that internal hosts have asked for (pcp-mappings.ts). */
 	readonly requested: Forward[];
 	/** Packets dropped, by reason number. */
 	readonly drops: Float64Array;
@@ -245,7 +245,7 @@ export interface Context {
 	/** Seconds now, and the same modulo 2^16. */
 	now: number;
 	now16: number;
-	/** True if the router itself speaks a protocol without ports with a peer (as loaded): a tunnel of its own. */
+	/** True if the router itself speaks a protocol without ports with a peer (raw): a tunnel of its own. */
 	routerSpeaks(protocol: number, peer: number): boolean;
 	/** A fresh random 32-bit integer. */
 	random(): number;
@@ -287,7 +287,7 @@ export function makeDrops(): Float64Array {
 	return new Float64Array(REASONS.length);
 }
 
-/** True if an as-loaded address is the first (network) or last (broadcast) of one of the subnets; a /31 and a /32 have neither (RFC 3021). */
+/** True if a raw address is the first (network) or last (broadcast) of one of the subnets; a /31 and a /32 have neither (RFC 3021). */
 export function isBroadcast(nets: Net[], address: number): boolean {
 	for (let i = 0; i < nets.length; i++) {
 		const { address: net, mask } = nets[i];
@@ -298,7 +298,7 @@ export function isBroadcast(nets: Net[], address: number): boolean {
 }
 
 /**
- * Number of the LAN port that an as-loaded address belongs to, -1 if to none: that with the closest subnet around it, as the kernel's routes have it. Of
+ * Number of the LAN port that a raw address belongs to, -1 if to none: that with the closest subnet around it, as the kernel's routes have it. Of
  * ports with the same subnet it is `known` where that is one of them, else the first.
  */
 export function lanOf(lan: readonly LanLink[], address: number, known = -1): number {
@@ -333,7 +333,7 @@ export function isConfigured({ forwards }: Policy, protocol: number, port: numbe
 	return forwards.some((f) => f.protocol === protocol && port >= f.first && port <= f.last);
 }
 
-/** True if an as-loaded address is in one of the subnets. */
+/** True if a raw address is in one of the subnets. */
 export function inNets(nets: Net[], address: number): boolean {
 	for (let i = 0; i < nets.length; i++) if (((address ^ nets[i].address) & nets[i].mask) === 0) return true;
 	return false;

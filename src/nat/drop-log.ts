@@ -27,7 +27,7 @@ const LAST_HEADER_FAULT = REASON["bad-header-checksum"];
 const BROADCAST = REASON["link-broadcast"];
 const SHORT = REASON["short-packet"];
 
-/** One remembered drop; addresses and ports as loaded. */
+/** One remembered drop; addresses and ports raw. */
 export interface Dropped {
 	/** Order among all drops. */
 	sequence: number;
@@ -39,7 +39,7 @@ export interface Dropped {
 	port: number;
 	source: number;
 	destination: number;
-	/** Ports as in the header; an ICMP packet has its type and code there and its identifier. 0 if it has none or they can not be told. */
+	/** Ports as in the header; an ICMP packet has its type and code there and its identifier. 0 if it has none or they cannot be told. */
 	first: number;
 	other: number;
 	length: number;

@@ -1,7 +1,7 @@
 /**
  * A TCP byte stream from inside in which an ALG replaces lines, seen from the middle: which number a byte has on either side.
  *
- * Theory of operation. Numbers are "original" as the inside host counts, "sent" as the peer gets them. An *edit* is a line that was sent otherwise than it came,
+ * Theory of operation. Numbers are "original" as the internal host counts, "sent" as the peer gets them. An *edit* is a line that was sent otherwise than it came,
  * with the bytes that were sent. Original and sent numbers differ by what the edits before them have added, so the sequence numbers of segments from inside,
  * and acknowledgment numbers and SACK blocks (RFC 2018) of segments from outside are moved. A repeated segment is rendered from the same edits: whatever part
  * of an edited line it holds, the whole new line is sent; so both sides may cut their segments as they like. An edit is forgotten when its room is needed and
@@ -9,7 +9,7 @@
  *
  * All of it stands in memory that may be a file's, so that a stream goes on after its process has ended.
  *
- * A line that may matter but has not come to its end is *held*: its bytes are acknowledged to the inside host (else, by Nagle's algorithm, it might not send
+ * A line that may matter but has not come to its end is *held*: its bytes are acknowledged to the internal host (else, by Nagle's algorithm, it might not send
  * the rest) and go out with the segment that completes it. That segment's own bytes are acknowledged by the peer only, and since the edit spans the
  * whole line, their repetition repeats the held bytes too; so nothing here needs a timer or a copy of the window.
  */
@@ -157,7 +157,7 @@ export class EditedStream {
 		return ((x - this.heldFrom) | 0) >= 0 && this.heldLength > 0 ? this.next : x;
 	}
 
-	/** What we may acknowledge to the inside host: what the peer has, and held bytes that follow it. */
+	/** What we may acknowledge to the internal host: what the peer has, and held bytes that follow it. */
 	get answer(): number {
 		return this.acknowledged(this.#W[S_ACKNOWLEDGED]);
 	}

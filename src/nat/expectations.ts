@@ -1,5 +1,5 @@
 /**
- * Inbound sessions that an ALG has announced: a fixed pool of (protocol, peer address, external endpoint) -> inside endpoint, each for one session and for
+ * Inbound sessions that an ALG has announced: a fixed pool of (protocol, peer address, external endpoint) -> internal endpoint, each for one session and for
  * a minute. The external port is taken when it is announced, because the other side is told its number, and goes over to the mapping that the session makes.
  */
 
@@ -14,7 +14,7 @@ const PER_HOST = 8;
 /** Seconds within which the session must come. */
 export const EXPECTED_WITHIN = 60;
 
-/** One expected session. Addresses and ports as loaded. */
+/** One expected session. Addresses and ports raw. */
 export interface Expectation {
 	readonly protocol: number;
 	/** Only this address may open it, from any port. */
@@ -41,8 +41,8 @@ export class Expectations {
 	}
 
 	/**
-	 * Expects a session from `peer` to an inside endpoint, through external address number `external`. `random` is a 32-bit integer, `now` in seconds.
-	 * Returns the external port as loaded, or -1 if there is no room. What is expected already keeps its port; a host's ninth replaces its first.
+	 * Expects a session from `peer` to an internal endpoint, through external address number `external`. `random` is a 32-bit integer, `now` in seconds.
+	 * Returns the external port raw, or -1 if there is no room. What is expected already keeps its port; a host's ninth replaces its first.
 	 */
 	expect(protocol: number, peer: number, external: number, internal: number, internalPort: number, now: number, random: number): number {
 		const same = this.#list.find(

@@ -17,15 +17,15 @@ export function portKind(protocol: number): number {
 
 /** What an external address is for. */
 export interface External {
-	/** As-loaded address, 0 while there is none. */
+	/** Raw address, 0 while there is none. */
 	address: number;
 	/** True if several hosts share it by port (NAPT), false if it is one host's alone. */
 	shared: boolean;
-	/** Inside address of static NAT, as loaded, 0 if it is not static. */
+	/** Internal address of static NAT, raw, 0 if it is not static. */
 	internal: number;
 	/** Number of the pool it belongs to, -1 if none. */
 	pool: number;
-	/** Host that holds a pool address alone now (as-loaded address), 0 if free. */
+	/** Host that holds a pool address alone now (raw address), 0 if free. */
 	holder: number;
 	/** Sessions of the holder. */
 	sessions: number;
@@ -78,7 +78,7 @@ export function numberExternals(wanted: readonly WantedExternal[], before: Int32
 
 /** The table of external addresses. */
 export class Externals {
-	/** Address by number, as loaded; the hot files read it. */
+	/** Address by number, raw; the hot files read it. */
 	readonly A = new Int32Array(EXTERNALS_MAX + 1);
 	readonly list: External[] = [];
 	/** Port maps by external number * 3 + protocol, then by class. */
@@ -172,7 +172,7 @@ export class Externals {
 		return numbers;
 	}
 
-	/** Number of the address that is an inside host's alone (static NAT; as-loaded address), -1 if there is none. */
+	/** Number of the address that is an internal host's alone (static NAT; raw address), -1 if there is none. */
 	ofInternal(internal: number): number {
 		return this.#byInternal.get(internal) ?? -1;
 	}
@@ -185,7 +185,7 @@ export class Externals {
 		if (address !== 0) this.#byAddress.set(address, n);
 	}
 
-	/** Number of an as-loaded address, -1 if it is not ours. */
+	/** Number of a raw address, -1 if it is not ours. */
 	find(address: number): number {
 		return this.#byAddress.get(address) ?? -1;
 	}
@@ -196,7 +196,7 @@ export class Externals {
 	}
 
 	/**
-	 * Takes an external port for an inside port (host order, both): the same if it is free, else one of the same parity and class from a random start
+	 * Takes an external port for an internal port (host order, both): the same if it is free, else one of the same parity and class from a random start
 	 * (of the upper class too when the lower one is full).
 	 * -1 when all are taken.
 	 */

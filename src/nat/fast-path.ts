@@ -9,7 +9,7 @@
  * that only outbound packets refresh a UDP mapping (RFC 4787 REQ-6).
  *
  * A known five-tuple is not believed by itself. An outbound packet has to come by the LAN port that its session's host is on: its source tells where that
- * is, if it is in the subnet that this port alone has, else the host's record. An inbound packet is never of a session between two inside hosts, whose peer is
+ * is, if it is in the subnet that this port alone has, else the host's record. An inbound packet is never of a session between two internal hosts, whose peer is
  * one of our own addresses.
  *
  * Whether a queue has room is looked at once a batch: what the slow path pushes leaves a batch's room free ({@link Queue}).

@@ -88,7 +88,7 @@ export class Fragmentation {
 		this.rename(s, swap16(this.#ids.take(views.P[(s >> 2) + IP_WORD + IP_DESTINATION_W], count, ipIds, now16)));
 	}
 
-	/** Takes an identification for a datagram to a destination, as loaded both. */
+	/** Takes an identification for a datagram to a destination, raw both. */
 	nextId(destination: number): number {
 		return swap16(this.#ids.take(destination, 1, this.#c.ipIds, this.#c.now16));
 	}

@@ -3,7 +3,7 @@
  * 3022 section 4.3).
  *
  * The quote is the offending packet as the error's sender saw it. From outside it has our external endpoint as source;
- * from inside the inside endpoint as destination. Only that address and port change, with the quoted header checksum,
+ * from inside the internal endpoint as destination. Only that address and port change, with the quoted header checksum,
  * the quoted transport checksum where it is within the quote, and the ICMP checksum over all of it, each incrementally,
  * so that extensions and padding behind the quote (RFC 4884) stay as they are.
  */

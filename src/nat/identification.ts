@@ -35,7 +35,7 @@ export class Identifications {
 		return x;
 	}
 
-	/** Takes `count` identifications for a destination (as loaded), all within `mask`; returns the first, in host order. `now16` is in seconds. */
+	/** Takes `count` identifications for a destination (raw), all within `mask`; returns the first, in host order. `now16` is in seconds. */
 	take(destination: number, count: number, mask: number, now16: number): number {
 		const at = Math.imul(destination ^ (destination >>> 16), this.#key) >>> (32 - BITS);
 		let id = this.#next[at];

@@ -133,7 +133,7 @@ export class Inbound {
 	}
 
 	/**
-	 * True if a packet of a protocol without bitmap to this port (as loaded) of our own address may be for an internal
+	 * True if a packet of a protocol without bitmap to this port (raw) of our own address may be for an internal
 	 * host.
 	 */
 	knows(protocol: number, port: number): boolean {

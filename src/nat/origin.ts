@@ -24,7 +24,7 @@ export function outboundFault(c: Context, internal: number, peer: number, port: 
 }
 
 /**
- * True if nothing from outside can honestly have this source (as loaded): no host's (special, or the first or last of
+ * True if nothing from outside can honestly have this source (raw): no host's (special, or the first or last of
  * the WAN's subnet), one of ours, or a LAN's.
  */
 export function isMartian({ externals, wan, lan }: Context, source: number): boolean {

@@ -103,7 +103,7 @@ export class Outbound {
 	}
 
 	/**
-	 * A port (as loaded) in place of `taken` (host order), with which the router has that very flow; it if there is no
+	 * A port (raw) in place of `taken` (host order), with which the router has that very flow; it if there is no
 	 * other.
 	 */
 	#another(external: number, protocol: number, taken: number): number {
@@ -141,7 +141,7 @@ export class Outbound {
 	}
 
 	/**
-	 * External port of a forward that leads to a packet's internal endpoint, as loaded: what the endpoint itself sends
+	 * External port of a forward that leads to a packet's internal endpoint, raw: what the endpoint itself sends
 	 * comes from there. -1 if there is none.
 	 */
 	#forwardedPort({ protocol, internal, internalPort }: PacketDescriptor): number {

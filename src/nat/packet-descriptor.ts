@@ -3,7 +3,7 @@
  * it. Of a fragmented packet it describes the first fragment, and the whole where that is said. A decision adds what
  * the session is made of (conntrack/table.ts).
  *
- * Addresses and ports are as loaded, and called by their part in a session: of an outbound packet the source is the
+ * Addresses and ports are raw, and called by their part in a session: of an outbound packet the source is the
  * internal endpoint, of an inbound one the peer. A query's identifier is its port on our side.
  */
 

@@ -1,5 +1,5 @@
 /**
- * Port forwards that inside hosts ask for themselves (RFC 6887, RFC 6886; RFC 6888 REQ-9): kept like configured ones for as long as was asked, in a list of fixed size.
+ * Port forwards that internal hosts ask for themselves (RFC 6887, RFC 6886; RFC 6888 REQ-9): kept like configured ones for as long as was asked, in a list of fixed size.
  * The list stands in memory that may be a file's, so that it outlives the process with the sessions that it has let in.
  * A port of the WAN's own address is given, so hosts of pools, which have others, get none. Ports of configured forwards are neither taken nor given back here.
  * A host gets ports for itself only, above 1023, of masqd's own range, and the port that its mapping already has if there is one.
@@ -46,13 +46,13 @@ const MAGIC = 0x50435031;
 const H_MAGIC = 0;
 const H_BOOT = 1;
 const H_EPOCH = 5;
-/** The external address that hosts have been told, as loaded. */
+/** The external address that hosts have been told, raw. */
 const H_ADDRESS = 6;
 const HEADER = 8;
 /** Protocol | PEER << 8 | nonce there << 9; 0: free. */
 const E_KIND = 0;
 const E_INTERNAL = 1;
-/** External port | inside port << 16. */
+/** External port | internal port << 16. */
 const E_PORTS = 2;
 const E_SOURCE = 3;
 const E_UNTIL = 4;
@@ -123,7 +123,7 @@ export class PcpMappings {
 	}
 
 	/**
-	 * The external address is `address` (as loaded, not 0): true if hosts are to be told, because they were told another or none. If another, the epoch
+	 * The external address is `address` (raw, not 0): true if hosts are to be told, because they were told another or none. If another, the epoch
 	 * begins anew (RFC 6887 section 8.5); if none, nobody has relied on one.
 	 */
 	follow(address: number): boolean {
@@ -155,7 +155,7 @@ export class PcpMappings {
 		return place;
 	}
 
-	/** Whether a host (as loaded) may have ports of the WAN's own address, and ask for them. That of a device without addresses may be its host still. */
+	/** Whether a host (raw) may have ports of the WAN's own address, and ask for them. That of a device without addresses may be its host still. */
 	#mayAsk(internal: number): boolean {
 		const { lan, policy, externals } = this.#c;
 		if (externals.ofInternal(internal) >= 0 || poolOf(policy, internal) >= 0) return false;
@@ -163,7 +163,7 @@ export class PcpMappings {
 		return port >= 0 ? lan[port].pcp : lan.some((l) => l.pcp && l.nets.length === 0);
 	}
 
-	/** Grants or ends what host `inside` (as loaded) asks for, whose request came by LAN port number `port`. */
+	/** Grants or ends what host `inside` (raw) asks for, whose request came by LAN port number `port`. */
 	handle(q: PortRequest, internal: number, port: number): PortAnswer {
 		const c = this.#c;
 		const answer: PortAnswer = { result: SUCCESS, external: addressValue(c.externals.A[0]), port: 0, lifetime: 0 };

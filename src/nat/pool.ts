@@ -7,7 +7,7 @@ import type { External } from "./externals.ts";
 import { REASON, refusal } from "./reason.ts";
 
 /**
- * Number of the external address for a host (as loaded) that has no mapping at that endpoint; a refusal if its pool is
+ * Number of the external address for a host (raw) that has no mapping at that endpoint; a refusal if its pool is
  * exhausted.
  */
 export function chooseExternal(c: Context, internal: number): number {
@@ -30,7 +30,7 @@ export function chooseExternal(c: Context, internal: number): number {
 	return pool.overload ? pool.externals[pool.externals.length - 1] : refusal(REASON["pool-exhausted"]);
 }
 
-/** Number of the pool that a host (as loaded) has its external address from, -1 if it masquerades. */
+/** Number of the pool that a host (raw) has its external address from, -1 if it masquerades. */
 export function poolOf({ pools }: Policy, internal: number): number {
 	for (let n = 0; n < pools.length; n++) if (inNets(pools[n].nets, internal)) return n;
 	return -1;

@@ -25,11 +25,11 @@ interface Reason {
  * (RFC 6888 REQ-11, RFC 1812 section 4.3.3.1): the kind of an ICMP error, {@link BUSY} or {@link RESET}.
  */
 export const REASONS = [
-	["short-packet", "The packet is shorter than an IPv4 header.", "Look for a broken device or driver on that side."],
-	["bad-version", "The packet does not say that it is IPv4.", "Look for a broken device or driver on that side."],
-	["bad-header-length", "The IPv4 header length is impossible.", "Look for a broken device or driver on that side."],
-	["bad-total-length", "The IPv4 total length does not fit the packet.", "Look for a broken device or driver on that side."],
-	["bad-header-checksum", "The IPv4 header checksum is wrong.", "Look for a broken device, cable or driver on that side."],
+	["short-packet", "The packet is shorter than an IPv4 header.", "Check the device and driver on that port."],
+	["bad-version", "The packet does not say that it is IPv4.", "Check the device and driver on that port."],
+	["bad-header-length", "The IPv4 header length is impossible.", "Check the device and driver on that port."],
+	["bad-total-length", "The IPv4 total length does not fit the packet.", "Check the device and driver on that port."],
+	["bad-header-checksum", "The IPv4 header checksum is wrong.", "Check the device, cable and driver on that port."],
 	["bad-transport", "The TCP, UDP or ICMP header is impossible.", "Look for a broken or hostile sender."],
 	["link-broadcast", "A link-layer broadcast carried a unicast packet.", "None needed: RFC 1812 section 5.3.4 forbids forwarding it."],
 	["martian-source", "The source address cannot be that of a host.", "Correct the sender's address."],
@@ -42,7 +42,7 @@ export const REASONS = [
 	["no-external-address", "The WAN port has no address at the moment.", "Bring the WAN link up.", NET_UNREACHABLE],
 	[
 		"address-conflict",
-		"The WAN's subnet overlaps the LAN's: no packet can be told apart.",
+		"The WAN's subnet overlaps the LAN's, so packets for the two cannot be distinguished.",
 		"Give the LAN another subnet.",
 		NET_UNREACHABLE,
 	],
@@ -54,7 +54,7 @@ export const REASONS = [
 		"Too many frames wait for neighbours that do not answer.",
 		"None needed in a scan; else look at the WAN link and for hosts that are off.",
 	],
-	["host-unreachable", "The inside host does not answer ARP.", "Switch the host on, or correct dest_ip."],
+	["host-unreachable", "The internal host does not answer ARP.", "Check that the host is up and dest_ip is right."],
 	[
 		"too-big",
 		"The packet is larger than the MTU and must not be fragmented.",
@@ -83,11 +83,11 @@ export const REASONS = [
 	],
 	["tcp-no-session", "A TCP segment that cannot begin a session belongs to none.", "None needed: the connection had ended.", RESET],
 	["tcp-bad-reset", "A TCP reset with a sequence number outside the window.", "None needed: it is a forgery or very old."],
-	["tcp-bad-checksum", "The TCP checksum of a segment that an ALG has to read is wrong.", "Look for a broken device on that side."],
+	["tcp-bad-checksum", "The TCP checksum of a segment that an ALG has to read is wrong.", "Check the devices on that side."],
 	["alg-gap", "A segment of an FTP connection came before the one it follows.", "None needed: the sender repeats it."],
 	["alg-fragment", "A fragmented segment of an FTP connection, which an ALG cannot read.", "Lower the sender's packet size."],
-	["icmp-bad-checksum", "The ICMP checksum is wrong.", "Look for a broken device on that side."],
-	["icmp-bad-quote", "The packet quoted by an ICMP error is damaged.", "Look for a broken device on that side."],
+	["icmp-bad-checksum", "The ICMP checksum is wrong.", "Check the devices on that side."],
+	["icmp-bad-quote", "The packet quoted by an ICMP error is damaged.", "Check the devices on that side."],
 	["icmp-no-session", "An ICMP error about a packet of no known session.", "None needed: the session had ended."],
 	[
 		"icmp-untied",
@@ -95,16 +95,16 @@ export const REASONS = [
 		"None needed: it is a forgery, or its sender is broken.",
 	],
 	["icmp-unsupported", "An ICMP type that is not translated.", "None: RFC 5508 REQ-11 allows dropping it."],
-	["no-mapping", "Nothing inside has asked for this packet.", "To let it in: config redirect with this src_dport."],
+	["no-mapping", "No internal host has asked for this packet.", "To let it in: config redirect with this src_dport."],
 	["filtered", "The mapping exists, but not for this peer.", "To let it in: option filtering 'endpoint-independent' for the host."],
 	[
 		"hairpin-filtered",
-		"An inside host may not reach this external endpoint from its LAN.",
+		"An internal host may not reach this external endpoint from its LAN.",
 		"To let it pass: option hairpin 'all', or 'same-lan' within one LAN.",
 	],
 	[
 		"endpoint-busy",
-		"A peer endpoint has reached the same inside endpoint by another forward already.",
+		"A peer endpoint has reached the same internal endpoint by another forward already.",
 		"Let one of the redirects lead to another dest_port.",
 	],
 	["not-ours", "The destination is not one of our external addresses.", "None needed."],
@@ -114,7 +114,7 @@ export const REASONS = [
 	[
 		"pcp-crowded",
 		"Too many PCP or NAT-PMP requests came from hosts that the router does not know.",
-		"None needed in a flood: who is honest asks again; else look for a host that asks under addresses of others.",
+		"None needed in a flood: an honest host asks again; else look for a host that asks under addresses of others.",
 	],
 	["send-refused", "The kernel refused to send the frame.", "Look at the port's state in masqd status."],
 	[

@@ -1,5 +1,5 @@
 /**
- * One peer endpoint that reaches one inside endpoint by two forwards at once: towards the inside its second connection needs another port, or the two could not be
+ * One peer endpoint that reaches one internal endpoint by two forwards at once: towards the inside its second connection needs another port, or the two could not be
  * told apart (the kernel does the same).
  *
  * The two ports words of a record have the peer's port each, as the inside and as the outside knows it. Such a session is TENDED, so that all its segments come
@@ -22,7 +22,7 @@ export function isRenamed({ T }: Table, i: number): boolean {
 	return secondOf(T[(i << RECORD_SHIFT) + R_OUT]) !== firstOf(T[(i << RECORD_SHIFT) + R_IN]);
 }
 
-/** A port (as loaded) for a peer that an inside endpoint does not know yet, -1 if none is found. */
+/** A port (raw) for a peer that an internal endpoint does not know yet, -1 if none is found. */
 export function otherPeerPort(c: Context, internal: number, internalPort: number, peer: number): number {
 	for (let n = 0; n < ATTEMPTS; n++) {
 		const port = swap16(1024 + ((c.random() >>> 1) % 64512));

@@ -1,6 +1,6 @@
 /**
  * The WAN port has another address. Mappings that do not care move to it with their ports, so the next packet leaves from the new address through the
- * same mapping: UDP, ICMP queries, protocols without ports. TCP can not move: the inside is told by a reset, and what it sends all the same is answered
+ * same mapping: UDP, ICMP queries, protocols without ports. TCP cannot move: the inside is told by a reset, and what it sends all the same is answered
  * with one. Static NAT and pools have addresses of their own.
  */
 import { EXTERNAL_SHIFT, R_IN, R_META, R_PEER, RECORD_SHIFT } from "../conntrack/record.ts";
@@ -31,7 +31,7 @@ export function renumber(c: Context, admission: Admission, address: number, rese
 		const meta = T[e + R_META];
 		const state = table.state(i);
 		if (state === FREE) continue;
-		// Two inside hosts that meet at the address meet there no more.
+		// Two internal hosts that meet at the address meet there no more.
 		const hairpin = T[e + R_PEER] === before;
 		if (((meta >> EXTERNAL_SHIFT) & 0xff) !== 0 && !hairpin) continue;
 		if ((meta & 0xff) !== TCP && state !== QUARANTINED && !hairpin) continue;

@@ -61,7 +61,7 @@ export class Revalidator {
 		// The number is another address's now: the deltas are not for it.
 		if (x === undefined || x.address === 0 || x.address !== this.#c.table.addresses[n]) return false;
 		if (nets.length > 0 && !inNets(nets, internal)) return false;
-		// Only inside hosts meet at our own addresses, and as the policy in force lets them.
+		// Only internal hosts meet at our own addresses, and as the policy in force lets them.
 		const hairpin = meta >>> HOP_SHIFT === HAIRPIN;
 		if (hairpin !== this.#own.has(peer) || (hairpin && policy.hairpin !== this.#c.policy.hairpin)) return false;
 		for (let k = 0; k < exempts.length; k++) if (((peer ^ exempts[k].address) & exempts[k].mask) === 0) return false;
@@ -114,7 +114,7 @@ export class Revalidator {
 			if (host === 0) return false;
 			this.placeHost(host);
 		}
-		// Two inside endpoints with one external endpoint can not both be right.
+		// Two internal endpoints with one external endpoint cannot both be right.
 		const before = table.relink(i, x.address, mapped || hasPorts(protocol));
 		const good = before > 0 || (before === 0 && (!x.shared || !mapped || this.#claim(i)));
 		if (!good) {

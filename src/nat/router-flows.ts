@@ -48,7 +48,7 @@ export class RouterFlows {
 		return this.isAnswer(p);
 	}
 
-	/** True if the router has a flow from this port of its own address (as loaded) to the peer of a packet. */
+	/** True if the router has a flow from this port of its own address (raw) to the peer of a packet. */
 	has(p: PacketDescriptor, port: number): boolean {
 		const c = this.#c;
 		return c.now < this.#until && c.kernelShare.hasFlow(p.protocol, p.peer, p.peerPort, port);

@@ -3,7 +3,7 @@
  *
  * Theory of operation. A host is guaranteed its part of the table, and of the ports of a kind at its external address; beyond that it may borrow while a fifth is free. Its part is one by the
  * number of hosts; but hosts nobody has answered yet count for one together, so that who sends from addresses that are not there takes no part from anybody. Of few ports
- * even a host that is alone can not hold the last fifth by live sessions: those are never taken back, and the next host wants some.
+ * even a host that is alone cannot hold the last fifth by live sessions: those are never taken back, and the next host wants some.
  */
 import type { Context } from "./context.ts";
 

@@ -1,5 +1,5 @@
 /**
- * TCP resets towards the inside: for connections that can not go on because the external address that they had is not ours any more.
+ * TCP resets towards the inside: for connections that cannot go on because the external address that they had is not ours any more.
  */
 
 import { R_ACK_IN, R_ACK_OUT, R_OUT, R_PEER, RECORD_SHIFT } from "../conntrack/record.ts";
@@ -33,7 +33,7 @@ import type { Context } from "./context.ts";
 
 const RESET_LENGTH = IP_HEADER + TCP_HEADER;
 
-/** Writes a reset into slot `s`, without link header. Addresses, ports word (source first) and sequence numbers as loaded. Returns its length. */
+/** Writes a reset into slot `s`, without link header. Addresses, ports word (source first) and sequence numbers raw. Returns its length. */
 function writeReset(
 	v: Views,
 	s: number,
@@ -69,7 +69,7 @@ function writeReset(
 }
 
 /**
- * Writes into slot `s` the reset that the inside host of session `i` takes as its peer's: at the sequence number that it has acknowledged last. Returns
+ * Writes into slot `s` the reset that the internal host of session `i` takes as its peer's: at the sequence number that it has acknowledged last. Returns
  * its length, 0 if that number is not known.
  */
 export function sessionReset(c: Context, i: number, s: number): number {

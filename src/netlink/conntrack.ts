@@ -2,7 +2,7 @@
  * ctnetlink (linux/netfilter/nfnetlink_conntrack.h): the kernel's connection tracking entries, read and deleted. The kernel makes them itself when the first
  * packet of a connection passes, but for those of connections that it is to take over.
  *
- * Addresses are dotted values, ports host order.
+ * Addresses are in host order, ports host order.
  */
 import { type AttributeReader, LITTLE_ENDIAN, type MessageReader, MessageWriter, NLM_F, type RequestHeader } from "./message.ts";
 

@@ -69,7 +69,7 @@ export function encodeBind(
 export class QueuedPacket {
 	/** The queue's number. */
 	queue = 0;
-	/** The kernel's number for the packet, as loaded: only to be given back. */
+	/** The kernel's number for the packet, raw: only to be given back. */
 	id = 0;
 	hook = 0;
 	/** Devices, 0 if there is none (yet). */
@@ -161,7 +161,7 @@ const VERDICT_SIZE = 40;
 /** Most verdicts of one send. */
 export const VERDICTS_MAX = 64;
 
-/** Verdicts, as many as a send takes, in a buffer of their own; each has its queue's number and a packet's, as loaded. */
+/** Verdicts, as many as a send takes, in a buffer of their own; each has its queue's number and a packet's, raw. */
 export class Verdicts {
 	readonly buffer = new ArrayBuffer(VERDICT_SIZE * VERDICTS_MAX);
 	/** Bytes of it that are verdicts: what to send. */

@@ -3,7 +3,7 @@
  *
  * A datagram holds messages, each a 16-byte `nlmsghdr`, a fixed header of its family (`ifinfomsg`, `ifaddrmsg`, `rtmsg`,
  * `ndmsg`, `fib_rule_hdr`) and attributes (length, type, payload, padded to 4). Everything is in the host's byte order except
- * IPv4 addresses inside attributes, which are in network order; here they are numbers in dotted value (192.168.1.1 =
+ * IPv4 addresses inside attributes, which are in network order; here they are numbers in host-order address (192.168.1.1 =
  * 0xC0A80101). A dump is many messages with NLM_F_MULTI, over several datagrams, up to NLMSG_DONE.
  *
  * Nothing read can make the parser throw or read outside the datagram: an attribute that overruns its message ends the
@@ -237,7 +237,7 @@ export interface RuleMessage extends Envelope {
 	priority: number;
 	table: number;
 	action: number;
-	/** The packet's source (dotted value) and how many bits of it count, 0 for any. */
+	/** The packet's source (host order) and how many bits of it count, 0 for any. */
 	source: number;
 	sourcePrefix: number;
 	/** It is for what does not match. */

@@ -72,7 +72,7 @@ export function layoutCache(sessions: number): CacheLayout {
 	return { sessions, bits, lastSlot: sessions * 2 + 1, slots, bytes: slots + (sessions * 2 + 3) * SLOT_SIZE };
 }
 
-/** One direction of a session, as it is put into the cache: addresses and ports as loaded. */
+/** One direction of a session, as it is put into the cache: addresses and ports raw. */
 export interface Direction {
 	source: number;
 	destination: number;
@@ -84,7 +84,7 @@ export interface Direction {
 	port: number;
 	device: number;
 	mtu: number;
-	/** TCP: last acknowledgment number of this direction, as loaded; 0 if none was seen. */
+	/** TCP: last acknowledgment number of this direction, raw; 0 if none was seen. */
 	ack: number;
 	/** Number of the link header in `links`, -1 if the device has none. */
 	link: number;
@@ -225,12 +225,12 @@ export class FlowCache {
 		return this.#word(i, inbound, SLOT_LAST);
 	}
 
-	/** Last acknowledgment number of one direction, as loaded; 0 if none was seen. */
+	/** Last acknowledgment number of one direction, raw; 0 if none was seen. */
 	acknowledged(i: number, inbound: 0 | 1): number {
 		return this.#word(i, inbound, SLOT_ACK);
 	}
 
-	/** Moves the acknowledgment number of one direction on, as loaded. */
+	/** Moves the acknowledgment number of one direction on, raw. */
 	acknowledge(i: number, inbound: 0 | 1, ack: number): void {
 		this.#W[this.#slots + (i * 2 + inbound) * WORDS + (SLOT_ACK >> 2)] = ack;
 	}

@@ -6,7 +6,7 @@ import { layoutCache } from "./cache.ts";
 import { lanProgram, type ProgramFacts, wanProgram } from "./program.ts";
 import { WAN_PORT } from "./slot.ts";
 
-/** What of a plan the programs depend on. Addresses are dotted values. */
+/** What of a plan the programs depend on. Addresses are in host order. */
 export interface DumpFacts {
 	sessions: number;
 	/** WAN and LAN devices: name, and whether frames have an Ethernet header. */

@@ -1,5 +1,5 @@
 /**
- * Offload: established sessions go by BPF in the kernel (design.md section 5). This is the part that loads and attaches the programs, decides which sessions go into the
+ * Offload: established sessions are offloaded to BPF programs in the kernel. This is the part that loads and attaches the programs, decides which sessions go into the
  * flow cache, and brings back what the cache has seen.
  *
  * Theory of operation. The session table tells ({@link OffloadHooks}) when a session was used or changed its state. One that is answered and open goes in as soon as the
@@ -88,7 +88,7 @@ export interface OffloadDevice {
 export interface OffloadLan extends OffloadDevice {
 	/** The kernel delivers to its hosts (tun driver), so their link headers are looked up in its neighbour table. */
 	kernelForwards: boolean;
-	/** Its networks, dotted values. */
+	/** Its networks, host-order addresses. */
 	nets: readonly { address: number; mask: number }[];
 }
 
@@ -96,7 +96,7 @@ export interface OffloadLan extends OffloadDevice {
 export interface OffloadFacts {
 	wan: OffloadDevice;
 	lan: readonly OffloadLan[];
-	/** External addresses as dotted values, the WAN port's own first. */
+	/** External addresses as host-order addresses, the WAN port's own first. */
 	externals: readonly { first: number; last: number }[];
 	/** Filters of others that packets would go past, in words, "" for none; and whether nothing is attached for their sake. */
 	filters: string;
@@ -108,20 +108,20 @@ export interface OffloadOwner {
 	readonly table: Table;
 	readonly hosts: Hosts;
 	readonly headers: LinkHeaders;
-	/** Link header tags by next hop, 0 while the neighbour is not known; external addresses by number, as loaded. */
+	/** Link header tags by next hop, 0 while the neighbour is not known; external addresses by number, raw. */
 	readonly tags: Int32Array;
 	readonly addresses: Int32Array;
-	/** Largest packet on the way out to a peer (as loaded). */
+	/** Largest packet on the way out to a peer (raw). */
 	mtuTo(peer: number): number;
 	/** Seconds now and modulo 2^16, and milliseconds. */
 	seconds(): number;
 	now16(): number;
 	milliseconds(): number;
-	/** MAC of the neighbour on device `ifindex` that leads to an inside host (dotted value), null while it is not known; and that neighbour's address. */
+	/** MAC of the neighbour on device `ifindex` that leads to an internal host (host order), null while it is not known; and that neighbour's address. */
 	neighbour(ifindex: number, host: number): { address: number; mac: Uint8Array } | null;
-	/** An inside host (its number) has packets that only the programs see. */
+	/** An internal host (its number) has packets that only the programs see. */
 	inUse(host: number): void;
-	/** Largest packet that the route to an inside host (dotted value) takes, 0 if it says nothing of that. */
+	/** Largest packet that the route to an internal host (host order) takes, 0 if it says nothing of that. */
 	routeMtu(destination: number): number;
 	/** Puts a program on a device's ingress as a classic filter, in the place of one that is there. Throws an Error. */
 	attachClassic(ifindex: number, program: native.Fd): void;
@@ -176,7 +176,7 @@ export class Offload implements OffloadHooks {
 	/** Sessions that have left and may go in again, and whether there are any. */
 	readonly #away: Uint8Array;
 	#returning = false;
-	/** Neighbour that leads to each host of a LAN that the kernel delivers to (dotted value), and the host's address it was looked up for. */
+	/** Neighbour that leads to each host of a LAN that the kernel delivers to (host order), and the host's address it was looked up for. */
 	readonly #via: Float64Array;
 	readonly #viaFor: Int32Array;
 	#swept = 0;
@@ -428,7 +428,7 @@ export class Offload implements OffloadHooks {
 		this.#cache.enter(i, protocol, out, back, this.#links, o.seconds() - o.table.age(i, o.now16()));
 	}
 
-	/** Largest packet to a destination (as loaded) by a device: what the device takes, or its route. */
+	/** Largest packet to a destination (raw) by a device: what the device takes, or its route. */
 	#mtu(device: OffloadDevice, destination: number): number {
 		return Math.min(device.mtu, this.#owner.routeMtu(addressValue(destination)) || device.mtu);
 	}
@@ -515,7 +515,7 @@ export class Offload implements OffloadHooks {
 		if (this.#cache.has(i)) this.#leaveForNow(i);
 	}
 
-	/** News of a neighbour (dotted value) on a LAN that the kernel delivers to; `mac` null if it is not usable any more. */
+	/** News of a neighbour (host order) on a LAN that the kernel delivers to; `mac` null if it is not usable any more. */
 	neighbourChanged(ifindex: number, address: number, mac: Uint8Array | null): void {
 		const facts = this.#facts;
 		if (facts === null || !facts.lan.some((lan) => lan.kernelForwards && lan.index === ifindex)) return;
@@ -668,7 +668,7 @@ function direction(): Direction {
 	return { source: 0, destination: 0, ports: 0, newAddress: 0, newPort: 0, port: 0, device: 0, mtu: 0, ack: 0, link: -1 };
 }
 
-/** The later of two acknowledgment numbers, as loaded; 0 is none. Segments with IP options may have passed by user space meanwhile. */
+/** The later of two acknowledgment numbers, raw; 0 is none. Segments with IP options may have passed by user space meanwhile. */
 function later(known: number, seen: number): number {
 	if (seen === 0) return known;
 	return known === 0 || ((swap32(seen) - swap32(known)) | 0) > 0 ? seen : known;

@@ -72,7 +72,7 @@ import {
 	WAN_PORT,
 } from "./slot.ts";
 
-/** What both programs are made of. Addresses are dotted values. */
+/** What both programs are made of. Addresses are in host order. */
 export interface ProgramFacts {
 	/** Byte order of the machine. */
 	littleEndian: boolean;

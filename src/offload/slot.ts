@@ -21,7 +21,7 @@ export const CACHE_HEADER = 64 + (4 << CACHE_IDS_BITS);
 export const SLOT_SOURCE = 0;
 export const SLOT_DESTINATION = 4;
 export const SLOT_PORTS = 8;
-/** TCP: last acknowledgment number seen, as loaded. */
+/** TCP: last acknowledgment number seen, raw. */
 export const SLOT_ACK = 12;
 /** Next slot of the chain, 0 at its end. */
 export const SLOT_NEXT = 16;

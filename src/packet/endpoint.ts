@@ -27,7 +27,7 @@ export function parseProtocol(text: string): number {
 	return /^\d{1,3}$/.test(word) && Number(word) > 0 && Number(word) < 256 ? Number(word) : -1;
 }
 
-/** An address (dotted value) and a port in host order, 0 if the text has none. */
+/** An address (host order) and a port in host order, 0 if the text has none. */
 export interface Endpoint {
 	address: number;
 	port: number;
@@ -41,7 +41,7 @@ export function parseEndpoint(text: string): Endpoint | null {
 	return { address, port: Number(port ?? 0) };
 }
 
-/** "ADDRESS:PORT" of an as-loaded address and port. */
+/** "ADDRESS:PORT" of a raw address and port. */
 export function formatEndpoint(address: number, port: number): string {
 	return `${formatAddress(addressValue(address))}:${swap16(port)}`;
 }

@@ -89,32 +89,32 @@ export const TCP_DOFF_SHIFT = LITTLE ? 4 : 28;
 export const PORT_FIRST_SHIFT = LITTLE ? 0 : 16;
 export const PORT_SECOND_SHIFT = LITTLE ? 16 : 0;
 
-/** 16-bit value between host and as-loaded order (its own inverse). */
+/** 16-bit value between host and raw order (its own inverse). */
 export function swap16(v: number): number {
 	return LITTLE ? ((v & 0xff) << 8) | ((v >>> 8) & 0xff) : v & 0xffff;
 }
 
-/** 32-bit value (dotted value, unsigned or signed) to the signed word that a frame view reads (its own inverse up to sign). */
+/** 32-bit value (host order, unsigned or signed) to the signed word that a frame view reads (its own inverse up to sign). */
 export function swap32(v: number): number {
 	return LITTLE ? (v << 24) | ((v & 0xff00) << 8) | ((v >>> 8) & 0xff00) | (v >>> 24) : v | 0;
 }
 
-/** An as-loaded address as a dotted value, unsigned. */
+/** A raw address as a host-order address, unsigned. */
 export function addressValue(word: number): number {
 	return swap32(word) >>> 0;
 }
 
-/** The ports word (word 5 of a plain packet) from its two as-loaded halves in wire order. */
+/** The ports word (word 5 of a plain packet) from its two raw halves in wire order. */
 export function pair(first: number, second: number): number {
 	return LITTLE ? first | (second << 16) : (first << 16) | second;
 }
 
-/** First half (source port of a header) of a ports word, as loaded. */
+/** First half (source port of a header) of a ports word, raw. */
 export function firstOf(word: number): number {
 	return LITTLE ? word & 0xffff : word >>> 16;
 }
 
-/** Second half (destination port of a header) of a ports word, as loaded. */
+/** Second half (destination port of a header) of a ports word, raw. */
 export function secondOf(word: number): number {
 	return LITTLE ? word >>> 16 : word & 0xffff;
 }

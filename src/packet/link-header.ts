@@ -1,5 +1,5 @@
 /**
- * Ethernet headers ready to be sent: one for each next hop of the WAN and each inside host, copied in front of a frame by the shim (native.d.ts "frames").
+ * Ethernet headers ready to be sent: one for each next hop of the WAN and each internal host, copied in front of a frame by the shim (native.d.ts "frames").
  */
 import { ETH_P_IP, ETHER_TYPE, MAC_BYTES } from "./ethernet.ts";
 import { HEADER_SIZE, HOST_HEADERS } from "./header-tag.ts";
@@ -41,7 +41,7 @@ export class LinkHeaders {
 		return H[h] === from[at] && H[h + 1] === from[at + 1] && H[h + 2] === from[at + 2] && H[h + 6] !== 0;
 	}
 
-	/** The neighbour that header `n` leads to can not be reached any more. */
+	/** The neighbour that header `n` leads to cannot be reached any more. */
 	lost(n: number): void {
 		this.changed?.(n);
 	}

@@ -1,6 +1,6 @@
 /**
  * Messages of the Port Control Protocol (RFC 6887) and of NAT-PMP (RFC 6886), which share UDP port 5351: read and built in one byte array. Addresses
- * are dotted values, ports host order, lifetimes and epochs seconds.
+ * are in host order, ports host order, lifetimes and epochs seconds.
  */
 import { TCP, UDP } from "./layout.ts";
 import {

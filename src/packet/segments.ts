@@ -1,5 +1,5 @@
 /**
- * Super-packets (GSO) cut into the segments that they stand for: for devices that do not take them, and for what the virtio header can not say.
+ * Super-packets (GSO) cut into the segments that they stand for: for devices that do not take them, and for what the virtio header cannot say.
  *
  * Theory of operation. A super-packet is one header and the payload of many segments; its virtio header says how long a segment's payload is and where the
  * checksum begins (csum_start), which is the transport header that repeats. Every segment gets a copy of all headers, with lengths, identification, sequence number
@@ -73,7 +73,7 @@ export class Segments {
 
 	/**
 	 * Takes the super-packet of `length` bytes in slot `s`; `link` are the bytes of the link header that its virtio header counts. Returns how many segments it
-	 * has, 0 if it can not be cut.
+	 * has, 0 if it cannot be cut.
 	 */
 	begin(s: number, length: number, link: number): number {
 		const { P, H, B } = this.#v;

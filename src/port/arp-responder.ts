@@ -9,7 +9,7 @@ import { arpReply } from "./arp.ts";
 import { arpFilter } from "./filter.ts";
 
 const FRAME = 128;
-/** Requests answered per call, so that a storm can not hold up forwarding. */
+/** Requests answered per call, so that a storm cannot hold up forwarding. */
 const BUDGET = 16;
 
 /** One socket for ARP requests to the given addresses. */

@@ -36,7 +36,7 @@ const GROUP_BIT = 0x01;
  *
  * @param frame - the frame from its Ethernet header on.
  * @param length - bytes received.
- * @param owned - whether an address (dotted value) is ours to answer for.
+ * @param owned - whether an address (host order) is ours to answer for.
  * @param mac - the 6 bytes to answer with: the device's own.
  * @returns false, with the frame untouched, if there is nothing to send.
  */
@@ -66,7 +66,7 @@ export function arpReply(frame: Uint8Array, length: number, owned: (address: num
  * An announcement of one of our addresses (RFC 5227 2.3): a broadcast request for itself, which makes stations that knew the
  * address under another MAC learn ours.
  *
- * @param address - dotted value.
+ * @param address - host-order address.
  * @param mac - 6 bytes.
  */
 export function arpAnnouncement(address: number, mac: Uint8Array): Uint8Array {

@@ -1,5 +1,5 @@
 /**
- * Where frames for inside hosts go (packet driver: masqd writes the link header itself).
+ * Where frames for internal hosts go (packet driver: masqd writes the link header itself).
  *
  * Theory of operation. A host's link header has the host record's number. What it says is what the kernel's neighbour table says of the host, or of the LAN router that
  * leads to it, so it follows a gratuitous ARP, a failover and a static entry as the kernel does. Only a host of which the kernel knows nothing is
@@ -22,7 +22,7 @@ import type { NextHopOwner } from "./next-hop-owner.ts";
 /** Milliseconds after which a host in use is looked at again. */
 const FRESH_FOR = 10_000;
 
-/** The inside hosts' link headers. */
+/** The internal hosts' link headers. */
 export class InternalNeighbours {
 	readonly #owner: NextHopOwner;
 	readonly #requests: NeighbourRequests;
@@ -33,7 +33,7 @@ export class InternalNeighbours {
 		this.#requests = requests;
 	}
 
-	/** Address (dotted value) of the neighbour that leads to an inside host: its own, or that of a router of the LAN. */
+	/** Address (host order) of the neighbour that leads to an internal host: its own, or that of a router of the LAN. */
 	leadsTo(host: number): number {
 		const o = this.#owner;
 		const address = addressValue(o.hosts.W[host * HOST_WORDS + HOST_ADDRESS]);

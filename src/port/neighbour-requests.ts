@@ -12,7 +12,7 @@ const CONFIRM_AGAIN = 10_000;
 /** Neighbours whose last request is remembered. */
 const REMEMBERED = 1024;
 
-/** Requests about neighbours, by device and address (dotted value). */
+/** Requests about neighbours, by device and address (host order). */
 export class NeighbourRequests {
 	readonly #kernel: Pick<KernelMirror, "resolve">;
 	readonly #milliseconds: () => number;

@@ -24,7 +24,7 @@ export interface NextHopOwner {
 	sessionOf(slot: number): number;
 	/** A translated packet in a slot was given up: there is no route any more (`lost`), or the next hop did not answer. */
 	undeliverable(slot: number, length: number, lost: boolean): void;
-	/** The same of a frame for an inside host that does not answer. */
+	/** The same of a frame for an internal host that does not answer. */
 	undeliverableInternal(slot: number, length: number): void;
 	/** Device of the WAN port and of a LAN port; 0 while it is not there. */
 	wanIndex(): number;

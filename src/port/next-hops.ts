@@ -41,15 +41,15 @@ export class NextHopTable implements NextHops {
 	readonly #owner: NextHopOwner;
 	readonly #requests: NeighbourRequests;
 	readonly #internal: InternalNeighbours;
-	/** Neighbour's address (dotted value) by hop number, 0 for a free one, and the reverse. */
+	/** Neighbour's address (host order) by hop number, 0 for a free one, and the reverse. */
 	readonly #addresses = new Float64Array(HOPS);
 	readonly #numbers = new Map<number, number>();
 	#freeGateways: number[] = [];
 	#freePeers: number[] = [];
 	#collectAt = 0;
-	/** Hop numbers by destination (as loaded), a cache over the routing table. */
+	/** Hop numbers by destination (raw), a cache over the routing table. */
 	readonly #cache = new Map<number, number>();
-	/** MTUs by destination (as loaded), the same while a route has one of its own. */
+	/** MTUs by destination (raw), the same while a route has one of its own. */
 	readonly #mtus = new Map<number, number>();
 	readonly #waiting = new WaitingFrames();
 	/** The hop that was confirmed last, and when. */
@@ -116,7 +116,7 @@ export class NextHopTable implements NextHops {
 		return this.#number(target);
 	}
 
-	/** Address of the next hop (dotted value), or {@link NO_ROUTE} or {@link ELSEWHERE}. */
+	/** Address of the next hop (host order), or {@link NO_ROUTE} or {@link ELSEWHERE}. */
 	#target(destination: number): number {
 		const { kernel } = this.#owner;
 		const value = addressValue(destination);
@@ -230,7 +230,7 @@ export class NextHopTable implements NextHops {
 		this.#requests.find(ifindex, frame.neighbour);
 	}
 
-	/** Takes the kernel's news of neighbours: fills hops, moves inside hosts, sends what waited. Frames go to the ports' queues. */
+	/** Takes the kernel's news of neighbours: fills hops, moves internal hosts, sends what waited. Frames go to the ports' queues. */
 	update(neighbours: Neighbour[]): void {
 		for (const neighbour of neighbours) {
 			if (neighbour.state === NUD.NONE) this.#requests.forgotten(neighbour.ifindex, neighbour.address);
@@ -327,7 +327,7 @@ export class NextHopTable implements NextHops {
 		this.#freeAll();
 	}
 
-	/** An inside host has packets that do not come by here: its neighbour is to be confirmed. */
+	/** An internal host has packets that do not come by here: its neighbour is to be confirmed. */
 	inUse(host: number): void {
 		this.#internal.confirm(host);
 	}

@@ -60,7 +60,7 @@ export class Announcements {
 
 /** What the server asks of the daemon. */
 export interface PcpOwner {
-	/** Decides about a request; `source` is a dotted value, `port` the number of the LAN port that it came by. */
+	/** Decides about a request; `source` is in host order, `port` the number of the LAN port that it came by. */
 	handle(q: PortRequest, source: number, port: number): PortAnswer;
 	/** Seconds since the mappings began. */
 	epoch(): number;
@@ -84,7 +84,7 @@ export interface PcpPlace {
 	port: number;
 	ifindex: number;
 	mac: Uint8Array;
-	/** The router's addresses on it, dotted values. */
+	/** The router's addresses on it, host-order addresses. */
 	addresses: readonly number[];
 }
 
@@ -208,7 +208,7 @@ export class PcpResponder {
 
 	/**
 	 * Tells all hosts that mappings may be lost (RFC 6887 section 14.1.3), and the external address (RFC 6886 section 3.2.1; a
-	 * dotted value, 0 while there is none): each protocol's clients know by the epoch whether they have to ask again.
+	 * host-order address, 0 while there is none): each protocol's clients know by the epoch whether they have to ask again.
 	 */
 	announce(external: number): void {
 		const B = this.#B;

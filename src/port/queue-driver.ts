@@ -11,7 +11,7 @@
  * looked up.
  *
  * A netlink message goes into a slot as a frame with a link header does, in one piece from the slot's beginning, so the receiving call is that of packet sockets. Every packet
- * gets its verdict, whatever happens: one without would wait in the kernel for ever.
+ * gets its verdict, whatever happens: one without would wait in the kernel forever.
  */
 
 import * as native from "masq:native";

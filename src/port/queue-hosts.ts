@@ -6,7 +6,7 @@ import { MessageReader, NETLINK_NETFILTER, NLM_F, NLMSG_ERROR } from "../netlink
 import { encodeBatch, NFPROTO, NFT, writeElements } from "../netlink/nftables.ts";
 
 export class QueueHosts {
-	/** Addresses (as loaded) by their index. */
+	/** Addresses (raw) by their index. */
 	readonly #known = new Map<number, number>();
 	readonly #buffer = new ArrayBuffer(4096);
 	#fd: native.Fd = -1;
@@ -21,7 +21,7 @@ export class QueueHosts {
 		this.#fd = -1;
 	}
 
-	/** True if, from now on if not before, the kernel has an address (as loaded) for an index. */
+	/** True if, from now on if not before, the kernel has an address (raw) for an index. */
 	has(index: number, address: number): boolean {
 		const known = this.#known.get(index);
 		if (known === address) return true;

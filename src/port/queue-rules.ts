@@ -85,7 +85,7 @@ export function steer(map: string, kind: number): Expression[] {
 export const OUTBOUND = NAT.SNAT;
 export const INBOUND = NAT.DNAT;
 
-/** What the rules are made of; addresses are dotted values. */
+/** What the rules are made of; addresses are in host order. */
 export interface QueueFacts {
 	wan: string;
 	lans: readonly string[];

@@ -7,7 +7,7 @@
  * one call a batch; only a queue that is marked as mixed is looked at frame by frame.
  *
  * A raw socket puts the network header behind as many bytes as the device's driver reserves for its link header. Where those are not the ones that stand in front of the packet (PPP: none, but 4 are reserved), a
- * super-packet can not be segmented and is lost without an error, and qdiscs read type of service, addresses and ECN bits from the wrong place. There a
+ * super-packet cannot be segmented and is lost without an error, and qdiscs read type of service, addresses and ECN bits from the wrong place. There a
  * datagram socket sends, which the kernel makes the link header for; it takes neither super-packets nor partial checksums, so both are
  * dealt with here. Super-packets of tunnels are cut on every device (packet/segments.ts).
  *
@@ -87,7 +87,7 @@ export class PacketOutlet implements Outlet {
 			: native.packetSendTo(own, this.#ifindex, this.#form, pairs, from, count);
 	}
 
-	/** The socket of a class; 0, for the one that receives, if it can not be had now: the priority is lost, and nothing else. */
+	/** The socket of a class; 0, for the one that receives, if it cannot be had now: the priority is lost, and nothing else. */
 	#socket(kind: number): native.Fd {
 		if (this.#sockets[kind] === 0) {
 			try {

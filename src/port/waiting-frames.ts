@@ -12,13 +12,13 @@ const PATIENCE = 3000;
 
 /** A frame that waits. */
 export interface Waiting {
-	/** For a next hop of the WAN, else for an inside host. */
+	/** For a next hop of the WAN, else for an internal host. */
 	wan: boolean;
-	/** The neighbour's address, dotted value. */
+	/** The neighbour's address, host-order address. */
 	neighbour: number;
-	/** Record number of the inside host that it is for; 0 if it is for the WAN. */
+	/** Record number of the internal host that it is for; 0 if it is for the WAN. */
 	host: number;
-	/** Address of the inside host that it is from or for, as loaded; 0: unknown. */
+	/** Address of the internal host that it is from or for, raw; 0: unknown. */
 	internal: number;
 	/** Bytes of the IPv4 packet. */
 	length: number;
@@ -52,7 +52,7 @@ export class WaitingFrames {
 	}
 
 	/**
-	 * Number of the frame that has to go so that one of this inside host can wait; -1: there is a place; -2: it must not wait, because no host has more.
+	 * Number of the frame that has to go so that one of this internal host can wait; -1: there is a place; -2: it must not wait, because no host has more.
 	 */
 	room(internal: number): number {
 		if (this.#list.length < WAITING_MAX) return -1;

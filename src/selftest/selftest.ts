@@ -271,7 +271,7 @@ const ROWS: Row[] = [
 		"the last hop ends here and is answered",
 		() => ["ttl-expired error 11/0", new Simulator().out("udp", `${H1}:1024`, `${S1}:53`, 0, 1)],
 	],
-	["RFC 1812 5.3.7", "no source that can not be a host's", () => ["martian-source", new Simulator().out("udp", "127.0.0.1:1", `${S1}:53`)]],
+	["RFC 1812 5.3.7", "no source that cannot be a host's", () => ["martian-source", new Simulator().out("udp", "127.0.0.1:1", `${S1}:53`)]],
 	[
 		"RFC 1122 3.2.1.3",
 		"nor a broadcast address of the WAN's",

@@ -56,7 +56,7 @@ export const SIMULATED_TIMEOUTS: Timeouts = {
 export const EXTERNAL = "203.0.113.1";
 const INTERNAL = "192.168.1.1";
 
-/** As-loaded address of a dotted text. */
+/** Raw address of a dotted text. */
 function loaded(text: string): number {
 	return swap32(parseEndpoint(text)?.address ?? 0);
 }
@@ -223,7 +223,7 @@ export class Simulator {
 	}
 }
 
-/** Checksum of `count` halfwords, as loaded. */
+/** Checksum of `count` halfwords, raw. */
 function complement(H: Uint16Array, from: number, count: number): number {
 	let sum = 0;
 	for (let i = from; i < from + count; i++) sum += H[i];

@@ -125,7 +125,7 @@ export function describe(name: string, body: () => void): void {
 /** A test. One that returns a promise fails: nothing here waits. */
 export function it(name: string, body: () => unknown): void {
 	try {
-		if (body() instanceof Promise) throw new Error("asynchronous tests can not run here");
+		if (body() instanceof Promise) throw new Error("asynchronous tests cannot run here");
 		passed++;
 	} catch (error) {
 		failed++;

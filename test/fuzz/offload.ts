@@ -188,7 +188,7 @@ class Episode {
 		return `${this.#carried} by the programs, ${this.#passed} passed up`;
 	}
 
-	/** What came lately of the hosts that a failure's message names by their outside endpoint, or all of the last. */
+	/** What came lately of the hosts that a failure's message names by their external endpoint, or all of the last. */
 	recent(message: string): string {
 		const external = /203\.0\.113\.\d+:\d+/.exec(message.replace(/.*\n {2}core: {4}\S+ \S+ /s, ""))?.[0];
 		const internal = /core: {4}\S+ (\S+)/.exec(message)?.[1];

@@ -293,7 +293,7 @@ export class World {
 		};
 	}
 
-	/** An operator asks what would become of a packet: nothing changes by that. */
+	/** An operator asks what would happen to a packet: nothing changes by that. */
 	#why(): void {
 		const { table, context } = this.rig;
 		const before = table.T.slice();

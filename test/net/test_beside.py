@@ -184,7 +184,7 @@ def test_a_service_at_a_port_of_the_range(bed, side):
 
 
 def test_sockets_that_take_no_port(bed):
-    """What packets to the WAN's address can not reach: loopback's, the LAN's, IPv6's."""
+    """What packets to the WAN's address cannot reach: loopback's, the LAN's, IPv6's."""
     six = bed.router.socket(socket.AF_INET6, socket.SOCK_DGRAM)
     six.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
     six.bind(("::", 40003))

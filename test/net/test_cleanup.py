@@ -49,7 +49,7 @@ def test_after_a_crash(make_bed, offload, monkeypatch):
     again = cleanup(bed)
     assert (again.returncode, again.stdout, again.stderr) == (0, "nothing to do: no masqd has left anything\n", "")
     bed.start()
-    assert "2 sessions go on" in bed.daemon.output
+    assert "2 sessions restored" in bed.daemon.output
     talk.inbound()
     talk.close()
 

@@ -261,7 +261,7 @@ def garbage(count, sources, destinations, ethernet):
                 packet = bytes(IP(**addresses) / ICMP(type=random.choice([3, 4, 5, 11, 12]), code=random.randrange(4)) / Raw(quoted))
             else:
                 packet = bytes(IP(**addresses) / random.choice(layers)() / Raw(random.randbytes(40)))
-        except Exception:  # scapy can not build all that it dices
+        except Exception:  # scapy cannot build all that it dices
             packet = random.randbytes(60)
         if kind == 5:  # cut off anywhere
             packet = packet[: random.randrange(len(packet))]

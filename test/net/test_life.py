@@ -114,7 +114,7 @@ def test_everything_goes_on_after_a_restart(make_bed, how):
         bed.daemon.send_signal(how)
         assert bed.daemon.wait() == (0 if how == signal.SIGUSR1 else -signal.SIGKILL)
         bed.launch().expect(r"^masqd: ready:")
-        assert re.search(r"\d+ sessions go on$", bed.daemon.output, re.MULTILINE), bed.daemon.output
+        assert re.search(r"\d+ sessions restored$", bed.daemon.output, re.MULTILINE), bed.daemon.output
         assert bed.status()["sessions"]["used"] >= sessions - 2
         talks[0].inbound()
         talks[1].go_on()
@@ -147,7 +147,7 @@ def test_stop_and_start(make_bed):
         bed.stop()
         assert bed.snapshot() == before
         bed.start()
-        assert "4 sessions go on" in bed.daemon.output
+        assert "4 sessions restored" in bed.daemon.output
         talks[0].inbound()
         talks[1].go_on()
     for talk in talks:
@@ -161,7 +161,7 @@ def test_another_table_size(make_bed, sizes):
     talks = [Talk(bed, bed.h1, H1, 40001), Talk(bed, bed.h2, H2, 40001, 7001)]
     bed.stop()
     bed.start(main={"sessions": sizes[1]})
-    assert "4 sessions go on" in bed.daemon.output and bed.status()["sessions"] == {
+    assert "4 sessions restored" in bed.daemon.output and bed.status()["sessions"] == {
         "used": 4,
         "total": int(sizes[1]),
         "byState": bed.status()["sessions"]["byState"],
@@ -211,7 +211,7 @@ def test_time_goes_on_while_it_is_dead(make_bed):
     bed.daemon.kill()
     bed.h1.run("sleep", "2.5")
     bed.start()
-    assert "2 sessions go on" in bed.daemon.output
+    assert "2 sessions restored" in bed.daemon.output
     assert 7430 <= next(f["left"] for f in bed.flows() if f["protocol"] == "tcp") <= 7438
     talk.inbound()
 
@@ -308,7 +308,7 @@ def test_kills(make_bed):
 # ---- another configuration -----------------------------------------------------------------------------------
 
 
-def reload(bed, main=None, extra=(), word="configuration in force"):
+def reload(bed, main=None, extra=(), word="configuration reloaded"):
     """Writes another configuration and has it read; returns what masqd says, to the line with `word`."""
     bed.configure(main, extra)
     said = len(bed.daemon.lines)
@@ -367,7 +367,7 @@ def test_forward_deleted(make_bed, port):
     bed.daemon.send_signal(signal.SIGUSR1)
     bed.daemon.wait()
     bed.start(extra=both[1:])
-    assert "1 do not fit the configuration any more" in bed.daemon.output
+    assert "1 no longer permitted by the configuration" in bed.daemon.output
     assert not [flow for flow in bed.flows() if flow["internal"] == f"{H2}:23"]
     kept.say()
     talk.inbound()
@@ -381,12 +381,12 @@ def test_bad_configuration_changes_nothing(bed):
         bed.config_file.write_text(text)
         said = len(bed.daemon.lines)
         bed.daemon.send_signal(signal.SIGHUP)
-        bed.daemon.expect("the configuration stays as it was")
+        bed.daemon.expect("keeping the current configuration")
         wait_until(lambda: any(word in line for line in bed.daemon.lines[said:]), f"'{word}' in what masqd says")
     bed.config_file.unlink()
     said = len(bed.daemon.lines)
     bed.daemon.send_signal(signal.SIGHUP)
-    wait_until(lambda: any("can not read" in line for line in bed.daemon.lines[said:]), "what masqd says of a file that is not there")
+    wait_until(lambda: any("cannot read" in line for line in bed.daemon.lines[said:]), "what masqd says of a file that is not there")
     talk.inbound()
     assert re.sub(r"packets \d+ bytes \d+", "", bed.snapshot()) == re.sub(r"packets \d+ bytes \d+", "", before)
 
@@ -777,7 +777,7 @@ def test_no_room_for_the_state(make_bed):
     try:
         (bed.state_folder / "junk").write_bytes(bytes(300_000))
         bed.start()
-        assert any("no room for the state" in line for line in bed.daemon.lines)
+        assert any("state file full" in line for line in bed.daemon.lines)
         bed.h1.ping(S1, 3)
         assert "sessions will not outlive masqd" in bed.masqd("status").stdout
         bed.stop()

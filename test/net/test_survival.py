@@ -231,7 +231,7 @@ def test_a_system_log_that_nobody_reads(make_bed):
     reload = lambda: bed.daemon.send_signal(signal.SIGHUP)
     reload()
     line = log.recv(2000)
-    assert re.fullmatch(rb"<29>\w{3} [ \d]\d \d\d:\d\d:\d\d masqd\[\d+\]: configuration in force", line), line
+    assert re.fullmatch(rb"<29>\w{3} [ \d]\d \d\d:\d\d:\d\d masqd\[\d+\]: configuration reloaded", line), line
 
     def lost():
         reload()
@@ -271,7 +271,7 @@ def test_a_state_file_cut_short(make_bed, left):
     talk.udp()
     bed.daemon.kill()
     bed.start()
-    assert re.search(r"\d+ sessions go on", bed.daemon.output)
+    assert re.search(r"\d+ sessions restored", bed.daemon.output)
     talk.udp()
 
 
@@ -299,7 +299,7 @@ def test_the_same_call_fails_for_ever(make_bed, monkeypatch):
     # Nothing of the LAN leaves meanwhile, and the sessions go on with the next.
     talk.asker.sendto(b"nobody", (S1, 7000))
     bed.launch().expect("^masqd: ready:")
-    assert "2 sessions go on" in bed.daemon.output
+    assert "2 sessions restored" in bed.daemon.output
     talk.inbound()
     talk.go_on()
     talk.close()

@@ -51,7 +51,7 @@ def test_hangs(slow):
     bed.daemon.send_signal(signal.SIGHUP)
     wait_until(lambda: len(bed.asked.read_text().split()) > runs, "ubus to be asked")
     asker = bed.router.start(MASQD, "reload", "--socket", bed.socket_path)
-    while not any("configuration in force" in line for line in bed.daemon.lines):
+    while not any("configuration reloaded" in line for line in bed.daemon.lines):
         talk.go_on()
         assert bed.status()["ports"]
     # That of the command comes after it; one run each, because a ubus that is silent is not asked for the other interface.

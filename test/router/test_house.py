@@ -291,8 +291,8 @@ def test_a_lan_that_is_down_keeps_no_other_off(house):
 def test_levels_of_the_log(house):
     """What is no error is none: standard error is daemon.err."""
     house.run("uci set masqd.main.icmp_rate=25; uci commit; reload_config")
-    house.until("logread", "configuration in force")
-    [line] = [line for line in house.log().splitlines() if "configuration in force" in line][-1:]
+    house.until("logread", "configuration reloaded")
+    [line] = [line for line in house.log().splitlines() if "configuration reloaded" in line][-1:]
     assert "daemon.notice" in line or "daemon.info" in line
     assert not [line for line in house.log().splitlines() if "daemon.err masqd" in line and ("ready" in line or "in force" in line)]
 

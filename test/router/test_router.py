@@ -352,10 +352,10 @@ def test_a_reload_applies_the_configuration_or_leaves_masqd_alone(router):
     console = router.console
     pid = console.run("cat /var/run/procd/masqd/pid")
     console.run("uci set masqd.main.filtering=none; uci commit")
-    assert "'none' is not known here" in console.run("service masqd reload", status=1)
+    assert "'none' is not a valid choice" in console.run("service masqd reload", status=1)
     console.run("uci set masqd.main.filtering=endpoint-independent; uci set masqd.web=redirect; uci set masqd.web.src_dport=8080; uci commit")
     console.run(f"uci set masqd.web.proto=tcp; uci set masqd.web.dest_ip={LAN_HOST}; uci set masqd.web.dest_port=80; uci commit")
-    count = "logread | grep -c 'configuration in force'"
+    count = "logread | grep -c 'configuration reloaded'"
     before = int(console.run(count, status=None))
     console.run("reload_config")
     wait_until(lambda: int(console.run(count, status=None)) > before, "the new configuration")

@@ -293,7 +293,7 @@ describe("a client inside (active mode)", () => {
 		expect(k.sends("USER x\r\n", { checksum: 0x1234 }).drops).toEqual(["tcp-bad-checksum"]);
 	});
 
-	it("a fragmented segment is dropped: it can not be read", () => {
+	it("a fragmented segment is dropped: it cannot be read", () => {
 		const k = new Control();
 		k.rig.accounts = false;
 		const whole = tcp(`${H1}:50000`, `${S1}:21`, { seq: k.seq, ack: k.ack, df: false, payload: bytes("USER anonymous\r\n") });

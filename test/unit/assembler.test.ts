@@ -43,7 +43,7 @@ describe("assembler", () => {
 		expect(disassemble(a.assemble(), true)).toEqual(["goto +3", "r3 = 1 ll", "", "goto -4", "exit"]);
 	});
 
-	it("refuses what can not be encoded", () => {
+	it("refuses what cannot be encoded", () => {
 		expect(() => new Assembler(true).label("a").label("a")).toThrow("there twice");
 		expect(() => new Assembler(true).goto("nowhere").assemble()).toThrow("no label nowhere");
 		expect(() => new Assembler(true).load(4, R0, R1, 0x8000)).toThrow(RangeError);

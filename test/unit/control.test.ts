@@ -175,7 +175,7 @@ describe("rows", () => {
 				drops: [{ reason: "fragment-overload", count: 2 ** 53, text: "Too many.", remedy: "None." }],
 				alg: [],
 				guard: { lan_unicast: 2 ** 53, claimed_lan: 2 ** 53, claimed_wan: 2 ** 53, leak: 0 },
-				warnings: [`the wan device ${device} does not exist: masqd waits for it`],
+				warnings: [`the wan device ${device} does not exist: waiting for it`],
 				internalErrors: [],
 				logLost: 0,
 				rssKb: 2 ** 32,

@@ -289,7 +289,7 @@ describe("guard installation", () => {
 		] as const)
 			expect(guardRuleset({ ...FACTS, portRanges }).match(/icmp .* masquerade to :(\S+)/)?.[1]).toBe(gap);
 	});
-	it("begins anew beside another version's sets, and learns nothing where the kernel can not", () => {
+	it("begins anew beside another version's sets, and learns nothing where the kernel cannot", () => {
 		const other = nft(["flush table"]);
 		expect(installGuard(other, FACTS).learning).toBe("anew");
 		expect(other.calls.at(-1)?.stdin).toBe(GOLDEN);

@@ -1,4 +1,4 @@
-/** Two inside hosts over an external address (RFC 4787 REQ-9, RFC 5382 REQ-8, RFC 5508 REQ-7). */
+/** Two internal hosts over an external address (RFC 4787 REQ-9, RFC 5382 REQ-8, RFC 5508 REQ-7). */
 import { describe, expect, it } from "vitest";
 import { Rig, type RigOptions } from "./rig.ts";
 import { icmpError, query, tcp, udp } from "./rig-frame.ts";

@@ -44,8 +44,8 @@ describe("netifd's names", () => {
 		["down", { wan: DOWN }, "interface 'wan': it is not up yet and has no device"],
 		["unknown", {}, "interface 'wan': netifd knows no such interface; see /etc/config/network"],
 		["not JSON", { wan: "Command failed" }, "interface 'wan': ubus answered something that is not JSON"],
-		["no device name", { wan: '{"l3_device":"a b"}' }, "interface 'wan': netifd named a device that can not be one"],
-		["no string", { wan: '{"l3_device":7}' }, "interface 'wan': netifd named a device that can not be one"],
+		["no device name", { wan: '{"l3_device":"a b"}' }, "interface 'wan': netifd named a device that cannot be one"],
+		["no string", { wan: '{"l3_device":7}' }, "interface 'wan': netifd named a device that cannot be one"],
 	])("%s: says so", (_, known, problem) => {
 		const ports = [port("wan")];
 		expect(resolve(ubus(known as Record<string, string>), ports)).toBe(problem);

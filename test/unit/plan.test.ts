@@ -281,7 +281,7 @@ describe("names and forms", () => {
 		// The one that counts is judged.
 		expect(findingsOf("option driver bridge\noption driver packet")).toEqual([]);
 		expect(findingsOf("option driver tun\noption driver bridge")).toEqual([
-			"2 home driver: 'bridge' is not known here, expected tun, packet or kernel",
+			"2 home driver: 'bridge' is not a valid choice, expected tun, packet or kernel",
 		]);
 		const subnets = (text: string) => planOf(text).lan[0]!.subnets.map((s) => s.address >>> 24);
 		expect(subnets("option subnet 10.0.0.0/8\noption subnet 11.0.0.0/8")).toEqual([11]);
@@ -313,7 +313,7 @@ describe("names and forms", () => {
 		])
 			expect(planOf(`config masqd\noption offload '${text}'`).offload).toBe(offload);
 		expect(findingsOf("config masqd\noption offload maybe")).toEqual([
-			"2 @masqd[0] offload: 'maybe' is not known here, expected auto, on or off",
+			"2 @masqd[0] offload: 'maybe' is not a valid choice, expected auto, on or off",
 		]);
 		expect(planOf("config masqd\noption enabled 'enabled'").enabled).toBe(true);
 	});
@@ -397,8 +397,8 @@ describe("pools", () => {
 		expect(pool!.overload).toBe(true);
 	});
 
-	it("run forwards and not for ever", () => {
-		expect(findingsOf("config pool\nlist external 203.0.113.9-203.0.113.8")[0]).toContain("runs backwards");
+	it("run forwards and not forever", () => {
+		expect(findingsOf("config pool\nlist external 203.0.113.9-203.0.113.8")[0]).toContain("is reversed");
 		expect(findingsOf("config pool\nlist external 203.0.0.0/16")[0]).toContain("more than 256 addresses");
 		expect(findingsOf("config pool\nlist external 203.0.113.0/24\nlist external 198.51.100.1")[0]).toContain(
 			"hold more than 256 addresses",
@@ -537,12 +537,12 @@ describe("timeouts", () => {
 	it("below an RFC's floor are taken with a warning", () => {
 		const low = { udp: "119", icmp: "59", tcp_opening: "239", tcp_established: "7439", tcp_closing: "239", tcp_reset: "239" };
 		expect(findingsOf(section("timeouts", low))).toEqual([
-			"2 @timeouts[0] udp: warning: 119 s is below the 120 s that RFC 4787 REQ-5 asks for",
-			"3 @timeouts[0] icmp: warning: 59 s is below the 60 s that RFC 5508 REQ-2 asks for",
-			"4 @timeouts[0] tcp_opening: warning: 239 s is below the 240 s that RFC 5382 REQ-5 asks for",
-			"5 @timeouts[0] tcp_established: warning: 7439 s is below the 7440 s that RFC 5382 REQ-5 asks for",
-			"6 @timeouts[0] tcp_closing: warning: 239 s is below the 240 s that RFC 5382 REQ-5 asks for",
-			"7 @timeouts[0] tcp_reset: warning: 239 s is below the 240 s that RFC 7857 2.2 asks for",
+			"2 @timeouts[0] udp: warning: 119 s is below the RFC 4787 REQ-5 minimum of 120 s",
+			"3 @timeouts[0] icmp: warning: 59 s is below the RFC 5508 REQ-2 minimum of 60 s",
+			"4 @timeouts[0] tcp_opening: warning: 239 s is below the RFC 5382 REQ-5 minimum of 240 s",
+			"5 @timeouts[0] tcp_established: warning: 7439 s is below the RFC 5382 REQ-5 minimum of 7440 s",
+			"6 @timeouts[0] tcp_closing: warning: 239 s is below the RFC 5382 REQ-5 minimum of 240 s",
+			"7 @timeouts[0] tcp_reset: warning: 239 s is below the RFC 7857 2.2 minimum of 240 s",
 		]);
 		expect(make(PORTS + section("timeouts", low)).plan!.timeouts.udp).toBe(119);
 	});

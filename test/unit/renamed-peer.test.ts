@@ -1,4 +1,4 @@
-/** Two forwards to one inside endpoint, which one peer endpoint uses at the same time (src/nat/renamed-peer.ts). */
+/** Two forwards to one internal endpoint, which one peer endpoint uses at the same time (src/nat/renamed-peer.ts). */
 import { describe, expect, it } from "vitest";
 import { Rig } from "./rig.ts";
 import { icmpError, tcp, udp } from "./rig-frame.ts";

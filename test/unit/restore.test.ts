@@ -165,7 +165,7 @@ describe("a file that is not to be trusted", () => {
 			next.verify();
 			for (const line of next.flows()) {
 				const [name, internal, external, peer] = line.split(" ");
-				// A peer's address stands there once; the rest can not be changed by chance.
+				// A peer's address stands there once; the rest cannot be changed by chance.
 				expect([...known].some((k) => k.startsWith(`${name} ${internal} ${external} `) && k.endsWith(peer.slice(peer.indexOf(":"))))).toBe(
 					true,
 				);

@@ -1,7 +1,7 @@
 /**
  * IPv4 frames for tests of the core: built from plain values with right checksums, and read back with every checksum computed from zero.
  *
- * Nothing here uses `src/`: sums are taken byte by byte in network order, so that a mistake in the core's arithmetic can not hide behind itself.
+ * Nothing here uses `src/`: sums are taken byte by byte in network order, so that a mistake in the core's arithmetic cannot hide behind itself.
  * A "partial" checksum is what virtio's NEEDS_CSUM means: the field holds the sum of the pseudo-header, not complemented, and whoever sends the
  * frame on the wire completes it; {@link readPacket} does that before it checks.
  */

@@ -146,12 +146,12 @@ export type Way = "gateway" | "unknown" | "no-route" | "elsewhere";
 
 let sharedFrames: ArrayBuffer | null = null;
 
-/** An as-loaded address. */
+/** A raw address. */
 export function loaded(address: string): number {
 	return swap32(parseAddress(address) as number);
 }
 
-/** Text of an as-loaded address. */
+/** Text of a raw address. */
 export function dotted(word: number): string {
 	return formatAddress(swap32(word) >>> 0);
 }
@@ -183,7 +183,7 @@ export class FakeHops implements NextHops {
 	least = 0;
 	/** MTUs of routes that have their own. */
 	readonly #mtus = new Map<string, number>();
-	/** True: an inside host that was not heard yet answers at once, so that its frame goes to the queue within the call. */
+	/** True: an internal host that was not heard yet answers at once, so that its frame goes to the queue within the call. */
 	answersInternal = false;
 	readonly held: { slot: number; length: number; host: number }[] = [];
 	readonly #rig: () => Rig;
@@ -684,7 +684,7 @@ export class Rig {
 
 	/**
 	 * Checks the table's own invariants, and those between table, hosts and ports: hosts count their sessions, the port bitmaps lack exactly the
-	 * ports of live mappings and forwards, and no external endpoint belongs to two inside endpoints (U-3).
+	 * ports of live mappings and forwards, and no external endpoint belongs to two internal endpoints (U-3).
 	 */
 	verify(): void {
 		verifyTable(this.table, (n) => this.externals.A[n]);

@@ -9,7 +9,7 @@ const P = "198.51.100.10";
 const Q = "192.0.2.20";
 const X = "203.0.113.1";
 
-/** As /proc/net/raw shows an as-loaded address. */
+/** As /proc/net/raw shows a raw address. */
 const hex = (address: string) => (loaded(address) >>> 0).toString(16).toUpperCase().padStart(8, "0");
 
 /** One xfrm_usersa_info in its message; `encapsulated` in UDP. */

@@ -67,7 +67,7 @@ describe("Table", () => {
 			const random = seededRandom(sessions);
 			const below = (n: number) => Math.floor(random() * n);
 			const live = new Map<string, Session>();
-			/** External port of every mapping that lives, by "protocol inside port". */
+			/** External port of every mapping that lives, by "protocol internal port". */
 			const mappings = new Map<string, { external: number; port: number; sessions: number }>();
 			let now = 65_000;
 			const pick = () => [...live.values()][below(live.size)];
