@@ -107,6 +107,19 @@ NATIVE(native_import_bundle)
 }
 
 /**
+ * native_alarm() - the process ends by SIGALRM in so many seconds, unless told otherwise before; 0: it does not
+ */
+NATIVE(native_alarm)
+{
+	int32_t seconds;
+
+	if (argument_int(ctx, argv[0], "seconds", 0, 3600, &seconds) < 0)
+		return JS_EXCEPTION;
+	alarm(seconds);
+	return JS_UNDEFINED;
+}
+
+/**
  * native_getpid() - this process's id
  */
 NATIVE(native_getpid)

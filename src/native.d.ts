@@ -35,6 +35,8 @@ declare module "masq:native" {
 	export function getenv(name: string): string | undefined;
 	/** What the bundle `name` exports, which lies beside the one that runs. Rejected if it cannot be read, or throws. */
 	export function importBundle(name: string): Promise<object>;
+	/** Ends the process by SIGALRM in so many seconds unless it is called again before, with 0 for not at all. */
+	export function alarm(seconds: number): void;
 	/** This process's id. */
 	export function getpid(): number;
 	/** Effective user id. */

@@ -101,6 +101,12 @@ def conformance(driver, *more):
 # Rows about established sessions: what the kernel carries then, what it has to leave, and what must end it. `make conformance OFFLOAD=on` plays all.
 OFFLOADED = "U-5,U-6,U-6a,U-12,U-13,T-2,T-2a,T-5,T-5h,T-x1,T-x2,T-x3,I-1,I-2,I-4,I-6,I-71,N-2,N-7,ID-1,R-1,R-14,W-1,W-2,W-4,W-5,W-6"
 
+# What the kernel driver has of its own: who is asked, what the rules stop, the kernel's timers and states. `make conformance DRIVER=kernel` plays all.
+CARRIED = (
+    "U-1@0,U-1b@90,U-3@0,U-5,U-8@flood,U-9,U-9a,U-12,U-13,T-1@100,T-2,T-4,T-5,T-5h,T-8,T-x1,T-x2,T-x3,I-1,I-2,I-4,I-7,I-8@0,N-2.1,N-10,"
+    "C-2,C-4,C-6,C-10,C-11a,R-1,R-4,R-5,R-6,R-7,R-8,R-11,F-1@0,F-2,F-3,W-1,W-2,W-3,W-4,W-5,W-6"
+)
+
 SHELL_SCRIPTS = sorted(name for name in glob.glob("**/*.sh", root_dir=ROOT, recursive=True) if not name.startswith(("node_modules/", "build/"))) + sorted(
     name for name in glob.glob(".ci/*", root_dir=ROOT) if (ROOT / name).is_file()
 )
@@ -133,6 +139,7 @@ SUITES = [
     Suite("conformance", conformance("packet"), summary),
     Suite("conformance-tun", conformance("tun"), summary),
     Suite("conformance-offload", conformance("packet", "--offload", "on", "--only", OFFLOADED), summary, cores=2),
+    Suite("conformance-kernel", conformance("kernel", "--only", CARRIED), summary),
     Suite("guest", [PYTHON, "test/guest/run.py", "--quick"], summary),
     Suite("fuzz", ["test/fuzz/run.sh", "200000"]),
     Suite("differential", ["test/fuzz/run-offload.sh"], summary),

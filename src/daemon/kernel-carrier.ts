@@ -14,7 +14,7 @@ import { addressValue, TCP, UDP } from "../packet/layout.ts";
 import { type Decisions, KernelHops, QueueDriver } from "../port/queue-driver.ts";
 import { QueueHosts } from "../port/queue-hosts.ts";
 import { QueueKeeper } from "../port/queue-keeper.ts";
-import { QUEUE_TABLE, type QueueFacts } from "../port/queue-rules.ts";
+import { FLOOD_RATE, QUEUE_TABLE, type QueueFacts } from "../port/queue-rules.ts";
 import { Tracked } from "../port/tracked.ts";
 import type { Carrier, CarrierSurroundings } from "./carrier.ts";
 import type { Keeper, KeeperOwner } from "./guard-follower.ts";
@@ -22,6 +22,8 @@ import { rebuild } from "./rebuilt-sessions.ts";
 import type { Topology } from "./topology.ts";
 import { setTracking } from "./tracking-settings.ts";
 
+/** Seconds after which a loop that does not turn ends: the kernel keeps what it asks about waiting for as long as somebody has the queues open. */
+const HUNG_SECONDS = 5;
 /** Bytes of headers without options, IP's and TCP's. */
 const TCP_HEADERS = 40;
 
@@ -38,6 +40,8 @@ export class KernelCarrier implements Carrier {
 	#queue: QueueDriver | null = null;
 	#tracked: Tracked | null = null;
 	#wan = 0;
+	/** Second in which the loop was last known to turn. */
+	#aliveAt = 0;
 	/** Numbers of the LAN ports by their devices' indexes. */
 	readonly #lans = new Map<number, number>();
 	readonly #lanOf = (ifindex: number) => this.#lans.get(ifindex) ?? -1;
@@ -143,10 +147,23 @@ export class KernelCarrier implements Carrier {
 	}
 
 	flush(): void {
+		const { context } = this.#with as CarrierSurroundings;
 		this.#tracked?.flush();
+		if (context.now === this.#aliveAt || this.queueFd < 0) return;
+		this.#aliveAt = context.now;
+		native.alarm(HUNG_SECONDS);
+		this.#slowFlooders();
+	}
+
+	/** Whoever was refused hundreds of connections in the last second asks the kernel for less: what others want is decided about meanwhile. */
+	#slowFlooders(): void {
+		const { refused } = this.#queue as QueueDriver;
+		for (const [host, count] of refused) if (count >= FLOOD_RATE) this.#hosts.floods(host);
+		refused.clear();
 	}
 
 	close(): void {
+		native.alarm(0);
 		this.#queue?.close();
 		this.#queue = null;
 		this.queueFd = -1;

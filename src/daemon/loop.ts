@@ -249,14 +249,14 @@ export class Loop {
 
 	/** Milliseconds that the loop may sleep. */
 	#timeout(): number {
-		const { admission, context, hops, guard, inStep, kernel, announcements, routerPorts, reloads, pending } = this.#with;
+		const { admission, context, hops, guard, inStep, kernel, announcements, routerPorts, reloads, carrier, pending } = this.#with;
 		if (admission.overdue) return 0;
 		// Serving the control socket takes time.
 		this.#clock.read(this.#context);
 		const now = this.#clock.milliseconds;
 		const { sockets } = routerPorts;
 		if (sockets.busy && sockets.fd < 0) return 0;
-		const waits = context.table.used > 0 || hops.waiting > 0 || this.busyAt !== 0 || guard.keeper.wanting || pending();
+		const waits = context.table.used > 0 || hops.waiting > 0 || this.busyAt !== 0 || guard.keeper.wanting || pending() || carrier !== null;
 		const idle = waits ? this.#secondAt - now : IDLE_MS;
 		const control = this.control === null ? idle : this.control.dueIn(now);
 		const looks = sockets.busy ? idle : routerPorts.lookAt - now;

@@ -31,6 +31,8 @@ import { IN, OUT, QUEUE_IN, QUEUE_OUT } from "./queue-rules.ts";
 const FRONT = SLOT_IP;
 /** Packets that wait in a queue of the kernel's at most. */
 const QUEUE_LENGTH = 4096;
+/** Hosts whose refused packets are counted at one time. */
+const REFUSED_HOSTS = 1024;
 const COPY = 0xffff;
 /** Larger than any packet: what is too large for its way the kernel has told the sender. */
 const ANY_SIZE = 0x10000;
@@ -84,6 +86,8 @@ export class KernelHops implements NextHops {
 /** The two queues on one socket. */
 export class QueueDriver {
 	readonly fd: native.Fd;
+	/** Packets of each host (as loaded) that were refused; for the reader to clear. */
+	readonly refused = new Map<number, number>();
 	readonly #c: Context;
 	readonly #rx: Int32Array;
 	readonly #hops: KernelHops;
@@ -127,7 +131,13 @@ export class QueueDriver {
 
 	/** Receives up to a batch of packets; {@link decide} is to be called for as many before the next. */
 	receive(): number {
-		return native.packetReceive(this.fd, true, 0, native.BATCH_MAX);
+		try {
+			return native.packetReceive(this.fd, true, 0, native.BATCH_MAX);
+		} catch (error) {
+			// The kernel has dropped packets that had no room here: a flood. The others wait.
+			if ((error as native.NativeError).code !== "ENOBUFS") throw error;
+			return native.packetReceive(this.fd, true, 0, native.BATCH_MAX);
+		}
 	}
 
 	/**
@@ -172,6 +182,7 @@ export class QueueDriver {
 		// The kernel has not counted this hop yet.
 		if (hook !== HOOK_POSTROUTING && lan >= 0) this.#countHop(s);
 		const { leftToKernel: left } = c;
+		const source = c.views.P[(s >> 2) + IP_WORD + 3];
 		this.#hops.asked = s;
 		this.#hops.delivered = -1;
 		this.#pair[0] = s;
@@ -182,7 +193,15 @@ export class QueueDriver {
 		if (this.#take(s, true)) this.#leave(s);
 		else if (delivered) this.#enter(s);
 		else if (c.leftToKernel !== left) verdicts.accept(queue, id);
-		else verdicts.drop(queue, id);
+		else {
+			verdicts.drop(queue, id);
+			if (lan >= 0) this.#refuse(source);
+		}
+	}
+
+	#refuse(source: number): void {
+		const before = this.refused.get(source) ?? 0;
+		if (before > 0 || this.refused.size < REFUSED_HOSTS) this.refused.set(source, before + 1);
 	}
 
 	/** Makes a frame of the message's payload, in place; returns its slot. */

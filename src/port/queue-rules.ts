@@ -53,6 +53,9 @@ export const IN = 0x8000;
 
 /** Nobody's addresses: "this" network, loopback, multicast and what is reserved. */
 const NEVER = ["0.0.0.0/8", "127.0.0.0/8", "224.0.0.0/3"];
+/** New connections a second that a host may still ask for which has been refused as many in one, and how many such hosts there can be. */
+export const FLOOD_RATE = 200;
+const FLOODERS = 4096;
 /** Packets a second from the WAN that are asked about; more are left to the kernel. */
 const ASKED_RATE = 1000;
 
@@ -148,6 +151,13 @@ export function queueRuleset(f: QueueFacts): string {
 	set("set", "claimed_tcp", "inet_service", f.tcp.map(rangeText), "interval");
 	set("set", "claimed_udp", "inet_service", f.udp.map(rangeText), "interval");
 
+	// Who has been refused often asks less for a minute.
+	for (const [name, flags] of [
+		["flooders", "timeout"],
+		["asking", "dynamic,timeout"],
+	])
+		lines.push(`\tset ${name} {`, "\t\ttype ipv4_addr", `\t\tsize ${FLOODERS}`, `\t\tflags ${flags}`, "\t\ttimeout 1m", "\t}");
+
 	const chain = (name: string, ...rules: string[]) => lines.push(`\tchain ${name} {`, ...rules.map((rule) => `\t\t${rule}`), "\t}");
 	// Filled by netlink.
 	chain("queue_out");
@@ -185,7 +195,8 @@ export function queueRuleset(f: QueueFacts): string {
 		...ours.flatMap((to) => [`${first} ${to} goto asked_in`, `ct state invalid ${to} counter drop`]),
 	);
 	chain("translate_in", "type nat hook prerouting priority -101; policy accept;");
-	chain("asked_out", ...times, "goto queue_out");
+	const often = `limit rate over ${FLOOD_RATE}/second burst ${FLOOD_RATE * 2} packets`;
+	chain("asked_out", `ip saddr @flooders update @asking { ip saddr ${often} } counter drop`, ...times, "goto queue_out");
 	chain(
 		"ask_out",
 		"type filter hook postrouting priority 95; policy accept;",

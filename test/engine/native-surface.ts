@@ -53,6 +53,7 @@ const VETH_B = "mqveth1";
 const CAP_NET_ADMIN = 12;
 const CAP_NET_RAW = 13;
 const { SIGUSR1 } = native;
+const SIGALRM = 14;
 const SIGTERM = 15;
 
 let passed = 0;
@@ -164,6 +165,10 @@ if (native.args()[0] === "path") {
 	native.exit(0);
 }
 if (native.args()[0] === "throw") throw new RangeError("on purpose");
+if (native.args()[0] === "hang") {
+	native.alarm(1);
+	for (;;);
+}
 if (native.args()[0] === "import") {
 	const missing = await native.importBundle("nowhere").catch((error: Error) => error.message);
 	native.print(1, `${JSON.stringify(await native.importBundle("beside"))} ${missing}\n`);
@@ -231,6 +236,15 @@ test("args, getenv, getpid, geteuid", () => {
 	equal(native.geteuid(), 0);
 	const child = native.run(["env", `MASQD_JS=${native.getenv("MASQD_JS")}`, ...program, "throw", "ü"], "", 10000);
 	equal(child.status, 1);
+});
+
+test("host: a process that hangs ends by its alarm, and one that does not goes on", () => {
+	native.alarm(3600);
+	native.alarm(0);
+	outOfRange(() => native.alarm(-1));
+	outOfRange(() => native.alarm(3601));
+	const { status } = native.run(["env", `MASQD_JS=${native.getenv("MASQD_JS")}`, ...program, "hang"], "", 10000);
+	equal(status, 128 + SIGALRM);
 });
 
 test("host: a bundle beside this one, and one that is not there", () => {

@@ -9,12 +9,13 @@ import pytest
 
 from scapy.layers.inet import IP, TCP
 
-from bed import GATEWAY, H1, H2, H3, S1, S2
+from bed import GATEWAY, H1, H2, H3, LAN_GATEWAY_MAC, PYTHON, ROOT, S1, S2, S3, lan_mac
 from namespace import GUARD, wait_until
 from test_translation import said
 
 pytestmark = [pytest.mark.masqd, pytest.mark.drivers("kernel")]
 
+FLOOD = ROOT / "test" / "conformance" / "flood.py"
 EIF = {"filtering": "endpoint-independent"}
 FORWARD = ("redirect", None, {"proto": "tcp", "src_dport": "8080", "dest_ip": H2, "dest_port": "80"})
 MASQUERADE = """table ip fallback {
@@ -248,6 +249,52 @@ def test_the_kernels_timers_are_set_and_put_back(make_bed):
     assert 395 <= int(entries(bed)[0].split()[2]) <= 400
     bed.stop()
     assert values() == before
+
+
+def test_a_flood_of_one_host_keeps_no_other_from_connecting(make_bed):
+    """5,000 new connections a second that nobody answers: the flooding host is slowed down in the kernel, all that another opens succeeds at once."""
+    bed = make_bed().start(main={"sessions": "1024"})
+    listener = bed.wan.listener(S1, 80)
+    flood = bed.h1.start(PYTHON, FLOOD, H1, S3, lan_mac(H1), LAN_GATEWAY_MAC, 5000)
+    flood.expect("^flooding")
+    slowed = ("nft", "list", "set", "ip", "masqd", "flooders")
+    wait_until(lambda: H1 in bed.router.run(*slowed).stdout, "the kernel knows the flooding host")
+    for _ in range(50):
+        client = bed.h2.tcp(H2, 0)
+        client.settimeout(GUARD)
+        client.connect((S1, 80))
+        server, _peer = listener.accept()
+        server.sendall(b"ok")
+        assert client.recv(10) == b"ok"
+    assert flood.running()
+    # Nobody had to try again.
+    assert "retrans" not in bed.h2.run("ss", "-tni", "dst", S1).stdout
+    flood.kill()
+
+
+def test_a_hung_daemon_ends_and_the_kernel_goes_on(make_bed):
+    """A program that the daemon waits for does not come back: within seconds nobody has the queues, and connections go on by the kernel's masquerade."""
+    bed = make_bed()
+    bed.router.run("nft", "-f", "-", stdin=MASQUERADE)
+    (bed.folder / "nft").write_text('#!/bin/sh\n[ -e $0.hangs ] && exec sleep 60\nexec /usr/sbin/nft "$@"\n')
+    (bed.folder / "nft").chmod(0o755)
+    bed.configure()
+    bed.daemon = bed.router.start("env", f"PATH={bed.folder}:{os.environ['PATH']}", *bed.command())
+    bed.daemon.expect(r"^masqd: ready:")
+    client, server = bed.h1.udp(H1, 40000), bed.wan.udp(S1, 3478)
+    port = exchange(client, server, S1)
+    (bed.folder / "nft.hangs").touch()
+    bed.configure(extra=[("timeouts", None, {"udp": "400"})])
+    bed.daemon.send_signal(signal.SIGHUP)
+    listener = bed.wan.listener(S2, 80)
+    web = bed.h2.tcp(H2, 0)
+    web.settimeout(GUARD)
+    web.connect((S2, 80))
+    listener.accept()[0].sendall(b"ok")
+    assert web.recv(10) == b"ok"
+    assert exchange(client, server, S1) == port
+    assert bed.daemon.wait() in (-signal.SIGALRM, 128 + signal.SIGALRM)
+    bed.daemon = None
 
 
 def test_killed_under_load_no_connection_fails(make_bed):
