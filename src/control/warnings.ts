@@ -2,6 +2,7 @@
  * What is amiss around masqd, in words: looked for when somebody asks for the status.
  */
 
+import { OWN_FULL } from "../kernel/guard.ts";
 import type { NftView } from "../kernel/nft-view.ts";
 import { formatAddress } from "../packet/address.ts";
 import { isShared, isUnreachableFromOutside } from "../packet/address-class.ts";
@@ -53,6 +54,7 @@ export function* warnings(daemon: DaemonView, nft: NftView): Generator<undefined
 		found.push(
 			`the nft table ${daemon.carrier?.table ?? "inet masqd"} is missing: nothing keeps the kernel from forwarding untranslated packets; restart masqd`,
 		);
+	if (nft.guard !== null && nft.guard.own_full > 0) found.push(`${OWN_FULL} (${nft.guard.own_full} packets so far)`);
 	// firewall4's is as it should be.
 	const masquerades = nft.masquerades.find((place) => !place.startsWith("fw4 "));
 	if (masquerades !== undefined && daemon.carrier === null)

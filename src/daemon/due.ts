@@ -4,6 +4,7 @@
 import * as native from "masq:native";
 import { OTHER } from "../conntrack/states.ts";
 import { CpuAffinity } from "../kernel/cpu-affinity.ts";
+import { OWN_FULL } from "../kernel/guard.ts";
 import { EXPIRE_BUDGET } from "../nat/admission.ts";
 import { REASON } from "../nat/reason.ts";
 import { addressValue } from "../packet/layout.ts";
@@ -19,6 +20,8 @@ export const SIGINT = 2;
 export const SIGTERM = 15;
 /** Seconds between two looks at what the router itself speaks besides TCP and UDP, while a host does so too. */
 const YIELD_PROTOCOLS_SECONDS = 3;
+/** Seconds between two looks at whether the guard has room. */
+const GUARD_LIMITS_SECONDS = 10;
 
 /** What signals ask of the daemon. */
 export interface Asked {
@@ -71,6 +74,7 @@ export function makeLoop(p: Parts, asked: Asked): Loop {
 		],
 		["rates", () => p.rates.tick()],
 		["limits", () => tellLimits(p)],
+		["guard limits", () => tellGuardLimits(p)],
 		["log timer", () => p.log.tick(clock.milliseconds)],
 		["control timer", () => loop.control?.tick(clock.milliseconds)],
 		["memory timer", () => releaseMemory(p, loop)],
@@ -141,6 +145,14 @@ function lookForOwnProtocols(p: Parts): void {
 
 function tellLimits({ watch, log, clock }: Parts): void {
 	for (const { reason, text, count } of watch.limits()) log.rateLimited("warning", reason, text, clock.milliseconds, count);
+}
+
+/** The kernel's flows that found no room in the guard since the last look. */
+function tellGuardLimits({ carrier, context, guardView, log, clock }: Parts): void {
+	if (carrier !== null || context.now % GUARD_LIMITS_SECONDS !== 0) return;
+	const before = guardView.guard?.own_full ?? 0;
+	const more = (guardView.guardCounters()?.own_full ?? 0) - before;
+	if (more > 0) log.rateLimited("warning", "own_full", OWN_FULL, clock.milliseconds, more);
 }
 
 function releaseMemory(p: Parts, loop: Loop): void {

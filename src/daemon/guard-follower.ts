@@ -131,8 +131,8 @@ export class GuardFollower implements Follower {
 	}
 }
 
-/** What the guard is made of. */
-export function guardFactsOf(t: Topology): GuardFacts {
+/** What the guard is made of; `flows` is how many of the kernel's own it learns. */
+export function guardFactsOf(t: Topology, flows?: number): GuardFacts {
 	const ports = t.lan.flatMap(({ kind, ...p }) => (kind === "tap" || kind === "kernel" ? [] : [{ ...p, kind }]));
 	return {
 		lan: ports.map((p) => ({ device: p.name, driver: p.kind, tun: p.tun, nets: p.nets })),
@@ -147,5 +147,6 @@ export function guardFactsOf(t: Topology): GuardFacts {
 		ownAddresses: t.own,
 		pcp: ports.filter((p) => p.pcp).map((p) => p.name),
 		exemptDestinations: t.exempts,
+		...(flows === undefined ? {} : { flows }),
 	};
 }

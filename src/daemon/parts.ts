@@ -8,12 +8,13 @@ import * as native from "masq:native";
 import type { Plan } from "../config/plan.ts";
 import { Watch } from "../control/watch.ts";
 import { filtersBridges } from "../kernel/device-warnings.ts";
-import { GUARD_TABLE, guardPresent } from "../kernel/guard.ts";
+import { GUARD_TABLE, guardPresent, learnedFlows } from "../kernel/guard.ts";
 import { GuardKeeper } from "../kernel/guard-keeper.ts";
 import { GuardWatch } from "../kernel/guard-watch.ts";
 import { handOver } from "../kernel/hand-over.ts";
 import { OwnPorts } from "../kernel/local-ports.ts";
 import { KernelMirror } from "../kernel/mirror.ts";
+import { NftView } from "../kernel/nft-view.ts";
 import { RouterProtocols } from "../kernel/router-protocols.ts";
 import { SavedSysctls } from "../kernel/saved-sysctls.ts";
 import { SocketDiag } from "../kernel/socket-diag.ts";
@@ -98,6 +99,8 @@ export class Parts {
 	readonly pcp: PcpFollower;
 	readonly offload: OffloadFollower;
 	readonly notices: Notices;
+	/** The guard's counters, as they were when somebody looked last. */
+	readonly guardView = new NftView(native);
 	readonly inStep: InStep;
 
 	/** What carries the packets if not masqd's ports. */
@@ -159,9 +162,10 @@ export class Parts {
 		this.inForce.renew(plan, state.image === null ? 0 : state.image.addresses[0], state.image?.addresses ?? new Int32Array(0));
 
 		carrier?.begin(this);
+		const flows = learnedFlows(conntrackMax());
 		this.guard = new GuardFollower({
 			table: carrier?.table ?? GUARD_TABLE,
-			keeper: (owner) => carrier?.keeper(owner) ?? new GuardKeeper(native, { ...owner, wanted: () => guardFactsOf(owner.wanted()) }),
+			keeper: (owner) => carrier?.keeper(owner) ?? new GuardKeeper(native, { ...owner, wanted: () => guardFactsOf(owner.wanted(), flows) }),
 			present: () => guardPresent(native),
 			watch: () => new GuardWatch(native, carrier?.family),
 			opened: () => {
@@ -279,5 +283,14 @@ export class Parts {
 		this.routerProtocols.changed();
 		const ended = yieldToRouter(this.context, this.admission);
 		if (ended > 0) this.log.notice(`${ended} sessions ended: the router itself speaks their protocol with their peers now`);
+	}
+}
+
+/** How many connections the kernel tracks at most, as text; "" if it does not. */
+function conntrackMax(): string {
+	try {
+		return native.readFile("/proc/sys/net/netfilter/nf_conntrack_max");
+	} catch {
+		return "";
 	}
 }

@@ -33,7 +33,7 @@
  *  - `leak`: what would leave by the WAN with a source that is not the WAN device's. It must stay 0: masqd's own packets do
  *    not pass here, and the kernel has nothing to send under another address.
  *  - what leaves from a port that masqd claims is a flow of the kernel's: its answers are let in. Not one of a translated LAN, which the kernel
- *    has masqueraded while masqd was away. `own_full` counts packets of flows that found no room.
+ *    has masqueraded while masqd was away. `own_full` counts packets of flows that found no room: there is more of it than the kernel tracks connections.
  *  - before the firewall's source NAT, the router's own new TCP connections from such a port get another, as the kernel's NAT would do when a host of the LAN has
  *    that port to that server already: the kernel cannot know masqd's sessions. Not UDP: a tunnel's peers would learn a wrong port.
  *
@@ -92,6 +92,19 @@ export interface GuardFacts {
 	pcp?: readonly string[];
 	/** Every address of the router; used only where the kernel has no `fib` expressions. */
 	ownAddresses: readonly number[];
+	/** Flows of the kernel's own that are learned at most, see {@link learnedFlows}. */
+	flows?: number;
+}
+
+const FLOWS_LEAST = 16_384;
+const FLOWS_MOST = 1_048_576;
+
+/**
+ * How many flows are learned at most: twice as many as the kernel tracks (`max` is nf_conntrack_max as text, "" if unknown), because some are remembered for
+ * longer. So the kernel refuses new connections of a network that opens too many before masqd's guard has no room.
+ */
+export function learnedFlows(max: string): number {
+	return Math.min(FLOWS_MOST, Math.max(FLOWS_LEAST, 2 * (Number.parseInt(max, 10) || 0)));
 }
 
 /** How the ruleset tells the router's own addresses: by `fib` expressions or by sets. */
@@ -108,6 +121,9 @@ export type Identifiers = "apart" | "shared";
 
 /** Names of the guard's counters. */
 export const GUARD_COUNTERS = ["lan_unicast", "claimed_lan", "claimed_wan", "owned", "inbound", "refused", "leak", "own_full"] as const;
+/** What `own_full` means, in a sentence. */
+export const OWN_FULL =
+	"more connections of networks that the kernel masquerades (VPN, containers) leave at masqd's ports than the guard remembers: what is new of them gets no answers; raise net.netfilter.nf_conntrack_max and restart masqd";
 export type GuardCounter = (typeof GUARD_COUNTERS)[number];
 
 /** The one system call that the guard needs: `masq:native`, or a test's stand-in. */
@@ -134,12 +150,17 @@ const TUN_ZONE = 0x4d51;
  * needed for the datagrams of tun-driver LANs, which pass its defragmentation, and a flood of stray fragments would fill it.
  */
 const STRAYS = "64/second burst 256 packets";
+/** How long a flow of the kernel's own is remembered. */
+const UDP_FLOW = "200s";
+/** The same of a network's flow that nobody has answered, which the kernel tracks for 30 s, and for as long again; and of a connection that a reset has ended. */
+const UNANSWERED = "60s";
+const RESET = "15s";
 /**
  * Sets that the kernel fills from packets: name, type, elements at most, how long one lives, and how often the dead are collected. A flow is peer, protocol, port here
- * and port there; it lives somewhat longer than the kernel's conntrack has UDP (180 s).
+ * and port there; it lives somewhat longer than the kernel's conntrack has UDP (180 s), and how many there are is said by the facts.
  */
 const LEARNED = [
-	["own_flows", "type ipv4_addr . inet_proto . inet_service . inet_service", 8192, "200s", ""],
+	["own_flows", "type ipv4_addr . inet_proto . inet_service . inet_service", 0, UDP_FLOW, ""],
 	// What the last fragment has deleted makes room at the next collection only.
 	["cut", "typeof ip saddr . ip protocol . ip id", 4096, "2s", "100ms"],
 	["fragment_peers", "type ipv4_addr", 256, "60s", ""],
@@ -215,7 +236,13 @@ export function guardRuleset(
 	const learns = learning !== "none";
 	if (learns) {
 		for (const [name, type, size, timeout, collection] of LEARNED) {
-			lines.push(`\tset ${name} {`, `\t\t${type}`, `\t\tsize ${size}`, "\t\tflags dynamic,timeout", `\t\ttimeout ${timeout}`);
+			lines.push(
+				`\tset ${name} {`,
+				`\t\t${type}`,
+				`\t\tsize ${size || (g.flows ?? FLOWS_LEAST)}`,
+				"\t\tflags dynamic,timeout",
+				`\t\ttimeout ${timeout}`,
+			);
 			lines.push(...(collection === "" ? [] : [`\t\tgc-interval ${collection}`]), "\t}");
 		}
 	}
@@ -233,6 +260,8 @@ export function guardRuleset(
 		const flow = "ip daddr . meta l4proto . th sport . th dport";
 		lines.push("\tchain learn {", "\t\tct original ip saddr @inside return");
 		lines.push(`\t\tmeta l4proto tcp ct expiration > ${ESTABLISHED} update @own_flows { ${flow} timeout ${CONNECTION} } return`);
+		lines.push(`\t\tct state new ct original ip saddr != @externals update @own_flows { ${flow} timeout ${UNANSWERED} } return`);
+		lines.push(`\t\tmeta l4proto tcp ct expiration < 11s update @own_flows { ${flow} timeout ${RESET} } return`);
 		lines.push(`\t\tupdate @own_flows { ${flow} } return`, "\t\tcounter name own_full", "\t}");
 	}
 
@@ -285,6 +314,14 @@ export function guardRuleset(
 	lines.push("\tchain forward {", `\t\ttype filter hook forward priority ${FORWARD_PRIORITY}; policy accept;`);
 	lines.push(`\t\t${fromWan} ip saddr @inside counter name inbound drop`);
 	lines.push(`\t\t${fromWan} ip daddr @inside ip saddr != @exempt_destinations counter name inbound drop`);
+	if (learns) {
+		// What the other end says last, or says alone.
+		const answered = "ip saddr . meta l4proto . ct reply proto-dst . th sport";
+		lines.push(
+			`\t\t${fromWan} tcp flags rst ct reply proto-dst @claimed_tcp ct expiration < 11s update @own_flows { ${answered} timeout ${RESET} }`,
+			`\t\t${fromWan} meta l4proto udp ct reply proto-dst @claimed_udp ct direction reply update @own_flows { ${answered} }`,
+		);
+	}
 	lines.push("\t}");
 
 	const steered = tunPorts.flatMap(({ tun, nets = [] }) => nets.map((net) => ({ tun, net })));

@@ -104,6 +104,19 @@ export class NftView {
 		yield* this.#dump(NFT_MSG_GETFLOWTABLE, 0, (at, end) => this.#flowTable(at, end));
 	}
 
+	/** The guard's counters alone, null if its table is not there. Does not yield: it is one answer of the kernel's. */
+	guardCounters(): NftView["guard"] {
+		this.guard = null;
+		try {
+			this.#fd = this.#io.netlinkOpen(NETLINK_NETFILTER, []);
+		} catch {
+			return null;
+		}
+		for (const _ of this.#dump(NFT_MSG_GETOBJ, this.#guardFamily, (at, end) => this.#object(at, end)));
+		this.close();
+		return this.guard;
+	}
+
 	/** Chains that are bound to devices, whoever's, but for those of tables that are switched off; none without nftables. */
 	deviceChains(): DeviceChain[] {
 		const chains: DeviceChain[] = [];

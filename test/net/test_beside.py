@@ -8,6 +8,7 @@ import re
 import resource
 import signal
 import socket
+import struct
 
 import pytest
 
@@ -270,11 +271,11 @@ MASQUERADE = "table ip fw {\n chain post {\n type nat hook postrouting priority 
 CLIENT = "10.8.0.2"
 
 
-def other_network(bed):
+def other_network(bed, device="vpn0", net="10.8.0", role="guest"):
     """A network in no section of the configuration, which the kernel masquerades: VPN clients, containers."""
-    guest = bed.add_namespace("guest")
-    bed.router.ip(f"link add vpn0 type veth peer name eth0 netns {guest.name}", "link set vpn0 up", "addr add 10.8.0.1/24 dev vpn0")
-    guest.ip("link set eth0 up", f"addr add {CLIENT}/24 dev eth0", "route add default via 10.8.0.1")
+    guest = bed.add_namespace(role)
+    bed.router.ip(f"link add {device} type veth peer name eth0 netns {guest.name}", f"link set {device} up", f"addr add {net}.1/24 dev {device}")
+    guest.ip("link set eth0 up", f"addr add {net}.2/24 dev eth0", f"route add default via {net}.1")
     bed.router.run("nft", "-f", "-", stdin=MASQUERADE)
     return guest
 
@@ -285,9 +286,9 @@ def learned(bed):
     return re.findall(r"(\S+) \. (tcp|udp) \. (\d+) \. (\d+)[^,}]*? expires (\w+)", listed)
 
 
-def lifetime(bed, port):
-    """Seconds for which the guard knows the TCP connection from this port."""
-    (left,) = (one[4] for one in learned(bed) if one[1:3] == ("tcp", str(port)))
+def lifetime(bed, port, protocol="tcp"):
+    """Seconds for which the guard knows the one flow from this port."""
+    (left,) = (one[4] for one in learned(bed) if one[1:3] == (protocol, str(port)))
     units = {"h": 3600, "m": 60, "s": 1, "ms": 0.001}
     return sum(int(n) * units[unit] for n, unit in re.findall(r"(\d+)(ms|[hms])", left))
 
@@ -323,6 +324,68 @@ def test_a_network_that_the_kernel_masquerades(make_bed):
         client.sendto(b"question", (S1, 53))
         server.sendto(b"answer", server.recvfrom(100)[1])
         assert client.recv(100) == b"answer"
+
+
+def test_a_network_that_fills_the_guard(make_bed):
+    """It costs that network its new connections at masqd's ports, which is said; what is open goes on, and masqd's hosts never notice."""
+    bed = make_bed()
+    guest = other_network(bed)
+    other = other_network(bed, "vpn1", "10.9.0", "other")
+    # As on a router on which the kernel tracks few connections: twice as many are learned.
+    few = bed.folder / "conntrack_max"
+    few.write_text("4096\n")
+    command = bed.command
+    seen = "/proc/sys/net/netfilter/nf_conntrack_max"
+    bed.command = lambda *extra: ["unshare", "-m", "sh", "-c", f'mount --bind {few} {seen} && exec "$@"', "sh", *command(*extra)]
+    bed.start()
+    assert "size 16384" in bed.router.run("nft", "list", "set", "inet", "masqd", "own_flows").stdout
+    server = bed.wan.udp(S1, 53)
+    kept, others = guest.udp(CLIENT, 50001), other.udp("10.9.0.2", 50002)
+    hosts = bed.h1.udp(H1, 50003)
+
+    def answered(client):
+        client.sendto(b"question", (S1, 53))
+        seen = server.recvfrom(100)[1]
+        server.sendto(b"answer", seen)
+        return client.recv(100) == b"answer" and seen[1]
+
+    assert [answered(kept), answered(others), answered(hosts)] == [50001, 50002, 50003]
+    flood = guest.udp(CLIENT, 50000)
+    for port in range(1000, 20000):
+        flood.sendto(b"scan", (S2, port))
+    counted = lambda: int(bed.router.run("nft", "list", "counter", "inet", "masqd", "own_full").stdout.split("packets")[1].split()[0])
+    wait_until(lambda: counted() > 1000, "no room in the guard")
+    # What is open goes on, whoever speaks first; masqd's hosts open what they like.
+    for client, port in ((kept, 50001), (others, 50002), (hosts, 50003)):
+        assert answered(client) == port
+        server.sendto(b"news", (GATEWAY, port))
+        assert client.recv(100) == b"news"
+    assert answered(bed.h1.udp(H1, 50004)) == 50004
+    # So do the network's at ports that are not masqd's.
+    assert answered(guest.udp(CLIENT, 20000)) == 20000
+    wait_until(lambda: any("than the guard remembers" in line for line in bed.daemon.lines), "the line in the log")
+    assert any("than the guard remembers" in one for one in bed.status()["warnings"])
+
+
+def test_a_scan_of_a_masqueraded_network_is_soon_forgotten(make_bed):
+    """What nobody answers, and what a reset has ended, is remembered for about as long as the kernel tracks it."""
+    bed = make_bed()
+    guest = other_network(bed)
+    bed.start()
+    guest.udp(CLIENT, 50000).sendto(b"scan", (S2, 9))
+    wait_until(lambda: lifetime(bed, 50000, "udp") <= 60, "the flow learned")
+    server, client = bed.wan.udp(S1, 53), guest.udp(CLIENT, 50001)
+    client.sendto(b"question", (S1, 53))
+    where = server.recvfrom(100)[1]
+    server.sendto(b"answer", where)
+    assert client.recv(100) == b"answer" and lifetime(bed, 50001, "udp") > 150
+    listener, opener = bed.wan.listener(S1, 80), guest.tcp(CLIENT, 50002)
+    opener.connect((S1, 80))
+    far, _ = listener.accept()
+    wait_until(lambda: lifetime(bed, 50002) > 7000, "the connection learned")
+    far.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    far.close()
+    wait_until(lambda: lifetime(bed, 50002) <= 15, "the reset noticed")
 
 
 def test_what_the_kernel_masqueraded_while_masqd_was_dead_is_not_its_own(make_bed):

@@ -22,7 +22,7 @@ def slow(make_bed):
     devices = {"wan": "wan0", "lan": bed.lan_device}
     cases = "\n".join(f"""network.interface.{name}) echo '{json.dumps({"up": True, "l3_device": device})}' ;;""" for name, device in devices.items())
     stand_in = folder / "ubus"
-    stand_in.write_text(f'#!/bin/sh\necho $$ >>{bed.asked}\nwhile [ -e {bed.hang} ]; do sleep 0.05; done\ncase $3 in\n{cases}\n*) exit 4 ;;\nesac\n')
+    stand_in.write_text(f"#!/bin/sh\necho $$ >>{bed.asked}\nwhile [ -e {bed.hang} ]; do sleep 0.05; done\ncase $3 in\n{cases}\n*) exit 4 ;;\nesac\n")
     stand_in.chmod(0o755)
     command = bed.command
     bed.command = lambda *extra: ["env", f"PATH={folder}:/usr/sbin:/usr/bin:/sbin:/bin", *command(*extra)]

@@ -1,5 +1,5 @@
 import { describe, expect, it } from "vitest";
-import { type GuardFacts, guardRuleset, installGuard, removeGuard } from "../../src/kernel/guard.ts";
+import { type GuardFacts, guardRuleset, installGuard, learnedFlows, removeGuard } from "../../src/kernel/guard.ts";
 import { parseAddress, parseSubnet, type Subnet } from "../../src/packet/address.ts";
 
 const address = (text: string): number => parseAddress(text) as number;
@@ -90,7 +90,7 @@ table inet masqd {
 	}
 	set own_flows {
 		type ipv4_addr . inet_proto . inet_service . inet_service
-		size 8192
+		size 16384
 		flags dynamic,timeout
 		timeout 200s
 	}
@@ -129,6 +129,8 @@ table inet masqd {
 	chain learn {
 		ct original ip saddr @inside return
 		meta l4proto tcp ct expiration > 300s update @own_flows { ip daddr . meta l4proto . th sport . th dport timeout 7440s } return
+		ct state new ct original ip saddr != @externals update @own_flows { ip daddr . meta l4proto . th sport . th dport timeout 60s } return
+		meta l4proto tcp ct expiration < 11s update @own_flows { ip daddr . meta l4proto . th sport . th dport timeout 15s } return
 		update @own_flows { ip daddr . meta l4proto . th sport . th dport } return
 		counter name own_full
 	}
@@ -152,6 +154,8 @@ table inet masqd {
 		type filter hook forward priority -10; policy accept;
 		iifname "pppoe-wan" ip saddr @inside counter name inbound drop
 		iifname "pppoe-wan" ip daddr @inside ip saddr != @exempt_destinations counter name inbound drop
+		iifname "pppoe-wan" tcp flags rst ct reply proto-dst @claimed_tcp ct expiration < 11s update @own_flows { ip saddr . meta l4proto . ct reply proto-dst . th sport timeout 15s }
+		iifname "pppoe-wan" meta l4proto udp ct reply proto-dst @claimed_udp ct direction reply update @own_flows { ip saddr . meta l4proto . ct reply proto-dst . th sport }
 	}
 	chain steer {
 		type route hook output priority -450; policy accept;
@@ -288,6 +292,12 @@ describe("guard installation", () => {
 			],
 		] as const)
 			expect(guardRuleset({ ...FACTS, portRanges }).match(/icmp .* masquerade to :(\S+)/)?.[1]).toBe(gap);
+	});
+	it("learns of twice as many flows as the kernel tracks, within bounds", () => {
+		expect(["262144\n", "16384\n", "4096\n", "", "nonsense", "99999999\n"].map(learnedFlows)).toEqual([
+			524_288, 32_768, 16_384, 16_384, 16_384, 1_048_576,
+		]);
+		expect(guardRuleset({ ...FACTS, flows: 524_288 })).toContain("size 524288\n");
 	});
 	it("begins anew beside another version's sets, and learns nothing where the kernel cannot", () => {
 		const other = nft(["flush table"]);
