@@ -138,7 +138,7 @@ export class Daemon implements DaemonView {
 
 	/** What is amiss with the devices, and what of the router's routing is not followed, in sentences. */
 	deviceWarnings(): string[] {
-		return this.#parts.notices.devices();
+		return [...this.#parts.notices.devices(), ...this.#parts.offload.warnings];
 	}
 
 	foreignRouting(): string[] {

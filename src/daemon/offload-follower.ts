@@ -3,6 +3,7 @@
  */
 import * as native from "masq:native";
 import type { Plan } from "../config/plan.ts";
+import { shaperWarnings } from "../kernel/device-warnings.ts";
 import { foreignFilters, foreignWords } from "../kernel/foreign-filters.ts";
 import { IngressFilters } from "../kernel/ingress-filter.ts";
 import { isUsable, type KernelMirror, type Neighbour } from "../kernel/mirror.ts";
@@ -176,6 +177,14 @@ export class OffloadFollower implements Follower {
 			})),
 			externals: [...t.externals.map((first) => ({ first, last: first })), ...t.owned],
 		});
+	}
+
+	/** What it costs that it stands back for others on the WAN, in sentences. */
+	get warnings(): string[] {
+		const { wan } = this.#topology ?? {};
+		if (wan === undefined || this.offload === null || this.#mode !== "auto") return [];
+		const ofWan = this.#filtered.split("; ").filter((text) => text.startsWith(`${wan.name} `));
+		return shaperWarnings(wan.name, wan.type, ofWan.join("; "));
 	}
 
 	/** What `status` shows. */

@@ -3,7 +3,9 @@
  */
 import * as native from "masq:native";
 import type { Plan } from "../config/plan.ts";
-import { deviceWarnings, filtersBridges } from "../kernel/device-warnings.ts";
+import { deviceWarnings, filtersBridges, shaperWarnings } from "../kernel/device-warnings.ts";
+import { foreignFilters, foreignWords } from "../kernel/foreign-filters.ts";
+import { IngressFilters } from "../kernel/ingress-filter.ts";
 import { KernelMirror } from "../kernel/mirror.ts";
 import { dumpPrograms } from "../offload/dump.ts";
 import { subnetOf } from "../packet/address.ts";
@@ -17,12 +19,20 @@ export function planWarnings(plan: Plan): string[] {
 		kernel.open();
 		const lans = plan.lan.map(({ device, subnets, driver }) => ({ role: "lan" as const, device, subnets, driver }));
 		const wan = { role: "wan" as const, device: plan.wan.device, subnets: [], driver: "" as const };
-		return deviceWarnings(kernel, [wan, ...lans], filtersBridges(native));
+		return [...deviceWarnings(kernel, [wan, ...lans], filtersBridges(native)), ...shapers(kernel, plan)];
 	} catch {
 		return [];
 	} finally {
 		kernel.close();
 	}
+}
+
+/** As the daemon says it of the WAN's filters. */
+function shapers(kernel: KernelMirror, { wan, offload }: Plan): string[] {
+	const link = kernel.linkByName(wan.device);
+	if (link === undefined || offload !== "auto") return [];
+	const found = foreignFilters([link], new IngressFilters(kernel), native, (index) => kernel.links.get(index)?.name);
+	return shaperWarnings(link.name, link.type, foreignWords(found));
 }
 
 /** The offload programs of a plan as text; devices that are there give addresses and kind, others count as Ethernet. */

@@ -3,6 +3,7 @@
  * holds masqd translates nothing there, or not all that the owner expects.
  */
 
+import { ARPHRD } from "../netlink/route.ts";
 import { formatAddress, type Subnet } from "../packet/address.ts";
 import type { KernelMirror } from "./mirror.ts";
 
@@ -48,6 +49,19 @@ export function deviceWarnings(kernel: KernelMirror, devices: readonly Configure
 			);
 	}
 	return found;
+}
+
+/**
+ * What it costs that `auto` stands back for others' filters (`filters`, in words) on the WAN: by PPP a router's processor is the limit then. None where there are none, or by
+ * another kind of device.
+ *
+ * @param type ARPHRD of the WAN device.
+ */
+export function shaperWarnings(wan: string, type: number | undefined, filters: string): string[] {
+	if (type !== ARPHRD.PPP || filters === "") return [];
+	return [
+		`${filters}: option offload 'auto' stands back for that, so every packet of ${wan} passes user space, where PPPoE has a quarter of the kernel's rate; shape the way out only, or set option offload 'on', which goes past it`,
+	];
 }
 
 /** Whether br_netfilter shows bridged IPv4 frames to the hooks of inet and ip tables, before the bridge's own sockets have them. */

@@ -1,6 +1,6 @@
 /** What is said about devices that cannot do what the configuration wants of them. */
 import { describe, expect, it } from "vitest";
-import { type ConfiguredDevice, deviceWarnings } from "../../src/kernel/device-warnings.ts";
+import { type ConfiguredDevice, deviceWarnings, shaperWarnings } from "../../src/kernel/device-warnings.ts";
 import type { KernelMirror, Link } from "../../src/kernel/mirror.ts";
 import { parseAddress } from "../../src/packet/address.ts";
 
@@ -59,5 +59,21 @@ describe("devices", () => {
 		const shared = kernel({ ...HOME, vrrp0: ["192.168.1.254/32"], wg0: ["10.9.0.1/24"] });
 		expect(deviceWarnings(shared, [WAN, lan("br-lan")], false)[0]).toMatch(/^192\.168\.1\.254, .*'br-lan', is on vrrp0/);
 		expect(deviceWarnings(shared, [WAN, lan("br-lan"), lan("vrrp0")], false)).toEqual([]);
+	});
+});
+
+describe("a shaper of the way in that the offload stands back for", () => {
+	const SQM = "pppoe-wan has ingress filters of others (tc redirect to ifb4pppoe-wan)";
+	it("is warned of on PPP, with what it costs and what helps", () => {
+		const [text, ...more] = shaperWarnings("pppoe-wan", 512, SQM);
+		expect(more).toEqual([]);
+		expect(text).toMatch(/^pppoe-wan has ingress filters.*ifb4pppoe-wan.*user space.*a quarter of the kernel's rate.*offload 'on'/);
+	});
+	it("is not talked about elsewhere, or where there is none", () => {
+		expect([shaperWarnings("eth1", 1, SQM), shaperWarnings("pppoe-wan", 512, ""), shaperWarnings("pppoe-wan", undefined, SQM)]).toEqual([
+			[],
+			[],
+			[],
+		]);
 	});
 });
