@@ -1,8 +1,11 @@
 /** Dependencies between the folders of src/ point one way (design.md section 7) and never in a circle, and the pure ones import nothing of the shim. */
 import { readdirSync, readFileSync } from "node:fs";
+import { Session } from "node:inspector/promises";
 import { dirname, join, relative } from "node:path";
 import { fileURLToPath } from "node:url";
 import { describe, expect, it } from "vitest";
+import { Rig } from "./rig.ts";
+import { udp } from "./rig-frame.ts";
 
 const SRC = fileURLToPath(new URL("../../src", import.meta.url));
 
@@ -150,6 +153,44 @@ describe("dependency direction", () => {
 		expect(violations("port/x.ts", 'import { Queue } from "../nat/context.ts";\nimport * as native from "masq:native";')).toEqual([]);
 	});
 });
+
+describe("size", () => {
+	it("no file of the daemon has more than 400 lines", () => {
+		const long = sources().filter(([path, text]) => path.startsWith("daemon/") && text.split("\n").length > 401);
+		expect(long.map(([path]) => path)).toEqual([]);
+	});
+
+	it("the first packet of a mapping runs code of so many files, no more", async () => {
+		const rig = new Rig();
+		rig.toWan(udp("192.168.1.10:40000", "198.51.100.1:53000"));
+		const files = await passes(() => rig.toWan(udp("192.168.1.11:40000", "198.51.100.1:53000")));
+		expect(files).toContain("nat/outbound.ts");
+		expect(files.filter((file) => file.startsWith("nat/")).length, `${files}`).toBeLessThanOrEqual(12);
+		expect(files.filter((file) => file.startsWith("conntrack/")).length, `${files}`).toBeLessThanOrEqual(3);
+		// Of a session that is known it is the fast path alone, whose way out asks for the external addresses.
+		const known = await passes(() => rig.toWan(udp("192.168.1.11:40000", "198.51.100.1:53000")));
+		expect(known.filter((file) => file !== "nat/externals.ts")).toEqual(["nat/fast-path.ts"]);
+	});
+});
+
+/** Files of nat/ and conntrack/ in which a function with a name is called; module variables are getters without one here. */
+async function passes(packet: () => void): Promise<string[]> {
+	const session = new Session();
+	session.connect();
+	try {
+		await session.post("Profiler.enable");
+		await session.post("Profiler.startPreciseCoverage", { callCount: true, detailed: false });
+		packet();
+		const { result } = await session.post("Profiler.takePreciseCoverage");
+		const called = result.filter(({ functions }) =>
+			functions.some(({ functionName, ranges }) => functionName !== "" && ranges[0].count > 0),
+		);
+		return called.map(({ url }) => url.replace(/^.*\/src\//, "")).filter((file) => /^(nat|conntrack)\//.test(file));
+	} finally {
+		await session.post("Profiler.stopPreciseCoverage");
+		session.disconnect();
+	}
+}
 
 describe("what a router's engine leaves out (native/math-small.c, native/unicode-small.c)", () => {
 	const HAS = [
