@@ -20,7 +20,10 @@ export class ControlClient {
 	#buffer = new ArrayBuffer(CHUNK);
 	#length = 0;
 
-	/** Connects; throws {@link ControlError} if no daemon listens at `path`. `waiting` is called before every wait for the daemon. */
+	/**
+	 * Connects; throws {@link ControlError} if no daemon listens at `path`. `waiting` is called before every wait for
+	 * the daemon.
+	 */
 	constructor(path: string, waiting: () => void) {
 		this.#waiting = waiting;
 		try {
@@ -32,7 +35,10 @@ export class ControlClient {
 		}
 	}
 
-	/** Sends a request, calls `row` for each row of the answer and returns its data. An answer without end ends when masqd does. */
+	/**
+	 * Sends a request, calls `row` for each row of the answer and returns its data. An answer without end ends when
+	 * masqd does.
+	 */
 	request<Data = unknown, Row = unknown>(request: Asked, row: (row: Row) => void = () => {}): Data {
 		const text = `${JSON.stringify({ v: PROTOCOL_VERSION, ...request })}\n`;
 		const bytes = new ArrayBuffer(text.length * 3);

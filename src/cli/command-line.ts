@@ -1,5 +1,6 @@
 /**
- * The command line: a command, its options, other words. The program is several bundles (native/main.c chooses by the command), and this is in all of them.
+ * The command line: a command, its options, other words. The program is several bundles (native/main.c chooses by the
+ * command), and this is in all of them.
  */
 import * as native from "masq:native";
 
@@ -42,7 +43,10 @@ export function parseLine(words: string[], command: Command): Line {
 	return line;
 }
 
-/** Does what the words of a command line say; the result is the exit status. What is no {@link CommandError} is thrown on. */
+/**
+ * Does what the words of a command line say; the result is the exit status. What is no {@link CommandError} is thrown
+ * on.
+ */
 export function execute(commands: Record<string, Command>, [name, ...rest]: string[]): number {
 	const command = name !== undefined && Object.hasOwn(commands, name) ? commands[name] : undefined;
 	try {
@@ -56,7 +60,10 @@ export function execute(commands: Record<string, Command>, [name, ...rest]: stri
 	}
 }
 
-/** As {@link execute}, of a command that ends by itself: what the system refuses it, such as standard output, is an error in a line. */
+/**
+ * As {@link execute}, of a command that ends by itself: what the system refuses it, such as standard output, is an
+ * error in a line.
+ */
 export function executeWhole(commands: Record<string, Command>, words: string[], finish: () => void = () => {}): number {
 	try {
 		const status = execute(commands, words);

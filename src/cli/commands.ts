@@ -40,7 +40,10 @@ import {
 const DEFAULT_ROWS = 50;
 const DEFAULT_PACKETS = 100;
 
-/** What is to be printed: one write for many rows, because the rows' daemon and its traffic may have only this processor. */
+/**
+ * What is to be printed: one write for many rows, because the rows' daemon and its traffic may have only this
+ * processor.
+ */
 let printed = "";
 const PRINT_AT_ONCE = 16384;
 
@@ -105,7 +108,8 @@ function flows(line: Line): number {
 	const sort = line.options.get("--sort");
 	const key = sort === undefined ? null : SORTS.get(sort);
 	if (key === undefined) throw new UsageError("--sort needs bytes or age");
-	// Sorted, the best so far are kept, twice as many as wanted at most: a router has no memory for the whole table as text.
+	// Sorted, the best so far are kept, twice as many as wanted at most: a router has no memory for the whole table as
+	// text.
 	let best: Flow[] = [];
 	const cut = (by: (f: Flow) => number) => {
 		best = best.sort((a, b) => by(b) - by(a)).slice(0, Math.min(most, best.length));

@@ -36,13 +36,15 @@ function endpoint(address: string, port: number | undefined): string {
 const two = (n: number) => String(n).padStart(2, "0");
 
 /**
- * ISO 8601 in UTC, to the second, of milliseconds since 1970 (not before). The engine on routers has no Date, for which this would be the only use: 6 kB of a package.
+ * ISO 8601 in UTC, to the second, of milliseconds since 1970 (not before). The engine on routers has no Date, for which
+ * this would be the only use: 6 kB of a package.
  */
 export function formatTime(milliseconds: number): string {
 	const seconds = Math.floor(milliseconds / 1000);
 	const days = Math.floor(seconds / 86400);
 	const rest = seconds % 86400;
-	// Years that begin on the first of March, so that the leap day is the last; 400 of them have 146097 days. Day 0 is in March of the year 0.
+	// Years that begin on the first of March, so that the leap day is the last; 400 of them have 146097 days. Day 0 is
+	// in March of the year 0.
 	const day = days + 719468;
 	const inEra = day % 146097;
 	const yearOfEra = Math.floor((inEra - Math.floor(inEra / 1460) + Math.floor(inEra / 36524) - Math.floor(inEra / 146096)) / 365);

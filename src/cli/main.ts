@@ -1,5 +1,6 @@
 /**
- * The client's bundle: every command that asks a running daemon, and help. Started for each command anew, so it holds nothing else.
+ * The client's bundle: every command that asks a running daemon, and help. Started for each command anew, so it holds
+ * nothing else.
  */
 import * as native from "masq:native";
 import { VERSION } from "../version.ts";

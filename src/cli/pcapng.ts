@@ -1,9 +1,10 @@
 /**
- * pcapng files (draft-ietf-opsawg-pcapng): a section header, an interface per device, packets with comments. Packets begin with the IP header.
+ * pcapng files (draft-ietf-opsawg-pcapng): a section header, an interface per device, packets with comments. Packets
+ * begin with the IP header.
  *
- * libpcap refuses a file without any interface, and one of whose interfaces the link type differs from the first one's; what it
- * compares are its own numbers for them, and for LINKTYPE_RAW those differ even when the file's are the same. Hence LINKTYPE_IPV4,
- * and an interface that stands there before the first packet.
+ * libpcap refuses a file without any interface, and one of whose interfaces the link type differs from the first one's;
+ * what it compares are its own numbers for them, and for LINKTYPE_RAW those differ even when the file's are the same.
+ * Hence LINKTYPE_IPV4, and an interface that stands there before the first packet.
  */
 
 const SECTION_HEADER = 0x0a0d0d0a;
@@ -65,7 +66,9 @@ export class PcapngWriter {
 		return this.#interfaces.size - 1;
 	}
 
-	/** Writes a packet: seen at `device` at `time` (milliseconds since 1970), `length` bytes of which `bytes` were kept. */
+	/**
+	 * Writes a packet: seen at `device` at `time` (milliseconds since 1970), `length` bytes of which `bytes` were kept.
+	 */
 	packet(device: string, time: number, bytes: Uint8Array, length: number, comment: string): void {
 		const number = this.#interface(device);
 		const head = new Uint8Array(20);

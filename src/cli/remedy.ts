@@ -1,5 +1,6 @@
 /**
- * The configuration that would let a dropped packet pass, as lines for /etc/config/masqd. Reasons that no configuration changes have none.
+ * The configuration that would let a dropped packet pass, as lines for /etc/config/masqd. Reasons that no configuration
+ * changes have none.
  */
 import type { WhyReply } from "../control/protocol.ts";
 
@@ -63,7 +64,10 @@ function insideHost(subnets: string[]): string {
 	return base.replace(/\d+$/, "10");
 }
 
-/** The upper half of the largest stretch of ports from 1024 up that is not in the ranges: the rest stays for the router itself. */
+/**
+ * The upper half of the largest stretch of ports from 1024 up that is not in the ranges: the rest stays for the router
+ * itself.
+ */
 function morePorts(ranges: string[]): string | null {
 	const taken = ranges
 		.map((r) => r.split("-").map(Number))

@@ -1,5 +1,6 @@
 /**
- * What `masqd check` prints of a plan in force: ASCII in at most 76 columns, so that it can be read on a serial console.
+ * What `masqd check` prints of a plan in force: ASCII in at most 76 columns, so that it can be read on a serial
+ * console.
  */
 
 import { formatAddress, formatAddressRange, formatSubnet, type Subnet } from "../packet/address.ts";

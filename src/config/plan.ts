@@ -133,8 +133,8 @@ export function makePlan(text: string, file: string, facts: { memTotalKb: number
 }
 
 /**
- * Sessions of `sessions auto`: one for 32 kB of memory, 1024 to 16384. MemTotal leaves out what the kernel took for itself, so a
- * little less than 2^n counts as 2^n: 4096 sessions on a router of 128 MB.
+ * Sessions of `sessions auto`: one for 32 kB of memory, 1024 to 16384. MemTotal leaves out what the kernel took for
+ * itself, so a little less than 2^n counts as 2^n: 4096 sessions on a router of 128 MB.
  */
 export function autoSessions(memTotalKb: number): number {
 	const chips = 2 ** Math.ceil(Math.log2(memTotalKb));
@@ -454,7 +454,9 @@ class Planner {
 		}
 	}
 
-	/** Hosts outside every LAN subnet are most often a slip; where a LAN has the interface's own, that cannot be told. */
+	/**
+	 * Hosts outside every LAN subnet are most often a slip; where a LAN has the interface's own, that cannot be told.
+	 */
 	#checkInternal(lans: Read<"lan">[], statics: Read<"static">[], redirects: Read<"redirect">[], hosts: Read<"host">[]): void {
 		if (this.#findings.errors.length > 0) return;
 		const subnets = lans.flatMap((lan) => valuesOf(lan.values.subnet));

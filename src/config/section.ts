@@ -54,7 +54,10 @@ export type Values<O extends OptionTable> = {
 /** "max_sessions" -> "maxSessions" */
 type Camel<S extends string> = S extends `${infer A}_${infer B}` ? `${A}${Capitalize<Camel<B>>}` : S;
 
-/** The values of a section without an error, by the names of its options in camel case; null: not given, and there is no default. */
+/**
+ * The values of a section without an error, by the names of its options in camel case; null: not given, and there is no
+ * default.
+ */
 export type Fields<O extends OptionTable> = {
 	[K in keyof O & string as Camel<K>]: O[K] extends SingleOption<infer T, infer A> ? T | A : O[K] extends ListOption<infer T> ? T[] : never;
 };
@@ -71,7 +74,10 @@ export function fieldsOf<O extends OptionTable>(values: Values<O>): Fields<O> {
 /** The option that every section may have besides those of its table, as firewall4's do: LuCI writes it. */
 const ENABLED = "enabled";
 
-/** Whether a section is switched off by its own `option enabled`. A word that is no truth value is an error, and leaves it on. */
+/**
+ * Whether a section is switched off by its own `option enabled`. A word that is no truth value is an error, and leaves
+ * it on.
+ */
 export function isSwitchedOff(section: UciSection, spec: SectionSpec, where: Where, findings: Findings): boolean {
 	if (Object.hasOwn(spec.options, ENABLED)) return false;
 	const written = section.statements.filter((statement) => statement.name === ENABLED);

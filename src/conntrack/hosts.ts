@@ -1,8 +1,10 @@
 /**
- * Internal hosts that have sessions: how many, where they are on the LAN, what policy they have. Fixed memory beside the session table.
+ * Internal hosts that have sessions: how many, where they are on the LAN, what policy they have. Fixed memory beside
+ * the session table.
  *
- * A record is four words: address; LAN port number in bits 16-23 and flags above; sessions opened lately and the external address of a pool it keeps to; session count (half) and next in hash chain (half).
- * Record 0 is none. A host's record goes with its last session. Its link header has the same number (packet/link-header.ts).
+ * A record is four words: address; LAN port number in bits 16-23 and flags above; sessions opened lately and the
+ * external address of a pool it keeps to; session count (half) and next in hash chain (half). Record 0 is none. A
+ * host's record goes with its last session. Its link header has the same number (packet/link-header.ts).
  */
 import {
 	HOST_FRESH,
@@ -37,7 +39,10 @@ export class Hosts {
 	active = 0;
 	/** The host whose record stays although it has no session, 0 if none. */
 	#pinned = 0;
-	/** The host that had most sessions when {@link largest} last walked all records, and the most that any other may have by now. */
+	/**
+	 * The host that had most sessions when {@link largest} last walked all records, and the most that any other may
+	 * have by now.
+	 */
 	#top = 0;
 	#others = 0;
 
@@ -89,7 +94,10 @@ export class Hosts {
 		return i;
 	}
 
-	/** Finds or creates the host's record; 0 if there is no room for another host. `flags` is the policy of a new record. */
+	/**
+	 * Finds or creates the host's record; 0 if there is no room for another host. `flags` is the policy of a new
+	 * record.
+	 */
 	obtain(address: number, flags: number): number {
 		const known = this.find(address);
 		if (known !== 0 || this.#free === 0) return known;
@@ -172,7 +180,10 @@ export class Hosts {
 		if (n > this.#others && i !== this.#top) this.#others = n;
 	}
 
-	/** Keeps a host's record whatever becomes of its sessions, until {@link unpin}. Counting one more instead would not do: a host may have all that 16 bits can count. */
+	/**
+	 * Keeps a host's record whatever becomes of its sessions, until {@link unpin}. Counting one more instead would not
+	 * do: a host may have all that 16 bits can count.
+	 */
 	pin(i: number): void {
 		this.#pinned = i;
 	}
@@ -223,8 +234,8 @@ export class Hosts {
 	}
 
 	/**
-	 * The host with most sessions, 0 if there is none. Walks all records only when another host may have got ahead: under the flood of one host, which asks for
-	 * every packet, it does not.
+	 * The host with most sessions, 0 if there is none. Walks all records only when another host may have got ahead:
+	 * under the flood of one host, which asks for every packet, it does not.
 	 */
 	largest(): number {
 		const top = this.#top;

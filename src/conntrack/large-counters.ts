@@ -68,7 +68,10 @@ export class LargeCounters {
 		}
 	}
 
-	/** Goes on with the counters of an image, its own or another's; `place` says which record has the session of one there, 0 if none has. */
+	/**
+	 * Goes on with the counters of an image, its own or another's; `place` says which record has the session of one
+	 * there, 0 if none has.
+	 */
 	restore(image: Int32Array, place: (i: number) => number): void {
 		const found: number[] = [];
 		for (let n = 0; n < image.length; n += 2) {

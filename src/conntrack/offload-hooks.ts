@@ -1,4 +1,7 @@
-/** A faster way that packets of some sessions take without coming to the table: BPF programs (offload/), or the kernel's own tracking. */
+/**
+ * A faster way that packets of some sessions take without coming to the table: BPF programs (offload/), or the kernel's
+ * own tracking.
+ */
 
 /** The table tells it what happens to sessions, and asks about those that it has. */
 export interface OffloadHooks {
@@ -8,8 +11,14 @@ export interface OffloadHooks {
 	ended(i: number): void;
 	/** Seconds since session `i` was last used there, -1 if it is not offloaded. */
 	age(i: number): number;
-	/** Brings a TCP session's acknowledgment numbers and state up to date in its record. True if it has another state now. */
+	/**
+	 * Brings a TCP session's acknowledgment numbers and state up to date in its record. True if it has another state
+	 * now.
+	 */
 	sync(i: number): boolean;
-	/** Does so with all sessions, so that those that close can make room; or nothing, if that has just been done and had found few. */
+	/**
+	 * Does so with all sessions, so that those that close can make room; or nothing, if that has just been done and had
+	 * found few.
+	 */
 	syncAll(): void;
 }

@@ -1,9 +1,10 @@
 /**
  * Free external ports of one protocol at one external address: a bitmap in three levels.
  *
- * Theory of operation. Even and odd ports live in two planes, so that "next free port of the same parity at or after a random start" (RFC 4787 REQ-3b
- * and REQ-4, RFC 6056 section 3.3.1) is at most three words: the start's own word, the level above, the level above that. A set bit is a free
- * port; a bit of an upper level is set when the word below it is not zero. The search wraps once and fails only when the plane is full.
+ * Theory of operation. Even and odd ports live in two planes, so that "next free port of the same parity at or after a
+ * random start" (RFC 4787 REQ-3b and REQ-4, RFC 6056 section 3.3.1) is at most three words: the start's own word, the
+ * level above, the level above that. A set bit is a free port; a bit of an upper level is set when the word below it is
+ * not zero. The search wraps once and fails only when the plane is full.
  */
 
 /** Inclusive range of port numbers in host order. */
@@ -114,8 +115,8 @@ export class PortMap {
 	}
 
 	/**
-	 * Finds and takes a free port: same parity as `like` if any is left (RFC 4787 REQ-4), else any, the first at or after a start drawn from
-	 * `random` (any 32-bit integer). Returns -1 when every port is taken.
+	 * Finds and takes a free port: same parity as `like` if any is left (RFC 4787 REQ-4), else any, the first at or
+	 * after a start drawn from `random` (any 32-bit integer). Returns -1 when every port is taken.
 	 */
 	takeAny(like: number, random: number): number {
 		const start = ((random & 0x7fffffff) % this.#bits) | 0;

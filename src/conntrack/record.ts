@@ -1,6 +1,6 @@
 /**
- * Layout of the session and host records. Only constants and no imports stand here, because then esbuild inlines them: read as module
- * variables they cost the fast loops a third of their speed (QuickJS looks each one up).
+ * Layout of the session and host records. Only constants and no imports stand here, because then esbuild inlines them:
+ * read as module variables they cost the fast loops a third of their speed (QuickJS looks each one up).
  *
  * Record (32-bit words; halfwords in memory order):
  *
@@ -12,8 +12,8 @@
  *   6 last use (half), host number (half)                    7 list: previous, next (halves)
  *   8 chains: next by outbound key, next by inbound key (halves)
  *   9 last acknowledgment number from inside                10 the same from the peer        (TCP, raw)
- *  11 packets out  12 packets in (31 bits each)  13 bytes out  14 bytes in (30 bits each)
- *  15 of a live session: bytes out, in: high part (halves); of one that may make room: previous, next in its host's list of those (halves)
+ *  11 packets out 12 packets in (31 bits each) 13 bytes out 14 bytes in (30 bits each) 15 of a live session: bytes out,
+ *  in: high part (halves); of one that may make room: previous, next in its host's list of those (halves)
  */
 
 export const RECORD_WORDS = 16;
@@ -51,12 +51,18 @@ export const HOP_SHIFT = 24;
 export const FORWARDED = 1 << 23;
 /** ICMP queries and protocols without ports: the peer has answered. */
 export const ANSWERED = 1 << 21;
-/** TCP: an ALG (nat/alg.ts), or who changes the peer's port (nat/renamed-peer.ts), looks at every segment; the session is TCP_TENDED where others are TCP_ESTABLISHED. */
+/**
+ * TCP: an ALG (nat/alg.ts), or who changes the peer's port (nat/renamed-peer.ts), looks at every segment; the session
+ * is TCP_INSPECTED where others are TCP_ESTABLISHED.
+ */
 export const ALG_INSPECTED = 1 << 21;
 /** TCP: its sequence numbers have been moved, so that without the ALG's memory it cannot go on. */
 export const MOVED = 1 << 22;
 
-/** How far beyond the expected sequence number a RST may be: one unscaled window. A later one is provoked again by the next segment. */
+/**
+ * How far beyond the expected sequence number a RST may be: one unscaled window. A later one is provoked again by the
+ * next segment.
+ */
 export const RESET_WINDOW = 65535;
 
 /** Both of the high halves. */
@@ -78,7 +84,10 @@ export const HOST_SHIFT = 2;
 /** Word offsets of a host record. */
 export const HOST_ADDRESS = 0;
 export const HOST_PLACE = 1;
-/** Sessions opened in a second | that second (8 bits) << 16 | number of the external address of a pool that it keeps to << 24. */
+/**
+ * Sessions opened in a second | that second (8 bits) << 16 | number of the external address of a pool that it keeps to
+ * << 24.
+ */
 export const HOST_OPENED = 2;
 /** Halfword offsets of a host record. */
 export const HOST_SESSIONS = 6;
@@ -87,7 +96,10 @@ export const HOST_NEXT = 7;
 export const HOST_PORT_SHIFT = 16;
 /** Its link header is known (always set on ports without one). */
 export const HOST_REACHABLE = 1 << 24;
-/** Its link header was looked at lately: set together with HOST_REACHABLE, and taken away now and then so that the next frame looks again. */
+/**
+ * Its link header was looked at lately: set together with HOST_REACHABLE, and taken away now and then so that the next
+ * frame looks again.
+ */
 export const HOST_FRESH = 1 << 27;
 /** Its link header is what a frame of its own said; the kernel has not confirmed it. */
 export const HOST_HEARD = 1 << 28;

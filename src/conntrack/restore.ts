@@ -1,9 +1,10 @@
 /**
  * What a predecessor left in the table's file, and how a new process goes on with it (theory of operation in table.ts).
  *
- * Nothing but the header, the external addresses and the records are read. A record says twice what matters: its deltas are those of its addresses and ports, and
- * both ports words hold the peer's port. So a record that is not whole is seen, whatever the two stores are between which its process was killed;
- * one or two such are normal then, and more mean that the file is damaged and not to be trusted at all.
+ * Nothing but the header, the external addresses and the records are read. A record says twice what matters: its deltas
+ * are those of its addresses and ports, and both ports words hold the peer's port. So a record that is not whole is
+ * seen, whatever the two stores are between which its process was killed; one or two such are normal then, and more
+ * mean that the file is damaged and not to be trusted at all.
  */
 import { DCCP, firstOf, ICMP, SCTP, secondOf, TCP, UDP, UDPLITE } from "../packet/layout.ts";
 import {
@@ -40,9 +41,15 @@ import {
 	MAGIC,
 } from "./table-layout.ts";
 
-/** Records that may be broken in a file that is not damaged: one that was being made, one that made room for it, one in reserve. */
+/**
+ * Records that may be broken in a file that is not damaged: one that was being made, one that made room for it, one in
+ * reserve.
+ */
 const BROKEN_MAX = 3;
-/** A record may have been used this many seconds after the header's clock was last set: the daemon sleeps that long when idle, and more. */
+/**
+ * A record may have been used this many seconds after the header's clock was last set: the daemon sleeps that long when
+ * idle, and more.
+ */
 const CLOCK_LAG = 120;
 /** Least and most sessions of a table. */
 const SESSIONS_LEAST = 256;
@@ -136,9 +143,10 @@ function possible(protocol: number, state: number): boolean {
 }
 
 /**
- * Fills a table that was built with `keep` from the records of `image`, which are its own or those of another file. `now` is in seconds since boot. `keep`
- * judges a record that is whole and whose time is not up, and puts it into the indexes; false refuses it. `late` then ends those that would have ended while
- * nobody was there, as long ago as a port rests at most: what they leave behind is as if somebody had been.
+ * Fills a table that was built with `keep` from the records of `image`, which are its own or those of another file.
+ * `now` is in seconds since boot. `keep` judges a record that is whole and whose time is not up, and puts it into the
+ * indexes; false refuses it. `late` then ends those that would have ended while nobody was there, as long ago as a port
+ * rests at most: what they leave behind is as if somebody had been.
  *
  * @returns null if the records are damaged: the table is then to be cleared.
  */

@@ -64,7 +64,10 @@ export class SpareLists {
 		this.pressed = false;
 	}
 
-	/** The session of host number `host` that has been GIVEN or UNANSWERED (`kind`) longest, 0 if there is none; none of the latter unless {@link pressed}. */
+	/**
+	 * The session of host number `host` that has been GIVEN or UNANSWERED (`kind`) longest, 0 if there is none; none of
+	 * the latter unless {@link pressed}.
+	 */
 	first(host: number, kind: number): number {
 		return this.#hosts[host * S_HOST + kind];
 	}
@@ -140,7 +143,9 @@ export class SpareLists {
 		t[h + R_HIGH_IN] = 0;
 	}
 
-	/** Writes word R_META of a session, which was `meta`, and puts it into the list of its host where it belongs then. */
+	/**
+	 * Writes word R_META of a session, which was `meta`, and puts it into the list of its host where it belongs then.
+	 */
 	move(i: number, meta: number, next: number): void {
 		const from = spareOf(meta);
 		const to = spareOf(next);

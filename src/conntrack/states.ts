@@ -1,6 +1,7 @@
 /**
- * States of a session: what may happen in each and how long it lives. One state is one timeout class, one list (table.ts).
- * TCP follows RFC 7857 section 2 with one addition: OPENED (both SYNs seen, no ACK yet) still has the short life of an opening connection.
+ * States of a session: what may happen in each and how long it lives. One state is one timeout class, one list
+ * (table.ts). TCP follows RFC 7857 section 2 with one addition: OPENED (both SYNs seen, no ACK yet) still has the short
+ * life of an opening connection.
  */
 
 /** No session: the record is free. */
@@ -9,7 +10,10 @@ export const FREE = 0;
 export const UDP_NEW = 1;
 /** UDP, answered. */
 export const UDP_OPEN = 2;
-/** UDP to port 53 after one query and its one reply, or two at once and theirs (RFC 4787 REQ-5a); a further query or reply makes it UDP_OPEN. */
+/**
+ * UDP to port 53 after one query and its one reply, or two at once and theirs (RFC 4787 REQ-5a); a further query or
+ * reply makes it UDP_OPEN.
+ */
 export const UDP_DNS = 3;
 /** ICMP query (RFC 5508 REQ-2). */
 export const ICMP_QUERY = 4;
@@ -33,18 +37,26 @@ export const TCP_RESET = 12;
 export const OTHER = 13;
 /** The mapping has ended, its external port rests (RFC 6888 REQ-8). Not in any index. */
 export const QUARANTINED = 14;
-/** As TCP_ESTABLISHED, but an ALG has to see every segment: neither the fast way nor the offload takes it (nat/alg.ts). */
+/**
+ * As TCP_ESTABLISHED, but an ALG has to see every segment: neither the fast way nor the offload takes it (nat/alg.ts).
+ */
 export const TCP_INSPECTED = 15;
-/** Opened from the outside by a packet of a protocol without connections, which the inside has not answered: may be evicted, before all that the inside has opened. */
+/**
+ * Opened from the outside by a packet of a protocol without connections, which the inside has not answered: may be
+ * evicted, before all that the inside has opened.
+ */
 export const STRANGER = 16;
-/** Both SYNs seen, the outside's first, whose sender may be forged until it acknowledges ours: may be evicted likewise. */
+/**
+ * Both SYNs seen, the outside's first, whose sender may be forged until it acknowledges ours: may be evicted likewise.
+ */
 export const TCP_OPENED_IN = 17;
 export const STATES = 18;
 
 /**
- * Sessions that may make room for others, by state: LIVE ones never do. GIVEN are the first to go: those that are finished, and those that strangers have opened
- * and the inside has not answered. UNANSWERED are those that the inside has opened and nobody has answered; ICMP queries and protocols without ports are in
- * one state before and after, and a flag in the record tells (record.ts).
+ * Sessions that may make room for others, by state: LIVE ones never do. GIVEN are the first to go: those that are
+ * finished, and those that strangers have opened and the inside has not answered. UNANSWERED are those that the inside
+ * has opened and nobody has answered; ICMP queries and protocols without ports are in one state before and after, and a
+ * flag in the record tells (record.ts).
  */
 export const LIVE = 0;
 export const GIVEN = 1;

@@ -24,7 +24,10 @@ export const H_CLOCK = 12;
 /** While the address of external 0 changes: the one before, in whose terms some records may still be; else 0. */
 export const H_CHANGING = 13;
 
-/** Counters that may have gone beyond their place in a record at a time, of two words each: L_KEY, L_COUNT. Those of further sessions come round. */
+/**
+ * Counters that may have gone beyond their place in a record at a time, of two words each: L_KEY, L_COUNT. Those of
+ * further sessions come round.
+ */
 export const LARGE = 60;
 
 /** Where each part lies, in words from the start of the buffer. */

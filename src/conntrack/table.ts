@@ -1,28 +1,35 @@
 /**
- * The connection tracking table: sessions and mappings in fixed memory. Hot file: plain locals and typed arrays (performance.md).
+ * The connection tracking table: sessions and mappings in fixed memory. Hot file: plain locals and typed arrays.
  *
- * Theory of operation. A *session* is one 64-byte record: the internal endpoint, its external port, the peer, state, counters. A *mapping* (RFC 4787 section 4.1:
- * one internal endpoint <-> one external endpoint, whatever the peer) has no record of its own, because most mappings have exactly one session: it
- * is the ring of the sessions that share its external endpoint. The ring's *leader*, any one member, stands in the two mapping indexes; when it goes, the next
- * member takes its place, and with the last member the mapping ends and its port is given back. So the two levels of design.md section 3 hold,
- * only sessions expire, and a state file needs to keep nothing but records. Where the port must rest (RFC 6888 REQ-8) the last record stays as state
- * RESTING: in no index but that of internal endpoints, so that its host finds the port again and nobody else does; the first to go when records run out.
+ * Theory of operation. A *session* is one 64-byte record: the internal endpoint, its external port, the peer, state,
+ * counters. A *mapping* (RFC 4787 section 4.1: one internal endpoint <-> one external endpoint, whatever the peer) has
+ * no record of its own, because most mappings have exactly one session: it is the ring of the sessions that share its
+ * external endpoint. The ring's *leader*, any one member, stands in the two mapping indexes; when it goes, the next
+ * member takes its place, and with the last member the mapping ends and its port is given back. So there are two
+ * levels, only sessions expire, and a state file needs to keep nothing but records. Where the port must rest (RFC 6888
+ * REQ-8) the last record stays as state QUARANTINED: in no index but that of internal endpoints, so that its host finds
+ * the port again and nobody else does; the first to go when records run out.
  *
- * Indexes are hash chains over 16-bit record numbers: sessions by outbound key (inside, peer) and by inbound key (peer, external), mappings by inside and by
- * external endpoint. An insert never fails and never rehashes. The hash is multiplicative with keys drawn at start, so neither side can aim at a chain.
+ * Indexes are hash chains over 16-bit record numbers: sessions by outbound key (internal, peer) and by inbound key
+ * (peer, external), mappings by internal and by external endpoint. An insert never fails and never rehashes. The hash
+ * is multiplicative with keys drawn at start, so neither side can aim at a chain.
  *
- * The sessions of a mapping with one peer address stand together in its ring, and the first of them in an index by (external endpoint, peer address): so that
- * filtering by address (RFC 4787 REQ-8) is one look-up, however many peers a mapping has. The leader, who stands for its own peer, is not in it.
+ * The sessions of a mapping with one peer address stand together in its ring, and the first of them in an index by
+ * (external endpoint, peer address): so that filtering by address (RFC 4787 REQ-8) is one look-up, however many peers a
+ * mapping has. The leader, who stands for its own peer, is not in it.
  *
- * Sessions that may make room for others are in lists of their host's (spare-lists.ts). What a counter has beyond its place in the record is in
- * large-counters.ts, where everything lies in table-layout.ts, and verify.ts checks all of it.
+ * Sessions that may make room for others are in lists of their host's (spare-lists.ts). What a counter has beyond its
+ * place in the record is in large-counters.ts, where everything lies in table-layout.ts, and verify.ts checks all of
+ * it.
  *
- * Every state has one timeout and one doubly linked list ordered by last use: a refresh moves a record to the tail, expiry looks at heads only. Free
- * records form the list of state FREE (first in, first out). Last use is kept in seconds modulo 2^16; timeouts are therefore below 2^16 s.
+ * Every state has one timeout and one doubly linked list ordered by last use: a refresh moves a record to the tail,
+ * expiry looks at heads only. Free records form the list of state FREE (first in, first out). Last use is kept in
+ * seconds modulo 2^16; timeouts are therefore below 2^16 s.
  *
- * The buffer is a file (restore.ts reads what a predecessor left in it), so a process that is killed leaves it as it is between two stores. A record counts
- * only while its state is not FREE. That one store is the last of a creation and the first of an end, and every other change of a record is one store, or several
- * that may be told apart from a whole record. Indexes, lists and port bitmaps are never read again.
+ * The buffer is a file (restore.ts reads what a predecessor left in it), so a process that is killed leaves it as it is
+ * between two stores. A record counts only while its state is not FREE. That one store is the last of a creation and
+ * the first of an end, and every other change of a record is one store, or several that may be told apart from a whole
+ * record. Indexes, lists and port bitmaps are never read again.
  *
  * The record's layout is in record.ts. Addresses, ports and acknowledgment numbers are raw (packet/layout.ts).
  */
@@ -111,7 +118,10 @@ export class Table {
 	readonly #ring: Uint16Array;
 	/** Mapping chains: next by internal endpoint, next by external endpoint, by record number * 2. */
 	readonly #chains: Uint16Array;
-	/** Chains of the first session of each mapping and peer address; the links are those of {@link #chains} by external endpoint, which only leaders need else. */
+	/**
+	 * Chains of the first session of each mapping and peer address; the links are those of {@link #chains} by external
+	 * endpoint, which only leaders need else.
+	 */
 	readonly #peerHeads: Uint16Array;
 	/** Lists: head, tail, by state * 2. */
 	readonly #lists: Uint16Array;
@@ -179,7 +189,10 @@ export class Table {
 		for (let i = 1; i <= this.layout.sessions; i++) this.#append(FREE, i);
 	}
 
-	/** Writes the header, by which restore.ts knows the file: `boot` identifies this boot of the machine, `addresses` are the external ones by number. */
+	/**
+	 * Writes the header, by which restore.ts knows the file: `boot` identifies this boot of the machine, `addresses`
+	 * are the external ones by number.
+	 */
 	publish(boot: Int32Array, addresses: Int32Array, now: number): void {
 		this.addresses.set(addresses);
 		this.header.set([LAYOUT_VERSION, this.layout.sessions, this.key0, this.key1, this.key2], H_VERSION);
@@ -202,7 +215,10 @@ export class Table {
 		this.spare.clear();
 	}
 
-	/** Puts a record that is in no list at the end of its state's and into those of its host: for a restore, in the order of last use. */
+	/**
+	 * Puts a record that is in no list at the end of its state's and into those of its host: for a restore, in the
+	 * order of last use.
+	 */
 	relist(i: number): void {
 		const state = this.state(i);
 		this.#append(state, i);
@@ -210,9 +226,10 @@ export class Table {
 	}
 
 	/**
-	 * Puts the session in record `i`, which is in no index, into all of them, for a restore: as fast as one by one can be. `address` is its external address as
-	 * loaded; `ported`: an external endpoint is one internal endpoint's. Returns a session of the mapping that was there before, 0 if it is the first;
-	 * -1, and nothing is done, if another session has one of its keys.
+	 * Puts the session in record `i`, which is in no index, into all of them, for a restore: as fast as one by one can
+	 * be. `address` is its external address as loaded; `ported`: an external endpoint is one internal endpoint's.
+	 * Returns a session of the mapping that was there before, 0 if it is the first; -1, and nothing is done, if another
+	 * session has one of its keys.
 	 */
 	relink(i: number, address: number, ported: boolean): number {
 		const t = this.T;
@@ -361,8 +378,9 @@ export class Table {
 	}
 
 	/**
-	 * Moves a session to another state but keeps its last use (RFC 4787 REQ-6: inbound packets do not refresh). The place in the ordered list is looked for
-	 * from the tail; a reply comes within the round-trip time, so this is a step or two. After 32 steps the session takes the last use it met there.
+	 * Moves a session to another state but keeps its last use (RFC 4787 REQ-6: inbound packets do not refresh). The
+	 * place in the ordered list is looked for from the tail; a reply comes within the round-trip time, so this is a
+	 * step or two. After 32 steps the session takes the last use it met there.
 	 */
 	setStateKeepingTime(i: number, state: number, now16: number): void {
 		const t = this.T16;
@@ -409,7 +427,9 @@ export class Table {
 		return spareOf(this.T[(i << RECORD_SHIFT) + R_META]);
 	}
 
-	/** From now on unanswered sessions are in the lists of their hosts, until {@link SpareLists.relax}. Walks them all. */
+	/**
+	 * From now on unanswered sessions are in the lists of their hosts, until {@link SpareLists.relax}. Walks them all.
+	 */
 	press(): void {
 		const { spare } = this;
 		if (spare.pressed) return;
@@ -425,7 +445,9 @@ export class Table {
 		return (now16 - this.T16[(i << HALF_SHIFT) + R_LAST]) & 0xffff;
 	}
 
-	/** First expired session of a state at `now16`, 0 if there is none. One that was used offloaded since is moved on. */
+	/**
+	 * First expired session of a state at `now16`, 0 if there is none. One that was used offloaded since is moved on.
+	 */
 	expired(state: number, now16: number): number {
 		for (;;) {
 			const i = this.#lists[state << 1];
@@ -438,9 +460,12 @@ export class Table {
 		}
 	}
 
-	// ---- counters ------------------------------------------------------------------------------------------------------
+	// ---- counters ---------------------------------------------------------------------------------------------------
 
-	/** The low part of a byte counter has come round, outbound (0) or inbound (1). No more packets than PACKETS_CARRY have passed since it last did. */
+	/**
+	 * The low part of a byte counter has come round, outbound (0) or inbound (1). No more packets than PACKETS_CARRY
+	 * have passed since it last did.
+	 */
 	carried(i: number, inbound: number): void {
 		const t = this.T16;
 		const h = (i << HALF_SHIFT) + R_HIGH_OUT + inbound;
@@ -536,7 +561,9 @@ export class Table {
 		return this.#findInternal(protocol, internal, port, false);
 	}
 
-	/** The record that keeps the port at rest which an internal endpoint's mapping had, 0 if there is none. `port` raw. */
+	/**
+	 * The record that keeps the port at rest which an internal endpoint's mapping had, 0 if there is none. `port` raw.
+	 */
 	findQuarantined(protocol: number, internal: number, port: number): number {
 		return this.#counts[QUARANTINED] === 0 ? 0 : this.#findInternal(protocol, internal, port, true);
 	}
@@ -571,7 +598,10 @@ export class Table {
 		return i;
 	}
 
-	/** The session of a mapping that `leader` leads, with a peer address: the first there is, 0 if there is none. `address` is the external one raw. */
+	/**
+	 * The session of a mapping that `leader` leads, with a peer address: the first there is, 0 if there is none.
+	 * `address` is the external one raw.
+	 */
 	findPeer(leader: number, peer: number, address: number): number {
 		const t = this.T;
 		const e = leader << RECORD_SHIFT;
@@ -599,8 +629,9 @@ export class Table {
 	}
 
 	/**
-	 * Creates a session from a free record; the caller has made sure that there is one ({@link count} of FREE > 0) and that neither key exists. Returns the record's
-	 * number. Spelt out like {@link relink}: 1.8 instead of 2.7 us in QuickJS.
+	 * Creates a session from a free record; the caller has made sure that there is one ({@link count} of FREE > 0) and
+	 * that neither key exists. Returns the record's number. Spelt out like {@link relink}: 1.8 instead of 2.7 us in
+	 * QuickJS.
 	 */
 	create(n: NewSession, now16: number): number {
 		const { internal, peer, address, externalPort, state } = n;
@@ -724,8 +755,9 @@ export class Table {
 	}
 
 	/**
-	 * Ends a session; `address` is its external address raw (it went into the inbound hash). Returns true if it was the last of
-	 * its mapping, whose port is then the caller's to give back. The record is free afterwards, its words are still readable until it is used again.
+	 * Ends a session; `address` is its external address raw (it went into the inbound hash). Returns true if it was the
+	 * last of its mapping, whose port is then the caller's to give back. The record is free afterwards, its words are
+	 * still readable until it is used again.
 	 */
 	remove(i: number, address: number): boolean {
 		if (this.hooks !== null) this.hooks.ended(i);
@@ -738,7 +770,9 @@ export class Table {
 		return last;
 	}
 
-	/** Ends the only session of a mapping but keeps its record, so that the port rests. `address` as in {@link remove}. */
+	/**
+	 * Ends the only session of a mapping but keeps its record, so that the port rests. `address` as in {@link remove}.
+	 */
 	quarantine(i: number, address: number, now16: number): void {
 		if (this.hooks !== null) this.hooks.ended(i);
 		this.#unlink(i, address);
@@ -766,8 +800,9 @@ export class Table {
 	}
 
 	/**
-	 * Gives sessions, named in order by `each`, another external address: `from` and `to` raw. All sessions of a mapping must be among them. The records keep
-	 * number, state and time; the caller changes what their external number means.
+	 * Gives sessions, named in order by `each`, another external address: `from` and `to` raw. All sessions of a
+	 * mapping must be among them. The records keep number, state and time; the caller changes what their external
+	 * number means.
 	 */
 	renumber(each: (f: (i: number) => void) => void, from: number, to: number): void {
 		const t = this.T;

@@ -1,6 +1,7 @@
 /**
- * The TCP side of a session: what a segment with SYN, FIN or RST, or any segment of a session that is not established, does to its state
- * (RFC 7857 section 2, RFC 5382 sections 4 and 5). Ordinary segments of established sessions never come here.
+ * The TCP side of a session: what a segment with SYN, FIN or RST, or any segment of a session that is not established,
+ * does to its state (RFC 7857 section 2, RFC 5382 sections 4 and 5). Ordinary segments of established sessions never
+ * come here.
  */
 
 import { swap32 } from "../packet/layout.ts";
@@ -41,7 +42,8 @@ export function tcpOut(table: Table, i: number, flags: number, seq: number, ack:
 			t[e + R_ACK_IN] = swap32(swap32(seq) + 1);
 			table.setState(i, TCP_SYN_OUT, now16);
 		} else {
-			// A host that begins anew from the port of a connection that it has forgotten: its peer's refusal acknowledges this SYN, not what was (see tcpIn).
+			// A host that begins anew from the port of a connection that it has forgotten: its peer's refusal
+			// acknowledges this SYN, not what was (see tcpIn).
 			if ((flags & ACK) === 0) {
 				if (table.hooks !== null) table.hooks.ended(i);
 				t[e + R_ACK_IN] = swap32(swap32(seq) + 1);
@@ -55,8 +57,8 @@ export function tcpOut(table: Table, i: number, flags: number, seq: number, ack:
 }
 
 /**
- * A segment from the peer. Returns false if it must be dropped: a RST whose numbers do not fit what the inside expects (an off-path forgery, RFC 5961
- * section 3.2), which leaves the session as it was.
+ * A segment from the peer. Returns false if it must be dropped: a RST whose numbers do not fit what the inside expects
+ * (an off-path forgery, RFC 5961 section 3.2), which leaves the session as it was.
  */
 export function tcpIn(table: Table, i: number, flags: number, seq: number, ack: number, now16: number): boolean {
 	if (table.hooks !== null) table.hooks.sync(i);
@@ -87,8 +89,8 @@ export function tcpIn(table: Table, i: number, flags: number, seq: number, ack: 
 }
 
 /**
- * State of a session in state `before` of which segments were offloaded: whether any (`carried`; none of them had SYN), whether a RST was among them, as the last or not, and
- * whether a FIN of either side was, after that.
+ * State of a session in state `before` of which segments were offloaded: whether any (`carried`; none of them had SYN),
+ * whether a RST was among them, as the last or not, and whether a FIN of either side was, after that.
  */
 export function afterOffload(before: number, carried: boolean, reset: "none" | "last" | "passed", finOut: boolean, finIn: boolean): number {
 	if (before === TCP_OPENED && !carried) return before;
@@ -106,8 +108,8 @@ function open(meta: number): number {
 }
 
 /**
- * State after a segment without SYN and RST from the side whose FIN leads to `ownFin`, and which alone cannot complete its own `opening`; `opened` is where
- * data flows.
+ * State after a segment without SYN and RST from the side whose FIN leads to `ownFin`, and which alone cannot complete
+ * its own `opening`; `opened` is where data flows.
  */
 function afterData(state: number, flags: number, ownFin: number, otherFin: number, opening: number, opened: number): number {
 	// The outside has begun it: only what it says itself shows that it has heard our SYN.

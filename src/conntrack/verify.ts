@@ -1,4 +1,7 @@
-/** Whether a table is whole: every invariant of its lists, chains and rings. Tests and the fuzzer ask; the daemon never does. */
+/**
+ * Whether a table is whole: every invariant of its lists, chains and rings. Tests and the fuzzer ask; the daemon never
+ * does.
+ */
 import { adjust, wordDelta } from "../packet/checksum.ts";
 import { firstOf, secondOf } from "../packet/layout.ts";
 import {
@@ -18,8 +21,8 @@ import { FREE, GIVEN, LIVE, OTHER, QUARANTINED, STATES, UNANSWERED } from "./sta
 import type { Table } from "./table.ts";
 
 /**
- * Checks every invariant of lists, chains and rings; throws an Error that names the first violation. `addressOf` gives an external
- * address, raw, by its number.
+ * Checks every invariant of lists, chains and rings; throws an Error that names the first violation. `addressOf` gives
+ * an external address, raw, by its number.
  */
 export function verifyTable(table: Table, addressOf: (external: number) => number): void {
 	const { T: t, T16: t16, layout } = table;

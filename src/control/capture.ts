@@ -1,9 +1,10 @@
 /**
  * Packet capture with both sides of the translation: what came in, what became of it, and why.
  *
- * Theory of operation. Capturing replaces the engine's two batch functions by ones that hand over one frame after the other and look what has changed in the
- * queues and counters; nothing of it is on the packet path while it is off. Heads of packets go into a ring of fixed size, and from there to the client
- * in the time that the control socket has. The ring also serves `capture on`, which keeps the last packets until somebody asks for them.
+ * Theory of operation. Capturing replaces the engine's two batch functions by ones that hand over one frame after the
+ * other and look what has changed in the queues and counters; nothing of it is on the packet path while it is off.
+ * Heads of packets go into a ring of fixed size, and from there to the client in the time that the control socket has.
+ * The ring also serves `capture on`, which keeps the last packets until somebody asks for them.
  */
 
 import type { Queue } from "../nat/context.ts";
@@ -33,7 +34,10 @@ type Wanted = (W: Int32Array, w: number) => boolean;
 export class Capture {
 	readonly #owner: FramesView;
 	readonly #bytes = new Uint8Array(RING * SNAP * 2);
-	/** Word 0: from port + 1 | to port + 2 << 8 | verdict << 16, 1: reason, 2: length, 3: sent length, 4: source, 5: destination, 6 and 7: the same of what was sent. */
+	/**
+	 * Word 0: from port + 1 | to port + 2 << 8 | verdict << 16, 1: reason, 2: length, 3: sent length, 4: source, 5:
+	 * destination, 6 and 7: the same of what was sent.
+	 */
 	readonly #W = new Int32Array(RING * WORDS);
 	readonly #times = new Float64Array(RING);
 	readonly #one = new Int32Array(2);

@@ -1,6 +1,7 @@
 /**
- * All that the control socket may see and ask of the daemon. Whatever the daemon is made of implements {@link DaemonView}; the interfaces that it extends are what
- * the single commands need, so that tests can ask them about a core that nobody drives.
+ * All that the control socket may see and ask of the daemon. Whatever the daemon is made of implements
+ * {@link DaemonView}; the interfaces that it extends are what the single commands need, so that tests can ask them
+ * about a core that nobody drives.
  */
 import type { Admission } from "../nat/admission.ts";
 import type { Context } from "../nat/context.ts";
@@ -30,11 +31,17 @@ export interface SessionsView extends CoreView {
 
 /** What a dry run asks besides the tables. */
 export interface DecisionsView extends CoreView {
-	/** What stands against every outbound packet now: a reason number, -1 for whatever its route says; null if nothing does. */
+	/**
+	 * What stands against every outbound packet now: a reason number, -1 for whatever its route says; null if nothing
+	 * does.
+	 */
 	readonly impaired: number | null;
 	/** Next hop number of a destination, found without asking anybody. */
 	lookup(destination: number): number;
-	/** Why packets from a LAN to a destination (host order, port in host order) never come to masqd, in words; null if they do. */
+	/**
+	 * Why packets from a LAN to a destination (host order, port in host order) never come to masqd, in words; null if
+	 * they do.
+	 */
 	passesBy(protocol: number, destination: number, port: number): string | null;
 }
 
@@ -82,7 +89,10 @@ export interface DaemonView extends SessionsView, DecisionsView, FramesView {
 
 	/** Milliseconds at start. */
 	readonly startedAt: number;
-	/** What carries the packets and asks about the first of each connection, and its nft table; null if masqd's ports do. */
+	/**
+	 * What carries the packets and asks about the first of each connection, and its nft table; null if masqd's ports
+	 * do.
+	 */
 	readonly carrier: { readonly table: string; readonly family: number; refresh(): void } | null;
 	/** Bytes of the table. */
 	readonly tableBytes: number;
@@ -97,7 +107,10 @@ export interface DaemonView extends SessionsView, DecisionsView, FramesView {
 	/** The WAN's subnet overlaps a LAN's, in words; "" if not. */
 	readonly conflict: string;
 	readonly kernel: { linkByName(name: string): { readonly up: boolean } | undefined };
-	/** Sockets of the router's own in masqd's port range: whose ports are still in use here, and how many are beyond count. */
+	/**
+	 * Sockets of the router's own in masqd's port range: whose ports are still in use here, and how many are beyond
+	 * count.
+	 */
 	readonly ownPorts: { readonly waiting: readonly { readonly port: number }[]; readonly excess: number };
 	/** What is amiss with the devices now, in sentences. */
 	deviceWarnings(): string[];

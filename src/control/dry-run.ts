@@ -1,9 +1,10 @@
 /**
  * `why`: what would happen to a packet, decided by the live decision code and told step by step.
  *
- * Theory of operation. The tables are copied, memory and all (a megabyte takes a fraction of a millisecond), and a context over the copies goes through the same
- * code as a real packet, with queues and frame memory of its own and next hops that ask nobody. So nothing is sent and nothing remains: no session, port, quota,
- * counter or ARP request. The steps are what that code asks its tables, in the order in which it asks, heard by listeners put around the copies.
+ * Theory of operation. The tables are copied, memory and all (a megabyte takes a fraction of a millisecond), and a
+ * context over the copies goes through the same code as a real packet, with queues and frame memory of its own and next
+ * hops that ask nobody. So nothing is sent and nothing remains: no session, port, quota, counter or ARP request. The
+ * steps are what that code asks its tables, in the order in which it asks, heard by listeners put around the copies.
  */
 
 import {

@@ -14,7 +14,10 @@ type FlushView = Pick<DaemonView, "context" | "admission">;
 /** Records looked at in one slice. */
 const SLICE = 512;
 
-/** A test of a record by the index of its first word. Throws Error with a sentence for the operator if the request makes no sense. */
+/**
+ * A test of a record by the index of its first word. Throws Error with a sentence for the operator if the request makes
+ * no sense.
+ */
 function selector(daemon: FlushView, request: FlushRequest): (e: number) => boolean {
 	const t = daemon.context.table.T;
 	switch (request.what) {

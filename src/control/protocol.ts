@@ -1,6 +1,7 @@
 /**
- * The control protocol: one JSON object a line over a unix stream socket. A request has a version and a command. The answer is any number of lines with
- * `rows` (a list) and then one with `data`, or with `error` in words. `watch` and `capture` go on sending rows until either end closes.
+ * The control protocol: one JSON object a line over a unix stream socket. A request has a version and a command. The
+ * answer is any number of lines with `rows` (a list) and then one with `data`, or with `error` in words. `watch` and
+ * `capture` go on sending rows until either end closes.
  */
 
 /** Changes when a reply can no longer be read by an older client. */
@@ -180,7 +181,10 @@ export interface StatusReply {
 	/** Packets that the nft guard dropped, by rule; `leak` must be 0. Null if the guard cannot be read. */
 	guard: Record<string, number> | null;
 	warnings: string[];
-	/** Steps of the daemon's loop that have thrown, how often, and the last message; `internal`: not only for the system's refusal. */
+	/**
+	 * Steps of the daemon's loop that have thrown, how often, and the last message; `internal`: not only for the
+	 * system's refusal.
+	 */
 	internalErrors: { step: string; count: number; last: string; internal: boolean }[];
 	/** Lines of the log that were lost because nobody took them. */
 	logLost: number;
@@ -209,7 +213,9 @@ export interface Step {
 export interface WhyReply {
 	packet: { protocol: string; source: string; destination: string; direction: "in" | "out" };
 	steps: Step[];
-	/** What would happen: forwarded as `as`, dropped for `reason`, waiting for a neighbour, or the kernel's business. */
+	/**
+	 * What would happen: forwarded as `as`, dropped for `reason`, waiting for a neighbour, or the kernel's business.
+	 */
 	verdict: "forwarded" | "dropped" | "waits" | "kernel";
 	/** Endpoints after translation. */
 	as: { source: string; destination: string } | null;
@@ -234,7 +240,10 @@ export interface WhyFacts {
 	/** Sessions a second that the host may open, 0 if there is no limit. */
 	maxRate: number;
 	hostSessions: number;
-	/** Internal host concerned: source of an outbound packet, holder of the mapping or forward of an inbound one; null if there is none. */
+	/**
+	 * Internal host concerned: source of an outbound packet, holder of the mapping or forward of an inbound one; null
+	 * if there is none.
+	 */
 	inside: string | null;
 	/** The redirect that has this port but not for this source: its options. */
 	redirect: { proto: string; src_dport: string; dest_ip: string; dest_port: string } | null;

@@ -1,10 +1,13 @@
 /**
- * The daemon's end of the control socket. Clients are never waited for, have bounded memory, and get a bounded share of the time.
+ * The daemon's end of the control socket. Clients are never waited for, have bounded memory, and get a bounded share of
+ * the time.
  *
- * Theory of operation. A command is answered by a function, by a generator that gives rows in slices of well under a millisecond, or by a stream that
- * goes on (`watch`). Between slices packets are forwarded. Under full traffic the control socket is not even looked at for {@link PACE} times as long as the
- * last slice took, so that whatever clients do costs forwarding no more than one part in that many. Nothing is computed for a client whose last line has not gone out yet.
- * Who sends a line that is too long, only half a line, or does not read, is cut off, which the log says and, if it still reads, the client is told.
+ * Theory of operation. A command is answered by a function, by a generator that gives rows in slices of well under a
+ * millisecond, or by a stream that goes on (`watch`). Between slices packets are forwarded. Under full traffic the
+ * control socket is not even looked at for {@link PACE} times as long as the last slice took, so that whatever clients
+ * do costs forwarding no more than one part in that many. Nothing is computed for a client whose last line has not gone
+ * out yet. Who sends a line that is too long, only half a line, or does not read, is cut off, which the log says and,
+ * if it still reads, the client is told.
  */
 import * as native from "masq:native";
 import { Answers } from "./answers.ts";
@@ -20,7 +23,10 @@ export const CONTROL_ENTRIES = 1 + CLIENTS_MAX;
 const DEAF_MS = 1000;
 /** Connections taken in one turn. */
 const ACCEPTS = 16;
-/** Under full traffic, one part in this many of the time is for clients. An answer's own process takes as much again where processors are short. */
+/**
+ * Under full traffic, one part in this many of the time is for clients. An answer's own process takes as much again
+ * where processors are short.
+ */
 const PACE = 64;
 /** The same while events are told, which are lost if they come faster. */
 const PACE_STREAM = 32;
@@ -50,7 +56,9 @@ interface Client {
 	eof: boolean;
 	/** Another whole request has arrived. */
 	more: boolean;
-	/** Millisecond of its last request, of the first byte of an unfinished one, and of the last progress of its reply. */
+	/**
+	 * Millisecond of its last request, of the first byte of an unfinished one, and of the last progress of its reply.
+	 */
 	lastUsed: number;
 	partialSince: number;
 	blockedSince: number;
@@ -83,7 +91,10 @@ export class ControlServer {
 		this.#listener = native.unixListen(path, 0o600);
 	}
 
-	/** Puts the listener's and the clients' descriptors into the poll set from entry `n` on, unless traffic has the time. The number of the entry behind them. */
+	/**
+	 * Puts the listener's and the clients' descriptors into the poll set from entry `n` on, unless traffic has the
+	 * time. The number of the entry behind them.
+	 */
 	pollEntries(set: Int32Array, n: number, now: number): number {
 		this.#polled = now < this.#notBefore ? null : this.#clients;
 		if (this.#polled === null) return n;
@@ -98,7 +109,10 @@ export class ControlServer {
 		return next;
 	}
 
-	/** Milliseconds until this server wants a turn without anything happening on its descriptors; Infinity if it does not. */
+	/**
+	 * Milliseconds until this server wants a turn without anything happening on its descriptors; Infinity if it does
+	 * not.
+	 */
 	dueIn(now: number): number {
 		// Who connects meanwhile is not heard.
 		if (now < this.#notBefore) return this.#notBefore - now;
@@ -110,7 +124,10 @@ export class ControlServer {
 		return due;
 	}
 
-	/** Serves what the poll set says, whose entries of this server begin at entry `from`, and goes on with answers. `frames` is how many the ports have received ever. */
+	/**
+	 * Serves what the poll set says, whose entries of this server begin at entry `from`, and goes on with answers.
+	 * `frames` is how many the ports have received ever.
+	 */
 	serve(set: Int32Array, from: number, frames: number): void {
 		const polled = this.#polled;
 		if (polled === null || (polled.length === 0 && set[from * 3 + 2] === 0)) return;

@@ -1,5 +1,6 @@
 /**
- * What the tables hold, as rows for `flows`, `mappings`, `hosts` and `drops`. All are generators that look at a bounded number of records between two yields.
+ * What the tables hold, as rows for `flows`, `mappings`, `hosts` and `drops`. All are generators that look at a bounded
+ * number of records between two yields.
  */
 import {
 	EXTERNAL_SHIFT,
@@ -95,7 +96,10 @@ export function selector(c: Context, filter: FlowFilter): (i: number) => boolean
 	};
 }
 
-/** Walks the records that `wanted` takes, turns each into a row by `make` and gives the rows in slices, at most `limit`. Returns how many matched. */
+/**
+ * Walks the records that `wanted` takes, turns each into a row by `make` and gives the rows in slices, at most `limit`.
+ * Returns how many matched.
+ */
 function* walk<Row>(
 	c: Context,
 	wanted: (i: number) => boolean,

@@ -13,5 +13,8 @@ export interface Stream {
 	close(): void;
 }
 
-/** At once, in slices between which packets are forwarded, or for as long as the client listens. A job with `ready` has nothing to do until that is true. */
+/**
+ * At once, in slices between which packets are forwarded, or for as long as the client listens. A job with `ready` has
+ * nothing to do until that is true.
+ */
 export type Answer = { data: unknown } | { job: Generator<unknown[] | undefined, unknown>; ready?: () => boolean } | { stream: Stream };

@@ -1,9 +1,10 @@
 /**
  * Events as they happen: sessions and mappings created and ended, limits reached, changes of the WAN.
  *
- * Theory of operation. Nothing is done while nobody listens: the context has no listener then. With one, an event of a session is a few stores into a ring
- * shared by all who listen; it becomes text in the time that the control socket has (server.ts). Who falls behind by more than the ring is told how many events
- * he has missed. The names are those of RFC 8158 (IPFIX).
+ * Theory of operation. Nothing is done while nobody listens: the context has no listener then. With one, an event of a
+ * session is a few stores into a ring shared by all who listen; it becomes text in the time that the control socket has
+ * (server.ts). Who falls behind by more than the ring is told how many events he has missed. The names are those of RFC
+ * 8158 (IPFIX).
  */
 import { EXTERNAL_SHIFT, R_IN, R_META, R_OUT, R_PEER, RECORD_SHIFT } from "../conntrack/record.ts";
 import type { Context, EndCause, SessionEvents } from "../nat/context.ts";
@@ -109,7 +110,8 @@ export class Watch implements SessionEvents {
 	}
 
 	/**
-	 * Looks whether limits have refused anything since the last call (about a second ago) and tells of each. Returns a sentence for the log for each.
+	 * Looks whether limits have refused anything since the last call (about a second ago) and tells of each. Returns a
+	 * sentence for the log for each.
 	 */
 	limits(): { reason: ReasonName; text: string; count: number }[] {
 		const said: { reason: ReasonName; text: string; count: number }[] = [];

@@ -1,14 +1,19 @@
 /**
  * What an exception may cost: the batch or the event that it came from, and never the daemon.
  *
- * Every step of the loop runs behind a barrier: the batch of a port, each service of a descriptor, each timer. A step that throws is counted under its name,
- * its first failure of a kind is logged with the stack, and the loop goes on with the next step. A step that fails again and again without ever passing
- * cannot be helped from inside: {@link Unrecoverable} ends the process for its supervisor, which starts another with the same state, and the guard stands
- * meanwhile. Not so while it is the system that refuses a step that forwarding can do without: another process would be refused as well.
+ * Every step of the loop runs behind a barrier: the batch of a port, each service of a descriptor, each timer. A step
+ * that throws is counted under its name, its first failure of a kind is logged with the stack, and the loop goes on
+ * with the next step. A step that fails again and again without ever passing cannot be helped from inside:
+ * {@link Unrecoverable} ends the process for its supervisor, which starts another with the same state, and the guard
+ * stands meanwhile. Not so while it is the system that refuses a step that forwarding can do without: another process
+ * would be refused as well.
  */
 import type { Log } from "./log.ts";
 
-/** Failures of one step in a row, and the milliseconds over which they are spread at least, that end the process: a fast step, and one that runs once a second. */
+/**
+ * Failures of one step in a row, and the milliseconds over which they are spread at least, that end the process: a fast
+ * step, and one that runs once a second.
+ */
 const TOO_MANY = 100;
 const TOO_MANY_MS = 1000;
 const TOO_LONG = 10;
@@ -52,7 +57,10 @@ export class Barrier {
 		this.#milliseconds = milliseconds;
 	}
 
-	/** Runs a step that forwarding can do without for a while; false if it has thrown. Throws {@link Unrecoverable} if that is a fault of ours, and once too often. */
+	/**
+	 * Runs a step that forwarding can do without for a while; false if it has thrown. Throws {@link Unrecoverable} if
+	 * that is a fault of ours, and once too often.
+	 */
 	attempt(step: string, action: () => void): boolean {
 		try {
 			action();
@@ -65,7 +73,8 @@ export class Barrier {
 	}
 
 	/**
-	 * Takes note of what a step has thrown. Throws {@link Unrecoverable} if that is once too often, and what is one already.
+	 * Takes note of what a step has thrown. Throws {@link Unrecoverable} if that is once too often, and what is one
+	 * already.
 	 *
 	 * @param fatal whether there can be a once too often
 	 */

@@ -1,6 +1,7 @@
 /**
- * What stands in the place of sockets, guard and next hops where the kernel carries the packets (option driver 'kernel'): the daemon's side of it. What does it,
- * daemon/kernel-carrier.ts, is a bundle of its own, which is read where it is wanted.
+ * What stands in the place of sockets, guard and next hops where the kernel carries the packets (option driver
+ * 'kernel'): the daemon's side of it. What does it, daemon/kernel-carrier.ts, is a bundle of its own, which is read
+ * where it is wanted.
  */
 import type { Plan } from "../config/plan.ts";
 import type { SavedSysctls } from "../kernel/saved-sysctls.ts";

@@ -1,9 +1,10 @@
 /**
- * `masqd cleanup`: removes what a daemon that died has left in the kernel, so that the machine is as if masqd had never run. The sessions stay in the state
- * file: the next start goes on with them.
+ * `masqd cleanup`: removes what a daemon that died has left in the kernel, so that the machine is as if masqd had never
+ * run. The sessions stay in the state file: the next start goes on with them.
  *
- * A dead daemon leaves its guard, so that nothing of the LAN leaves untranslated while nobody translates; whoever wants the kernel to forward again says so
- * by this. Beside a living daemon nothing is touched: the lock of the state file is held meanwhile.
+ * A dead daemon leaves its guard, so that nothing of the LAN leaves untranslated while nobody translates; whoever wants
+ * the kernel to forward again says so by this. Beside a living daemon nothing is touched: the lock of the state file is
+ * held meanwhile.
  */
 import * as native from "masq:native";
 import { readImage } from "../conntrack/restore.ts";
@@ -76,7 +77,8 @@ function cleanUnderLock(socket: string, state: string, tell: Teller): boolean {
 			tell.failed((error as Error).message);
 		}
 	};
-	// Before the kernel gets the first packet. One that has stopped in good order has done so itself, and has taken its guard away.
+	// Before the kernel gets the first packet. One that has stopped in good order has done so itself, and has taken its
+	// guard away.
 	attempt(() => {
 		if (hasTable(native, NFPROTO.INET, nameOf(GUARD_TABLE))) handOverSessions(state);
 	});

@@ -1,7 +1,8 @@
 /**
  * The daemon: starts the parts in order, runs the loop, stops in reverse, and is what the control socket sees.
  *
- * Everything that can fail at a start fails before the first packet is taken, with one sentence, and what was set up until then is undone.
+ * Everything that can fail at a start fails before the first packet is taken, with one sentence, and what was set up
+ * until then is undone.
  */
 import * as native from "masq:native";
 import type { Plan } from "../config/plan.ts";
@@ -62,10 +63,16 @@ export class Daemon implements DaemonView {
 	readonly #loop: Loop;
 	readonly #reloads: Reloads;
 	readonly #options: Options;
-	/** Another masqd is to go on at once (restart, upgrade): guard and settings stay, so nothing of the kernel's gets in between. */
+	/**
+	 * Another masqd is to go on at once (restart, upgrade): guard and settings stay, so nothing of the kernel's gets in
+	 * between.
+	 */
 	#relieved = false;
 
-	/** Builds tables in memory; touches nothing of the system but the state file. Throws {@link StartError} if another daemon has it. */
+	/**
+	 * Builds tables in memory; touches nothing of the system but the state file. Throws {@link StartError} if another
+	 * daemon has it.
+	 */
 	constructor(plan: Plan, paths: Paths, log: Log, options: Options = {}) {
 		const parts = new Parts(plan, paths, log, options.carrier ?? null);
 		this.#parts = parts;
@@ -97,7 +104,7 @@ export class Daemon implements DaemonView {
 		});
 	}
 
-	// ---- for those who look inside (src/control) -----------------------------------------------------------------------------
+	// ---- for those who look inside (src/control) --------------------------------------------------------------------
 
 	/** What is in force; another one after a reload. */
 	get plan(): Plan {
@@ -111,7 +118,10 @@ export class Daemon implements DaemonView {
 		return this.carrier !== null && hop >= 0 ? this.context.hops.find(destination) : hop;
 	}
 
-	/** What stands against every outbound packet now: a reason number, -1 for whatever its route says; null if nothing does. */
+	/**
+	 * What stands against every outbound packet now: a reason number, -1 for whatever its route says; null if nothing
+	 * does.
+	 */
 	get impaired(): number | null {
 		return this.#parts.wanAddress.fault;
 	}
@@ -191,7 +201,7 @@ export class Daemon implements DaemonView {
 		return `wan ${this.wan.name} ${own}, lan ${nets}, ${this.plan.sessions} sessions in ${this.tableBytes} bytes`;
 	}
 
-	// ---- start and stop ------------------------------------------------------------------------------------------------
+	// ---- start and stop ---------------------------------------------------------------------------------------------
 
 	/** Opens everything. Throws {@link StartError} with one sentence; nothing is left behind then. */
 	start(): void {
@@ -206,7 +216,10 @@ export class Daemon implements DaemonView {
 		}
 	}
 
-	/** Ends as {@link stop} does, but leaves guard and settings: nothing of the LAN leaves until a successor is there. Never throws. */
+	/**
+	 * Ends as {@link stop} does, but leaves guard and settings: nothing of the LAN leaves until a successor is there.
+	 * Never throws.
+	 */
 	abandon(): void {
 		this.#relieved = true;
 		this.stop();
@@ -275,7 +288,10 @@ export class Daemon implements DaemonView {
 		this.#loop.run();
 	}
 
-	/** Undoes everything, in reverse, whatever of it was done; after SIGUSR1 nothing that a successor would do again. Never throws. */
+	/**
+	 * Undoes everything, in reverse, whatever of it was done; after SIGUSR1 nothing that a successor would do again.
+	 * Never throws.
+	 */
 	stop(): void {
 		const failed = (error: Error) => this.log.error(`stop: ${error.message}`);
 		const attempt = (what: () => void) => {

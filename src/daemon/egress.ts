@@ -1,6 +1,6 @@
 /**
- * The way out: what is queued goes to the drivers. Towards the WAN this is the last gate: no frame leaves whose source is not one of our addresses, whatever
- * the translation meant to do.
+ * The way out: what is queued goes to the drivers. Towards the WAN this is the last gate: no frame leaves whose source
+ * is not one of our addresses, whatever the translation meant to do.
  */
 
 import * as native from "masq:native";
@@ -93,8 +93,8 @@ export class Egress {
 	}
 
 	/**
-	 * A batch has thrown, which came from LAN port `came` or the WAN (-1): its `count` frames, pairs in `rx`, and what is queued anywhere, are lost.
-	 * Null and 0 if it was not a batch.
+	 * A batch has thrown, which came from LAN port `came` or the WAN (-1): its `count` frames, pairs in `rx`, and what
+	 * is queued anywhere, are lost. Null and 0 if it was not a batch.
 	 */
 	lose(rx: Int32Array | null, count: number, came: number): void {
 		const { dropLog, now } = this.#context;

@@ -1,5 +1,6 @@
 /**
- * Has the guard as the topology says: there before anything of the LAN is taken, put back when somebody deletes it; ports wait for one that knows their device.
+ * Has the guard as the topology says: there before anything of the LAN is taken, put back when somebody deletes it;
+ * ports wait for one that knows their device.
  */
 
 import type { GuardFacts } from "../kernel/guard.ts";
@@ -74,7 +75,9 @@ export class GuardFollower implements Follower {
 		});
 	}
 
-	/** The first time it is installed or this throws; later what does not succeed at once is tried again every second. */
+	/**
+	 * The first time it is installed or this throws; later what does not succeed at once is tried again every second.
+	 */
 	follow(t: Topology): void {
 		const first = this.#topology === null;
 		this.#topology = t;
@@ -106,7 +109,10 @@ export class GuardFollower implements Follower {
 		opened();
 	}
 
-	/** Somebody has changed nftables. A guard that has gone with that is put back. Returns whether chains of others may have come or gone. */
+	/**
+	 * Somebody has changed nftables. A guard that has gone with that is put back. Returns whether chains of others may
+	 * have come or gone.
+	 */
 	news(): boolean {
 		const watcher = this.#watcher;
 		if (watcher === null) return false;

@@ -1,5 +1,6 @@
 /**
- * The plan in force: its policy and external addresses in the translation's terms, and the judge of sessions that were made under another.
+ * The plan in force: its policy and external addresses in the translation's terms, and the judge of sessions that were
+ * made under another.
  */
 import type { Plan } from "../config/plan.ts";
 import { HOST_ADF, HOST_EIF, HOST_PLACE, HOST_PORT_SHIFT, HOST_WORDS } from "../conntrack/record.ts";
@@ -27,8 +28,9 @@ export class InForce {
 	}
 
 	/**
-	 * Makes a plan's external addresses anew, `own` being the WAN port's, with the numbers that they have in `before`, and puts its policy in force;
-	 * the ports of forwards, of what is promised to somebody, and of the router itself are reserved.
+	 * Makes a plan's external addresses anew, `own` being the WAN port's, with the numbers that they have in `before`,
+	 * and puts its policy in force; the ports of forwards, of what is promised to somebody, and of the router itself
+	 * are reserved.
 	 */
 	put(plan: Plan, own: number, before: Int32Array): void {
 		this.renew(plan, own, before);
@@ -58,7 +60,10 @@ export class InForce {
 		return new Revalidator(this.#context, { policy, externals, exempts, nets: this.#nets().map(netOf) });
 	}
 
-	/** Gives the hosts their policy and their LAN port's number: `places` are the ports' numbers as they were, by those that are now. */
+	/**
+	 * Gives the hosts their policy and their LAN port's number: `places` are the ports' numbers as they were, by those
+	 * that are now.
+	 */
 	placeHosts(places: readonly number[]): void {
 		const { hosts, lan, policy, externals, table } = this.#context;
 		const { W } = hosts;

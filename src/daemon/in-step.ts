@@ -1,8 +1,8 @@
 /**
  * Keeps everything in step: the kernel's news make a new topology, and every follower goes by it.
  *
- * A start, news and a reload are the same walk over the followers in their order; a step that fails does not keep the others, and is tried again at once, then
- * less and less often. A stop closes them in reverse.
+ * A start, news and a reload are the same walk over the followers in their order; a step that fails does not keep the
+ * others, and is tried again at once, then less and less often. A stop closes them in reverse.
  */
 import type { Plan } from "../config/plan.ts";
 import type { Changes, KernelMirror, Neighbour } from "../kernel/mirror.ts";

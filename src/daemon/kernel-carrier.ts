@@ -1,8 +1,10 @@
 /**
- * The kernel as the carrier of packets: rules that have it ask, the queues in which it does, and its connections. A bundle of its own (`kernel-carrier.js`).
+ * The kernel as the carrier of packets: rules that have it ask, the queues in which it does, and its connections. A
+ * bundle of its own (`kernel-carrier.js`).
  *
- * The order of a start matters. With the rules in force and nobody at the queues, packets go on to the kernel's own masquerade; the connections are listened to
- * before the queues are opened, because an entry made before anybody listens never tells of its end.
+ * The order of a start matters. With the rules in force and nobody at the queues, packets go on to the kernel's own
+ * masquerade; the connections are listened to before the queues are opened, because an entry made before anybody
+ * listens never tells of its end.
  */
 import * as native from "masq:native";
 import type { PortRange } from "../conntrack/ports.ts";
@@ -22,7 +24,10 @@ import { rebuild } from "./rebuilt-sessions.ts";
 import type { Topology } from "./topology.ts";
 import { setTracking } from "./tracking-settings.ts";
 
-/** Seconds after which a loop that does not turn ends: the kernel keeps what it asks about waiting for as long as somebody has the queues open. */
+/**
+ * Seconds after which a loop that does not turn ends: the kernel keeps what it asks about waiting for as long as
+ * somebody has the queues open.
+ */
 const HUNG_SECONDS = 5;
 /** Bytes of headers without options, IP's and TCP's. */
 const TCP_HEADERS = 40;
@@ -155,7 +160,10 @@ export class KernelCarrier implements Carrier {
 		this.#slowFlooders();
 	}
 
-	/** Whoever was refused hundreds of connections in the last second asks the kernel for less: what others want is decided about meanwhile. */
+	/**
+	 * Whoever was refused hundreds of connections in the last second asks the kernel for less: what others want is
+	 * decided about meanwhile.
+	 */
 	#slowFlooders(): void {
 		const { refused } = this.#queue as QueueDriver;
 		for (const [host, count] of refused) if (count >= FLOOD_RATE) this.#hosts.floods(host);

@@ -1,13 +1,17 @@
 /**
- * Lines of text to a descriptor that nobody waits for: a terminal that was stopped (Ctrl-S), a full pipe or a reader that has gone costs the line, which is
- * counted, and never the time of whoever writes.
+ * Lines of text to a descriptor that nobody waits for: a terminal that was stopped (Ctrl-S), a full pipe or a reader
+ * that has gone costs the line, which is counted, and never the time of whoever writes.
  *
- * A pipe or terminal is opened once more, without blocking: the descriptor that we were started with is shared with others, who may want theirs to block. Where
- * that cannot be done the descriptor is asked whether it takes a line. Files and sockets never block (`masq:native` write).
+ * A pipe or terminal is opened once more, without blocking: the descriptor that we were started with is shared with
+ * others, who may want theirs to block. Where that cannot be done the descriptor is asked whether it takes a line.
+ * Files and sockets never block (`masq:native` write).
  */
 import * as native from "masq:native";
 
-/** Most characters of a line, so that its UTF-8 and the end of the line fit a page: a pipe takes that whole or not at all. */
+/**
+ * Most characters of a line, so that its UTF-8 and the end of the line fit a page: a pipe takes that whole or not at
+ * all.
+ */
 const LINE_MAX = 1300;
 /** What a descriptor is opened anew for, as /proc/self/fd shows it. */
 const MAY_BLOCK = /^pipe:|^\/dev\//;

@@ -1,6 +1,7 @@
 /**
- * The daemon's log: one line an event, to stderr or syslog. What repeats is said once and then counted: a minute later one line says how many more there were.
- * Nothing is logged per packet. A line that whoever reads the log does not take at once is lost and counted.
+ * The daemon's log: one line an event, to stderr or syslog. What repeats is said once and then counted: a minute later
+ * one line says how many more there were. Nothing is logged per packet. A line that whoever reads the log does not take
+ * at once is lost and counted.
  */
 
 /** Levels with syslog's numbers. */
@@ -28,7 +29,10 @@ export class Log {
 	readonly #least: number;
 	readonly #repeated = new Map<string, Repeated>();
 
-	/** `write` gets a syslog priority and a line without end, and returns false if it is lost; lines below `least` are left out. */
+	/**
+	 * `write` gets a syslog priority and a line without end, and returns false if it is lost; lines below `least` are
+	 * left out.
+	 */
 	constructor(write: (priority: number, line: string) => unknown, least: Level = "info") {
 		this.#write = write;
 		this.#least = LEVELS[least];
@@ -59,7 +63,9 @@ export class Log {
 		this.#untold++;
 	}
 
-	/** Writes a line of a `kind` that may come often; `now` in milliseconds, `times` is how many events it stands for. */
+	/**
+	 * Writes a line of a `kind` that may come often; `now` in milliseconds, `times` is how many events it stands for.
+	 */
 	rateLimited(level: Level, kind: string, text: string, now: number, times = 1): void {
 		const known = this.#repeated.get(kind);
 		if (known === undefined || (now >= known.until && known.count === 0)) {

@@ -1,6 +1,6 @@
 /**
- * The loop breathes: read the clock, poll, receive a batch of each port, one call into the batch function, send, do what is due. It moves packets and knows
- * when others are to be called; what they do is theirs.
+ * The loop breathes: read the clock, poll, receive a batch of each port, one call into the batch function, send, do
+ * what is due. It moves packets and knows when others are to be called; what they do is theirs.
  */
 import * as native from "masq:native";
 import { MAX_LANS } from "../config/schema.ts";
@@ -30,8 +30,8 @@ const SPIN = 1;
 /** Turns with frames after which signals, kernel news and the control socket are looked at. */
 const POLL_TURNS = 32;
 /**
- * The WAN; of each LAN a TUN device, a packet socket and one for PCP; signals, kernel news, ARP, guard watch, own sockets, nft, the carrier's two and ubus; the control
- * server's.
+ * The WAN; of each LAN a TUN device, a packet socket and one for PCP; signals, kernel news, ARP, guard watch, own
+ * sockets, nft, the carrier's two and ubus; the control server's.
  */
 const FIXED = 9;
 const POLL_ENTRIES = 1 + 3 * MAX_LANS + FIXED + CONTROL_ENTRIES;
@@ -152,7 +152,8 @@ export class Loop {
 		let turns = 0;
 		while (!this.stopping) {
 			if (header[H_MAGIC] === 0) this.#barrier.attempt("lost state", steps["lost state"]);
-			// Under one stream of super-packets masqd wakes for every few of them, so that what a wake-up costs counts like what a packet does.
+			// Under one stream of super-packets masqd wakes for every few of them, so that what a wake-up costs counts
+			// like what a packet does.
 			const polled = empty > SPIN || ++turns === POLL_TURNS;
 			if (polled) {
 				this.#poll(empty > SPIN ? this.#timeout() : 0);
@@ -192,7 +193,10 @@ export class Loop {
 		this.#egress.flushRest();
 	}
 
-	/** Waits for something to do for at most `timeout` ms; serves everything but the ports, which are the first entries of the poll set: the WAN's, then those of the LANs. */
+	/**
+	 * Waits for something to do for at most `timeout` ms; serves everything but the ports, which are the first entries
+	 * of the poll set: the WAN's, then those of the LANs.
+	 */
 	#poll(timeout: number): void {
 		const set = this.#pollSet;
 		const { kernel, inStep, arp, guard, routerPorts, reloads, pcp, steps, carrier } = this.#with;

@@ -1,5 +1,6 @@
 /**
- * The frame memory: slots to receive into, slots for frames that waited, blocks for fragments and what is made, and room where segments are cut.
+ * The frame memory: slots to receive into, slots for frames that waited, blocks for fragments and what is made, and
+ * room where segments are cut.
  */
 import * as native from "masq:native";
 import { BATCH, BLOCK } from "../nat/context.ts";
@@ -42,12 +43,18 @@ export class FrameMemory {
 		return BATCH * SLOT_SIZE + n * SPARE_SLOT_SIZE;
 	}
 
-	/** Large frames have come in a batch meant for small ones: one batch of 64 super-packets would else keep 4 MB for as long as there is traffic. */
+	/**
+	 * Large frames have come in a batch meant for small ones: one batch of 64 super-packets would else keep 4 MB for as
+	 * long as there is traffic.
+	 */
 	releaseStretched(): void {
 		native.releasePages(this.#frames, BATCH_LARGE * SLOT_SIZE, (BATCH - BATCH_LARGE) * SLOT_SIZE);
 	}
 
-	/** Gives the pages back after a quiet time since millisecond `busyAt`; fragments that wait stay (`keep`). False if it is not yet time. */
+	/**
+	 * Gives the pages back after a quiet time since millisecond `busyAt`; fragments that wait stay (`keep`). False if
+	 * it is not yet time.
+	 */
 	releaseIdle(busyAt: number, now: number, keep: boolean): boolean {
 		if (busyAt === 0 || now - busyAt <= IDLE_RELEASE) return false;
 		native.releasePages(this.#frames, 0, keep ? RECEIVE_BYTES : this.#frames.byteLength);

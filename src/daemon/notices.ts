@@ -1,5 +1,6 @@
 /**
- * What is amiss with the devices and the routing around masqd: logged when it comes to be so, and told whoever asks for the status.
+ * What is amiss with the devices and the routing around masqd: logged when it comes to be so, and told whoever asks for
+ * the status.
  */
 import { deviceWarnings } from "../kernel/device-warnings.ts";
 import { foreignRouting } from "../kernel/foreign-routing.ts";

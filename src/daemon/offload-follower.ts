@@ -16,7 +16,9 @@ import type { Log } from "./log.ts";
 import { leaderAddress } from "./responders.ts";
 import type { Device, Topology } from "./topology.ts";
 
-/** Why there is no offload although the configuration has it by now: without it the daemon gave up what bpf(2) asks for. */
+/**
+ * Why there is no offload although the configuration has it by now: without it the daemon gave up what bpf(2) asks for.
+ */
 const WAITS = "it was switched on while masqd ran; restart it";
 
 /** What it needs of the rest. */
@@ -154,7 +156,10 @@ export class OffloadFollower implements Follower {
 		}
 	}
 
-	/** Tells the offload about the ports as they are. With `auto` it stands back while others filter what comes in (SQM) or goes out. */
+	/**
+	 * Tells the offload about the ports as they are. With `auto` it stands back while others filter what comes in (SQM)
+	 * or goes out.
+	 */
 	#renew(t: Topology): void {
 		const { kernel, log } = this.#with;
 		const device = ({ index, ethernet, mtu, mac }: Device): OffloadDevice => ({ index, ethernet, mtu, mac: mac ?? new Uint8Array(6) });

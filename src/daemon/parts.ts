@@ -1,8 +1,9 @@
 /**
  * The parts of the daemon, put together: nothing is opened yet but the state file.
  *
- * The order of the followers matters. The guard comes before anything takes or diverts a packet of the LAN, so that the kernel never tracks or forwards what
- * is masqd's; sockets and TUN devices come before the address, whose change makes frames to send; the offload comes when everything it goes past stands.
+ * The order of the followers matters. The guard comes before anything takes or diverts a packet of the LAN, so that the
+ * kernel never tracks or forwards what is masqd's; sockets and TUN devices come before the address, whose change makes
+ * frames to send; the offload comes when everything it goes past stands.
  */
 import * as native from "masq:native";
 import type { Plan } from "../config/plan.ts";
@@ -106,7 +107,10 @@ export class Parts {
 	/** What carries the packets if not masqd's ports. */
 	readonly carrier: Carrier | null;
 
-	/** Builds tables in memory; touches nothing of the system but the state file. Throws {@link StartError} if another daemon has it. */
+	/**
+	 * Builds tables in memory; touches nothing of the system but the state file. Throws {@link StartError} if another
+	 * daemon has it.
+	 */
 	constructor(plan: Plan, paths: Paths, log: Log, carrier: Carrier | null) {
 		const { kernel, warnings } = this;
 		const clock = this.clock;

@@ -10,7 +10,10 @@ import type { Subnet } from "../packet/address.ts";
 import { HOST_UNREACHABLE, PROHIBITED } from "../packet/icmp.ts";
 import { swap32, TCP, UDP } from "../packet/layout.ts";
 
-/** Packets that may wait in a TUN device: as many as a burst of new sessions brings, which take masqd longest (30 us each). */
+/**
+ * Packets that may wait in a TUN device: as many as a burst of new sessions brings, which take masqd longest (30 us
+ * each).
+ */
 const TUN_QUEUE_LEAST = 2000;
 const TUN_QUEUE_MOST = 8192;
 
@@ -21,7 +24,10 @@ export function planTable(plan: Plan): { layout: TableLayout; bytes: number } {
 	return { layout, bytes: layout.words * 4 };
 }
 
-/** Policy of a plan in raw terms; `numbers` are those of its external addresses, in the order of {@link wantedExternals}. */
+/**
+ * Policy of a plan in raw terms; `numbers` are those of its external addresses, in the order of
+ * {@link wantedExternals}.
+ */
 export function policyOf(plan: Plan, numbers: readonly number[]): Policy {
 	let at = 1 + plan.statics.length;
 	const everyLan = () => plan.lan.flatMap((l) => l.subnets.map(netOf));

@@ -1,8 +1,9 @@
 /**
- * The LAN and WAN ports: the packet sockets of their devices, and what the translation knows of them. Nobody else opens, closes or replaces a driver.
+ * The LAN and WAN ports: the packet sockets of their devices, and what the translation knows of them. Nobody else
+ * opens, closes or replaces a driver.
  *
- * A port that a reload keeps stays the same object, and with it its queue and counters; the list of the LANs' links is spliced in place, because the
- * fast path holds it.
+ * A port that a reload keeps stays the same object, and with it its queue and counters; the list of the LANs' links is
+ * spliced in place, because the fast path holds it.
  */
 import * as native from "masq:native";
 import type { Plan } from "../config/plan.ts";
@@ -24,7 +25,10 @@ import { type Device, lanFilterFacts, type Place, placesOf, type Topology, wanFi
 /** Blocks of 2 KB for fragments: memory that is touched only when fragments come. */
 export const BLOCKS_MIN = 64;
 export const BLOCKS_MAX = 256;
-/** Frames that a port's queue has room for besides a batch: all fragments there are, and three more batches of errors and of frames that had waited. */
+/**
+ * Frames that a port's queue has room for besides a batch: all fragments there are, and three more batches of errors
+ * and of frames that had waited.
+ */
 const QUEUE_FRAMES = BLOCKS_MAX + BATCH * 3;
 
 /** One network attachment with its driver; `index` is 0 while the device is not there. */
@@ -85,7 +89,10 @@ export class Ports implements Follower {
 		this.links = this.lan.map((p) => p.link);
 	}
 
-	/** Closes the ports that a plan has not, or has otherwise, and makes those that are new. Returns LAN port numbers as they were, by those that are now. */
+	/**
+	 * Closes the ports that a plan has not, or has otherwise, and makes those that are new. Returns LAN port numbers as
+	 * they were, by those that are now.
+	 */
 	replace(plan: Plan): number[] {
 		if (plan.wan.device !== this.wan.name) {
 			this.close1(this.wan);
@@ -100,7 +107,10 @@ export class Ports implements Follower {
 		return fresh.map((p) => old.indexOf(p));
 	}
 
-	/** Takes indexes, MACs, MTUs and networks from the topology; closes the sockets of devices that have gone, or are others by now. */
+	/**
+	 * Takes indexes, MACs, MTUs and networks from the topology; closes the sockets of devices that have gone, or are
+	 * others by now.
+	 */
 	take(t: Topology): void {
 		this.#takeDevice(this.wan, t.wan, t.wan.ethernet);
 		this.wan.link.address = swap32(t.address);
@@ -137,7 +147,10 @@ export class Ports implements Follower {
 		}
 	}
 
-	/** Opens the packet sockets of devices that are there, and up, and have none; the others have the filters of now. Throws the first problem, after trying all. */
+	/**
+	 * Opens the packet sockets of devices that are there, and up, and have none; the others have the filters of now.
+	 * Throws the first problem, after trying all.
+	 */
 	follow(t: Topology): void {
 		let problem: unknown = null;
 		for (const [n, p] of [this.wan, ...this.lan].entries()) {

@@ -1,5 +1,6 @@
 /**
- * What the daemon would make of a plan, for commands that do not start one: what is amiss with its devices now, and the offload's programs as text.
+ * What the daemon would make of a plan, for commands that do not start one: what is amiss with its devices now, and the
+ * offload's programs as text.
  */
 import * as native from "masq:native";
 import type { Plan } from "../config/plan.ts";

@@ -1,6 +1,7 @@
 /**
- * Sessions out of the kernel's entries: what masqd has decided before it was killed, or before its table was lost, is all there (RFC 7857 section 4 asks that a
- * mapping outlives the daemon). What does not fit the policy in force is not made.
+ * Sessions out of the kernel's entries: what masqd has decided before it was killed, or before its table was lost, is
+ * all there (RFC 7857 section 4 asks that a mapping outlives the daemon). What does not fit the policy in force is not
+ * made.
  */
 import { FORWARDED, R_META, R_OUT, RECORD_SHIFT } from "../conntrack/record.ts";
 import { FREE, ICMP_QUERY, OTHER, STRANGER, TCP_SYN_IN, TCP_SYN_OUT, UDP_NEW } from "../conntrack/states.ts";
@@ -43,7 +44,10 @@ export function rebuild(r: RebuildSurroundings, entry: Entry): boolean {
 	return sides.length > 0 && sides.every((side, n) => make(r, side, n === 0 && (status & IPS.SRC_NAT) !== 0));
 }
 
-/** A session as its inside host sees it: what it sends is `own`, which leaves by the external endpoint. Of ICMP `identifier` is what it leaves with. */
+/**
+ * A session as its inside host sees it: what it sends is `own`, which leaves by the external endpoint. Of ICMP
+ * `identifier` is what it leaves with.
+ */
 function sideOf(own: Tuple, external: number, externalPort: number, identifier: number): Side {
 	const query = own.protocol === ICMP;
 	return {

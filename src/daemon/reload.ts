@@ -1,6 +1,7 @@
 /**
- * Another configuration while running: refused whole where it cannot be used, else sessions are judged while the old policy, whose ports they have, still
- * stands, the new one is put in force, and everything follows. What is not concerned is not touched.
+ * Another configuration while running: refused whole where it cannot be used, else sessions are judged while the old
+ * policy, whose ports they have, still stands, the new one is put in force, and everything follows. What is not
+ * concerned is not touched.
  */
 import type { Plan } from "../config/plan.ts";
 import { QUARANTINED, stateTimeouts } from "../conntrack/states.ts";
@@ -27,7 +28,10 @@ export interface ReloadSurroundings {
 	/** The configuration file, for the operator, and as it is now. */
 	path: string;
 	load(): Loaded;
-	/** Fills in the devices of networks: what keeps the plan from being used, what is left out of it, and what stays as it was. */
+	/**
+	 * Fills in the devices of networks: what keeps the plan from being used, what is left out of it, and what stays as
+	 * it was.
+	 */
 	resolve(plan: Plan, before: Plan): Resolving<Resolution>;
 	/** Why the drivers of a plan cannot be had, "" if they can. */
 	problemOf(plan: Plan): string;
@@ -44,7 +48,10 @@ export interface ReloadSurroundings {
 	log: Log;
 }
 
-/** Reads the configuration again and goes on by it; netifd is asked by who runs it. Returns why not if it cannot be used (nothing has changed then), else what is to be known about it. */
+/**
+ * Reads the configuration again and goes on by it; netifd is asked by who runs it. Returns why not if it cannot be used
+ * (nothing has changed then), else what is to be known about it.
+ */
 export function* reload(r: ReloadSurroundings): Resolving<ReloadReply> {
 	const { plan, errors, warnings } = r.load();
 	const refuse = (lines: string[]): ReloadReply => ({ errors: lines, notes: [] });

@@ -1,5 +1,6 @@
 /**
- * Who answers on masqd's behalf besides the translation: ARP for the external addresses that no interface has, PCP on the LAN devices.
+ * Who answers on masqd's behalf besides the translation: ARP for the external addresses that no interface has, PCP on
+ * the LAN devices.
  */
 import type { NativeError } from "masq:native";
 import { isConfirmed, isUsable, type KernelMirror } from "../kernel/mirror.ts";

@@ -1,6 +1,6 @@
 /**
- * Keeps the router's own sockets and masqd's port range apart: the kernel's ephemeral range is moved out of it, and the ports of services are
- * not masqd's while they are there.
+ * Keeps the router's own sockets and masqd's port range apart: the kernel's ephemeral range is moved out of it, and the
+ * ports of services are not masqd's while they are there.
  */
 import type { Plan } from "../config/plan.ts";
 import type { PortRange } from "../conntrack/ports.ts";

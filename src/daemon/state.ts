@@ -1,5 +1,6 @@
 /**
- * The file that the table lives in: opened, recognised and taken over. It lies on tmpfs, so it outlives the process and not the machine.
+ * The file that the table lives in: opened, recognised and taken over. It lies on tmpfs, so it outlives the process and
+ * not the machine.
  */
 import * as native from "masq:native";
 import { type Image, NOT_OURS, readImage } from "../conntrack/restore.ts";
@@ -20,7 +21,10 @@ export interface State {
 	refused: string;
 	/** Why `memory` is in no file, "" if it is: it ends with the process then. */
 	notPersisted: string;
-	/** The file that `memory` is, if it is not yet the state file: a table of another size, to be renamed when it is complete. */
+	/**
+	 * The file that `memory` is, if it is not yet the state file: a table of another size, to be renamed when it is
+	 * complete.
+	 */
 	pending: string;
 }
 
@@ -49,9 +53,9 @@ export function bootWords(): Int32Array {
 }
 
 /**
- * Opens the state file for a table of `layout`, `now` in seconds since boot. Nothing in it is changed but its length; whoever calls holds the lock. On a full
- * file system the table is in memory only.
- * Throws a native error if the file cannot be opened.
+ * Opens the state file for a table of `layout`, `now` in seconds since boot. Nothing in it is changed but its length;
+ * whoever calls holds the lock. On a full file system the table is in memory only. Throws a native error if the file
+ * cannot be opened.
  */
 export function openState(path: string, layout: TableLayout, boot: Int32Array, now: number): State {
 	const state: State = { memory: new ArrayBuffer(0), image: null, refused: "", notPersisted: "", pending: "" };
@@ -93,7 +97,9 @@ function readOld(state: State, path: string, size: number, boot: Int32Array, now
 	if (found === NOT_OURS) native.rename(path, `${path}.refused`);
 }
 
-/** Takes the lock of a state file. A program that a killed predecessor had just started may hold it for a moment longer. */
+/**
+ * Takes the lock of a state file. A program that a killed predecessor had just started may hold it for a moment longer.
+ */
 export function lockState(path: string): native.Fd {
 	for (let waited = 0; ; waited += LOCK_STEP) {
 		try {

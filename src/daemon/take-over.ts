@@ -46,7 +46,10 @@ export function takeOver(
 	return state.image !== null;
 }
 
-/** Somebody has cut the state file: its records are gone, and zeros stand for them (`mapFile`). Goes on with no sessions. */
+/**
+ * Somebody has cut the state file: its records are gone, and zeros stand for them (`mapFile`). Goes on with no
+ * sessions.
+ */
 export function startAnew(path: string, boot: Int32Array, context: Context, inForce: InForce, ended: (i: number) => void, log: Log): void {
 	const { table, externals, hosts } = context;
 	for (let i = 1; i <= table.layout.sessions; i++) ended(i);

@@ -1,6 +1,6 @@
 /**
- * What is masqd's and what stays the kernel's: one value, computed from the plan and from what the kernel says. Every follower goes by it, and so does
- * `why`, so none of them can see the router otherwise than the others do.
+ * What is masqd's and what stays the kernel's: one value, computed from the plan and from what the kernel says. Every
+ * follower goes by it, and so does `why`, so none of them can see the router otherwise than the others do.
  *
  * Addresses are host-order values here; a device that does not exist has index 0.
  */
@@ -15,7 +15,10 @@ import type { ClaimedPorts, LanFilterFacts, WanFilterFacts } from "../port/filte
 import { forwardsOf, wantedExternals } from "./policy.ts";
 
 const ARPHRD_ETHER = 1;
-/** More destinations of the kernel's own than a socket filter holds are told apart behind it, and counted as "not-through-wan". */
+/**
+ * More destinations of the kernel's own than a socket filter holds are told apart behind it, and counted as
+ * "not-through-wan".
+ */
 const FILTER_ROUTES = 500;
 
 /** What of the kernel's tables the topology is made of. */
@@ -59,7 +62,10 @@ export interface LanPlace extends Place {
 	framed: boolean;
 	/** The networks that are translated. */
 	nets: readonly Subnet[];
-	/** The same, or those it had last if its device has lost its addresses, as when it is made anew: its hosts are known by them meanwhile. */
+	/**
+	 * The same, or those it had last if its device has lost its addresses, as when it is made anew: its hosts are known
+	 * by them meanwhile.
+	 */
 	known: readonly Subnet[];
 }
 
@@ -74,7 +80,10 @@ export interface Topology {
 	externals: readonly number[];
 	owned: readonly AddressRange[];
 	forwards: readonly ClaimedPorts[];
-	/** masqd's port range; what of it is not the router's own, TCP and UDP; and what with the forwards the socket filters take. */
+	/**
+	 * masqd's port range; what of it is not the router's own, TCP and UDP; and what with the forwards the socket
+	 * filters take.
+	 */
 	ports: PortRange[];
 	guarded: { readonly tcp: readonly PortRange[]; readonly udp: readonly PortRange[] };
 	claimed: readonly ClaimedPorts[];
@@ -93,13 +102,16 @@ export function placesOf(plan: Plan): Place[] {
 		return { name: l.device, kind, tun, home, pcp: l.pcp, subnets: l.subnets };
 	};
 	const places = plan.lan.map((l, home) => place(l, l.driver, home));
-	// What hosts send to our own address the kernel would not route to the TUN device (hairpinning), and what has its last hop it would not forward
-	// (and answer by its own rates, whoever the source): a packet socket hears both.
+	// What hosts send to our own address the kernel would not route to the TUN device (hairpinning), and what has its
+	// last hop it would not forward (and answer by its own rates, whoever the source): a packet socket hears both.
 	for (const [home, l] of plan.lan.entries()) if (l.driver === "tun") places.push(place(l, "tap", home));
 	return places;
 }
 
-/** The topology of a plan on the router as the kernel shows it; `own` knows the ports of the router's own services, `before` is the topology until now. */
+/**
+ * The topology of a plan on the router as the kernel shows it; `own` knows the ports of the router's own services,
+ * `before` is the topology until now.
+ */
 export function topologyOf(plan: Plan, kernel: KernelFacts, own: Pick<OwnPorts, "rangesOf">, before: Topology | null = null): Topology {
 	const device = (name: string): Device => {
 		const link = kernel.linkByName(name);
@@ -158,7 +170,10 @@ function claims(
 	};
 }
 
-/** A WAN whose subnet overlaps a LAN's counts as one without address: whom a packet is for could not be told (RFC 4787 REQ-7). */
+/**
+ * A WAN whose subnet overlaps a LAN's counts as one without address: whom a packet is for could not be told (RFC 4787
+ * REQ-7).
+ */
 function conflictOf(kernel: KernelFacts, wan: Device, lan: readonly LanPlace[]): string {
 	let conflict = "";
 	for (const { address, prefix } of kernel.addresses(wan.index)) {
@@ -172,8 +187,8 @@ function conflictOf(kernel: KernelFacts, wan: Device, lan: readonly LanPlace[]):
 }
 
 /**
- * The subnets by which hosts are known to be masqd's; none if that cannot be said: at a start (`starting`) with sessions of a predecessor, while a LAN
- * has no addresses yet.
+ * The subnets by which hosts are known to be masqd's; none if that cannot be said: at a start (`starting`) with
+ * sessions of a predecessor, while a LAN has no addresses yet.
  */
 export function knownNets({ lan }: Topology, starting: boolean): Subnet[] {
 	return starting && lan.some((place) => place.known.length === 0) ? [] : lan.flatMap((place) => place.known);
@@ -202,7 +217,8 @@ export function wanFilterFacts(t: Topology): WanFilterFacts {
 }
 
 /**
- * Why packets from a LAN to a destination never come to masqd, in words; null if they do: what {@link lanFilterFacts} leaves to the kernel.
+ * Why packets from a LAN to a destination never come to masqd, in words; null if they do: what {@link lanFilterFacts}
+ * leaves to the kernel.
  *
  * @param isOwn the port is one of the router's own services
  */

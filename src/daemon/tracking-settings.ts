@@ -1,13 +1,17 @@
 /**
- * Settings of the kernel's connection tracking that go with the kernel driver; they are put back in the end. Timers stand in `ct timeout` objects already (queue-rules.ts):
- * these are what entries fall back to that have come out of a flowtable, and what objects cannot say (ICMP, protocols without ports).
+ * Settings of the kernel's connection tracking that go with the kernel driver; they are put back in the end. Timers
+ * stand in `ct timeout` objects already (queue-rules.ts): these are what entries fall back to that have come out of a
+ * flowtable, and what objects cannot say (ICMP, protocols without ports).
  */
 import type { Timeouts } from "../conntrack/states.ts";
 import type { SavedSysctls } from "../kernel/saved-sysctls.ts";
 
 const FOLDER = "/proc/sys/net/netfilter/nf_conntrack_";
 const FRAGMENT_TIME = "/proc/sys/net/ipv4/ipfrag_time";
-/** Entries of the kernel's for each session of masqd's: those of the router's own, and of networks that are not translated, are in the same table. */
+/**
+ * Entries of the kernel's for each session of masqd's: those of the router's own, and of networks that are not
+ * translated, are in the same table.
+ */
 const ROOM = 1.25;
 
 const FRAGMENT_SECONDS = 2;

@@ -1,5 +1,6 @@
 /**
- * The translating core as the daemon has it: over the state file's memory, the ports' frame memory and the kernel's neighbours.
+ * The translating core as the daemon has it: over the state file's memory, the ports' frame memory and the kernel's
+ * neighbours.
  */
 import * as native from "masq:native";
 import type { Plan } from "../config/plan.ts";

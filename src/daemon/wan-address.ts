@@ -1,5 +1,6 @@
 /**
- * The WAN's address: gained, lost or another one. Sessions move to a new address, TCP is reset towards the LAN, and whoever listens is told.
+ * The WAN's address: gained, lost or another one. Sessions move to a new address, TCP is reset towards the LAN, and
+ * whoever listens is told.
  */
 import { HALF_SHIFT, HOST_PLACE, HOST_PORT_SHIFT, HOST_REACHABLE, HOST_WORDS, R_HOST } from "../conntrack/record.ts";
 import type { Watch } from "../control/watch.ts";
@@ -36,7 +37,10 @@ export interface AddressSurroundings {
 /** The address by which sessions go out. */
 export class WanAddress implements Follower {
 	readonly name = "wan address";
-	/** The WAN has no address that can be used, or some session no route: packets from inside take the slow way (SlowPath.outboundImpaired). */
+	/**
+	 * The WAN has no address that can be used, or some session no route: packets from inside take the slow way
+	 * (SlowPath.outboundImpaired).
+	 */
 	impaired = true;
 	readonly #with: AddressSurroundings;
 	/** As loaded: what listeners know, and whether some session has no route. */
@@ -59,7 +63,10 @@ export class WanAddress implements Follower {
 		this.impaired = this.#address === 0 || this.#unroutable;
 	}
 
-	/** What stands against every outbound packet now: a reason number, -1 for whatever its route says; null if nothing does. */
+	/**
+	 * What stands against every outbound packet now: a reason number, -1 for whatever its route says; null if nothing
+	 * does.
+	 */
 	get fault(): number | null {
 		if (!this.impaired) return null;
 		if (this.#address !== 0) return -1;

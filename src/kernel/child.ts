@@ -1,6 +1,7 @@
 /**
- * A program that runs beside the loop (nft), so that forwarding does not wait for it: started, its output watched in the poll set, ended when its time is
- * up. One that cannot be ended, because it waits inside the kernel, is looked at until it is.
+ * A program that runs beside the loop (nft), so that forwarding does not wait for it: started, its output watched in
+ * the poll set, ended when its time is up. One that cannot be ended, because it waits inside the kernel, is looked at
+ * until it is.
  */
 import type { Fd } from "masq:native";
 

@@ -1,9 +1,10 @@
 /**
- * Which processor masqd runs on. The kernel wakes a process where its frame arrived, so under load masqd and the interrupts that feed it
- * share one processor, and the scheduler may leave it so while another is idle (measured: TCP at 11 instead of 17 Gbit/s). So: while
- * traffic is carried, look now and then how idle each processor was; on a crowded one with a mostly idle one beside it, move there, and back at
- * once if the one that was left is idler now than the new one was: then masqd sits where the frames come in and is what holds them up (measured:
- * the other processor is idle for 70 to 100 % of the time then, and where masqd sits right for 0 to 50 %). After a while without traffic give
+ * Which processor masqd runs on. The kernel wakes a process where its frame arrived, so under load masqd and the
+ * interrupts that feed it share one processor, and the scheduler may leave it so while another is idle (measured: TCP
+ * at 11 instead of 17 Gbit/s). So: while traffic is carried, look now and then how idle each processor was; on a
+ * crowded one with a mostly idle one beside it, move there, and back at once if the one that was left is idler now than
+ * the new one was: then masqd sits where the frames come in and is what holds them up (measured: the other processor is
+ * idle for 70 to 100 % of the time then, and where masqd sits right for 0 to 50 %). After a while without traffic give
  * the choice back to the scheduler. Whoever starts masqd on chosen processors (taskset) has it stay on those.
  */
 
@@ -16,7 +17,10 @@ const CROWDED = 0.1;
 const ROOMY = 0.6;
 /** By how much more than expected the processor that was left must be idle for the move to be taken back. */
 const WORSE = 0.1;
-/** Milliseconds in which a move is not undone; doubled up to the second number each time one would have been, until there is a pause. */
+/**
+ * Milliseconds in which a move is not undone; doubled up to the second number each time one would have been, until
+ * there is a pause.
+ */
 const STAY_MS = 300;
 const STAY_MOST_MS = 10_000;
 /** Frames between two looks below which there is nothing to gain. */
@@ -68,7 +72,10 @@ export class CpuAffinity {
 		return idle;
 	}
 
-	/** Looks, and moves if that helps. `frames` is how many frames have been received since the start. Where looking or moving is forbidden, never again. */
+	/**
+	 * Looks, and moves if that helps. `frames` is how many frames have been received since the start. Where looking or
+	 * moving is forbidden, never again.
+	 */
 	look(milliseconds: number, frames: number): void {
 		try {
 			this.#look(milliseconds, frames);
@@ -96,7 +103,8 @@ export class CpuAffinity {
 		const share = (cpu: number) => (((this.#idle.get(cpu) ?? 0) - (before.get(cpu) ?? 0)) * 10) / elapsed;
 		const here = this.#system.processor();
 		if (milliseconds < this.#stayUntil) {
-			// Only just behind the move: later it may be idle because the load has gone and only what is queued is left.
+			// Only just behind the move: later it may be idle because the load has gone and only what is queued is
+			// left.
 			const left = this.#left;
 			this.#left = -1;
 			if (left >= 0 && share(here) < CROWDED && share(left) >= this.#promised + WORSE) this.#move(left, milliseconds);
@@ -125,8 +133,9 @@ export class CpuAffinity {
 	}
 
 	/**
-	 * Gives the choice back to the scheduler after {@link REST_MS} with little traffic; does nothing if it has it. For calling every second or
-	 * so. Where the processors of the start are no longer allowed it stays where it is, for good.
+	 * Gives the choice back to the scheduler after {@link REST_MS} with little traffic; does nothing if it has it. For
+	 * calling every second or so. Where the processors of the start are no longer allowed it stays where it is, for
+	 * good.
 	 */
 	rest(milliseconds: number): void {
 		if (!this.#moved || milliseconds - this.#busyAt < REST_MS) return;

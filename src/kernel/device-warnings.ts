@@ -1,6 +1,7 @@
 /**
- * What is amiss with the devices that the configuration names, in sentences: nothing of this is an error, because it may be put right while masqd runs, but as long as it
- * holds masqd translates nothing there, or not all that the owner expects.
+ * What is amiss with the devices that the configuration names, in sentences: nothing of this is an error, because it
+ * may be put right while masqd runs, but as long as it holds masqd translates nothing there, or not all that the owner
+ * expects.
  */
 
 import { ARPHRD } from "../netlink/route.ts";
@@ -52,8 +53,8 @@ export function deviceWarnings(kernel: KernelMirror, devices: readonly Configure
 }
 
 /**
- * What it costs that `auto` stands back for others' filters (`filters`, in words) on the WAN: by PPP a router's processor is the limit then. None where there are none, or by
- * another kind of device.
+ * What it costs that `auto` stands back for others' filters (`filters`, in words) on the WAN: by PPP a router's
+ * processor is the limit then. None where there are none, or by another kind of device.
  *
  * @param type ARPHRD of the WAN device.
  */
@@ -64,7 +65,10 @@ export function shaperWarnings(wan: string, type: number | undefined, filters: s
 	];
 }
 
-/** Whether br_netfilter shows bridged IPv4 frames to the hooks of inet and ip tables, before the bridge's own sockets have them. */
+/**
+ * Whether br_netfilter shows bridged IPv4 frames to the hooks of inet and ip tables, before the bridge's own sockets
+ * have them.
+ */
 export function filtersBridges(io: Pick<typeof import("masq:native"), "readFile">): boolean {
 	try {
 		return io.readFile("/proc/sys/net/bridge/bridge-nf-call-iptables").trim() !== "0";

@@ -1,7 +1,9 @@
 /**
- * What others have put on the ports to see, stop or slow down packets, and what packets that go by the offload would go past: filters of traffic control on the way
- * in (SQM's redirection to an IFB), which come after tcx programs, and chains of nftables that are bound to a device, on the way in and out. The kernel spares a packet that was
- * redirected on its way in the chains of its way out. What hangs on the device below a VLAN or bridge, XDP programs and queueing disciplines see every packet as ever.
+ * What others have put on the ports to see, stop or slow down packets, and what packets that go by the offload would go
+ * past: filters of traffic control on the way in (SQM's redirection to an IFB), which come after tcx programs, and
+ * chains of nftables that are bound to a device, on the way in and out. The kernel spares a packet that was redirected
+ * on its way in the chains of its way out. What hangs on the device below a VLAN or bridge, XDP programs and queueing
+ * disciplines see every packet as ever.
  */
 import type { IngressFilters } from "./ingress-filter.ts";
 import { type NftIo, NftView } from "./nft-view.ts";

@@ -1,6 +1,7 @@
 /**
- * Routing that others have set up on the router and that masqd does not follow, in sentences: a LAN's packets leave by the WAN's address and route whatever
- * policy rules say, and not at all where the default route in force is not the WAN's. Whoever meant them for a VPN has to hear of that.
+ * Routing that others have set up on the router and that masqd does not follow, in sentences: a LAN's packets leave by
+ * the WAN's address and route whatever policy rules say, and not at all where the default route in force is not the
+ * WAN's. Whoever meant them for a VPN has to hear of that.
  */
 
 import { FR_ACT_TO_TBL, type RuleMessage } from "../netlink/route.ts";

@@ -1,11 +1,13 @@
 /**
  * Keeps the guard (guard.ts) as the daemon wants it, while forwarding goes on.
  *
- * Theory of operation. At the start nft is waited for: there is no packet before there is a guard. Later most changes are of addresses and ports, which are elements
- * of sets: netlink puts them in at once, before the turn goes on, so that no packet is translated to an address or a port that the kernel does not
- * leave to masqd. For what is not in sets (another device, another driver), for very many routes, and when somebody has deleted the table, nft makes the guard
- * anew, beside the loop. A port whose device is new is opened when the guard that names it is there ({@link GuardKeeper.covers}), as at the start.
- * An nft that hangs is ended after {@link NFT_TIMEOUT_MS}, and another is tried by the pace (guard-pace.ts).
+ * Theory of operation. At the start nft is waited for: there is no packet before there is a guard. Later most changes
+ * are of addresses and ports, which are elements of sets: netlink puts them in at once, before the turn goes on, so
+ * that no packet is translated to an address or a port that the kernel does not leave to masqd. For what is not in sets
+ * (another device, another driver), for very many routes, and when somebody has deleted the table, nft makes the guard
+ * anew, beside the loop. A port whose device is new is opened when the guard that names it is there
+ * ({@link GuardKeeper.covers}), as at the start. An nft that hangs is ended after {@link NFT_TIMEOUT_MS}, and another
+ * is tried by the pace (guard-pace.ts).
  */
 import { Child, type ChildIo } from "./child.ts";
 import {
@@ -31,7 +33,10 @@ export type KeeperIo = ChildIo & GuardIo & SetsIo & Pick<typeof import("masq:nat
 
 /** A set with more ranges is left to nft, beside the loop: a millisecond is enough for so many. */
 const RANGES_AT_ONCE = 512;
-/** Milliseconds that the end of masqd waits for a run of nft to be ended: one that goes on in the kernel would make the guard again behind it. */
+/**
+ * Milliseconds that the end of masqd waits for a run of nft to be ended: one that goes on in the kernel would make the
+ * guard again behind it.
+ */
 const END_PATIENCE = 1000;
 
 /** What the keeper tells, and asks. */
@@ -183,8 +188,9 @@ export class GuardKeeper {
 	}
 
 	/**
-	 * Whether the guard that there is does not know all networks that are masqd's. What the hosts of a newcomer have open the kernel has masqueraded, from ports that it has
-	 * learned as its own: they are to be masqd's. All is forgotten then, and the rest learned again from its next packet.
+	 * Whether the guard that there is does not know all networks that are masqd's. What the hosts of a newcomer have
+	 * open the kernel has masqueraded, from ports that it has learned as its own: they are to be masqd's. All is
+	 * forgotten then, and the rest learned again from its next packet.
 	 */
 	#newcomers(facts: GuardFacts): boolean {
 		return facts.internal.some((net) => !this.sets.hasAddress("inside", net.address));

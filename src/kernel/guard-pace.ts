@@ -1,12 +1,15 @@
 /**
- * When the guard may be installed: it takes time of the processor. What keeps the kernel off masqd's packets is never put off, but a change of
- * nothing but the networks that lead elsewhere (a routing daemon may make many) waits until such changes take a twentieth of the time at most; and an nft that
- * hangs until it is ended is not run again at once.
+ * When the guard may be installed: it takes time of the processor. What keeps the kernel off masqd's packets is never
+ * put off, but a change of nothing but the networks that lead elsewhere (a routing daemon may make many) waits until
+ * such changes take a twentieth of the time at most; and an nft that hangs until it is ended is not run again at once.
  */
 
 import type { GuardFacts } from "./guard.ts";
 
-/** A pause is so many times as long as the run before it, but not longer than so many milliseconds: after a run that did its work, and after one that failed. */
+/**
+ * A pause is so many times as long as the run before it, but not longer than so many milliseconds: after a run that did
+ * its work, and after one that failed.
+ */
 const TIMES = 20;
 const PAUSE_MAX = 5000;
 const FAILED_MAX = 30_000;

@@ -1,6 +1,6 @@
 /**
- * Elements of the guard's sets, by netlink: what nft would take milliseconds for, and a process, this does in microseconds. The kernel answers
- * before the request returns, so nothing is waited for.
+ * Elements of the guard's sets, by netlink: what nft would take milliseconds for, and a process, this does in
+ * microseconds. The kernel answers before the request returns, so nothing is waited for.
  */
 import type { Fd } from "masq:native";
 import type { GuardSet } from "./guard.ts";
@@ -105,7 +105,10 @@ export class GuardSets {
 		return this.#exchange(v.buffer as ArrayBuffer, v.byteLength) === NFT_MSG_NEWSETELEM;
 	}
 
-	/** Whether an address, a host-order address, is in a set of addresses of the guard that there is now, a predecessor's perhaps. */
+	/**
+	 * Whether an address, a host-order address, is in a set of addresses of the guard that there is now, a
+	 * predecessor's perhaps.
+	 */
 	hasAddress(set: string, address: number): boolean {
 		this.#writeQuery(set, 4, (at) => this.#view.setUint32(at, address));
 		return this.#exchange(this.#buffer, this.#at) === NFT_MSG_NEWSETELEM;

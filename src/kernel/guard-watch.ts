@@ -1,9 +1,10 @@
 /**
- * Hears of changes to nftables, and tells when somebody has deleted the guard's table: `service firewall stop` and `restart` flush every table of every
- * owner, and without the guard the kernel would forward beside masqd.
+ * Hears of changes to nftables, and tells when somebody has deleted the guard's table: `service firewall stop` and
+ * `restart` flush every table of every owner, and without the guard the kernel would forward beside masqd.
  *
- * Our own installations, which delete and make the table in one transaction, are heard too: what counts is the last that was said of the table in all that
- * had come. Was it cut in between, the guard is put in place once more, which does no harm.
+ * Our own installations, which delete and make the table in one transaction, are heard too: what counts is the last
+ * that was said of the table in all that had come. Was it cut in between, the guard is put in place once more, which
+ * does no harm.
  */
 import type { Fd, NativeError } from "masq:native";
 

@@ -1,46 +1,56 @@
 /**
  * The guard: the one nft table, `inet masqd`, that keeps the kernel off the packets that are masqd's.
  *
- * Packet sockets receive before netfilter, so what is dropped here has been seen by masqd already; it is dropped for the
- * kernel only, which would answer it (RST, ICMP), forward it untranslated or translate it a second time.
+ * Packet sockets receive before netfilter, so what is dropped here has been seen by masqd already; it is dropped for
+ * the kernel only, which would answer it (RST, ICMP), forward it untranslated or translate it a second time.
  *
  * Before conntrack and before defragmentation, at prerouting:
- *  - `lan_unicast`: from a LAN of the packet driver, unicast that is neither for the router nor for a network that the kernel
- *    routes elsewhere than by the WAN. With the tun driver the kernel forwards these packets to masqd and must not lose them, but for those with their
- *    last hop: masqd answers them.
- *  - `claimed`: TCP and UDP from the WAN or a LAN to an external address at a port of masqd's range or of a port forward, unless it is
- *    the answer in a flow of the router's own or of a network that the kernel masquerades (`own_flows`, which the kernel learns at postrouting from
- *    what it sends). Of a datagram whose first fragment was dropped the later ones are too (`cut`); other later fragments pass.
- *  - `owned`: everything to external addresses that are masqd's alone, unless a tun-driver LAN is about to deliver it to masqd.
- *  - what a tun-driver LAN sends to masqd, and what comes out of the TUN device, is tracked by the kernel in a conntrack zone of its own.
- *    The kernel's entries of such flows carry no NAT binding; after masqd's end they must not be found again, or the flow would leave
- *    untranslated instead of being masqueraded anew. Nor must what the kernel has tracked before masqd's start be in the way: with the
- *    zone set in the direction out only, the two entries of a flow that the kernel had forwarded untranslated have the same reply
- *    tuple, and the kernel drops every packet of the flow, counted nowhere, until the older entry's time is up. Where the kernel has no
- *    zones, what is sent to masqd is not tracked at all.
+ *  - `lan_unicast`: from a LAN of the packet driver, unicast that is neither for the router nor for a network that the
+ *    kernel routes elsewhere than by the WAN. With the tun driver the kernel forwards these packets to masqd and must
+ *    not lose them, but for those with their last hop: masqd answers them.
+ *  - `claimed`: TCP and UDP from the WAN or a LAN to an external address at a port of masqd's range or of a port
+ *    forward, unless it is the answer in a flow of the router's own or of a network that the kernel masquerades
+ *    (`own_flows`, which the kernel learns at postrouting from what it sends). Of a datagram whose first fragment was
+ *    dropped the later ones are too (`cut`); other later fragments pass.
+ *  - `owned`: everything to external addresses that are masqd's alone, unless a tun-driver LAN is about to deliver it
+ *    to masqd.
+ *  - what a tun-driver LAN sends to masqd, and what comes out of the TUN device, is tracked by the kernel in a
+ *    conntrack zone of its own. The kernel's entries of such flows carry no NAT binding; after masqd's end they must
+ *    not be found again, or the flow would leave untranslated instead of being masqueraded anew. Nor must what the
+ *    kernel has tracked before masqd's start be in the way: with the zone set in the direction out only, the two
+ *    entries of a flow that the kernel had forwarded untranslated have the same reply tuple, and the kernel drops every
+ *    packet of the flow, counted nowhere, until the older entry's time is up. Where the kernel has no zones, what is
+ *    sent to masqd is not tracked at all.
  * Where the kernel forwards:
- *  - `inbound`: from the WAN with a source of a translated LAN or straight to one, exempt peers apart: nothing outside knows these addresses.
+ *  - `inbound`: from the WAN with a source of a translated LAN or straight to one, exempt peers apart: nothing outside
+ *    knows these addresses.
  * At output, before conntrack:
- *  - `steer`: what the kernel sends to the Internet about a packet that came out of a TUN device. An ICMP error quotes the internal address, a reset has it as its
- *    source. It is marked, and a policy rule leads it to masqd (tun-routes.ts), which translates it.
+ *  - `steer`: what the kernel sends to the Internet about a packet that came out of a TUN device. An ICMP error quotes
+ *    the internal address, a reset has it as its source. It is marked, and a policy rule leads it to masqd
+ *    (tun-routes.ts), which translates it.
  * At output, where errors that come out of the TUN device do not pass:
- *  - `refused`: the kernel's "protocol unreachable" to the WAN, and to a LAN from the WAN's address. It gets a copy of every SCTP, GRE or ESP packet for
- *    an internal host (one cannot tell those from the router's own by a port) and would refuse it for want of a socket.
+ *  - `refused`: the kernel's "protocol unreachable" to the WAN, and to a LAN from the WAN's address. It gets a copy of
+ *    every SCTP, GRE or ESP packet for an internal host (one cannot tell those from the router's own by a port) and
+ *    would refuse it for want of a socket.
  * Before and after source NAT:
- *  - Pings have identifiers where others have ports. What the kernel sends by the WAN under one of masqd's range gets another; replies under one of masqd's range pass to the
- *    kernel only where it has asked so all the same. Its raw sockets would take those of internal hosts for their own.
+ *  - Pings have identifiers where others have ports. What the kernel sends by the WAN under one of masqd's range gets
+ *    another; replies under one of masqd's range pass to the kernel only where it has asked so all the same. Its raw
+ *    sockets would take those of internal hosts for their own.
  * After source NAT, at postrouting:
- *  - `leak`: what would leave by the WAN with a source that is not the WAN device's. It must stay 0: masqd's own packets do
- *    not pass here, and the kernel has nothing to send under another address.
- *  - what leaves from a port that masqd claims is a flow of the kernel's: its answers are let in. Not one of a translated LAN, which the kernel
- *    has masqueraded while masqd was away. `own_full` counts packets of flows that found no room: there is more of it than the kernel tracks connections.
- *  - before the firewall's source NAT, the router's own new TCP connections from such a port get another, as the kernel's NAT would do when a host of the LAN has
- *    that port to that server already: the kernel cannot know masqd's sessions. Not UDP: a tunnel's peers would learn a wrong port.
+ *  - `leak`: what would leave by the WAN with a source that is not the WAN device's. It must stay 0: masqd's own
+ *    packets do not pass here, and the kernel has nothing to send under another address.
+ *  - what leaves from a port that masqd claims is a flow of the kernel's: its answers are let in. Not one of a
+ *    translated LAN, which the kernel has masqueraded while masqd was away. `own_full` counts packets of flows that
+ *    found no room: there is more of it than the kernel tracks connections.
+ *  - before the firewall's source NAT, the router's own new TCP connections from such a port get another, as the
+ *    kernel's NAT would do when a host of the LAN has that port to that server already: the kernel cannot know masqd's
+ *    sessions. Not UDP: a tunnel's peers would learn a wrong port.
  *
- * The script makes the table anew in one transaction, so there is never a moment without a guard and what a killed predecessor left is
- * replaced; but for the flows that were learned, which are kept where the kernel allows it. Addresses are told apart by `fib` expressions, which follow the kernel's addresses by
- * themselves; where the kernel has none (no kmod-nft-fib) sets of addresses stand in, and the guard has to be installed again
- * when an address changes.
+ * The script makes the table anew in one transaction, so there is never a moment without a guard and what a killed
+ * predecessor left is replaced; but for the flows that were learned, which are kept where the kernel allows it.
+ * Addresses are told apart by `fib` expressions, which follow the kernel's addresses by themselves; where the kernel
+ * has none (no kmod-nft-fib) sets of addresses stand in, and the guard has to be installed again when an address
+ * changes.
  */
 
 import type { PortRange } from "../conntrack/ports.ts";
@@ -100,8 +110,9 @@ const FLOWS_LEAST = 16_384;
 const FLOWS_MOST = 1_048_576;
 
 /**
- * How many flows are learned at most: twice as many as the kernel tracks (`max` is nf_conntrack_max as text, "" if unknown), because some are remembered for
- * longer. So the kernel refuses new connections of a network that opens too many before masqd's guard has no room.
+ * How many flows are learned at most: twice as many as the kernel tracks (`max` is nf_conntrack_max as text, "" if
+ * unknown), because some are remembered for longer. So the kernel refuses new connections of a network that opens too
+ * many before masqd's guard has no room.
  */
 export function learnedFlows(max: string): number {
 	return Math.min(FLOWS_MOST, Math.max(FLOWS_LEAST, 2 * (Number.parseInt(max, 10) || 0)));
@@ -113,10 +124,16 @@ export type AddressTest = "fib" | "sets";
 /** How the kernel's tracking of what goes to the TUN device is kept apart from that of what it forwards itself. */
 export type Separation = "zone" | "notrack";
 
-/** What is done with the flows that an earlier guard has learned: they are kept, or begun anew, or (a kernel without what that needs) nothing is learned. */
+/**
+ * What is done with the flows that an earlier guard has learned: they are kept, or begun anew, or (a kernel without
+ * what that needs) nothing is learned.
+ */
 export type Learning = "keep" | "anew" | "none";
 
-/** Whether the kernel can give its pings identifiers, and the router's TCP connections ports, that are not masqd's: it has NAT. */
+/**
+ * Whether the kernel can give its pings identifiers, and the router's TCP connections ports, that are not masqd's: it
+ * has NAT.
+ */
 export type Identifiers = "apart" | "shared";
 
 /** Names of the guard's counters. */
@@ -146,18 +163,23 @@ const UNPRIVILEGED = 1024;
 /** "MQ". */
 const TUN_ZONE = 0x4d51;
 /**
- * Later fragments to our own address that the kernel may have of senders whose datagrams it has not been getting: its reassembly memory (4 MB for 30 s) is
- * needed for the datagrams of tun-driver LANs, which pass its defragmentation, and a flood of stray fragments would fill it.
+ * Later fragments to our own address that the kernel may have of senders whose datagrams it has not been getting: its
+ * reassembly memory (4 MB for 30 s) is needed for the datagrams of tun-driver LANs, which pass its defragmentation, and
+ * a flood of stray fragments would fill it.
  */
 const STRAYS = "64/second burst 256 packets";
 /** How long a flow of the kernel's own is remembered. */
 const UDP_FLOW = "200s";
-/** The same of a network's flow that nobody has answered, which the kernel tracks for 30 s, and for as long again; and of a connection that a reset has ended. */
+/**
+ * The same of a network's flow that nobody has answered, which the kernel tracks for 30 s, and for as long again; and
+ * of a connection that a reset has ended.
+ */
 const UNANSWERED = "60s";
 const RESET = "15s";
 /**
- * Sets that the kernel fills from packets: name, type, elements at most, how long one lives, and how often the dead are collected. A flow is peer, protocol, port here
- * and port there; it lives somewhat longer than the kernel's conntrack has UDP (180 s), and how many there are is said by the facts.
+ * Sets that the kernel fills from packets: name, type, elements at most, how long one lives, and how often the dead are
+ * collected. A flow is peer, protocol, port here and port there; it lives somewhat longer than the kernel's conntrack
+ * has UDP (180 s), and how many there are is said by the facts.
  */
 const LEARNED = [
 	["own_flows", "type ipv4_addr . inet_proto . inet_service . inet_service", 0, UDP_FLOW, ""],
@@ -170,7 +192,10 @@ const LEARNED = [
 const ESTABLISHED = "300s";
 /** An established connection may be silent for as long as masqd's own (RFC 5382 REQ-5). */
 const CONNECTION = "7440s";
-/** ICMP errors, and where in one the destination of the packet stands that it is about (bits from the ICMP header's first; RFC 792). */
+/**
+ * ICMP errors, and where in one the destination of the packet stands that it is about (bits from the ICMP header's
+ * first; RFC 792).
+ */
 const ERRORS = "destination-unreachable, time-exceeded, parameter-problem";
 const QUOTED_DESTINATION = "@th,192,32";
 /** A run of nft that takes longer is ended. */
@@ -278,7 +303,8 @@ export function guardRuleset(
 		[lans, "claimed_lan", ""],
 	] as const) {
 		if (from.length === 0) continue;
-		// Before defragmentation: what stands where a port would is data in a later fragment, and the kernel compares it all the same.
+		// Before defragmentation: what stands where a port would is data in a later fragment, and the kernel compares
+		// it all the same.
 		const first = learns && counter === "claimed_wan" ? "ip frag-off & 0x3fff == 0" : "ip frag-off & 0x1fff == 0";
 		for (const proto of ["tcp", "udp"])
 			lines.push(
@@ -363,7 +389,10 @@ export function guardRuleset(
 	return [`add table ${GUARD_TABLE}`, ...before, `table ${GUARD_TABLE} {`, ...lines].join("\n");
 }
 
-/** What takes everything out of a table that may be there but the flows it has learned, so that `lines` can be added to it. */
+/**
+ * What takes everything out of a table that may be there but the flows it has learned, so that `lines` can be added to
+ * it.
+ */
 function emptied(lines: readonly string[]): string[] {
 	const before = [`flush table ${GUARD_TABLE}`];
 	for (const [n, line] of lines.entries()) {
@@ -392,8 +421,8 @@ export interface NftResult {
 }
 
 /**
- * Installs the guard, in place of one that is there: yields scripts for nft, and wants to know of each what came of it. Tries to keep what that has learned, and
- * `fib` expressions and conntrack zones, first.
+ * Installs the guard, in place of one that is there: yields scripts for nft, and wants to know of each what came of it.
+ * Tries to keep what that has learned, and `fib` expressions and conntrack zones, first.
  *
  * @throws Error with nft's own words if the kernel takes none, or if nft was ended.
  */
@@ -465,7 +494,10 @@ export function guardedPorts(g: GuardFacts, proto: number): PortRange[] {
 	return mergeRanges([...(g.rangesOf?.(proto) ?? g.portRanges), ...g.forwards.filter((forward) => forward.proto === proto)]);
 }
 
-/** The widest range of numbers from 1024 on that `ranges`, in order and apart, leave free; null if there are none, or none that is of use. */
+/**
+ * The widest range of numbers from 1024 on that `ranges`, in order and apart, leave free; null if there are none, or
+ * none that is of use.
+ */
 function widestGap(ranges: readonly PortRange[]): PortRange | null {
 	let gap = { first: 0, last: -1 };
 	let first = 1024;
@@ -485,8 +517,8 @@ function names(devices: readonly string[]): string {
 }
 
 /**
- * A device name as an nft string. The kernel allows almost any byte in one, nft no escapes in its strings: a name that would
- * end the string, or mean a pattern, is refused.
+ * A device name as an nft string. The kernel allows almost any byte in one, nft no escapes in its strings: a name that
+ * would end the string, or mean a pattern, is refused.
  */
 function quoted(device: string): string {
 	if (!/^[^"\\*\s]{1,15}$/.test(device)) throw new Error(`guard: device name ${JSON.stringify(device)} cannot be written in nft`);

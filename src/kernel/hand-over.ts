@@ -1,16 +1,19 @@
 /**
  * Hands the TCP connections that masqd carries over to the kernel, when the LAN is the kernel's again.
  *
- * To a kernel that knows nothing of a connection, the peer's next segment is one for the router itself: firewall4 answers it with a reset, and so does the
- * kernel's own TCP. Only what its host sends makes the kernel take it up in the middle, and a host that downloads sends nothing until it hears something. So the
- * kernel gets an entry of each connection, with masqd's mapping as its source NAT, before it gets the first packet.
+ * To a kernel that knows nothing of a connection, the peer's next segment is one for the router itself: firewall4
+ * answers it with a reset, and so does the kernel's own TCP. Only what its host sends makes the kernel take it up in
+ * the middle, and a host that downloads sends nothing until it hears something. So the kernel gets an entry of each
+ * connection, with masqd's mapping as its source NAT, before it gets the first packet.
  *
- * Entries that the kernel has of earlier are in the way: their windows have stood still since masqd started, every segment is "invalid" to them, and firewall4
- * drops those. They are deleted first, or, where ctnetlink is not installed, by OpenWrt's /proc/net/nf_conntrack; then the kernel has to take connections up in
- * the middle, with the ports that they have inside.
+ * Entries that the kernel has of earlier are in the way: their windows have stood still since masqd started, every
+ * segment is "invalid" to them, and firewall4 drops those. They are deleted first, or, where ctnetlink is not
+ * installed, by OpenWrt's /proc/net/nf_conntrack; then the kernel has to take connections up in the middle, with the
+ * ports that they have inside.
  *
- * Nothing is made of other protocols: what masquerades forgets its own mappings when the WAN's address changes and would not forget these, which a host that
- * sends every few seconds would keep alive forever. A connection ends with its address anyway.
+ * Nothing is made of other protocols: what masquerades forgets its own mappings when the WAN's address changes and
+ * would not forget these, which a host that sends every few seconds would keep alive forever. A connection ends with
+ * its address anyway.
  */
 import type { Fd } from "masq:native";
 import {
@@ -34,7 +37,10 @@ type FlowsIo = Pick<typeof import("masq:native"), "netlinkOpen" | "netlinkSend" 
 
 const ENOENT = 2;
 const BATCH = 128;
-/** OpenWrt's kernels have this where the netlink part of conntrack is not installed: an address written to it ends the entries of that address. */
+/**
+ * OpenWrt's kernels have this where the netlink part of conntrack is not installed: an address written to it ends the
+ * entries of that address.
+ */
 const FLUSH = "/proc/net/nf_conntrack";
 /** States of connections that go on. */
 const GOES_ON: readonly number[] = [TCP_OPENED, TCP_ESTABLISHED, TCP_FIN_OUT, TCP_FIN_IN, TCP_INSPECTED];
@@ -82,7 +88,10 @@ export function handOver(io: FlowsIo, T: Int32Array, externals: Int32Array, sess
 	}
 }
 
-/** Sends a request for each session. False if the kernel does not know such requests; that it does not grant some is no matter. */
+/**
+ * Sends a request for each session. False if the kernel does not know such requests; that it does not grant some is no
+ * matter.
+ */
 function requestAll(
 	io: FlowsIo,
 	fd: Fd,

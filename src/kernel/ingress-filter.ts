@@ -1,8 +1,10 @@
 /**
- * A BPF program as a classic filter on a device's ingress (clsact queueing discipline and cls_bpf), for kernels before 6.6, which have no tcx.
+ * A BPF program as a classic filter on a device's ingress (clsact queueing discipline and cls_bpf), for kernels before
+ * 6.6, which have no tcx.
  *
- * The filter is known by its priority and handle, so that a program takes the place of the one that is there in one step, also of one that a killed
- * predecessor left. The queueing discipline is removed only if it was made here and nobody else has put a filter on it since.
+ * The filter is known by its priority and handle, so that a program takes the place of the one that is there in one
+ * step, also of one that a killed predecessor left. The queueing discipline is removed only if it was made here and
+ * nobody else has put a filter on it since.
  */
 
 import type { Fd } from "masq:native";
@@ -34,7 +36,10 @@ export class IngressFilters {
 		this.#view = view;
 	}
 
-	/** Puts a program on a device, or in the place of the one that is there. Throws RtnetlinkError: ENOENT or EOPNOTSUPP on kernels without it. */
+	/**
+	 * Puts a program on a device, or in the place of the one that is there. Throws RtnetlinkError: ENOENT or EOPNOTSUPP
+	 * on kernels without it.
+	 */
 	attach(ifindex: number, program: Fd): void {
 		try {
 			this.#view.request("make the clsact queueing discipline", (sequence) =>
@@ -80,7 +85,9 @@ export class IngressFilters {
 		);
 	}
 
-	/** Removes the filter that a daemon which died has left on a device; false if there is none. Throws RtnetlinkError. */
+	/**
+	 * Removes the filter that a daemon which died has left on a device; false if there is none. Throws RtnetlinkError.
+	 */
 	detachLeft(ifindex: number): boolean {
 		try {
 			if (this.#filters(ifindex, INGRESS, (message) => message.kind === "traffic" && message.priority === PRIORITY) === 0) return false;
@@ -93,8 +100,8 @@ export class IngressFilters {
 	}
 
 	/**
-	 * Filters that packets that come in by a device have to pass and that others have put there, such as the ingress shaper of SQM: a tcx program that sends
-	 * packets on takes them past those. None on kernels without filters.
+	 * Filters that packets that come in by a device have to pass and that others have put there, such as the ingress
+	 * shaper of SQM: a tcx program that sends packets on takes them past those. None on kernels without filters.
 	 */
 	othersOn(ifindex: number): Pick<TrafficMessage, "filter" | "redirect">[] {
 		const found: TrafficMessage[] = [];

@@ -1,9 +1,10 @@
 /**
  * The router's own sockets and masqd's port range on one address: kept apart.
  *
- * A service that the router opens in the range is looked for every second (socket-diag.ts) and has its port at once: no session gets it, and the guard lets
- * in what comes for it. Sockets with a peer need no port of their own: the guard has learned their flow. What has lasted for some looks is logged, and
- * taken out of the socket filters, which costs more.
+ * A service that the router opens in the range is looked for every second (socket-diag.ts) and has its port at once: no
+ * session gets it, and the guard lets in what comes for it. Sockets with a peer need no port of their own: the guard
+ * has learned their flow. What has lasted for some looks is logged, and taken out of the socket filters, which costs
+ * more.
  */
 import type { PortRange } from "../conntrack/ports.ts";
 import type { OwnSocket } from "./socket-diag.ts";
@@ -21,7 +22,10 @@ export interface PortKeeper {
 	release(protocol: number, port: number): void;
 }
 
-/** Looks through which a port has been the router's before more than the guard is told: sockets of a resolver come and go. */
+/**
+ * Looks through which a port has been the router's before more than the guard is told: sockets of a resolver come and
+ * go.
+ */
 const SETTLED = 5;
 /** Ports of a protocol that are left to the router; what there is more has to share. */
 const OWN_MAX = 1024;
@@ -62,9 +66,11 @@ export class OwnPorts {
 	}
 
 	/**
-	 * Goes by another look: takes the ports of services that no session has, and gives back those that no socket has any more.
+	 * Goes by another look: takes the ports of services that no session has, and gives back those that no socket has
+	 * any more.
 	 *
-	 * @returns whether anything changed, and what of it has lasted: ports that are new since {@link SETTLED} looks, and whether such a one was given back.
+	 * @returns whether anything changed, and what of it has lasted: ports that are new since {@link SETTLED} looks, and
+	 * whether such a one was given back.
 	 */
 	look(sockets: readonly OwnSocket[]): { changed: boolean; settled: OwnSocket[]; left: boolean } {
 		const seen = new Map(sockets.map((s) => [(s.protocol << 16) | s.port, s]));
@@ -108,7 +114,9 @@ export class OwnPorts {
 		return this.#own.has((protocol << 16) | port);
 	}
 
-	/** What is left of the ranges for a protocol; `settled` leaves out only what has been the router's for some time. */
+	/**
+	 * What is left of the ranges for a protocol; `settled` leaves out only what has been the router's for some time.
+	 */
 	rangesOf(protocol: number, ranges: readonly PortRange[], settled = false): PortRange[] {
 		const ports: number[] = [];
 		for (const own of this.#own.values()) if (own.protocol === protocol && (!settled || own.looks >= SETTLED)) ports.push(own.port);
@@ -134,8 +142,8 @@ function without(ranges: readonly PortRange[], ports: number[]): PortRange[] {
 }
 
 /**
- * Moves the kernel's ephemeral port range out of masqd's ranges, into the largest gap from 1024 up, and returns what puts it back; null if it was
- * apart already. Problems become warnings, because forwarding works without.
+ * Moves the kernel's ephemeral port range out of masqd's ranges, into the largest gap from 1024 up, and returns what
+ * puts it back; null if it was apart already. Problems become warnings, because forwarding works without.
  */
 export function separateEphemeral(io: FileIo, ranges: PortRange[], warnings: string[]): (() => void) | null {
 	let before: string;

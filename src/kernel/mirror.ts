@@ -1,15 +1,17 @@
 /**
  * A mirror of what the kernel knows of IPv4: links, addresses, routes, policy rules and neighbours, kept by rtnetlink.
  *
- * Theory of operation: two sockets. One is joined to the multicast groups and belongs in the poll set; the other carries
- * requests and dumps, each of which is waited for at most {@link ANSWER_MS}. {@link KernelMirror.open} joins the groups first
- * and dumps afterwards, so what changes in between is only told twice: notifications are in order, the last one is right.
+ * Theory of operation: two sockets. One is joined to the multicast groups and belongs in the poll set; the other
+ * carries requests and dumps, each of which is waited for at most {@link ANSWER_MS}. {@link KernelMirror.open} joins
+ * the groups first and dumps afterwards, so what changes in between is only told twice: notifications are in order, the
+ * last one is right.
  *
- * Links, addresses and neighbours follow their notifications. Routes and rules are dumped again whenever something about
- * them may have changed, because IPv4 routes vanish without a word when their device goes down or their source address goes.
- * A dump blocks forwarding for its duration, so dumps take a twentieth of the time at most, with some saved up for bursts. One that
- * has to wait for that: {@link KernelMirror.pendingAt} says when {@link KernelMirror.drain} wants to be called. After an overrun (ENOBUFS)
- * everything is dumped again at once; what fails is tried again soon, then less and less often, and the longer it has held up forwarding the later.
+ * Links, addresses and neighbours follow their notifications. Routes and rules are dumped again whenever something
+ * about them may have changed, because IPv4 routes vanish without a word when their device goes down or their source
+ * address goes. A dump blocks forwarding for its duration, so dumps take a twentieth of the time at most, with some
+ * saved up for bursts. One that has to wait for that: {@link KernelMirror.pendingAt} says when
+ * {@link KernelMirror.drain} wants to be called. After an overrun (ENOBUFS) everything is dumped again at once; what
+ * fails is tried again soon, then less and less often, and the longer it has held up forwarding the later.
  */
 
 import type { Fd, NativeError } from "masq:native";
@@ -49,7 +51,10 @@ export type KernelIo = Pick<
 	"POLLIN" | "netlinkOpen" | "netlinkSend" | "netlinkReceive" | "poll" | "close" | "now"
 >;
 
-/** `rtm_protocol` and FRA_PROTOCOL of everything that masqd makes: 'm'. What carries it and is not ours is a dead predecessor's. */
+/**
+ * `rtm_protocol` and FRA_PROTOCOL of everything that masqd makes: 'm'. What carries it and is not ours is a dead
+ * predecessor's.
+ */
 export const MASQD_PROTOCOL = 109;
 
 /** How long a request may go unanswered, in milliseconds. */
@@ -68,7 +73,9 @@ const DRAIN_MAX = 64;
 const DISCARD_MAX = 4096;
 /** A dump may use one part in this many of the time. */
 const DUMP_SHARE = 20;
-/** ... of which it may save up so many milliseconds: what a redial changes, one thing after another, is seen at once. */
+/**
+ * ... of which it may save up so many milliseconds: what a redial changes, one thing after another, is seen at once.
+ */
 const DUMP_CREDIT = 100;
 /** But no change of a route waits longer than this, in milliseconds. */
 const DUMP_WAIT = 5000;
@@ -146,7 +153,9 @@ export interface Changes {
 	addresses: boolean;
 	routes: boolean;
 	rules: boolean;
-	/** News was lost: what went and came back meanwhile, and with it what the kernel was asked for, shows no difference. */
+	/**
+	 * News was lost: what went and came back meanwhile, and with it what the kernel was asked for, shows no difference.
+	 */
 	lost: boolean;
 	/** Traffic control's filters, of any device. */
 	filters: boolean;
@@ -186,7 +195,10 @@ export function isUsable(neighbour: Neighbour): boolean {
 	return neighbour.mac !== null && (neighbour.state & USABLE) !== 0;
 }
 
-/** Whether a neighbour has answered of late, or is configured: what another station says of its address is not believed then. */
+/**
+ * Whether a neighbour has answered of late, or is configured: what another station says of its address is not believed
+ * then.
+ */
 export function isConfirmed(neighbour: Neighbour): boolean {
 	return isUsable(neighbour) && (neighbour.state & (NUD.REACHABLE | NUD.PERMANENT | NUD.NOARP)) !== 0;
 }
@@ -267,12 +279,17 @@ export class KernelMirror {
 		this.#io = io;
 	}
 
-	/** The descriptor for the poll set: readable when {@link drain} has something to read. -1 when closed, and while {@link drain} fails: its time is {@link pendingAt}. */
+	/**
+	 * The descriptor for the poll set: readable when {@link drain} has something to read. -1 when closed, and while
+	 * {@link drain} fails: its time is {@link pendingAt}.
+	 */
 	get fd(): Fd {
 		return this.#failures > 0 ? -1 : this.#notifications;
 	}
 
-	/** Joins the groups and dumps everything. Throws the native error or {@link RtnetlinkError}; nothing is open then. */
+	/**
+	 * Joins the groups and dumps everything. Throws the native error or {@link RtnetlinkError}; nothing is open then.
+	 */
 	open(): void {
 		try {
 			this.#notifications = this.#io.netlinkOpen(NETLINK_ROUTE, [
@@ -332,8 +349,9 @@ export class KernelMirror {
 	}
 
 	/**
-	 * The route to a destination by the main table, then the default table; policy rules are not looked at. Unreachable,
-	 * prohibit and blackhole routes are returned as such, with `ifindex` 0; a next hop that is not IPv4 counts as unreachable.
+	 * The route to a destination by the main table, then the default table; policy rules are not looked at.
+	 * Unreachable, prohibit and blackhole routes are returned as such, with `ifindex` 0; a next hop that is not IPv4
+	 * counts as unreachable.
 	 *
 	 * @returns null if no route matches.
 	 */
@@ -348,9 +366,9 @@ export class KernelMirror {
 	}
 
 	/**
-	 * What the kernel routes elsewhere than by a device: the destinations of all routes but default routes, less those of
-	 * longer prefixes that lead through that device. Disjoint subnets in order. It is what `lookup main suppress_prefixlength 0`
-	 * would find, so both LAN drivers leave the same destinations to the kernel.
+	 * What the kernel routes elsewhere than by a device: the destinations of all routes but default routes, less those
+	 * of longer prefixes that lead through that device. Disjoint subnets in order. It is what `lookup main
+	 * suppress_prefixlength 0` would find, so both LAN drivers leave the same destinations to the kernel.
 	 *
 	 * @param ifindex - the WAN device.
 	 */
@@ -374,9 +392,10 @@ export class KernelMirror {
 	// ---- changes -----------------------------------------------------------------------------------------
 
 	/**
-	 * Reads the notifications that have come and brings the mirror up to date. Only what really differs is reported: a DHCP
-	 * renewal of the same address is no change. Call it when {@link fd} is readable and at {@link pendingAt}. Throws the native error or {@link RtnetlinkError};
-	 * what has changed is reported by the next call then, which {@link pendingAt} asks for.
+	 * Reads the notifications that have come and brings the mirror up to date. Only what really differs is reported: a
+	 * DHCP renewal of the same address is no change. Call it when {@link fd} is readable and at {@link pendingAt}.
+	 * Throws the native error or {@link RtnetlinkError}; what has changed is reported by the next call then, which
+	 * {@link pendingAt} asks for.
 	 */
 	drain(): Changes {
 		const changes = this.#changes;
@@ -415,7 +434,8 @@ export class KernelMirror {
 				continue;
 			}
 			if (length === 0) return;
-			// What is left in the queue after an overrun is older than the dump to come and must not be applied over it.
+			// What is left in the queue after an overrun is older than the dump to come and must not be applied over
+			// it.
 			if (this.#allStale) continue;
 			for (const message of parseMessages(this.#buffer, length)) {
 				if (message.kind === "malformed") this.#allStale = true;
@@ -425,7 +445,10 @@ export class KernelMirror {
 		if (this.#allStale) throw new Error("the kernel's news does not end");
 	}
 
-	/** Time of `now()` in milliseconds at which {@link drain} wants to be called though {@link fd} is silent; Infinity if it does not. */
+	/**
+	 * Time of `now()` in milliseconds at which {@link drain} wants to be called though {@link fd} is silent; Infinity
+	 * if it does not.
+	 */
 	pendingAt(): number {
 		if (this.#allStale) return this.#listNotBefore;
 		return this.#routesStale || this.#rulesStale ? this.#dumpNotBefore : Number.POSITIVE_INFINITY;
@@ -612,9 +635,10 @@ export class KernelMirror {
 	// ---- requests ----------------------------------------------------------------------------------------
 
 	/**
-	 * Asks the kernel to resolve a neighbour (an ARP request goes out now) or, if the address it has is stale, to confirm it
-	 * (a unicast request after 5 s unless it is confirmed otherwise). The answer or the failure (state FAILED, after 3 s) comes
-	 * as a notification. Entries that need no resolution are left alone: NTF_USE would take their permanence away.
+	 * Asks the kernel to resolve a neighbour (an ARP request goes out now) or, if the address it has is stale, to
+	 * confirm it (a unicast request after 5 s unless it is confirmed otherwise). The answer or the failure (state
+	 * FAILED, after 3 s) comes as a notification. Entries that need no resolution are left alone: NTF_USE would take
+	 * their permanence away.
 	 */
 	resolve(ifindex: number, address: number): void {
 		const present = this.neighbour(ifindex, address);
@@ -627,7 +651,10 @@ export class KernelMirror {
 		);
 	}
 
-	/** Adds a policy rule that carries {@link MASQD_PROTOCOL}. Throws {@link RtnetlinkError} EEXIST if the very same is there. */
+	/**
+	 * Adds a policy rule that carries {@link MASQD_PROTOCOL}. Throws {@link RtnetlinkError} EEXIST if the very same is
+	 * there.
+	 */
 	addRule(rule: PolicyRule): void {
 		this.request(`add the rule for ${rule.iif}`, (sequence) =>
 			encodeRule(
@@ -644,7 +671,10 @@ export class KernelMirror {
 		);
 	}
 
-	/** Adds a route that carries {@link MASQD_PROTOCOL}, or puts it in the place of one to the same network with the same metric. */
+	/**
+	 * Adds a route that carries {@link MASQD_PROTOCOL}, or puts it in the place of one to the same network with the
+	 * same metric.
+	 */
 	addRoute(route: PolicyRoute): void {
 		this.request(`add a route to table ${route.table}`, (sequence) =>
 			encodeRoute(
@@ -674,7 +704,9 @@ export class KernelMirror {
 		);
 	}
 
-	/** Sends a request (with NLM_F.ACK) and takes its acknowledgement. Throws {@link RtnetlinkError} if it is refused. */
+	/**
+	 * Sends a request (with NLM_F.ACK) and takes its acknowledgement. Throws {@link RtnetlinkError} if it is refused.
+	 */
 	request(operation: string, encode: (sequence: number) => ArrayBuffer): void {
 		this.#converse(operation, encode, (message) => {
 			if (message.kind !== "error") return false;
@@ -722,8 +754,8 @@ export class KernelMirror {
 	}
 
 	/**
-	 * Sends one request and hands over its answers until `done` returns true. If it ends in any other way the socket is opened
-	 * anew, because an answer may still be under way.
+	 * Sends one request and hands over its answers until `done` returns true. If it ends in any other way the socket is
+	 * opened anew, because an answer may still be under way.
 	 */
 	#converse(operation: string, encode: (sequence: number) => ArrayBuffer, done: (message: Message) => boolean): void {
 		this.#sequence = (this.#sequence + 1) >>> 0 || 1;
@@ -841,7 +873,10 @@ function sameMap<K, V>(a: ReadonlyMap<K, V>, b: ReadonlyMap<K, V>, same: (x: V, 
 	return true;
 }
 
-/** See {@link KernelMirror.subnetsNotVia}. Networks lie in one another or apart, so one walk by address with the enclosing ones on a stack sees each address's longest. */
+/**
+ * See {@link KernelMirror.subnetsNotVia}. Networks lie in one another or apart, so one walk by address with the
+ * enclosing ones on a stack sees each address's longest.
+ */
 function subnetsElsewhere(routes: readonly Route[], wan: number): Subnet[] {
 	const sorted = [...routes].sort((a, b) => a.destination - b.destination || a.prefix - b.prefix);
 	const segments: { first: number; last: number }[] = [];

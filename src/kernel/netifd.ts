@@ -1,9 +1,9 @@
 /**
  * netifd's names: which device stands behind `option interface 'wan'`.
  *
- * The name is what an OpenWrt owner knows; the device behind it (`pppoe-wan`, `eth0.2`, `wwan0`) may be another one after a redial or an upgrade.
- * So names are resolved when the daemon starts and again with every reload, by asking ubus, and never written down anywhere. netifd's answer is data:
- * a device name that could not be one is refused.
+ * The name is what an OpenWrt owner knows; the device behind it (`pppoe-wan`, `eth0.2`, `wwan0`) may be another one
+ * after a redial or an upgrade. So names are resolved when the daemon starts and again with every reload, by asking
+ * ubus, and never written down anywhere. netifd's answer is data: a device name that could not be one is refused.
  */
 
 type NetifdIo = Pick<typeof import("masq:native"), "run">;
@@ -46,8 +46,9 @@ export type UbusAnswer = { status: number; output: string } | null;
 export type Resolving<T> = Generator<string[], T, UbusAnswer>;
 
 /**
- * Fills in the devices of ports that are given by netifd's name only. A LAN that has none, because its interface is down or not known, is taken out of the
- * plan: the others are served, and the reload that follows the interface's coming up brings it in. A ubus that does not answer is not asked again.
+ * Fills in the devices of ports that are given by netifd's name only. A LAN that has none, because its interface is
+ * down or not known, is taken out of the plan: the others are served, and the reload that follows the interface's
+ * coming up brings it in. A ubus that does not answer is not asked again.
  *
  * @param known ports whose devices are known already: an interface that is away for a moment keeps its device.
  */

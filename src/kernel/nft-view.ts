@@ -1,6 +1,7 @@
 /**
- * What nftables holds that concerns masqd, read by netlink: the guard's counters, rules that masquerade, flow tables, chains on devices. Reading never waits: the kernel has each
- * part of a dump ready when the one before it was read, and between two parts packets can be forwarded.
+ * What nftables holds that concerns masqd, read by netlink: the guard's counters, rules that masquerade, flow tables,
+ * chains on devices. Reading never waits: the kernel has each part of a dump ready when the one before it was read, and
+ * between two parts packets can be forwarded.
  */
 import type { Fd } from "masq:native";
 import { GUARD_COUNTERS, type GuardCounter } from "./guard.ts";
@@ -73,7 +74,9 @@ export class NftView {
 	readonly masquerades: string[] = [];
 	/** Whether firewall4's table is there, with any rule. */
 	firewall4 = false;
-	/** Whether a rule of it is about what goes to masqd's TUN devices: /etc/init.d/masqd writes those, with a comment. */
+	/**
+	 * Whether a rule of it is about what goes to masqd's TUN devices: /etc/init.d/masqd writes those, with a comment.
+	 */
 	firewallKnowsUs = false;
 	/** Flow offload of the kernel's own forwarding. */
 	flowOffload: "none" | "software" | "hardware" = "none";
@@ -117,7 +120,10 @@ export class NftView {
 		return this.guard;
 	}
 
-	/** Chains that are bound to devices, whoever's, but for those of tables that are switched off; none without nftables. */
+	/**
+	 * Chains that are bound to devices, whoever's, but for those of tables that are switched off; none without
+	 * nftables.
+	 */
 	deviceChains(): DeviceChain[] {
 		const chains: DeviceChain[] = [];
 		const off = new Set<string>();

@@ -1,8 +1,10 @@
 /**
- * Whom the router itself speaks protocols without ports with: tunnel devices (GRE, IPIP, 6in4, VTI, L2TPv3), IPsec's security associations, raw sockets. Their
- * packets cannot be told from a LAN host's, so towards such a peer the protocol is the router's.
+ * Whom the router itself speaks protocols without ports with: tunnel devices (GRE, IPIP, 6in4, VTI, L2TPv3), IPsec's
+ * security associations, raw sockets. Their packets cannot be told from a LAN host's, so towards such a peer the
+ * protocol is the router's.
  *
- * Devices are known from the kernel's news; the rest is read when it is asked for, at most once in {@link FRESH} milliseconds.
+ * Devices are known from the kernel's news; the rest is read when it is asked for, at most once in {@link FRESH}
+ * milliseconds.
  */
 import type { Fd } from "masq:native";
 import { LITTLE_ENDIAN, NLM_F } from "../netlink/message.ts";

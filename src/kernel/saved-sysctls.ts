@@ -1,6 +1,7 @@
 /**
- * Kernel settings that masqd changes while it runs. Their original values stand in a file beside the state, so that a process that was killed takes none
- * of them with it: its successor knows what was there before and puts that back in the end.
+ * Kernel settings that masqd changes while it runs. Their original values stand in a file beside the state, so that a
+ * process that was killed takes none of them with it: its successor knows what was there before and puts that back in
+ * the end.
  */
 
 type FileIo = Pick<typeof import("masq:native"), "readFile" | "writeFile" | "rename" | "unlink">;
@@ -59,8 +60,8 @@ export class SavedSysctls {
 	}
 
 	/**
-	 * Puts everything back that nobody has put back yet: what only a predecessor had changed. Values that cannot be written are dropped: the device has gone.
-	 * Returns what was put back, or why not (`problem`, else "").
+	 * Puts everything back that nobody has put back yet: what only a predecessor had changed. Values that cannot be
+	 * written are dropped: the device has gone. Returns what was put back, or why not (`problem`, else "").
 	 */
 	restore(): { name: string; value: string; problem: string }[] {
 		const restored: { name: string; value: string; problem: string }[] = [];

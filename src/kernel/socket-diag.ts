@@ -1,10 +1,11 @@
 /**
- * The router's own TCP and UDP sockets, asked of the kernel by sock_diag(7): a dump for each protocol and family, filtered by port in the kernel and
- * read one datagram at a time, so that ten thousand sockets stop no packets. A kernel without it (no kmod-inet-diag on OpenWrt) has /proc/net/tcp and
- * its like, which come whole: then one file is read a step, and the next look is put off by as much as the last one took ({@link SocketDiag.rest}).
+ * The router's own TCP and UDP sockets, asked of the kernel by sock_diag(7): a dump for each protocol and family,
+ * filtered by port in the kernel and read one datagram at a time, so that ten thousand sockets stop no packets. A
+ * kernel without it (no kmod-inet-diag on OpenWrt) has /proc/net/tcp and its like, which come whole: then one file is
+ * read a step, and the next look is put off by as much as the last one took ({@link SocketDiag.rest}).
  *
- * Only sockets that packets to the WAN's address can reach are told: bound to no address or to that one, to no device or to the WAN's, and not to IPv6
- * alone. Connections that have ended (TIME_WAIT) hold no port.
+ * Only sockets that packets to the WAN's address can reach are told: bound to no address or to that one, to no device
+ * or to the WAN's, and not to IPv6 alone. Connections that have ended (TIME_WAIT) hold no port.
  */
 
 import type { Fd } from "masq:native";
@@ -38,7 +39,9 @@ const NLMSG_DONE = 3;
 /** NLM_F_REQUEST | NLM_F_DUMP. */
 const REQUEST_DUMP = 0x301;
 const NLMSG_HEADER = 16;
-/** struct inet_diag_req_v2 and struct inet_diag_msg (linux/inet_diag.h); the socket's identity is at 4 in the latter. */
+/**
+ * struct inet_diag_req_v2 and struct inet_diag_msg (linux/inet_diag.h); the socket's identity is at 4 in the latter.
+ */
 const REQUEST = 56;
 const MESSAGE = 72;
 const STATE = 1;
@@ -185,7 +188,9 @@ export class SocketDiag {
 		}
 	}
 
-	/** Writes the filter for the ranges at an offset: one after the other, and "no" behind the last. Returns its length. */
+	/**
+	 * Writes the filter for the ranges at an offset: one after the other, and "no" behind the last. Returns its length.
+	 */
 	#filter(at: number): number {
 		const v = this.#view;
 		const { ranges } = this.#place;
@@ -220,7 +225,8 @@ export class SocketDiag {
 		try {
 			length = this.#io.netlinkReceive(this.fd, this.#buffer);
 		} catch {
-			// What is known is not all, and a port that is only not seen must not be given away: this look tells nothing.
+			// What is known is not all, and a port that is only not seen must not be given away: this look tells
+			// nothing.
 			return this.close();
 		}
 		const v = this.#view;
@@ -279,7 +285,10 @@ export class SocketDiag {
 
 	// ---- /proc/net ---------------------------------------------------------------------------------------
 
-	/** Lines "sl local_address rem_address st ...": the address is the kernel's words in hexadecimal, in the machine's byte order. */
+	/**
+	 * Lines "sl local_address rem_address st ...": the address is the kernel's words in hexadecimal, in the machine's
+	 * byte order.
+	 */
 	#readFile(): void {
 		const [protocol, family, name] = DUMPS[this.#dump++];
 		let text: string;

@@ -7,15 +7,16 @@
  *     T    default dev TUN
  *     T    throw SUBNET            one for each subnet that does not lead through the WAN: on to the next rule, as ever
  *
- * (`lookup main suppress_prefixlength 0` before T would let packets to hosts of the WAN's own subnet, and to any other network
- * with a route of its own through the WAN, pass by masqd.)
+ * (`lookup main suppress_prefixlength 0` before T would let packets to hosts of the WAN's own subnet, and to any other
+ * network with a route of its own through the WAN, pass by masqd.)
  *
- * The rules are made last and removed first, so the LAN's packets turn to the TUN device only when it can take them. When
- * masqd dies the kernel removes the device and with it the route; the rules then find table T empty and do no harm. They are
- * known as ours by their protocol number and the next start removes them ({@link removeLeftovers}).
+ * The rules are made last and removed first, so the LAN's packets turn to the TUN device only when it can take them.
+ * When masqd dies the kernel removes the device and with it the route; the rules then find table T empty and do no
+ * harm. They are known as ours by their protocol number and the next start removes them ({@link removeLeftovers}).
  *
- * What the kernel itself sends to the Internet about a packet that came out of the TUN device (an ICMP error, a reset) has or quotes an internal address. The guard marks it
- * ({@link tunMark}), and one more rule leads it to masqd, which translates it like what hosts send:
+ * What the kernel itself sends to the Internet about a packet that came out of the TUN device (an ICMP error, a reset)
+ * has or quotes an internal address. The guard marks it ({@link tunMark}), and one more rule leads it to masqd, which
+ * translates it like what hosts send:
  *
  *     P    iif lo fwmark M lookup T
  *
@@ -88,7 +89,8 @@ export class TunRoutes {
 	 * Sets the TUN device up and routes the LANs to it. What was done is undone before an
 	 * error is passed on.
 	 *
-	 * @throws RtnetlinkError for a refused request; Error if no table or rule priority is free; the native error of a sysctl.
+	 * @throws RtnetlinkError for a refused request; Error if no table or rule priority is free; the native error of a
+	 * sysctl.
 	 */
 	static install(view: KernelMirror, io: SysctlIo, facts: TunRoutesFacts): TunRoutes {
 		const table = freeTable(view);
@@ -125,7 +127,10 @@ export class TunRoutes {
 		return this.#view.linkByName(this.#tun.name)?.index === this.#tun.ifindex;
 	}
 
-	/** Puts back what others have taken away: the device's being up, the route that went with that, a rule. Throws RtnetlinkError. */
+	/**
+	 * Puts back what others have taken away: the device's being up, the route that went with that, a rule. Throws
+	 * RtnetlinkError.
+	 */
 	renew(): void {
 		const link = this.#view.links.get(this.#tun.ifindex);
 		if (link !== undefined && !link.up) this.#view.setLinkUp(link.index, link.mtu, link.queueLength);
@@ -166,8 +171,8 @@ export class TunRoutes {
 	}
 
 	/**
-	 * Removes rules and route and restores the sysctls of the LAN devices; those of the TUN device go with it. Never throws:
-	 * what is gone already (a device, a rule) needs no removal.
+	 * Removes rules and route and restores the sysctls of the LAN devices; those of the TUN device go with it. Never
+	 * throws: what is gone already (a device, a rule) needs no removal.
 	 */
 	remove(): void {
 		for (const rule of this.#rules.splice(0).reverse()) ignoring(() => this.#view.delRule(rule));
@@ -176,7 +181,10 @@ export class TunRoutes {
 	}
 }
 
-/** Removes every policy rule and every route that carries masqd's protocol number: what a predecessor left. Returns how many there were. */
+/**
+ * Removes every policy rule and every route that carries masqd's protocol number: what a predecessor left. Returns how
+ * many there were.
+ */
 export function removeLeftovers(view: KernelMirror): { rules: number; routes: number } {
 	return removeOurs(view, 0);
 }

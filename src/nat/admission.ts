@@ -1,11 +1,14 @@
 /**
- * Who may have another session, and who makes room when the table is full (design.md section 3 "When full"; RFC 6888 REQ-4, REQ-5, REQ-11).
+ * Who may have another session, and who makes room when the table is full (RFC 6888 REQ-4, REQ-5, REQ-11).
  *
- * Theory of operation. A live, answered session is never evicted for another. Before anybody is refused, what is due is ended; then a host's own session that is GIVEN (states.ts) makes
- * room for it. In a full table room is made in this order: a port's rest; what is due; the host's own GIVEN sessions; anybody's finished ones; what strangers have opened
- * and nobody inside has answered; and for what the inside opens itself, unanswered ones: of the host that holds most, for a host with less than its part (shares.ts) whatever
- * their age, and then of a host that nobody has answered at all, or of one with more sessions. So whoever is below its part is served while anybody has a session that may go.
- * What a stranger opens never displaces what the inside has opened, but for unanswered sessions of a host beyond its part. Every search looks at few records: the lists are by host (table.ts).
+ * Theory of operation. A live, answered session is never evicted for another. Before anybody is refused, what is due is
+ * ended; then a host's own session that is GIVEN (states.ts) makes room for it. In a full table room is made in this
+ * order: a port's rest; what is due; the host's own GIVEN sessions; anybody's finished ones; what strangers have opened
+ * and nobody inside has answered; and for what the inside opens itself, unanswered ones: of the host that holds most,
+ * for a host with less than its part (shares.ts) whatever their age, and then of a host that nobody has answered at
+ * all, or of one with more sessions. So whoever is below its part is served while anybody has a session that may go.
+ * What a stranger opens never displaces what the inside has opened, but for unanswered sessions of a host beyond its
+ * part. Every search looks at few records: the lists are by host (table.ts).
  */
 
 import {
@@ -78,8 +81,9 @@ export class Admission {
 	}
 
 	/**
-	 * Finds room for one more session of a host (raw address), which a `stranger` opens or the host itself: returns the host's number with a record free and the session counted,
-	 * or a refusal (reason.ts). The caller creates the session at once or calls `hosts.release`. Sessions may have ended to make room, the host's own too.
+	 * Finds room for one more session of a host (raw address), which a `stranger` opens or the host itself: returns the
+	 * host's number with a record free and the session counted, or a refusal (reason.ts). The caller creates the
+	 * session at once or calls `hosts.release`. Sessions may have ended to make room, the host's own too.
 	 */
 	admit(internal: number, stranger = false): number {
 		const c = this.#c;
@@ -132,7 +136,9 @@ export class Admission {
 		return table.count(FREE) > 0 || this.#makeRoom(host, stranger) ? -1 : REASON["table-full"];
 	}
 
-	/** True while a host cannot have a session: known without looking at the packet, so that a flood is refused cheaply. */
+	/**
+	 * True while a host cannot have a session: known without looking at the packet, so that a flood is refused cheaply.
+	 */
 	full(internal: number): boolean {
 		const c = this.#c;
 		if (this.#fullAt !== c.now || c.table.available > 0 || this.#clearAt !== c.now || this.#anyGiven()) return false;
@@ -177,7 +183,10 @@ export class Admission {
 		return false;
 	}
 
-	/** The unanswered session of a host that is so longest, if it has not been used for `age` seconds; 0 if there is none. */
+	/**
+	 * The unanswered session of a host that is so longest, if it has not been used for `age` seconds; 0 if there is
+	 * none.
+	 */
 	#unanswered(host: number, age: number): number {
 		const { table, now16 } = this.#c;
 		const first = table.spare.first(host, UNANSWERED);
@@ -190,7 +199,10 @@ export class Admission {
 		return 0;
 	}
 
-	/** Another host with an unanswered session: the next that nobody has answered at all, else one that has more sessions than `host`; 0 if there is none. */
+	/**
+	 * Another host with an unanswered session: the next that nobody has answered at all, else one that has more
+	 * sessions than `host`; 0 if there is none.
+	 */
 	#spareHost(host: number): number {
 		const { hosts, table } = this.#c;
 		const has = hosts.sessions(host);
@@ -205,8 +217,8 @@ export class Admission {
 	}
 
 	/**
-	 * Frees a host's record: one of a host that nobody has answered, with what it has, the next that is found going round. For a `stranger` only that of a host which has opened
-	 * nothing itself.
+	 * Frees a host's record: one of a host that nobody has answered, with what it has, the next that is found going
+	 * round. For a `stranger` only that of a host which has opened nothing itself.
 	 */
 	#freeRecord(stranger: boolean): boolean {
 		const c = this.#c;
@@ -248,11 +260,12 @@ export class Admission {
 		return i !== 0;
 	}
 
-	// ---- ports -----------------------------------------------------------------------------------------------------------
+	// ---- ports ------------------------------------------------------------------------------------------------------
 
 	/**
-	 * Sees to it that host number `host` finds a port for a new mapping at external address `external` where few are left, `kind` being that of the protocol's ports; false if it can
-	 * have none. As with sessions: a host's own GIVEN ones make room first; below its part it gets the port of an unanswered one, and for that the longest rests end.
+	 * Sees to it that host number `host` finds a port for a new mapping at external address `external` where few are
+	 * left, `kind` being that of the protocol's ports; false if it can have none. As with sessions: a host's own GIVEN
+	 * ones make room first; below its part it gets the port of an unanswered one, and for that the longest rests end.
 	 */
 	admitPort(host: number, external: number, kind: number): boolean {
 		const c = this.#c;
@@ -293,7 +306,9 @@ export class Admission {
 		return false;
 	}
 
-	/** Ends a session of a host that has a port of the pool for itself, the first among few that is `age` seconds old. */
+	/**
+	 * Ends a session of a host that has a port of the pool for itself, the first among few that is `age` seconds old.
+	 */
 	#givePort(host: number, spare: number, external: number, kind: number, age: number): boolean {
 		const c = this.#c;
 		const { table } = c;
@@ -315,9 +330,12 @@ export class Admission {
 		return false;
 	}
 
-	// ---- pressure --------------------------------------------------------------------------------------------------------
+	// ---- pressure ---------------------------------------------------------------------------------------------------
 
-	/** Room has to be made: from now on it is known by host which sessions are unanswered and how many mappings there are. */
+	/**
+	 * Room has to be made: from now on it is known by host which sessions are unanswered and how many mappings there
+	 * are.
+	 */
 	#press(): void {
 		const { table, hosts } = this.#c;
 		this.#pressedAt = this.#c.now;
@@ -341,7 +359,7 @@ export class Admission {
 		if (kind >= 0) this.#c.hosts.mapped(host, kind, 1);
 	}
 
-	// ---- ends ------------------------------------------------------------------------------------------------------------
+	// ---- ends -------------------------------------------------------------------------------------------------------
 
 	/** Deals with at most `budget` sessions whose time is up; returns with how many. */
 	expire(budget: number): number {
@@ -369,8 +387,9 @@ export class Admission {
 	}
 
 	/**
-	 * Ends a session, or the rest of a port. With the last of a mapping its external port is given back, at once or after its rest: strangers may still be sending
-	 * to a port that was open to them (RFC 6888 REQ-8; at once where peers are filtered or TCP is tracked). `owned` false: the port is somebody else's by now.
+	 * Ends a session, or the rest of a port. With the last of a mapping its external port is given back, at once or
+	 * after its rest: strangers may still be sending to a port that was open to them (RFC 6888 REQ-8; at once where
+	 * peers are filtered or TCP is tracked). `owned` false: the port is somebody else's by now.
 	 */
 	end(i: number, cause: EndCause, owned = true): void {
 		const c = this.#c;
@@ -397,7 +416,10 @@ export class Admission {
 		c.events?.ended(i, cause, last);
 	}
 
-	/** The external port (raw) that an internal endpoint's last mapping had and that rests still: the rest is over, the port free. */
+	/**
+	 * The external port (raw) that an internal endpoint's last mapping had and that rests still: the rest is over, the
+	 * port free.
+	 */
 	endRest(protocol: number, internal: number, internalPort: number, external: number): number | undefined {
 		const { table } = this.#c;
 		const i = table.findQuarantined(protocol, internal, internalPort);

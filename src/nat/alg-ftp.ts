@@ -1,5 +1,6 @@
 /**
- * FTP's lines that carry an address (RFC 959 section 4.1.2, RFC 2428): PORT and EPRT from a client, replies 227 and 229 from a server.
+ * FTP's lines that carry an address (RFC 959 section 4.1.2, RFC 2428): PORT and EPRT from a client, replies 227 and 229
+ * from a server.
  */
 
 /** Longest line that is looked at, line feed included. */

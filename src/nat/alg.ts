@@ -1,18 +1,21 @@
 /**
- * The FTP application level gateway (RFC 2663 section 2.9, RFC 3022 section 4.5): the one protocol whose payload masqd reads. TFTP's needs no reading and
- * stands with the filtering (outbound.ts).
+ * The FTP application level gateway (RFC 2663 section 2.9, RFC 3022 section 4.5): the one protocol whose payload masqd
+ * reads. TFTP's needs no reading and stands with the filtering (outbound.ts).
  *
- * Theory of operation. A session to port 21 outside, or that came in to port 21 of an inside server, is marked TENDED by its SYN: where others are established it
- * is "tended", so that every segment of it takes the slow path and no other session pays. What the internal host sends is read line by line. PORT and EPRT of a
- * client, replies 227 and 229 of a server, are rewritten to the external endpoint, and the session they announce is expected (expectations.ts) from the
- * control connection's peer alone. An internal host can announce itself only, and no port below 1024; everything else is left as it is and counted. Outside
- * hosts' addresses are never rewritten: they mean what they say.
+ * Theory of operation. A session to port 21 outside, or that came in to port 21 of an internal server, is marked
+ * ALG_INSPECTED by its SYN: where others are established it is "tended", so that every segment of it takes the slow
+ * path and no other session pays. What the internal host sends is read line by line. PORT and EPRT of a client, replies
+ * 227 and 229 of a server, are rewritten to the external endpoint, and the session they announce is expected
+ * (expectations.ts) from the control connection's peer alone. An internal host can announce itself only, and no port
+ * below 1024; everything else is left as it is and counted. Outside hosts' addresses are never rewritten: they mean
+ * what they say.
  *
- * Rewritten lines have other lengths: edited-stream.ts keeps both sides' numbers apart. TLS (AUTH, RFC 4217) and what is no FTP is not read, and when nothing had
- * been rewritten before, the session becomes an ordinary one. The memory is a fixed number of connections, taken with their first line; when all are in use
- * a new connection is left alone. The memory may be a file's, and then a successor goes on with what it holds. What a segment changes is kept in a second
- * place while it is worked through, so that one that a kill has cut short, which has not been sent, has changed nothing. A session with MOVED whose numbers
- * are lost all the same cannot go on: its host hears a reset.
+ * Rewritten lines have other lengths: edited-stream.ts keeps both sides' numbers apart. TLS (AUTH, RFC 4217) and what
+ * is no FTP is not read, and when nothing had been rewritten before, the session becomes an ordinary one. The memory is
+ * a fixed number of connections, taken with their first line; when all are in use a new connection is left alone. The
+ * memory may be a file's, and then a successor goes on with what it holds. What a segment changes is kept in a second
+ * place while it is worked through, so that one that a kill has cut short, which has not been sent, has changed
+ * nothing. A session with MOVED whose numbers are lost all the same cannot go on: its host hears a reset.
  */
 
 import {
@@ -74,13 +77,19 @@ import { sessionReset } from "./tcp-reset.ts";
 const CONNECTIONS = 64;
 /** And of one internal host. */
 const PER_HOST = 16;
-/** Bytes by which a segment may grow: held bytes and four lines; an internal host is told to leave that room (mss.ts), so that nothing has to be cut. */
+/**
+ * Bytes by which a segment may grow: held bytes and four lines; an internal host is told to leave that room (mss.ts),
+ * so that nothing has to be cut.
+ */
 export const GROWTH = 192;
 /** An ALG opens no port below it. */
 export const FIRST_PORT = 1024;
 /** Larger packets are left to be repeated in smaller ones: a line may grow. */
 const LENGTH_MAX = 64_000;
-/** Times that one segment beyond a gap may come in a row: a sender repeats the first that it misses, so what is before this one is not to come. */
+/**
+ * Times that one segment beyond a gap may come in a row: a sender repeats the first that it misses, so what is before
+ * this one is not to come.
+ */
 const GAPS = 4;
 /** Window in our own acknowledgments until the peer's is known. */
 const WINDOW = swap16(512);
@@ -177,7 +186,10 @@ export class FtpAlg {
 	#changed = false;
 	readonly #line = new Uint8Array(LINE_MAX + 32);
 
-	/** `memory` is a file's if connections are to outlive the process; {@link takeOver} is to be called before anything else then. */
+	/**
+	 * `memory` is a file's if connections are to outlive the process; {@link takeOver} is to be called before anything
+	 * else then.
+	 */
 	constructor(c: Context, memory: ArrayBuffer = new ArrayBuffer(ALG_BYTES)) {
 		this.#c = c;
 		this.#header = new Int32Array(memory, 0, HEADER_BYTES >> 2);
@@ -279,16 +291,20 @@ export class FtpAlg {
 		this.#c.algCounts[NOTE[note]]++;
 	}
 
-	/** Counts the segment in slot `s`, which came from LAN port `port` (-1: WAN; of those inside the first stands for all). */
+	/**
+	 * Counts the segment in slot `s`, which came from LAN port `port` (-1: WAN; of those inside the first stands for
+	 * all).
+	 */
 	#drop(reason: ReasonName, s: number, port = 0): 0 {
 		this.#c.dropLog.add(REASON[reason], s, port, this.#c.now);
 		return 0;
 	}
 
-	// ---- from the inside ---------------------------------------------------------------------------------------------------
+	// ---- from the inside --------------------------------------------------------------------------------------------
 
 	/**
-	 * A segment from inside of a TENDED session, without SYN, not translated yet. Rewrites it in its slot; returns its length now, 0 if it was dealt with.
+	 * A segment from inside of a ALG_INSPECTED session, without SYN, not translated yet. Rewrites it in its slot;
+	 * returns its length now, 0 if it was dealt with.
 	 */
 	outbound(i: number, s: number, header: number, length: number): number {
 		const k = this.#find(i);
@@ -365,7 +381,10 @@ export class FtpAlg {
 		return size;
 	}
 
-	/** True if the segment at `seq` must wait for the one before it. Where that never comes (we missed it), the connection is not read any more. */
+	/**
+	 * True if the segment at `seq` must wait for the one before it. Where that never comes (we missed it), the
+	 * connection is not read any more.
+	 */
 	#isGap(k: Connection, seq: number): boolean {
 		const { W } = k;
 		if (!k.is(READING)) return false;
@@ -402,7 +421,9 @@ export class FtpAlg {
 		this.#changed = true;
 	};
 
-	/** A segment with bytes not seen before: original number `seq`, payload at `at`. Returns the number it is sent with. */
+	/**
+	 * A segment with bytes not seen before: original number `seq`, payload at `at`. Returns the number it is sent with.
+	 */
 	#read(k: Connection, seq: number, at: number, fin: boolean): number {
 		const { stream } = k;
 		let first = seq;
@@ -432,7 +453,10 @@ export class FtpAlg {
 		k.stream.next = (k.stream.next + to - from) | 0;
 	}
 
-	/** Reads the lines from byte `at` of the buffer to the end of the payload. The first `answered` bytes have been acknowledged by us. */
+	/**
+	 * Reads the lines from byte `at` of the buffer to the end of the payload. The first `answered` bytes have been
+	 * acknowledged by us.
+	 */
 	#lines(k: Connection, at: number, fin: boolean, answered: number): void {
 		const { B } = this.#c.views;
 		const { stream } = k;
@@ -520,7 +544,10 @@ export class FtpAlg {
 		return null;
 	}
 
-	/** Turns a segment that is not sent on into our acknowledgment of it, with the timestamps (RFC 7323) that the peer's would have. */
+	/**
+	 * Turns a segment that is not sent on into our acknowledgment of it, with the timestamps (RFC 7323) that the peer's
+	 * would have.
+	 */
 	#answer(k: Connection, s: number, header: number, offset: number): 0 {
 		const c = this.#c;
 		const { P, H, B } = c.views;
@@ -573,7 +600,10 @@ export class FtpAlg {
 		return false;
 	}
 
-	/** A segment, in slot `s` and from port `port`, of a session whose numbers are lost: its host is told by a reset in place of it. */
+	/**
+	 * A segment, in slot `s` and from port `port`, of a session whose numbers are lost: its host is told by a reset in
+	 * place of it.
+	 */
 	#lost(i: number, s: number, port: number): 0 {
 		const c = this.#c;
 		this.#drop("tcp-no-session", s, port);
@@ -583,9 +613,12 @@ export class FtpAlg {
 		return 0;
 	}
 
-	// ---- from the outside --------------------------------------------------------------------------------------------------
+	// ---- from the outside -------------------------------------------------------------------------------------------
 
-	/** A segment from the peer of a TENDED session, not translated yet: moves what it acknowledges. False if it was dropped. */
+	/**
+	 * A segment from the peer of a ALG_INSPECTED session, not translated yet: moves what it acknowledges. False if it
+	 * was dropped.
+	 */
 	inbound(i: number, s: number, header: number, length: number): boolean {
 		const { views, table } = this.#c;
 		const { P, H, B } = views;
@@ -623,7 +656,9 @@ export class FtpAlg {
 		return true;
 	}
 
-	/** The reply to AUTH begins with `digit`: refused, the client goes on in the clear; else what follows is not for us. */
+	/**
+	 * The reply to AUTH begins with `digit`: refused, the client goes on in the clear; else what follows is not for us.
+	 */
 	#askedFor(k: Connection, digit: number): void {
 		if (digit < 0x31 || digit > 0x35) return;
 		if (digit === 0x31) return;

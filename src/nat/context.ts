@@ -1,5 +1,6 @@
 /**
- * What the translation code works on: frame memory, table, ports, policy. The engine makes one and the parts of `nat` share it.
+ * What the translation code works on: frame memory, table, ports, policy. The engine makes one and the parts of `nat`
+ * share it.
  */
 
 import type { Hosts } from "../conntrack/hosts.ts";
@@ -27,7 +28,10 @@ export class Queue {
 	/** Some frame is not ordinary traffic (port/sending.ts): each has to be looked at before it is sent. */
 	mixed = false;
 
-	/** Room for `capacity` frames, and for those of a whole batch besides, which the fast loops append themselves: they ask for room once a batch. */
+	/**
+	 * Room for `capacity` frames, and for those of a whole batch besides, which the fast loops append themselves: they
+	 * ask for room once a batch.
+	 */
 	constructor(capacity: number) {
 		this.size = (capacity + BATCH) * 2;
 		this.pairs = new Int32Array(this.size);
@@ -74,7 +78,10 @@ export interface LanLink extends Link {
 	sole: Net;
 	/** The kernel forwards between this port and the hosts (tun driver) and has counted, or will count, the hop. */
 	kernelForwards: boolean;
-	/** Number of the port that its hosts are reached by: its own, but for the tap beside a tun port, which only hears what hosts send to our own address. */
+	/**
+	 * Number of the port that its hosts are reached by: its own, but for the tap beside a tun port, which only hears
+	 * what hosts send to our own address.
+	 */
 	home: number;
 	/** Its hosts may ask for forwards themselves (RFC 6887, RFC 6886). */
 	pcp: boolean;
@@ -85,19 +92,31 @@ export const NO_NET: Net = { address: 0, mask: -1 };
 
 /** The WAN's next hops (implemented by the port layer). Hop 0 is "ask again". */
 export interface NextHops {
-	/** By hop number: what the descriptor of a frame to it adds for its link header (packet/link-header.ts), 0 while the neighbour is not known. */
+	/**
+	 * By hop number: what the descriptor of a frame to it adds for its link header (packet/link-header.ts), 0 while the
+	 * neighbour is not known.
+	 */
 	readonly tags: Int32Array;
-	/** Largest IPv4 packet that fits every route through the WAN: the smallest MTU of the link and of routes that have their own. */
+	/**
+	 * Largest IPv4 packet that fits every route through the WAN: the smallest MTU of the link and of routes that have
+	 * their own.
+	 */
 	readonly least: number;
 	/** Largest one on the way to a destination (raw). */
 	mtuTo(destination: number): number;
-	/** Hop number for a destination (raw); {@link NO_ROUTE}, or {@link ELSEWHERE} if the route does not lead through the WAN. */
+	/**
+	 * Hop number for a destination (raw); {@link NO_ROUTE}, or {@link ELSEWHERE} if the route does not lead through the
+	 * WAN.
+	 */
 	find(destination: number): number;
 	/** Holds a copy of a frame until the neighbour answers, and asks the kernel to find it. */
 	park(hop: number, slot: number, length: number): void;
 	/** As hold, for an internal host whose neighbour is not known, or was not looked at lately. */
 	parkInternal(host: number, slot: number, length: number): void;
-	/** An internal host's own frame came by LAN port `port`, from a MAC that is not the one known to lead to it, or that was not looked at lately. */
+	/**
+	 * An internal host's own frame came by LAN port `port`, from a MAC that is not the one known to lead to it, or that
+	 * was not looked at lately.
+	 */
 	heard(host: number, port: number, slot: number): void;
 }
 export const NO_ROUTE = -1;
@@ -145,7 +164,9 @@ export interface Policy {
 	refusal: number;
 	/** Packets to private and shared addresses (RFC 1918, RFC 6598) do not leave by the WAN. */
 	blockPrivate: boolean;
-	/** A SYN that nothing inside wanted is answered with an ICMP error after six seconds (RFC 5382 REQ-4); false: never. */
+	/**
+	 * A SYN that nothing inside wanted is answered with an ICMP error after six seconds (RFC 5382 REQ-4); false: never.
+	 */
 	rejectSyn: boolean;
 	/** ICMP errors that one source may cause a second (RFC 1812 section 4.3.2.8). */
 	icmpRate: number;
@@ -171,7 +192,10 @@ export const POLICY_DEFAULTS = {
 	algTftp: false,
 } as const;
 
-/** Frame memory beside the receive slots, for frames that are made or kept here: `count` blocks of {@link BLOCK} bytes from byte `at`. */
+/**
+ * Frame memory beside the receive slots, for frames that are made or kept here: `count` blocks of {@link BLOCK} bytes
+ * from byte `at`.
+ */
 export interface SpareBlocks {
 	at: number;
 	count: number;
@@ -182,7 +206,9 @@ export const BLOCK = 2048;
 /** Why a session ended. */
 export type EndCause = "timeout" | "evicted" | "flushed" | "wan-address" | "reload" | "refused";
 
-/** Who wants to know of sessions as they come and go. Called in the middle of a batch: must be quick and change nothing. */
+/**
+ * Who wants to know of sessions as they come and go. Called in the middle of a batch: must be quick and change nothing.
+ */
 export interface SessionEvents {
 	/** Session `i` was made, and its mapping with it if `first`. */
 	created(i: number, first: boolean): void;
@@ -194,7 +220,10 @@ export interface SessionEvents {
 export interface KernelShare {
 	/** True if a service of the router has this port (host order). */
 	hasPort(protocol: number, port: number): boolean;
-	/** True if the kernel has sent from this port (raw, all) to this peer lately: it asks the kernel, which takes some microseconds. */
+	/**
+	 * True if the kernel has sent from this port (raw, all) to this peer lately: it asks the kernel, which takes some
+	 * microseconds.
+	 */
 	hasFlow(protocol: number, peer: number, peerPort: number, port: number): boolean;
 }
 
@@ -232,13 +261,18 @@ export interface Context {
 	/** TCP resets sent. */
 	resetsSent: number;
 	/**
-	 * Second from which endpoint-independent filtering lets strangers in: for the time of a port's rest after a state was lost it does not, because they may
-	 * mean another host that had the port (RFC 6888 REQ-8).
+	 * Second from which endpoint-independent filtering lets strangers in: for the time of a port's rest after a state
+	 * was lost it does not, because they may mean another host that had the port (RFC 6888 REQ-8).
 	 */
 	strangersFrom: number;
-	/** A TCP segment in mid-connection without a session makes one (its table may be lost); false: it is answered with a reset. */
+	/**
+	 * A TCP segment in mid-connection without a session makes one (its table may be lost); false: it is answered with a
+	 * reset.
+	 */
 	adopt: boolean;
-	/** Random integer, secret, that identifications of datagrams which may be fragmented begin with (identification.ts). */
+	/**
+	 * Random integer, secret, that identifications of datagrams which may be fragmented begin with (identification.ts).
+	 */
 	readonly ipId: number;
 	/** Mask of the identifications that are user space's to give: all, or the lower half beside offload. */
 	ipIds: number;
@@ -287,7 +321,10 @@ export function makeDrops(): Float64Array {
 	return new Float64Array(REASONS.length);
 }
 
-/** True if a raw address is the first (network) or last (broadcast) of one of the subnets; a /31 and a /32 have neither (RFC 3021). */
+/**
+ * True if a raw address is the first (network) or last (broadcast) of one of the subnets; a /31 and a /32 have neither
+ * (RFC 3021).
+ */
 export function isBroadcast(nets: Net[], address: number): boolean {
 	for (let i = 0; i < nets.length; i++) {
 		const { address: net, mask } = nets[i];
@@ -298,8 +335,8 @@ export function isBroadcast(nets: Net[], address: number): boolean {
 }
 
 /**
- * Number of the LAN port that a raw address belongs to, -1 if to none: that with the closest subnet around it, as the kernel's routes have it. Of
- * ports with the same subnet it is `known` where that is one of them, else the first.
+ * Number of the LAN port that a raw address belongs to, -1 if to none: that with the closest subnet around it, as the
+ * kernel's routes have it. Of ports with the same subnet it is `known` where that is one of them, else the first.
  */
 export function lanOf(lan: readonly LanLink[], address: number, known = -1): number {
 	let found = -1;
@@ -318,7 +355,10 @@ export function lanOf(lan: readonly LanLink[], address: number, known = -1): num
 	return found;
 }
 
-/** Finds the subnet of each LAN port that tells its hosts from those of the others: to be called when subnets have changed. */
+/**
+ * Finds the subnet of each LAN port that tells its hosts from those of the others: to be called when subnets have
+ * changed.
+ */
 export function findSoleNets(lan: readonly LanLink[]): void {
 	for (const { home, nets } of lan) {
 		const others = lan.filter((l) => l.home !== home).flatMap((l) => l.nets);
@@ -328,7 +368,10 @@ export function findSoleNets(lan: readonly LanLink[]): void {
 	}
 }
 
-/** True if a forward of the configuration has an external port (host order): the port is not anybody else's to take or to give back. */
+/**
+ * True if a forward of the configuration has an external port (host order): the port is not anybody else's to take or
+ * to give back.
+ */
 export function isConfigured({ forwards }: Policy, protocol: number, port: number): boolean {
 	return forwards.some((f) => f.protocol === protocol && port >= f.first && port <= f.last);
 }

@@ -1,6 +1,7 @@
 /**
- * The translating core, put together once: tables over a memory, the context that the parts share, and the parts. The daemon, the self-test's
- * simulator, the dry run, the unit tests and the fuzzer all have theirs from here and differ in what they hand in only.
+ * The translating core, put together once: tables over a memory, the context that the parts share, and the parts. The
+ * daemon, the self-test's simulator, the dry run, the unit tests and the fuzzer all have theirs from here and differ in
+ * what they hand in only.
  */
 import { Hosts } from "../conntrack/hosts.ts";
 import type { PortRange } from "../conntrack/ports.ts";

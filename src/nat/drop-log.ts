@@ -1,6 +1,7 @@
 /**
- * What was dropped lately and why: counters by reason, and the last packets of each reason with their endpoints. Each reason has a ring of its own, so that
- * a port scan does not wash out the one packet that somebody asks about. Fixed memory; a packet like the one before it only counts.
+ * What was dropped lately and why: counters by reason, and the last packets of each reason with their endpoints. Each
+ * reason has a ring of its own, so that a port scan does not wash out the one packet that somebody asks about. Fixed
+ * memory; a packet like the one before it only counts.
  */
 
 import { ICMP_ID_H } from "../packet/icmp.ts";
@@ -22,7 +23,10 @@ const PORTS = 5;
 const LENGTH = 6;
 const COUNT = 7;
 
-/** Reasons up to this one say that the header is wrong: what stands where ports would be means nothing. A broadcast is cut short behind its header. */
+/**
+ * Reasons up to this one say that the header is wrong: what stands where ports would be means nothing. A broadcast is
+ * cut short behind its header.
+ */
 const LAST_HEADER_FAULT = REASON["bad-header-checksum"];
 const BROADCAST = REASON["link-broadcast"];
 const SHORT = REASON["short-packet"];
@@ -39,7 +43,10 @@ export interface Dropped {
 	port: number;
 	source: number;
 	destination: number;
-	/** Ports as in the header; an ICMP packet has its type and code there and its identifier. 0 if it has none or they cannot be told. */
+	/**
+	 * Ports as in the header; an ICMP packet has its type and code there and its identifier. 0 if it has none or they
+	 * cannot be told.
+	 */
 	first: number;
 	other: number;
 	length: number;
@@ -64,7 +71,10 @@ export class DropLog {
 		this.#ring = new Int32Array(REASONS.length * ENTRIES * WORDS);
 	}
 
-	/** Counts and remembers the packet in slot `s`, which came from LAN port `port` (-1: WAN) in second `now` and consists of `pieces` frames. */
+	/**
+	 * Counts and remembers the packet in slot `s`, which came from LAN port `port` (-1: WAN) in second `now` and
+	 * consists of `pieces` frames.
+	 */
 	add(reason: number, s: number, port: number, now: number, frames = 1): void {
 		const { P, H, B } = this.#views;
 		const ring = this.#ring;

@@ -1,17 +1,21 @@
 /**
- * A TCP byte stream from inside in which an ALG replaces lines, seen from the middle: which number a byte has on either side.
+ * A TCP byte stream from inside in which an ALG replaces lines, seen from the middle: which number a byte has on either
+ * side.
  *
- * Theory of operation. Numbers are "original" as the internal host counts, "sent" as the peer gets them. An *edit* is a line that was sent otherwise than it came,
- * with the bytes that were sent. Original and sent numbers differ by what the edits before them have added, so the sequence numbers of segments from inside,
- * and acknowledgment numbers and SACK blocks (RFC 2018) of segments from outside are moved. A repeated segment is rendered from the same edits: whatever part
- * of an edited line it holds, the whole new line is sent; so both sides may cut their segments as they like. An edit is forgotten when its room is needed and
- * the peer has acknowledged it: whoever repeats such bytes sends what the peer discards.
+ * Theory of operation. Numbers are "original" as the internal host counts, "sent" as the peer gets them. An *edit* is a
+ * line that was sent otherwise than it came, with the bytes that were sent. Original and sent numbers differ by what
+ * the edits before them have added, so the sequence numbers of segments from inside, and acknowledgment numbers and
+ * SACK blocks (RFC 2018) of segments from outside are moved. A repeated segment is rendered from the same edits:
+ * whatever part of an edited line it holds, the whole new line is sent; so both sides may cut their segments as they
+ * like. An edit is forgotten when its room is needed and the peer has acknowledged it: whoever repeats such bytes sends
+ * what the peer discards.
  *
  * All of it stands in memory that may be a file's, so that a stream goes on after its process has ended.
  *
- * A line that may matter but has not come to its end is *held*: its bytes are acknowledged to the internal host (else, by Nagle's algorithm, it might not send
- * the rest) and go out with the segment that completes it. That segment's own bytes are acknowledged by the peer only, and since the edit spans the
- * whole line, their repetition repeats the held bytes too; so nothing here needs a timer or a copy of the window.
+ * A line that may matter but has not come to its end is *held*: its bytes are acknowledged to the internal host (else,
+ * by Nagle's algorithm, it might not send the rest) and go out with the segment that completes it. That segment's own
+ * bytes are acknowledged by the peer only, and since the edit spans the whole line, their repetition repeats the held
+ * bytes too; so nothing here needs a timer or a copy of the window.
  */
 import { LINE_MAX } from "./alg-ftp.ts";
 
@@ -19,14 +23,20 @@ const EDITS = 4;
 /** A line and what a new address can add to it. */
 const EDIT_MAX = LINE_MAX + 32;
 
-/** Words of a stream's memory: {@link EditedStream.next}, bytes held, edits in use, what forgotten ones have added, the peer's acknowledgment. */
+/**
+ * Words of a stream's memory: {@link EditedStream.next}, bytes held, edits in use, what forgotten ones have added, the
+ * peer's acknowledgment.
+ */
 const S_NEXT = 0;
 const S_HELD = 1;
 const S_COUNT = 2;
 const S_BASE = 3;
 const S_ACKNOWLEDGED = 4;
 const S_WORDS = 8;
-/** Words of an edit: original number of its first byte, original length, size sent, original bytes from its start that we have acknowledged. */
+/**
+ * Words of an edit: original number of its first byte, original length, size sent, original bytes from its start that
+ * we have acknowledged.
+ */
 const E_START = 0;
 const E_LENGTH = 1;
 const E_SIZE = 2;
@@ -106,8 +116,8 @@ export class EditedStream {
 	}
 
 	/**
-	 * Records that `length` original bytes from `start`, of which we have acknowledged `answered`, are sent as the `size` bytes of `from` at `at`.
-	 * Only with {@link hasRoom}; `size` at most LINE_MAX + 32.
+	 * Records that `length` original bytes from `start`, of which we have acknowledged `answered`, are sent as the
+	 * `size` bytes of `from` at `at`. Only with {@link hasRoom}; `size` at most LINE_MAX + 32.
 	 */
 	add(start: number, length: number, answered: number, from: Uint8Array, at: number, size: number): void {
 		const W = this.#W;
@@ -141,7 +151,10 @@ export class EditedStream {
 		return (x + offset) | 0;
 	}
 
-	/** Original number for the peer's acknowledgment `y`. A line acknowledged in part is so to the extent that we have done it ourselves. */
+	/**
+	 * Original number for the peer's acknowledgment `y`. A line acknowledged in part is so to the extent that we have
+	 * done it ourselves.
+	 */
 	acknowledged(y: number): number {
 		const W = this.#W;
 		if (((y - W[S_ACKNOWLEDGED]) | 0) > 0) W[S_ACKNOWLEDGED] = y;
@@ -177,8 +190,9 @@ export class EditedStream {
 	}
 
 	/**
-	 * Renders repeated bytes: `length` original bytes from `x` that stand at `at` of a buffer with `end` as the end of its contents become what was sent
-	 * for them. `splice` replaces bytes in the buffer. Returns the sent number of the first byte.
+	 * Renders repeated bytes: `length` original bytes from `x` that stand at `at` of a buffer with `end` as the end of
+	 * its contents become what was sent for them. `splice` replaces bytes in the buffer. Returns the sent number of the
+	 * first byte.
 	 */
 	render(x: number, length: number, at: number, splice: (at: number, remove: number, bytes: Uint8Array, size: number) => void): number {
 		const W = this.#W;

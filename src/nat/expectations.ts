@@ -1,6 +1,7 @@
 /**
- * Inbound sessions that an ALG has announced: a fixed pool of (protocol, peer address, external endpoint) -> internal endpoint, each for one session and for
- * a minute. The external port is taken when it is announced, because the other side is told its number, and goes over to the mapping that the session makes.
+ * Inbound sessions that an ALG has announced: a fixed pool of (protocol, peer address, external endpoint) -> internal
+ * endpoint, each for one session and for a minute. The external port is taken when it is announced, because the other
+ * side is told its number, and goes over to the mapping that the session makes.
  */
 
 import { EXTERNAL_SHIFT, R_IN, R_META, RECORD_SHIFT } from "../conntrack/record.ts";
@@ -41,8 +42,9 @@ export class Expectations {
 	}
 
 	/**
-	 * Expects a session from `peer` to an internal endpoint, through external address number `external`. `random` is a 32-bit integer, `now` in seconds.
-	 * Returns the external port raw, or -1 if there is no room. What is expected already keeps its port; a host's ninth replaces its first.
+	 * Expects a session from `peer` to an internal endpoint, through external address number `external`. `random` is a
+	 * 32-bit integer, `now` in seconds. Returns the external port raw, or -1 if there is no room. What is expected
+	 * already keeps its port; a host's ninth replaces its first.
 	 */
 	expect(protocol: number, peer: number, external: number, internal: number, internalPort: number, now: number, random: number): number {
 		const same = this.#list.find(

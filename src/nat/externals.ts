@@ -1,5 +1,6 @@
 /**
- * External addresses: the WAN port's own (number 0, masquerading) and those of static NAT and pools, with the free ports of each that shares.
+ * External addresses: the WAN port's own (number 0, masquerading) and those of static NAT and pools, with the free
+ * ports of each that shares.
  */
 import { PortMap, type PortRange, portMapWords } from "../conntrack/ports.ts";
 import { ICMP, TCP, UDP } from "../packet/layout.ts";
@@ -10,7 +11,9 @@ export const EXTERNALS_MAX = 255;
 /** The protocols that have ports (or query identifiers) to share, in the order of their bitmaps. */
 const SHARED = [TCP, UDP, ICMP] as const;
 
-/** Number of the kind of ports (or query identifiers) that a protocol has, -1 if the table itself knows which are taken. */
+/**
+ * Number of the kind of ports (or query identifiers) that a protocol has, -1 if the table itself knows which are taken.
+ */
 export function portKind(protocol: number): number {
 	return protocol === TCP ? 0 : protocol === UDP ? 1 : protocol === ICMP ? 2 : -1;
 }
@@ -145,9 +148,10 @@ export class Externals {
 	}
 
 	/**
-	 * Makes the list anew for a wanted set of addresses, the WAN port's first, and free port maps over `ranges`. An address keeps the number that it has in
-	 * `before` (addresses by number), because the session records have it; what is new takes the lowest numbers that nobody had, or that nobody needs any more.
-	 * Returns the numbers of the wanted ones, in their order. Throws RangeError if there are too many.
+	 * Makes the list anew for a wanted set of addresses, the WAN port's first, and free port maps over `ranges`. An
+	 * address keeps the number that it has in `before` (addresses by number), because the session records have it; what
+	 * is new takes the lowest numbers that nobody had, or that nobody needs any more. Returns the numbers of the wanted
+	 * ones, in their order. Throws RangeError if there are too many.
 	 */
 	renew(wanted: readonly WantedExternal[], before: Int32Array, ranges: PortRange[]): number[] {
 		const shared = wanted.filter((w) => w.shared).length;
@@ -196,9 +200,8 @@ export class Externals {
 	}
 
 	/**
-	 * Takes an external port for an internal port (host order, both): the same if it is free, else one of the same parity and class from a random start
-	 * (of the upper class too when the lower one is full).
-	 * -1 when all are taken.
+	 * Takes an external port for an internal port (host order, both): the same if it is free, else one of the same
+	 * parity and class from a random start (of the upper class too when the lower one is full). -1 when all are taken.
 	 */
 	takePort(n: number, protocol: number, port: number, random: number): number {
 		const map = this.#map(n, protocol, port);

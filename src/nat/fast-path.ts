@@ -1,22 +1,26 @@
 /**
- * The fast path of a packet, both directions: a plain IPv4 TCP or UDP packet of a known session. Hot file: function locals, `var`, signed 32-bit
- * arithmetic, one call a batch, everything rare handed to `slow-path.ts` (performance.md "JavaScript idioms").
+ * The fast path of a packet, both directions: a plain IPv4 TCP or UDP packet of a known session. Hot file: function
+ * locals, `var`, signed 32-bit arithmetic, one call a batch, everything rare handed to `slow-path.ts` (src/README.md).
  *
- * Per packet: header checks (RFC 1812 section 5.2.2; the IPv4 header checksum is verified before a frame gets here: the kernel does it for TUN, the socket
- * filter for packet sockets, which cuts a faulty frame and a link-layer broadcast short so that it fails the length check and is judged by the slow path),
- * session lookup, state and timer, RFC 1624 update of both checksums from the session's stored delta,
- * address, port, hop count, counters, link header. The two loops are mirror images; the differences are which address and port words change and
- * that only outbound packets refresh a UDP mapping (RFC 4787 REQ-6).
+ * Per packet: header checks (RFC 1812 section 5.2.2; the IPv4 header checksum is verified before a frame gets here: the
+ * kernel does it for TUN, the socket filter for packet sockets, which cuts a faulty frame and a link-layer broadcast
+ * short so that it fails the length check and is judged by the slow path), session lookup, state and timer, RFC 1624
+ * update of both checksums from the session's stored delta, address, port, hop count, counters, link header. The two
+ * loops are mirror images; the differences are which address and port words change and that only outbound packets
+ * refresh a UDP mapping (RFC 4787 REQ-6).
  *
- * A known five-tuple is not believed by itself. An outbound packet has to come by the LAN port that its session's host is on: its source tells where that
- * is, if it is in the subnet that this port alone has, else the host's record. An inbound packet is never of a session between two internal hosts, whose peer is
- * one of our own addresses.
+ * A known five-tuple is not believed by itself. An outbound packet has to come by the LAN port that its session's host
+ * is on: its source tells where that is, if it is in the subnet that this port alone has, else the host's record. An
+ * inbound packet is never of a session between two internal hosts, whose peer is one of our own addresses.
  *
- * Whether a queue has room is looked at once a batch: what the slow path pushes leaves a batch's room free ({@link Queue}).
+ * Whether a queue has room is looked at once a batch: what the slow path pushes leaves a batch's room free
+ * ({@link Queue}).
  *
- * Checksums: the delta of the address pair is `delta & 0xffff`, with the ports `delta >>> 16`; inbound is the ones-complement of both. A partial checksum
- * (virtio flag) holds the pseudo-header sum only, not complemented, so it takes the address delta and no ports. If it begins elsewhere than at the UDP header, it is that of a
- * packet in a tunnel. The first words of all frames of a batch, or-ed together, say whether the port has to look at each one's type of service.
+ * Checksums: the delta of the address pair is `delta & 0xffff`, with the ports `delta >>> 16`; inbound is the
+ * ones-complement of both. A partial checksum (virtio flag) holds the pseudo-header sum only, not complemented, so it
+ * takes the address delta and no ports. If it begins elsewhere than at the UDP header, it is that of a packet in a
+ * tunnel. The first words of all frames of a batch, or-ed together, say whether the port has to look at each one's type
+ * of service.
  */
 
 import {
@@ -101,7 +105,9 @@ export interface FastPath {
 	inbound(rx: Int32Array, count: number): void;
 }
 
-/** Builds the batch functions over a context. The rare cases go to `slow`, which pushes its own results to the queues. */
+/**
+ * Builds the batch functions over a context. The rare cases go to `slow`, which pushes its own results to the queues.
+ */
 export function makeFastPath(c: Context, slow: SlowPath): FastPath {
 	var imul = Math.imul;
 	var table = c.table;
@@ -115,7 +121,10 @@ export function makeFastPath(c: Context, slow: SlowPath): FastPath {
 	var chainShift = table.shift;
 	var hostWords = c.hosts.W;
 
-	/** Drops the frames of a batch from number `from` on: their port's queue has no room, because what was there before has not been sent. Returns `from`. */
+	/**
+	 * Drops the frames of a batch from number `from` on: their port's queue has no room, because what was there before
+	 * has not been sent. Returns `from`.
+	 */
 	function refuse(rx: Int32Array, from: number, count: number, port: number): number {
 		for (let n = from; n < count; n++) c.dropLog.add(REASON["queue-full"], rx[n * 2], port, c.now);
 		return from;
@@ -548,8 +557,8 @@ export function makeFastPath(c: Context, slow: SlowPath): FastPath {
 }
 
 /**
- * True if every frame in the WAN's queue has one of our addresses as its source. It reads the frames, not what the loops above meant to write. One compare
- * for the common case.
+ * True if every frame in the WAN's queue has one of our addresses as its source. It reads the frames, not what the
+ * loops above meant to write. One compare for the common case.
  */
 export function sourcesAreOurs(c: Context): boolean {
 	var X = c.wan.queue.pairs;

@@ -296,8 +296,8 @@ export class FragmentPool {
 	}
 
 	/**
-	 * Blocks that were handed out are free again once every queue has been sent. To be called only while none is about to
-	 * be queued.
+	 * Blocks that were handed out are free again once every queue has been sent. To be called only while none is about
+	 * to be queued.
 	 */
 	recycle(): void {
 		if (!this.#handedOut) return;

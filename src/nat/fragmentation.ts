@@ -110,8 +110,8 @@ export class Fragmentation {
 
 	/**
 	 * Cuts a frame of packet `p` that is translated, in slot `s`, into fragments no larger than `mtu` for the port `to`
-	 * and gives each to `send`, in order. Every fragment has the whole header; options that are not to be repeated become
-	 * no-operations.
+	 * and gives each to `send`, in order. Every fragment has the whole header; options that are not to be repeated
+	 * become no-operations.
 	 */
 	cut(p: PacketDescriptor, s: number, length: number, to: Link, mtu: number, send: (s: number, length: number) => void): void {
 		const c = this.#c;

@@ -65,9 +65,9 @@ export class IcmpSender {
 	}
 
 	/**
-	 * Answers the packet in slot `s` (`length` bytes, as received) with an error, back out of the port it came from: LAN
-	 * port number `port`, or -1 for the WAN. `rest` is the last halfword of the ICMP header (next-hop MTU, host order).
-	 * Sends nothing where RFC 1812 section 4.3.2.7 says so, or over the rate. The packet is gone afterwards.
+	 * Answers the packet in slot `s` (`length` bytes, as received) with an error, back out of the port it came from:
+	 * LAN port number `port`, or -1 for the WAN. `rest` is the last halfword of the ICMP header (next-hop MTU, host
+	 * order). Sends nothing where RFC 1812 section 4.3.2.7 says so, or over the rate. The packet is gone afterwards.
 	 */
 	send(s: number, length: number, port: number, kind: number, rest = 0): void {
 		const c = this.#c;

@@ -76,8 +76,8 @@ export function translateError(
 		portChange = fold(portChange + halfDelta(H[peerAt], peerPort));
 		H[peerAt] = peerPort;
 	}
-	// The quoted header's checksum change cancels its address change in the ICMP sum, the transport checksum's change is
-	// added to it.
+	// The quoted header's checksum change cancels its address change in the ICMP sum, the transport checksum's change
+	// is added to it.
 	let icmp = portChange;
 	H[(quote >> 1) + IP_SUM_H] = adjust(H[(quote >> 1) + IP_SUM_H], addressChange);
 	P[addressAt] = address;

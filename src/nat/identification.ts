@@ -1,9 +1,12 @@
 /**
- * Identifications of datagrams that may be fragmented, which all hosts behind one address share (RFC 6864 section 5.3.1): no two of a destination's datagrams have one at the same time.
+ * Identifications of datagrams that may be fragmented, which all hosts behind one address share (RFC 6864 section
+ * 5.3.1): no two of a destination's datagrams have one at the same time.
  *
- * Theory of operation. One counter for all destinations would tell each how much goes to the others (an idle scan), so there is one for each of the numbers that a secret hash makes of
- * destinations. It goes on by what is needed, and by some more, at random, in each further second in which it is used: a destination that shares it with another does
- * not learn how much that one got. At that rate a counter comes round no sooner than the lifetime of datagrams, two minutes, unless 200 a second are sent.
+ * Theory of operation. One counter for all destinations would tell each how much goes to the others (an idle scan), so
+ * there is one for each of the numbers that a secret hash makes of destinations. It goes on by what is needed, and by
+ * some more, at random, in each further second in which it is used: a destination that shares it with another does not
+ * learn how much that one got. At that rate a counter comes round no sooner than the lifetime of datagrams, two
+ * minutes, unless 200 a second are sent.
  */
 
 const BITS = 9;
@@ -35,7 +38,10 @@ export class Identifications {
 		return x;
 	}
 
-	/** Takes `count` identifications for a destination (raw), all within `mask`; returns the first, in host order. `now16` is in seconds. */
+	/**
+	 * Takes `count` identifications for a destination (raw), all within `mask`; returns the first, in host order.
+	 * `now16` is in seconds.
+	 */
 	take(destination: number, count: number, mask: number, now16: number): number {
 		const at = Math.imul(destination ^ (destination >>> 16), this.#key) >>> (32 - BITS);
 		let id = this.#next[at];

@@ -47,10 +47,10 @@ export class Inbound {
 	}
 
 	/**
-	 * Makes the session of an inbound packet, if a mapping, a forward or static NAT lets it in: its record number, {@link
-	 * LEFT_TO_KERNEL} or a refusal. A hairpinned one has come from a host on LAN port `from`: every mapping of the same
-	 * LAN accepts it (RFC 4787 REQ-9), those of other LANs as policy has it. A port of a configured forward is the
-	 * forward's: nobody gets in there whom its source keeps out.
+	 * Makes the session of an inbound packet, if a mapping, a forward or static NAT lets it in: its record number,
+	 * {@link LEFT_TO_KERNEL} or a refusal. A hairpinned one has come from a host on LAN port `from`: every mapping of
+	 * the same LAN accepts it (RFC 4787 REQ-9), those of other LANs as policy has it. A port of a configured forward is
+	 * the forward's: nobody gets in there whom its source keeps out.
 	 */
 	open(p: PacketDescriptor, from: number): number {
 		const c = this.#c;

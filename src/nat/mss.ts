@@ -1,5 +1,6 @@
 /**
- * TCP maximum segment size clamping (RFC 9293 section 3.7.1): a SYN through a WAN with a small MTU announces what fits it.
+ * TCP maximum segment size clamping (RFC 9293 section 3.7.1): a SYN through a WAN with a small MTU announces what fits
+ * it.
  */
 
 import { adjust, halfDelta } from "../packet/checksum.ts";
@@ -7,8 +8,8 @@ import { swap16, type Views, VNET_PARTIAL } from "../packet/layout.ts";
 import { TCP_FLAGS_H, TCP_HEADER, TCP_SUM_H } from "../packet/tcp.ts";
 
 /**
- * Lowers the MSS option of a SYN to `most`. `l4` is the TCP header's first halfword, `room` its bytes with data. The TCP checksum
- * is updated unless it is a partial one, which covers no data yet.
+ * Lowers the MSS option of a SYN to `most`. `l4` is the TCP header's first halfword, `room` its bytes with data. The
+ * TCP checksum is updated unless it is a partial one, which covers no data yet.
  */
 export function clampMss(v: Views, slot: number, l4: number, room: number, most: number): void {
 	const { P, H, B } = v;

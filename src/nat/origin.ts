@@ -34,8 +34,8 @@ export function isMartian({ externals, wan, lan }: Context, source: number): boo
 }
 
 /**
- * Judges the source of an error that came by a LAN port: -1 if it is one of its hosts, or, where the kernel forwards, the
- * router itself; else a reason.
+ * Judges the source of an error that came by a LAN port: -1 if it is one of its hosts, or, where the kernel forwards,
+ * the router itself; else a reason.
  */
 export function reportFault(c: Context, source: number, port: number): number {
 	const lan = c.lan[port];

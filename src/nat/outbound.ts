@@ -29,8 +29,8 @@ export class Outbound {
 	}
 
 	/**
-	 * Makes the session of an outbound packet: its record number, {@link LEFT_TO_KERNEL} or a refusal. The host's MAC is
-	 * learned from the frame.
+	 * Makes the session of an outbound packet: its record number, {@link LEFT_TO_KERNEL} or a refusal. The host's MAC
+	 * is learned from the frame.
 	 */
 	open(p: PacketDescriptor): number {
 		const c = this.#c;

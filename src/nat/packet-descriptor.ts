@@ -32,8 +32,8 @@ export class PacketDescriptor implements NewSession {
 	/** First halfword of the transport header. */
 	l4 = 0;
 	/**
-	 * Transport bytes of the whole packet, and the frames that it consists of: this one, or those in the fragment pool's
-	 * list.
+	 * Transport bytes of the whole packet, and the frames that it consists of: this one, or those in the fragment
+	 * pool's list.
 	 */
 	room = 0;
 	frames = 1;

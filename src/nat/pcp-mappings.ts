@@ -1,9 +1,11 @@
 /**
- * Port forwards that internal hosts ask for themselves (RFC 6887, RFC 6886; RFC 6888 REQ-9): kept like configured ones for as long as was asked, in a list of fixed size.
- * The list stands in memory that may be a file's, so that it outlives the process with the sessions that it has let in.
- * A port of the WAN's own address is given, so hosts of pools, which have others, get none. Ports of configured forwards are neither taken nor given back here.
- * A host gets ports for itself only, above 1023, of masqd's own range, and the port that its mapping already has if there is one.
- * When the list is full, who has least takes the place that ends first of who has most, so that nobody keeps the others out.
+ * Port forwards that internal hosts ask for themselves (RFC 6887, RFC 6886; RFC 6888 REQ-9): kept like configured ones
+ * for as long as was asked, in a list of fixed size. The list stands in memory that may be a file's, so that it
+ * outlives the process with the sessions that it has let in. A port of the WAN's own address is given, so hosts of
+ * pools, which have others, get none. Ports of configured forwards are neither taken nor given back here. A host gets
+ * ports for itself only, above 1023, of masqd's own range, and the port that its mapping already has if there is one.
+ * When the list is full, who has least takes the place that ends first of who has most, so that nobody keeps the others
+ * out.
  */
 import { EXTERNAL_SHIFT, R_IN, R_META, RECORD_SHIFT } from "../conntrack/record.ts";
 import { addressValue, secondOf, swap16, swap32, TCP, UDP } from "../packet/layout.ts";
@@ -39,8 +41,8 @@ interface Entry {
 }
 
 /**
- * Words of the memory: header, then an entry each. The word that says what an entry is, is written last and cleared first, so an entry that a kill has cut
- * short is none.
+ * Words of the memory: header, then an entry each. The word that says what an entry is, is written last and cleared
+ * first, so an entry that a kill has cut short is none.
  */
 const MAGIC = 0x50435031;
 const H_MAGIC = 0;
@@ -70,15 +72,18 @@ export class PcpMappings {
 	readonly #W: Int32Array;
 	#entries: Entry[] = [];
 
-	/** `memory` is a file's if the list is to outlive the process; {@link takeOver} is to be called before anything else then. */
+	/**
+	 * `memory` is a file's if the list is to outlive the process; {@link takeOver} is to be called before anything else
+	 * then.
+	 */
 	constructor(c: Context, memory: ArrayBuffer) {
 		this.#c = c;
 		this.#W = new Int32Array(memory, 0, HEADER + MOST * ENTRY);
 	}
 
 	/**
-	 * Goes on with what the memory holds, which reserves the ports, or begins anew; `boot` identifies this boot of the machine, four
-	 * words. Where no host may ask any more it begins anew too: what they had opened is closed then.
+	 * Goes on with what the memory holds, which reserves the ports, or begins anew; `boot` identifies this boot of the
+	 * machine, four words. Where no host may ask any more it begins anew too: what they had opened is closed then.
 	 *
 	 * @returns true if there was a list: then hosts need not be told that mappings were lost.
 	 */
@@ -123,8 +128,8 @@ export class PcpMappings {
 	}
 
 	/**
-	 * The external address is `address` (raw, not 0): true if hosts are to be told, because they were told another or none. If another, the epoch
-	 * begins anew (RFC 6887 section 8.5); if none, nobody has relied on one.
+	 * The external address is `address` (raw, not 0): true if hosts are to be told, because they were told another or
+	 * none. If another, the epoch begins anew (RFC 6887 section 8.5); if none, nobody has relied on one.
 	 */
 	follow(address: number): boolean {
 		if (this.#W[H_ADDRESS] === address) return false;
@@ -155,7 +160,10 @@ export class PcpMappings {
 		return place;
 	}
 
-	/** Whether a host (raw) may have ports of the WAN's own address, and ask for them. That of a device without addresses may be its host still. */
+	/**
+	 * Whether a host (raw) may have ports of the WAN's own address, and ask for them. That of a device without
+	 * addresses may be its host still.
+	 */
 	#mayAsk(internal: number): boolean {
 		const { lan, policy, externals } = this.#c;
 		if (externals.ofInternal(internal) >= 0 || poolOf(policy, internal) >= 0) return false;
@@ -218,7 +226,10 @@ export class PcpMappings {
 		return { ...answer, port: external, lifetime };
 	}
 
-	/** Ends the request that ends first of the host that has most, for one that `has` fewer; false if none has more than that would have. */
+	/**
+	 * Ends the request that ends first of the host that has most, for one that `has` fewer; false if none has more than
+	 * that would have.
+	 */
 	#makeRoom(has: number): boolean {
 		const counts = new Map<number, number>();
 		for (const { forward } of this.#entries) counts.set(forward.internal, (counts.get(forward.internal) ?? 0) + 1);
@@ -287,7 +298,10 @@ export class PcpMappings {
 		if (gone.length > 0) this.#remove(gone);
 	}
 
-	/** After another configuration: ends what belongs to hosts that may not ask any more, and what has lost its port to a redirect or other ranges. */
+	/**
+	 * After another configuration: ends what belongs to hosts that may not ask any more, and what has lost its port to
+	 * a redirect or other ranges.
+	 */
 	withdraw(): void {
 		const { policy } = this.#c;
 		const stands = ({ internal, protocol, first }: Forward) =>

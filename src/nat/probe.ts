@@ -1,5 +1,6 @@
 /**
- * Packets made for the decision code to look at: for `why` and `selftest`. Headers are right, payloads are a few zero bytes.
+ * Packets made for the decision code to look at: for `why` and `selftest`. Headers are right, payloads are a few zero
+ * bytes.
  */
 
 import { sumOf } from "../packet/checksum.ts";
@@ -24,7 +25,10 @@ import { hasPorts, ICMP, IP_WORD, pair, SLOT_IP, swap16, TCP, UDP, type Views } 
 import { TCP_HEADER } from "../packet/tcp.ts";
 import { UDP_HEADER, UDP_LENGTH_H } from "../packet/udp.ts";
 
-/** A packet by what the decisions look at. Addresses and ports raw; an ICMP query has its identifier in the internal end's port. */
+/**
+ * A packet by what the decisions look at. Addresses and ports raw; an ICMP query has its identifier in the internal
+ * end's port.
+ */
 export interface Probe {
 	protocol: number;
 	source: number;

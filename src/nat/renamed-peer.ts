@@ -1,10 +1,11 @@
 /**
- * One peer endpoint that reaches one internal endpoint by two forwards at once: towards the inside its second connection needs another port, or the two could not be
- * told apart (the kernel does the same).
+ * One peer endpoint that reaches one internal endpoint by two forwards at once: towards the inside its second
+ * connection needs another port, or the two could not be told apart (the kernel does the same).
  *
- * The two ports words of a record have the peer's port each, as the inside and as the outside knows it. Such a session is TENDED, so that all its segments come
- * to the slow path, which changes that port with its checksum here; the session's stored delta is that of its own endpoint, as ever. TCP only: datagrams
- * have no state that keeps them from the fast path.
+ * The two ports words of a record have the peer's port each, as the inside and as the outside knows it. Such a session
+ * is ALG_INSPECTED, so that all its segments come to the slow path, which changes that port with its checksum here; the
+ * session's stored delta is that of its own endpoint, as ever. TCP only: datagrams have no state that keeps them from
+ * the fast path.
  */
 
 import { R_IN, R_OUT, RECORD_SHIFT } from "../conntrack/record.ts";
@@ -31,7 +32,10 @@ export function otherPeerPort(c: Context, internal: number, internalPort: number
 	return -1;
 }
 
-/** Gives the peer of session `i` the port that the other side knows, in the segment in slot `s` whose TCP header begins at halfword `l4`. */
+/**
+ * Gives the peer of session `i` the port that the other side knows, in the segment in slot `s` whose TCP header begins
+ * at halfword `l4`.
+ */
 export function renamePeer(c: Context, i: number, s: number, l4: number, outbound: boolean): void {
 	const { P, H } = c.views;
 	const { T } = c.table;

@@ -1,7 +1,8 @@
 /**
- * The WAN port has another address. Mappings that do not care move to it with their ports, so the next packet leaves from the new address through the
- * same mapping: UDP, ICMP queries, protocols without ports. TCP cannot move: the inside is told by a reset, and what it sends all the same is answered
- * with one. Static NAT and pools have addresses of their own.
+ * The WAN port has another address. Mappings that do not care move to it with their ports, so the next packet leaves
+ * from the new address through the same mapping: UDP, ICMP queries, protocols without ports. TCP cannot move: the
+ * inside is told by a reset, and what it sends all the same is answered with one. Static NAT and pools have addresses
+ * of their own.
  */
 import { EXTERNAL_SHIFT, R_IN, R_META, R_PEER, RECORD_SHIFT } from "../conntrack/record.ts";
 import { FREE, QUARANTINED, TCP_CLOSING, TCP_RESET, TCP_SYN_IN, TCP_SYN_OUT } from "../conntrack/states.ts";
@@ -17,8 +18,9 @@ export interface Renumbered {
 }
 
 /**
- * Changes the WAN port's address from the one in the table to `address`, both not 0. `reset` is called for each TCP session that its host takes to be alive, before it
- * ends. The order of the stores is such that a restore understands the table at any moment (table.ts).
+ * Changes the WAN port's address from the one in the table to `address`, both not 0. `reset` is called for each TCP
+ * session that its host takes to be alive, before it ends. The order of the stores is such that a restore understands
+ * the table at any moment (table.ts).
  */
 export function renumber(c: Context, admission: Admission, address: number, reset: (i: number) => void): Renumbered {
 	const { table, externals } = c;

@@ -1,6 +1,7 @@
 /**
- * Which sessions go on when something around them has changed: a restart found them in the table's file, or a reload brought another policy. A
- * session is kept if the policy would still let it be what it is; nothing else is asked of it.
+ * Which sessions go on when something around them has changed: a restart found them in the table's file, or a reload
+ * brought another policy. A session is kept if the policy would still let it be what it is; nothing else is asked of
+ * it.
  */
 import {
 	EXTERNAL_SHIFT,
@@ -87,8 +88,9 @@ export class Revalidator {
 	}
 
 	/**
-	 * Takes over a record of a restored table: claims its port and pool address, counts its host and puts it into the indexes. False, and nothing done, if
-	 * it does not fit, or something that it needs is not there. Use it with the policy in force.
+	 * Takes over a record of a restored table: claims its port and pool address, counts its host and puts it into the
+	 * indexes. False, and nothing done, if it does not fit, or something that it needs is not there. Use it with the
+	 * policy in force.
 	 */
 	adopt(i: number): boolean {
 		const c = this.#c;
@@ -141,7 +143,10 @@ export class Revalidator {
 		else hosts.place(host, port);
 	}
 
-	/** Takes the external port of a record's mapping: its own forward's is reserved already. False if somebody else has it. */
+	/**
+	 * Takes the external port of a record's mapping: its own forward's is reserved already. False if somebody else has
+	 * it.
+	 */
 	#claim(i: number): boolean {
 		const { T } = this.#c.table;
 		const e = i << RECORD_SHIFT;
@@ -157,8 +162,8 @@ export class Revalidator {
 	}
 
 	/**
-	 * Claims again what the sessions of the table hold, after the externals were made anew; each of them fits. Returns the records of those that could
-	 * not have their port back.
+	 * Claims again what the sessions of the table hold, after the externals were made anew; each of them fits. Returns
+	 * the records of those that could not have their port back.
 	 */
 	reclaim(): number[] {
 		const { table } = this.#c;

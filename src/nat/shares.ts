@@ -1,9 +1,11 @@
 /**
- * What a host may have of the sessions and ports that all share (design.md section 3; RFC 6888 REQ-4).
+ * What a host may have of the sessions and ports that all share (RFC 6888 REQ-4).
  *
- * Theory of operation. A host is guaranteed its part of the table, and of the ports of a kind at its external address; beyond that it may borrow while a fifth is free. Its part is one by the
- * number of hosts; but hosts nobody has answered yet count for one together, so that who sends from addresses that are not there takes no part from anybody. Of few ports
- * even a host that is alone cannot hold the last fifth by live sessions: those are never taken back, and the next host wants some.
+ * Theory of operation. A host is guaranteed its part of the table, and of the ports of a kind at its external address;
+ * beyond that it may borrow while a fifth is free. Its part is one by the number of hosts; but hosts nobody has
+ * answered yet count for one together, so that who sends from addresses that are not there takes no part from anybody.
+ * Of few ports even a host that is alone cannot hold the last fifth by live sessions: those are never taken back, and
+ * the next host wants some.
  */
 import type { Context } from "./context.ts";
 
@@ -11,9 +13,15 @@ import type { Context } from "./context.ts";
 export const HOST_MINIMUM = 16;
 /** While at least this share of the table, or of the ports, is free, a host may have more than its part. */
 export const BORROW_FREE = 0.2;
-/** While less than this share of the table is free, strangers may open no more than half of a host's part: the rest is for what it opens itself. */
+/**
+ * While less than this share of the table is free, strangers may open no more than half of a host's part: the rest is
+ * for what it opens itself.
+ */
 export const STRANGERS_FREE = 0.3;
-/** Sessions of a host that strangers have opened and it has not answered, and finished ones, as a shift of the table's size: further ones of strangers take their place. */
+/**
+ * Sessions of a host that strangers have opened and it has not answered, and finished ones, as a shift of the table's
+ * size: further ones of strangers take their place.
+ */
 export const STRANGERS_SHIFT = 3;
 
 /** Ports from which on a host that is alone may hold all of them: the table is what is full first. */

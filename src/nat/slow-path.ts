@@ -217,7 +217,7 @@ export class SlowPath {
 		return 1;
 	}
 
-	// ---- called for packets of any other form -------------------------------------------------------------------------
+	// ---- called for packets of any other form -----------------------------------------------------------------------
 
 	/** Any frame from LAN port `port`; `received` are the bytes behind the link header. */
 	outbound(s: number, received: number, port: number): void {
@@ -289,9 +289,9 @@ export class SlowPath {
 	}
 
 	/**
-	 * Any frame from LAN port `port` while the WAN port has no address that can be used (`fault` is the reason then, else
-	 * -1) or some destination no route: also packets of known sessions are refused, and their sessions are not touched,
-	 * so that they go on when it is back.
+	 * Any frame from LAN port `port` while the WAN port has no address that can be used (`fault` is the reason then,
+	 * else -1) or some destination no route: also packets of known sessions are refused, and their sessions are not
+	 * touched, so that they go on when it is back.
 	 */
 	outboundImpaired(s: number, received: number, port: number, fault: number): void {
 		const c = this.#c;
@@ -303,8 +303,8 @@ export class SlowPath {
 		if (reason < 0) return this.outbound(s, received, port);
 		const length = checkHeader(c.views, s, received, c.lan[port].ethernet);
 		if (length < 0) return this.#faulty(length, s, port);
-		// What the host has acknowledged counts: should the address be another one in the end, it is there that its reset
-		// must be.
+		// What the host has acknowledged counts: should the address be another one in the end, it is there that its
+		// reset must be.
 		if (
 			B[s + SLOT_IP] === IP_PLAIN_BYTE &&
 			B[s + SLOT_IP + IP_PROTOCOL] === TCP &&
@@ -348,7 +348,8 @@ export class SlowPath {
 			opens = isQuery(type);
 			if (!opens && isError(type)) return frames > 1 ? p.drop(REASON["icmp-bad-quote"], frames) : this.#transit.inbound(p);
 			if (!opens && !isReply(type)) return this.#leave(p, "icmp-unsupported");
-			// A query to a shared address is for the router, even if one from inside to that peer has the same identifier.
+			// A query to a shared address is for the router, even if one from inside to that peer has the same
+			// identifier.
 			if (opens && c.externals.list[external].shared) return this.#leave(p);
 		}
 		let i = table.findIn(protocol, p.peer, p.address, external, pair(p.peerPort, p.externalPort));
@@ -391,7 +392,7 @@ export class SlowPath {
 		return 0;
 	}
 
-	// ---- called for packets that wait, or have waited, for a neighbour ----------------------------------------------------
+	// ---- called for packets that wait, or have waited, for a neighbour ----------------------------------------------
 
 	/** As {@link sessionOut}. */
 	sessionOf(s: number): number {

@@ -1,5 +1,6 @@
 /**
- * TCP resets towards the inside: for connections that cannot go on because the external address that they had is not ours any more.
+ * TCP resets towards the inside: for connections that cannot go on because the external address that they had is not
+ * ours any more.
  */
 
 import { R_ACK_IN, R_ACK_OUT, R_OUT, R_PEER, RECORD_SHIFT } from "../conntrack/record.ts";
@@ -33,7 +34,10 @@ import type { Context } from "./context.ts";
 
 const RESET_LENGTH = IP_HEADER + TCP_HEADER;
 
-/** Writes a reset into slot `s`, without link header. Addresses, ports word (source first) and sequence numbers raw. Returns its length. */
+/**
+ * Writes a reset into slot `s`, without link header. Addresses, ports word (source first) and sequence numbers raw.
+ * Returns its length.
+ */
 function writeReset(
 	v: Views,
 	s: number,
@@ -69,8 +73,8 @@ function writeReset(
 }
 
 /**
- * Writes into slot `s` the reset that the internal host of session `i` takes as its peer's: at the sequence number that it has acknowledged last. Returns
- * its length, 0 if that number is not known.
+ * Writes into slot `s` the reset that the internal host of session `i` takes as its peer's: at the sequence number that
+ * it has acknowledged last. Returns its length, 0 if that number is not known.
  */
 export function sessionReset(c: Context, i: number, s: number): number {
 	const { T } = c.table;
@@ -81,8 +85,9 @@ export function sessionReset(c: Context, i: number, s: number): number {
 }
 
 /**
- * Answers the TCP segment in slot `s`, as received from LAN port `port`, with a reset (RFC 9293 section 3.5.2: its sequence number is the segment's acknowledgment
- * number). Nothing is sent for a segment that has none, and none for a reset. `l4` is its first halfword.
+ * Answers the TCP segment in slot `s`, as received from LAN port `port`, with a reset (RFC 9293 section 3.5.2: its
+ * sequence number is the segment's acknowledgment number). Nothing is sent for a segment that has none, and none for a
+ * reset. `l4` is its first halfword.
  */
 export function replyReset(c: Context, s: number, port: number, l4: number): void {
 	const { P, H, B } = c.views;

@@ -158,8 +158,8 @@ export class Track {
 	}
 
 	/**
-	 * Notes an outbound packet of an ICMP query's session or of one without ports. What a stranger has opened is answered
-	 * by it.
+	 * Notes an outbound packet of an ICMP query's session or of one without ports. What a stranger has opened is
+	 * answered by it.
 	 */
 	#saidInternal(i: number, protocol: number): void {
 		const { table, now16 } = this.#c;
@@ -170,8 +170,8 @@ export class Track {
 
 	/**
 	 * The state of a session of SCTP or DCCP: `opening` is the state that a packet of this direction answers. What a
-	 * stranger has opened is established when he answers in turn: his address may be forged, and then the inside's answer
-	 * does not reach him.
+	 * stranger has opened is established when he answers in turn: his address may be forged, and then the inside's
+	 * answer does not reach him.
 	 */
 	#associate(p: PacketDescriptor, i: number, opening: number): void {
 		const { table, now16, views } = this.#c;

@@ -93,8 +93,8 @@ export function rewrite(c: Context, s: number, delta: number, hops: number, from
 	if ((P[(ip >> 2) + IP_FLAGS_W] & IP_OFFSET) === 0) {
 		const partial = (P[s >> 2] & VNET_PARTIAL) !== 0;
 		if (protocol === SCTP) {
-			// Its CRC does not cover addresses, and no virtio flag says that it is one: complete it if the sender's device
-			// was to.
+			// Its CRC does not cover addresses, and no virtio flag says that it is one: complete it if the sender's
+			// device was to.
 			if (partial) {
 				putSctpSum(B, l4 * 2, sctpSum(B, l4 * 2, swap16(H[(ip >> 1) + IP_LENGTH_H]) - header));
 				B.fill(0, s, s + 10);
@@ -208,8 +208,8 @@ export class Translator {
 
 	/**
 	 * A UDP packet of the common form that holds a packet of a tunnel whose checksum is partial: its own, in halfword
-	 * `field`, is not. `delta` is the session's, by direction. The port has to look at it: what it is, the virtio header
-	 * cannot say.
+	 * `field`, is not. `delta` is the session's, by direction. The port has to look at it: what it is, the virtio
+	 * header cannot say.
 	 */
 	tunnelled(queue: Queue, field: number, delta: number): void {
 		const { H } = this.#c.views;

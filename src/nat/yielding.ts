@@ -1,13 +1,16 @@
 /**
- * Protocols without ports are one's at a time towards a peer. The router may be the one: it is asked before a session opens (outbound.ts), and what it begins to
- * speak afterwards is taken back here.
+ * Protocols without ports are one's at a time towards a peer. The router may be the one: it is asked before a session
+ * opens (outbound.ts), and what it begins to speak afterwards is taken back here.
  */
 import { EXTERNAL_SHIFT, R_META, R_PEER, RECORD_SHIFT } from "../conntrack/record.ts";
 import { OTHER } from "../conntrack/states.ts";
 import type { Admission } from "./admission.ts";
 import type { Context } from "./context.ts";
 
-/** Ends the sessions in a protocol without ports at the WAN's own address whose peer the router itself speaks with by now; returns how many. */
+/**
+ * Ends the sessions in a protocol without ports at the WAN's own address whose peer the router itself speaks with by
+ * now; returns how many.
+ */
 export function yieldToRouter(c: Context, admission: Admission): number {
 	const { table } = c;
 	let ended = 0;

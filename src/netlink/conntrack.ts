@@ -1,6 +1,7 @@
 /**
- * ctnetlink (linux/netfilter/nfnetlink_conntrack.h): the kernel's connection tracking entries, read and deleted. The kernel makes them itself when the first
- * packet of a connection passes, but for those of connections that it is to take over.
+ * ctnetlink (linux/netfilter/nfnetlink_conntrack.h): the kernel's connection tracking entries, read and deleted. The
+ * kernel makes them itself when the first packet of a connection passes, but for those of connections that it is to
+ * take over.
  *
  * Addresses are in host order, ports host order.
  */
@@ -47,7 +48,10 @@ const ESTABLISHED = 3;
 const BE_LIBERAL = Uint8Array.of(8, 8);
 const NAT = { ADDRESS: 1, PORTS: 3 } as const;
 const NAT_PORT = 1;
-/** Seconds that an established connection may be quiet (RFC 5382 REQ-5); with its next packet the kernel's own timeout holds. */
+/**
+ * Seconds that an established connection may be quiet (RFC 5382 REQ-5); with its next packet the kernel's own timeout
+ * holds.
+ */
 const QUIET = 7440;
 
 /** One direction of an entry. */
@@ -173,7 +177,10 @@ function marked(header: RequestHeader, mark: Mark, little: boolean): ArrayBuffer
 		.finish();
 }
 
-/** Appends a request for (CT_GET) or against (CT_DELETE) the one entry of a tuple, its original one or (`reply`) that of its answers: ENOENT if there is none. */
+/**
+ * Appends a request for (CT_GET) or against (CT_DELETE) the one entry of a tuple, its original one or (`reply`) that of
+ * its answers: ENOENT if there is none.
+ */
 export function writeEntryRequest(out: MessageWriter, header: RequestHeader, tuple: Tuple, reply = false): MessageWriter {
 	out.message(header).netfilter(AF_INET);
 	return writeTuple(out, reply ? CTA.TUPLE_REPLY : CTA.TUPLE_ORIG, tuple);
@@ -199,8 +206,8 @@ function writeTuple(
 }
 
 /**
- * Appends a request for an entry of a TCP connection that the kernel has not seen begin: established, from `tuple`'s source, whose address and port are
- * `external` and `externalPort` to its peer. EEXIST if there is one.
+ * Appends a request for an entry of a TCP connection that the kernel has not seen begin: established, from `tuple`'s
+ * source, whose address and port are `external` and `externalPort` to its peer. EEXIST if there is one.
  */
 export function writeTakenOver(out: MessageWriter, tuple: Tuple, external = 0, externalPort = 0): MessageWriter {
 	const { protocol, source, destination, sourcePort, destinationPort } = tuple;
@@ -235,8 +242,9 @@ const RET = 0x06;
 const NLATTR = -0x1000 + 12;
 
 /**
- * A classic BPF program, groups of 4 words [code, jt, jf, k], that lets only events of entries with a mark through to a socket, so that foreign connections wake
- * nobody. A message without a mark is not ours either. (What is no event, acknowledgements among it, must have a socket of its own.)
+ * A classic BPF program, groups of 4 words [code, jt, jf, k], that lets only events of entries with a mark through to a
+ * socket, so that foreign connections wake nobody. A message without a mark is not ours either. (What is no event,
+ * acknowledgements among it, must have a socket of its own.)
  */
 export function markFilter({ value, mask }: Mark): Int32Array {
 	// biome-ignore format: one instruction a line

@@ -1,13 +1,15 @@
 /**
- * Netlink messages (RFC 3549, linux/netlink.h): values to bytes and bytes to values, whatever the family. No socket is touched here.
+ * Netlink messages (RFC 3549, linux/netlink.h): values to bytes and bytes to values, whatever the family. No socket is
+ * touched here.
  *
- * A datagram holds messages: a 16-byte `nlmsghdr`, a fixed header of the family, then attributes (length, type, payload, padded to 4), which may hold
- * attributes themselves. Headers and attribute headers are in the host's byte order. Numbers inside attributes are too in rtnetlink; in netfilter's families
- * they are in network order, but for what goes into nftables' registers. So each number is written and read by a method that names its order:
- * `number` is the host's, `network` the wire's. The host's order is a parameter for tests alone.
+ * A datagram holds messages: a 16-byte `nlmsghdr`, a fixed header of the family, then attributes (length, type,
+ * payload, padded to 4), which may hold attributes themselves. Headers and attribute headers are in the host's byte
+ * order. Numbers inside attributes are too in rtnetlink; in netfilter's families they are in network order, but for
+ * what goes into nftables' registers. So each number is written and read by a method that names its order: `number` is
+ * the host's, `network` the wire's. The host's order is a parameter for tests alone.
  *
- * Nothing read can make a reader throw or look outside the datagram: an attribute that overruns its message ends the attributes, one too short for what is
- * asked of it gives the caller's default.
+ * Nothing read can make a reader throw or look outside the datagram: an attribute that overruns its message ends the
+ * attributes, one too short for what is asked of it gives the caller's default.
  */
 
 /** True on little-endian machines (mipsel, arm, x86), false on big-endian ones (ath79). */
@@ -231,7 +233,10 @@ export class MessageWriter {
 		return this;
 	}
 
-	/** Begins an attribute that holds others; returns what {@link closeAttribute} needs. `flag`: it says so itself, as netfilter wants it. */
+	/**
+	 * Begins an attribute that holds others; returns what {@link closeAttribute} needs. `flag`: it says so itself, as
+	 * netfilter wants it.
+	 */
 	openAttribute(type: number, flag = false): number {
 		return this.#attribute(flag ? type | NESTED : type, 0);
 	}

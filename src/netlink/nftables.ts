@@ -1,9 +1,10 @@
 /**
- * nftables by netlink (linux/netfilter/nf_tables.h): what nft cannot say, and what would take it a process. Everything but reading is a transaction: messages between
- * {@link writeBatch}'s two, taken as a whole or not at all.
+ * nftables by netlink (linux/netfilter/nf_tables.h): what nft cannot say, and what would take it a process. Everything
+ * but reading is a transaction: messages between {@link writeBatch}'s two, taken as a whole or not at all.
  *
- * A rule is a list of expressions, pairs of a name and attributes, which work on registers: here the sixteen of four bytes, 8 to 23. Register numbers and the like are in
- * network order, what is compared with and put into registers is as the machine loads it.
+ * A rule is a list of expressions, pairs of a name and attributes, which work on registers: here the sixteen of four
+ * bytes, 8 to 23. Register numbers and the like are in network order, what is compared with and put into registers is
+ * as the machine loads it.
  */
 import { LITTLE_ENDIAN, MessageWriter, NLM_F } from "./message.ts";
 
@@ -218,7 +219,10 @@ export function queueTarget(queue: number): Expression {
 	});
 }
 
-/** An element of a set (`data` null) or map: bytes as they stand in the registers. `end`: the one behind a range, which is not in it. */
+/**
+ * An element of a set (`data` null) or map: bytes as they stand in the registers. `end`: the one behind a range, which
+ * is not in it.
+ */
 export interface Element {
 	key: Uint8Array;
 	data?: Uint8Array;

@@ -1,8 +1,8 @@
 /**
  * nfnetlink_queue (linux/netfilter/nfnetlink_queue.h): packets that the kernel asks about, and the verdicts.
  *
- * The two directions that are taken for every connection, {@link readPacket} and {@link Verdicts}, are written for speed: plain offsets over views that are made
- * once, no object a packet.
+ * The two directions that are taken for every connection, {@link readPacket} and {@link Verdicts}, are written for
+ * speed: plain offsets over views that are made once, no object a packet.
  */
 import { align, LITTLE_ENDIAN, MessageWriter, NLM_F, NLMSG_ERROR, NLMSG_HEADER } from "./message.ts";
 
@@ -40,8 +40,8 @@ export interface QueueSettings {
 }
 
 /**
- * The requests that bind a queue's number to the socket and set it up, each with an acknowledgement to come: EBUSY or EPERM to the first says that somebody else
- * has it. `sequence` is the first's.
+ * The requests that bind a queue's number to the socket and set it up, each with an acknowledgement to come: EBUSY or
+ * EPERM to the first says that somebody else has it. `sequence` is the first's.
  */
 export function encodeBind(
 	queue: number,
@@ -98,7 +98,10 @@ export class PacketReader {
 		this.#view = new DataView(buffer);
 	}
 
-	/** Fills `packet` from the message of `length` bytes at offset `from`; false if it is none of a packet, or one cut short. */
+	/**
+	 * Fills `packet` from the message of `length` bytes at offset `from`; false if it is none of a packet, or one cut
+	 * short.
+	 */
 	read(from: number, length: number, packet: QueuedPacket): boolean {
 		const halves = this.#halves;
 		const view = this.#view;

@@ -1,13 +1,16 @@
 /**
- * rtnetlink (RFC 3549, linux/rtnetlink.h) as values: messages to bytes and bytes to messages. No socket is touched here.
+ * rtnetlink (RFC 3549, linux/rtnetlink.h) as values: messages to bytes and bytes to messages. No socket is touched
+ * here.
  *
- * A datagram holds messages, each a 16-byte `nlmsghdr`, a fixed header of its family (`ifinfomsg`, `ifaddrmsg`, `rtmsg`,
- * `ndmsg`, `fib_rule_hdr`) and attributes (length, type, payload, padded to 4). Everything is in the host's byte order except
- * IPv4 addresses inside attributes, which are in network order; here they are numbers in host-order address (192.168.1.1 =
- * 0xC0A80101). A dump is many messages with NLM_F_MULTI, over several datagrams, up to NLMSG_DONE.
+ * A datagram holds messages, each a 16-byte `nlmsghdr`, a fixed header of its family (`ifinfomsg`, `ifaddrmsg`,
+ * `rtmsg`, `ndmsg`, `fib_rule_hdr`) and attributes (length, type, payload, padded to 4). Everything is in the host's
+ * byte order except IPv4 addresses inside attributes, which are in network order; here they are numbers in host-order
+ * address (192.168.1.1 = 0xC0A80101). A dump is many messages with NLM_F_MULTI, over several datagrams, up to
+ * NLMSG_DONE.
  *
  * Nothing read can make the parser throw or read outside the datagram: an attribute that overruns its message ends the
- * attributes, one that is too short for its type is passed over, a message that overruns its datagram becomes `malformed`.
+ * attributes, one that is too short for its type is passed over, a message that overruns its datagram becomes
+ * `malformed`.
  */
 
 import {
@@ -136,7 +139,9 @@ export interface Envelope {
 export interface LinkMessage extends Envelope {
 	kind: "link";
 	deleted: boolean;
-	/** AF_UNSPEC for a device; AF_BRIDGE (7) tells of a bridge's port and does not mean that the device came or went. */
+	/**
+	 * AF_UNSPEC for a device; AF_BRIDGE (7) tells of a bridge's port and does not mean that the device came or went.
+	 */
 	family: number;
 	index: number;
 	/** ARPHRD. */
@@ -483,7 +488,10 @@ function parseRoute(view: DataView, at: number, a: AttributeReader, deleted: boo
 	return route;
 }
 
-/** RTA_MULTIPATH is a list of `rtnexthop` {u16 length, u8 flags, u8 hops, s32 ifindex}, each followed by its own attributes. */
+/**
+ * RTA_MULTIPATH is a list of `rtnexthop` {u16 length, u8 flags, u8 hops, s32 ifindex}, each followed by its own
+ * attributes.
+ */
 function takeFirstHop(view: DataView, from: number, end: number, route: RouteMessage, little: boolean): void {
 	route.routeFlags |= RTNH_F_DEAD;
 	for (let at = from; at + 8 <= end; ) {
@@ -728,8 +736,8 @@ export function encodeRule(header: RequestHeader, rule: RuleRequest, little: boo
 // ---- errors ------------------------------------------------------------------------------------------------
 
 /**
- * The errors that rtnetlink answers with. Numbers above 34 differ on MIPS; both are here, which is unambiguous because what
- * the other architectures call 120-148 never comes from rtnetlink.
+ * The errors that rtnetlink answers with. Numbers above 34 differ on MIPS; both are here, which is unambiguous because
+ * what the other architectures call 120-148 never comes from rtnetlink.
  */
 const ERRORS: ReadonlyMap<number, readonly [code: string, text: string]> = new Map([
 	[1, ["EPERM", "Operation not permitted"]],

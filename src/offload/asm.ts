@@ -1,9 +1,11 @@
 /**
- * An eBPF assembler and disassembler: instructions in, the bytes that bpf(2) takes out. Nothing here knows what the program is for.
+ * An eBPF assembler and disassembler: instructions in, the bytes that bpf(2) takes out. Nothing here knows what the
+ * program is for.
  *
- * An instruction is eight bytes (RFC 9669 section 3.2): opcode, two register numbers in a byte, a signed 16-bit offset, a signed 32-bit immediate. The byte order
- * of the multi-byte fields, and which nibble is the destination register, are those of the machine that runs it, so an assembler is made for one.
- * What is emitted keeps to what every JIT since Linux 5.15 has: no division, no atomics, no calls between programs.
+ * An instruction is eight bytes (RFC 9669 section 3.2): opcode, two register numbers in a byte, a signed 16-bit offset,
+ * a signed 32-bit immediate. The byte order of the multi-byte fields, and which nibble is the destination register, are
+ * those of the machine that runs it, so an assembler is made for one. What is emitted keeps to what every JIT since
+ * Linux 5.15 has: no division, no atomics, no calls between programs.
  *
  * The text of {@link disassemble} is LLVM's, so a second assembler can check both directions.
  */
@@ -17,7 +19,10 @@ export class Register {
 	}
 }
 
-/** R0 is the result, R1 to R5 are arguments and lost in a call, R6 to R9 survive it, R10 is the end of the stack (read only). */
+/**
+ * R0 is the result, R1 to R5 are arguments and lost in a call, R6 to R9 survive it, R10 is the end of the stack (read
+ * only).
+ */
 export const R0 = new Register(0);
 export const R1 = new Register(1);
 export const R2 = new Register(2);
@@ -184,7 +189,9 @@ export class Assembler {
 		return this.#emit(CLASS_JMP | EXIT, 0, 0, 0, 0);
 	}
 
-	/** Loads the address of byte `offset` of the first value of the array map with descriptor `map`. Two instructions. */
+	/**
+	 * Loads the address of byte `offset` of the first value of the array map with descriptor `map`. Two instructions.
+	 */
 	mapValue(to: Register, map: number, offset: number): this {
 		this.#emit(CLASS_LD | DOUBLE_WORD, to.number, PSEUDO_MAP_VALUE, 0, map);
 		return this.#emit(0, 0, 0, 0, offset);
@@ -297,7 +304,10 @@ function text(i: Decoded): string {
 	}
 }
 
-/** A program as text, one string an instruction (a wide one has two, the second empty), in LLVM's syntax but for the address of a map value. */
+/**
+ * A program as text, one string an instruction (a wide one has two, the second empty), in LLVM's syntax but for the
+ * address of a map value.
+ */
 export function disassemble(program: ArrayBuffer, little: boolean): string[] {
 	const view = new DataView(program);
 	const lines: string[] = [];

@@ -1,11 +1,14 @@
 /**
- * The flow cache: what the BPF programs know of established sessions, in memory that they share with the engine (slot.ts).
+ * The flow cache: what the BPF programs know of established sessions, in memory that they share with the engine
+ * (slot.ts).
  *
- * Theory of operation. Session record n has slots 2n (outbound) and 2n + 1 (inbound), so nothing has to be allocated. The engine is the only writer of heads, keys and
- * recipes; the programs, on all CPUs, only write what they have seen. A slot is filled first and then published by one ordered store into its chain's head, so a program
- * finds it whole or not at all. A slot is taken out of its chain by one ordered store into its predecessor; programs that hold it already go on to its end
- * with what it says, so it stays as it is until {@link QUARANTINE} has passed, a thousand times longer than any program runs, and its record's next session is not
- * entered before. Chains longer than the programs follow are never made: such a session stays in user space.
+ * Theory of operation. Session record n has slots 2n (outbound) and 2n + 1 (inbound), so nothing has to be allocated.
+ * The engine is the only writer of heads, keys and recipes; the programs, on all CPUs, only write what they have seen.
+ * A slot is filled first and then published by one ordered store into its chain's head, so a program finds it whole or
+ * not at all. A slot is taken out of its chain by one ordered store into its predecessor; programs that hold it already
+ * go on to its end with what it says, so it stays as it is until {@link QUARANTINE} has passed, a thousand times longer
+ * than any program runs, and its record's next session is not entered before. Chains longer than the programs follow
+ * are never made: such a session stays in user space.
  *
  * Counters are not atomic: two CPUs that carry one session at the same moment may count one packet for two.
  */
@@ -148,8 +151,8 @@ export class FlowCache {
 	}
 
 	/**
-	 * Puts a session into the cache, which must be {@link ready} for it. `links` are link headers of 16 bytes by number (packet/link-header.ts), as halfwords. False if there is
-	 * no room in a chain.
+	 * Puts a session into the cache, which must be {@link ready} for it. `links` are link headers of 16 bytes by number
+	 * (packet/link-header.ts), as halfwords. False if there is no room in a chain.
 	 */
 	enter(i: number, protocol: number, out: Direction, back: Direction, links: Uint16Array, now: number): boolean {
 		const outHead = this.#head(out.source, out.destination, out.ports);
@@ -254,7 +257,10 @@ export class FlowCache {
 		return (this.#B[this.#byte(i, inbound, SLOT_SEEN)] & SEEN_FIN) !== 0;
 	}
 
-	/** Whether a reset of either direction has passed since the session was entered, and if so, whether anything has come since. */
+	/**
+	 * Whether a reset of either direction has passed since the session was entered, and if so, whether anything has
+	 * come since.
+	 */
 	reset(i: number): "none" | "last" | "passed" {
 		if (((this.#B[this.#byte(i, 0, SLOT_SEEN)] | this.#B[this.#byte(i, 1, SLOT_SEEN)]) & SEEN_RESET) === 0) return "none";
 		const still = (inbound: 0 | 1) => (this.packets(i, inbound) & 0xff) === this.#B[this.#byte(i, inbound, SLOT_MARK)];

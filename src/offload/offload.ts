@@ -1,20 +1,23 @@
 /**
- * Offload: established sessions are offloaded to BPF programs in the kernel. This is the part that loads and attaches the programs, decides which sessions go into the
- * flow cache, and brings back what the cache has seen.
+ * Offload: established sessions are offloaded to BPF programs in the kernel. This is the part that loads and attaches
+ * the programs, decides which sessions go into the flow cache, and brings back what the cache has seen.
  *
- * Theory of operation. The session table tells ({@link OffloadHooks}) when a session was used or changed its state. One that is answered and open goes in as soon as the
- * link headers of both its ways are known (TCP's with the SYN+ACK); one that could not is tried again when it is used in another second. It comes out when both sides
- * have closed or one has reset it, when it ends, when its host is found at another port, when a link header that it uses changes or is lost, and with all others when a port
- * changes; then it goes in again a second later without being used: a host that only sends may not get through otherwise, because the kernel's connection tracking, where
- * there is one on the way (tun driver), has not seen what it sent meanwhile.
+ * Theory of operation. The session table tells ({@link OffloadHooks}) when a session was used or changed its state. One
+ * that is answered and open goes in as soon as the link headers of both its ways are known (TCP's with the SYN+ACK);
+ * one that could not is tried again when it is used in another second. It comes out when both sides have closed or one
+ * has reset it, when it ends, when its host is found at another port, when a link header that it uses changes or is
+ * lost, and with all others when a port changes; then it goes in again a second later without being used: a host that
+ * only sends may not get through otherwise, because the kernel's connection tracking, where there is one on the way
+ * (tun driver), has not seen what it sent meanwhile.
  *
- * While a session is in the cache its record stands still. Its last use is looked up when the record's own time is up, and before that by a sweep, which
- * moves used sessions on in their timeout's list: so they are never at its head when they are in use, and an idle one ends at most {@link SWEEP_PART} of its timeout late.
- * Its counters and acknowledgment numbers, and the state that the segments carried have led to, are brought home by that sweep, when it leaves, or when someone asks:
- * a SYN, which always goes by user space, or a RST that does, the list of sessions, a table that is full.
+ * While a session is in the cache its record stands still. Its last use is looked up when the record's own time is up,
+ * and before that by a sweep, which moves used sessions on in their timeout's list: so they are never at its head when
+ * they are in use, and an idle one ends at most {@link SWEEP_PART} of its timeout late. Its counters and acknowledgment
+ * numbers, and the state that the segments carried have led to, are brought home by that sweep, when it leaves, or when
+ * someone asks: a SYN, which always goes by user space, or a RST that does, the list of sessions, a table that is full.
  *
- * Attaching: tcx links (Linux 6.6), which go with their descriptor however the process ends; before that a clsact queueing discipline with a classic filter, which does
- * not, so those programs watch a sign of life.
+ * Attaching: tcx links (Linux 6.6), which go with their descriptor however the process ends; before that a clsact
+ * queueing discipline with a classic filter, which does not, so those programs watch a sign of life.
  */
 import * as native from "masq:native";
 import type { Hosts } from "../conntrack/hosts.ts";
@@ -98,7 +101,10 @@ export interface OffloadFacts {
 	lan: readonly OffloadLan[];
 	/** External addresses as host-order addresses, the WAN port's own first. */
 	externals: readonly { first: number; last: number }[];
-	/** Filters of others that packets would go past, in words, "" for none; and whether nothing is attached for their sake. */
+	/**
+	 * Filters of others that packets would go past, in words, "" for none; and whether nothing is attached for their
+	 * sake.
+	 */
 	filters: string;
 	standsBack: boolean;
 }
@@ -117,7 +123,10 @@ export interface OffloadOwner {
 	seconds(): number;
 	now16(): number;
 	milliseconds(): number;
-	/** MAC of the neighbour on device `ifindex` that leads to an internal host (host order), null while it is not known; and that neighbour's address. */
+	/**
+	 * MAC of the neighbour on device `ifindex` that leads to an internal host (host order), null while it is not known;
+	 * and that neighbour's address.
+	 */
 	neighbour(ifindex: number, host: number): { address: number; mac: Uint8Array } | null;
 	/** An internal host (its number) has packets that only the programs see. */
 	inUse(host: number): void;
@@ -176,7 +185,10 @@ export class Offload implements OffloadHooks {
 	/** Sessions that have left and may go in again, and whether there are any. */
 	readonly #away: Uint8Array;
 	#returning = false;
-	/** Neighbour that leads to each host of a LAN that the kernel delivers to (host order), and the host's address it was looked up for. */
+	/**
+	 * Neighbour that leads to each host of a LAN that the kernel delivers to (host order), and the host's address it
+	 * was looked up for.
+	 */
 	readonly #via: Float64Array;
 	readonly #viaFor: Int32Array;
 	#swept = 0;
@@ -220,10 +232,11 @@ export class Offload implements OffloadHooks {
 		this.#map = -1;
 	}
 
-	// ---- programs ------------------------------------------------------------------------------------------------------
+	// ---- programs ---------------------------------------------------------------------------------------------------
 
 	/**
-	 * Follows the ports: if anything that the programs are made of has changed, all sessions leave the cache and new programs take the place of the old.
+	 * Follows the ports: if anything that the programs are made of has changed, all sessions leave the cache and new
+	 * programs take the place of the old.
 	 * @throws OffloadError; nothing is attached then
 	 */
 	renew(facts: OffloadFacts): void {
@@ -287,7 +300,10 @@ export class Offload implements OffloadHooks {
 		return outbound ? lanProgram(made) : wanProgram(made);
 	}
 
-	/** Attaches a program, or puts it in the place of the one that is there. Falls back to a classic filter at the first device. */
+	/**
+	 * Attaches a program, or puts it in the place of the one that is there. Falls back to a classic filter at the first
+	 * device.
+	 */
 	#put(ifindex: number, program: native.Fd): void {
 		const present = this.#attached.get(ifindex);
 		if (this.#attachment === "tcx") {
@@ -325,7 +341,7 @@ export class Offload implements OffloadHooks {
 		}
 	}
 
-	// ---- sessions: what the table tells ----------------------------------------------------------------------------------
+	// ---- sessions: what the table tells -----------------------------------------------------------------------------
 
 	changed(i: number): void {
 		const { T } = this.#owner.table;
@@ -501,7 +517,7 @@ export class Offload implements OffloadHooks {
 		};
 	}
 
-	// ---- what else changes -------------------------------------------------------------------------------------------------
+	// ---- what else changes ------------------------------------------------------------------------------------------
 
 	/** A link header was changed or its neighbour lost: who uses it goes by user space until it is used again. */
 	linkChanged(n: number): void {
@@ -515,7 +531,9 @@ export class Offload implements OffloadHooks {
 		if (this.#cache.has(i)) this.#leaveForNow(i);
 	}
 
-	/** News of a neighbour (host order) on a LAN that the kernel delivers to; `mac` null if it is not usable any more. */
+	/**
+	 * News of a neighbour (host order) on a LAN that the kernel delivers to; `mac` null if it is not usable any more.
+	 */
 	neighbourChanged(ifindex: number, address: number, mac: Uint8Array | null): void {
 		const facts = this.#facts;
 		if (facts === null || !facts.lan.some((lan) => lan.kernelForwards && lan.index === ifindex)) return;
@@ -556,7 +574,7 @@ export class Offload implements OffloadHooks {
 		);
 	}
 
-	// ---- time ----------------------------------------------------------------------------------------------------------------
+	// ---- time -------------------------------------------------------------------------------------------------------
 
 	/** Sets the clock that the programs copy. */
 	tick(): void {
@@ -631,7 +649,10 @@ export class Offload implements OffloadHooks {
 	}
 }
 
-/** Whether a session with this word R_META may go by the kernel. TCP from the moment when both SYNs have been seen until both FINs have. */
+/**
+ * Whether a session with this word R_META may go by the kernel. TCP from the moment when both SYNs have been seen until
+ * both FINs have.
+ */
 function carries(meta: number, answered: boolean): boolean {
 	switch ((meta >> STATE_SHIFT) & STATE_MASK) {
 		case UDP_OPEN:
@@ -668,7 +689,10 @@ function direction(): Direction {
 	return { source: 0, destination: 0, ports: 0, newAddress: 0, newPort: 0, port: 0, device: 0, mtu: 0, ack: 0, link: -1 };
 }
 
-/** The later of two acknowledgment numbers, raw; 0 is none. Segments with IP options may have passed by user space meanwhile. */
+/**
+ * The later of two acknowledgment numbers, raw; 0 is none. Segments with IP options may have passed by user space
+ * meanwhile.
+ */
 function later(known: number, seen: number): number {
 	if (seen === 0) return known;
 	return known === 0 || ((swap32(seen) - swap32(known)) | 0) > 0 ? seen : known;

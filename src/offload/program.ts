@@ -1,26 +1,34 @@
 /**
- * The two BPF programs, generated for one configuration: LAN ingress rewrites source addresses, WAN ingress destination addresses.
+ * The two BPF programs, generated for one configuration: LAN ingress rewrites source addresses, WAN ingress destination
+ * addresses.
  *
- * Theory of operation. A program looks its packet up in the flow cache (slot.ts). If it is a plain TCP, UDP or ICMP echo packet of a cached session, the program does to it
- * what nat/fast-path.ts would: hop count, both checksums, address and port, link header, counters; and redirects it to the device in the slot, through that device's
- * queueing discipline. Everything else is passed on untouched and reaches masqd's sockets as if there were no program: fragments, IP options, a last
- * hop, a wrong header checksum, packets larger than the way out, TCP segments with SYN, or with neither ACK nor RST, frames that are not to us.
+ * Theory of operation. A program looks its packet up in the flow cache (slot.ts). If it is a plain TCP, UDP or ICMP
+ * echo packet of a cached session, the program does to it what nat/fast-path.ts would: hop count, both checksums,
+ * address and port, link header, counters; and redirects it to the device in the slot, through that device's queueing
+ * discipline. Everything else is passed on untouched and reaches masqd's sockets as if there were no program:
+ * fragments, IP options, a last hop, a wrong header checksum, packets larger than the way out, TCP segments with SYN,
+ * or with neither ACK nor RST, frames that are not to us.
  *
  * Which port a packet came in by is part of its key: the number of the device is a constant of the program.
  *
- * FIN and RST are noted in the slot. A RST has to be taken along: where the kernel forwards beside us (tun driver) its connection tracking has seen no segment since the
- * handshake, and a ruleset that drops what is invalid would keep the reset from the other side. One from outside is held against the acknowledgment number of the other
- * direction as conntrack/tcp.ts does; what does not fit is user space's to judge. What follows behind the IPv4 packet in its frame is cut off, as receiving it would do.
+ * FIN and RST are noted in the slot. A RST has to be taken along: where the kernel forwards beside us (tun driver) its
+ * connection tracking has seen no segment since the handshake, and a ruleset that drops what is invalid would keep the
+ * reset from the other side. One from outside is held against the acknowledgment number of the other direction as
+ * conntrack/tcp.ts does; what does not fit is user space's to judge. What follows behind the IPv4 packet in its frame
+ * is cut off, as receiving it would do.
  *
- * Passing on is TC_ACT_UNSPEC, which lets other programs and filters of the device have the packet too. Nothing is written to a packet before
- * it is certain that it will be sent.
+ * Passing on is TC_ACT_UNSPEC, which lets other programs and filters of the device have the packet too. Nothing is
+ * written to a packet before it is certain that it will be sent.
  *
- * Checksums: the header's is verified and updated in the packet (RFC 1624 equation 3); TCP's and UDP's by the kernel's helper, because only it knows whether the
- * checksum is partial: in two calls, as a partial one takes the address, but not the port. UDP without checksum stays so.
+ * Checksums: the header's is verified and updated in the packet (RFC 1624 equation 3); TCP's and UDP's by the kernel's
+ * helper, because only it knows whether the checksum is partial: in two calls, as a partial one takes the address, but
+ * not the port. UDP without checksum stays so.
  *
- * No outbound packet leaves with a source that is not in the list of external addresses, whatever the slot says: it is compared once more here.
+ * No outbound packet leaves with a source that is not in the list of external addresses, whatever the slot says: it is
+ * compared once more here.
  *
- * "Deadman": programs attached by file descriptor go when masqd dies. A classic filter stays; it works only while the engine's sign of life is fresh.
+ * "Deadman": programs attached by file descriptor go when masqd dies. A classic filter stays; it works only while the
+ * engine's sign of life is fresh.
  */
 
 import { RESET_WINDOW } from "../conntrack/record.ts";
@@ -115,7 +123,10 @@ const SKB_CHANGE_TAIL = 38;
 const SKB_PULL_DATA = 39;
 const SKB_CHANGE_HEAD = 43;
 
-/** Flags of L4_CSUM_REPLACE: 0 means "not a sum", 0xffff its result 0; the change is in the pseudo-header. The low bits are the field's size, 0 for a difference. */
+/**
+ * Flags of L4_CSUM_REPLACE: 0 means "not a sum", 0xffff its result 0; the change is in the pseudo-header. The low bits
+ * are the field's size, 0 for a difference.
+ */
 const MARK_MANGLED_0 = 0x20;
 const PSEUDO_HEADER = 0x10;
 
@@ -311,8 +322,9 @@ function exact(a: Assembler, base: number): void {
 }
 
 /**
- * Cuts off what follows behind the packet: the padding of a short frame, or worse. Passes a packet that its frame (R1) does not hold, and a super-packet, whose segments
- * would not be one any more. Nothing else can stand in the way by now.
+ * Cuts off what follows behind the packet: the padding of a short frame, or worse. Passes a packet that its frame (R1)
+ * does not hold, and a super-packet, whose segments would not be one any more. Nothing else can stand in the way by
+ * now.
  */
 function trim(a: Assembler, base: number, outbound: boolean, kind: Kind): void {
 	a.label("trim").jump("gt", R5, R1, "pass").load(4, R1, R6, CTX_GSO_SIZE).jump("ne", R1, 0, "pass");
@@ -349,7 +361,9 @@ function judge(a: Assembler, base: number): void {
 		.jump32("gt", R1, RESET_WINDOW, "pass");
 }
 
-/** Whether this is the last of its direction, what an off-path reset would have to guess, last use, packets, bytes (R5). */
+/**
+ * Whether this is the last of its direction, what an off-path reset would have to guess, last use, packets, bytes (R5).
+ */
 function count(a: Assembler, f: ProgramFacts, base: number, kind: Kind): void {
 	a.jump("ne", R9, kind.tcp, "seen")
 		.load(1, R1, R7, base + L4_FLAGS)
@@ -363,7 +377,10 @@ function count(a: Assembler, f: ProgramFacts, base: number, kind: Kind): void {
 	a.load(8, R1, R8, SLOT_BYTES).alu64("add", R1, R5).store(8, R8, SLOT_BYTES, R1);
 }
 
-/** A FIN, or a RST (flags in R1), which is judged first if it comes from outside: the engine learns of it when the session's turn comes. */
+/**
+ * A FIN, or a RST (flags in R1), which is judged first if it comes from outside: the engine learns of it when the
+ * session's turn comes.
+ */
 function end(a: Assembler, base: number, outbound: boolean): void {
 	const other = outbound ? SLOT_SIZE : -SLOT_SIZE;
 	a.label("end").jump("set", R1, RST, "judge");
@@ -376,7 +393,10 @@ function end(a: Assembler, base: number, outbound: boolean): void {
 	a.alu64("mov", R1, SEEN_RESET).store(1, R8, SLOT_SEEN, R1).goto("seen");
 }
 
-/** Rewrites headers in the packet; R4 is the new address. Leaves difference and ports on the stack for the helper, the device in R7. */
+/**
+ * Rewrites headers in the packet; R4 is the new address. Leaves difference and ports on the stack for the helper, the
+ * device in R7.
+ */
 function translate(a: Assembler, f: ProgramFacts, base: number, outbound: boolean, half: (v: number) => number, kind: Kind): void {
 	const address = base + (outbound ? IP_SOURCE : IP_DESTINATION);
 	const port = base + L4 + (outbound ? 0 : 2);
@@ -404,8 +424,9 @@ function translate(a: Assembler, f: ProgramFacts, base: number, outbound: boolea
 }
 
 /**
- * Gives a packet without DF an identification that no other host behind our address uses (RFC 6864 section 5.3.1), from the upper half of the numbers; the lower is nat/slow-path.ts's. The
- * change goes into the sum in R5; R1 and R4 are kept.
+ * Gives a packet without DF an identification that no other host behind our address uses (RFC 6864 section 5.3.1), from
+ * the upper half of the numbers; the lower is nat/slow-path.ts's. The change goes into the sum in R5; R1 and R4 are
+ * kept.
  */
 function identify(a: Assembler, f: ProgramFacts, base: number, half: (v: number) => number): void {
 	a.load(2, R0, R7, base + IP_FLAGS).jump("set", R0, half(DONT_FRAGMENT), "identified");

@@ -1,13 +1,16 @@
 /**
- * Layout of the flow cache's memory: one value of an array map, which programs and engine share. Only constants and no imports stand here, so that esbuild inlines them.
+ * Layout of the flow cache's memory: one value of an array map, which programs and engine share. Only constants and no
+ * imports stand here, so that esbuild inlines them.
  *
- *     header               word 0: now, seconds modulo 2^32, written by the engine; word 1: sign of life, see program.ts "deadman";
- *                          from byte 64: counters of identifications given to packets without DF, by a hash of the destination
+ *     header               word 0: now, seconds modulo 2^32, written by the engine; word 1: sign of life, see
+ *                          program.ts "deadman"; from byte 64: counters of identifications given to packets without DF,
+ *                          by a hash of the destination
  *     heads, 4 bytes each  number of the first slot of a chain, 0 for none
  *     slots, 64 bytes each slot 0 is not used
  *
- * A slot is one direction of a session: what a packet must have, what becomes of it, and what has been seen. The other direction is in the slot beside it: even numbers are
- * outbound. Offsets in bytes; addresses, ports and the identifier as the packet has them, the rest in the machine's byte order.
+ * A slot is one direction of a session: what a packet must have, what becomes of it, and what has been seen. The other
+ * direction is in the slot beside it: even numbers are outbound. Offsets in bytes; addresses, ports and the identifier
+ * as the packet has them, the rest in the machine's byte order.
  */
 
 export const CACHE_NOW = 0;
@@ -17,7 +20,10 @@ export const CACHE_IDS = 64;
 export const CACHE_IDS_BITS = 8;
 export const CACHE_HEADER = 64 + (4 << CACHE_IDS_BITS);
 
-/** Key: source, destination, both ports as the header has them, or an ICMP query's identifier as a number; and {@link SLOT_KIND}. */
+/**
+ * Key: source, destination, both ports as the header has them, or an ICMP query's identifier as a number; and
+ * {@link SLOT_KIND}.
+ */
 export const SLOT_SOURCE = 0;
 export const SLOT_DESTINATION = 4;
 export const SLOT_PORTS = 8;
@@ -30,19 +36,26 @@ export const SLOT_NEW_ADDRESS = 20;
 /** The port (identifier) to write with it; half a word. */
 export const SLOT_NEW_PORT = 24;
 /**
- * IP protocol, and above it the number of the port that such packets come in by: {@link WAN_PORT}, LAN devices from 1 on. Half a word. So a packet that comes in by
- * another device than its session's finds nothing, and none is ever taken for one of the other direction.
+ * IP protocol, and above it the number of the port that such packets come in by: {@link WAN_PORT}, LAN devices from 1
+ * on. Half a word. So a packet that comes in by another device than its session's finds nothing, and none is ever taken
+ * for one of the other direction.
  */
 export const SLOT_KIND = 26;
 /** Device to send from. */
 export const SLOT_DEVICE = 28;
 /** Largest packet of that device, at most 65535; half a word. */
 export const SLOT_MTU = 32;
-/** Both addresses of the link header, 12 bytes; they stand here so that words in them are aligned as they are in a frame. The type is always that of IPv4. */
+/**
+ * Both addresses of the link header, 12 bytes; they stand here so that words in them are aligned as they are in a
+ * frame. The type is always that of IPv4.
+ */
 export const SLOT_LINK = 34;
 /** TCP: what has passed, {@link SEEN_FIN} and {@link SEEN_RESET}; a byte. */
 export const SLOT_SEEN = 46;
-/** TCP, after a reset of either direction: low byte of {@link SLOT_PACKETS} with it, so that it can be told whether more has come since. */
+/**
+ * TCP, after a reset of either direction: low byte of {@link SLOT_PACKETS} with it, so that it can be told whether more
+ * has come since.
+ */
 export const SLOT_MARK = 47;
 /** Last use: the header's word "now" at that time. */
 export const SLOT_LAST = 48;

@@ -1,4 +1,7 @@
-/** ARP (RFC 826) for IPv4 on Ethernet: offsets in bytes from the first one behind the Ethernet header. Constants alone, so that esbuild inlines them. */
+/**
+ * ARP (RFC 826) for IPv4 on Ethernet: offsets in bytes from the first one behind the Ethernet header. Constants alone,
+ * so that esbuild inlines them.
+ */
 
 export const ARP_HARDWARE = 0;
 export const ARP_PROTOCOL = 2;

@@ -1,6 +1,7 @@
 /**
- * The Internet checksum (RFC 1071) over raw halfwords, and its incremental update (RFC 1624). A "sum" is a folded 16-bit ones-complement
- * sum; a "delta" is what replacing old words by new ones adds to a sum. All values are raw, so they fit any host byte order.
+ * The Internet checksum (RFC 1071) over raw halfwords, and its incremental update (RFC 1624). A "sum" is a folded
+ * 16-bit ones-complement sum; a "delta" is what replacing old words by new ones adds to a sum. All values are raw, so
+ * they fit any host byte order.
  */
 import { LITTLE } from "./layout.ts";
 

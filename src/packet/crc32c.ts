@@ -1,7 +1,7 @@
 /**
- * CRC32c, the checksum of SCTP (RFC 9260 appendix A): over a whole packet, and what changing its ports does to it. The CRC is linear, so the
- * difference of two packets of one length is the CRC of their difference, most of which is zeros; those are skipped in logarithmic time by
- * multiplying with a power of x. A wrong checksum stays wrong.
+ * CRC32c, the checksum of SCTP (RFC 9260 appendix A): over a whole packet, and what changing its ports does to it. The
+ * CRC is linear, so the difference of two packets of one length is the CRC of their difference, most of which is zeros;
+ * those are skipped in logarithmic time by multiplying with a power of x. A wrong checksum stays wrong.
  */
 const POLYNOMIAL = 0x82f63b78 | 0;
 
@@ -48,8 +48,8 @@ export function putSctpSum(B: Uint8Array, from: number, sum: number): void {
 }
 
 /**
- * Changes byte `at` and the next (a port) of the SCTP packet of `length` bytes at `from`, and its checksum with them. `high` and `low` are the new bytes.
- * Only the header needs to be in memory.
+ * Changes byte `at` and the next (a port) of the SCTP packet of `length` bytes at `from`, and its checksum with them.
+ * `high` and `low` are the new bytes. Only the header needs to be in memory.
  */
 export function changeSctpPort(B: Uint8Array, from: number, length: number, at: number, high: number, low: number): void {
 	const register = skip(feed(feed(0, B[from + at] ^ high), B[from + at + 1] ^ low), length - at - 2);

@@ -1,4 +1,7 @@
-/** Ethernet header: offsets in bytes. No imports and constants first, so that esbuild inlines them (conntrack/record.ts). */
+/**
+ * Ethernet header: offsets in bytes. No imports and constants first, so that esbuild inlines them
+ * (conntrack/record.ts).
+ */
 
 export const ETHER_HEADER = 14;
 export const ETHER_DESTINATION = 0;

@@ -1,6 +1,6 @@
 /**
- * How a send descriptor names the link header of its frame (link-header.ts): the numbers of headers, and where one stands in
- * the descriptor. No imports and constants first, so that esbuild inlines them (conntrack/record.ts).
+ * How a send descriptor names the link header of its frame (link-header.ts): the numbers of headers, and where one
+ * stands in the descriptor. No imports and constants first, so that esbuild inlines them (conntrack/record.ts).
  */
 
 /** Bytes from one header to the next, of which 14 are used. */

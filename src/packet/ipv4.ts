@@ -1,6 +1,7 @@
 /**
- * IPv4 header (RFC 791): offsets from its first byte, in bytes; in halfwords where a name ends in _H, in words in _W. No
- * imports and constants alone, so that esbuild inlines them (conntrack/record.ts). Masks of raw words are in layout.ts.
+ * IPv4 header (RFC 791): offsets from its first byte, in bytes; in halfwords where a name ends in _H, in words in _W.
+ * No imports and constants alone, so that esbuild inlines them (conntrack/record.ts). Masks of raw words are in
+ * layout.ts.
  */
 
 /** Length without options. */
@@ -42,7 +43,10 @@ export const OFFSET_BYTE = 0x1f;
 /** Initial hop count of what masqd sends itself. */
 export const INITIAL_TTL = 64;
 
-/** Of a plain packet, one without options: ports (of all protocols that have some), TCP's numbers, flags and checksum, UDP's checksum. */
+/**
+ * Of a plain packet, one without options: ports (of all protocols that have some), TCP's numbers, flags and checksum,
+ * UDP's checksum.
+ */
 export const PLAIN_PORTS_W = 5;
 export const PLAIN_SOURCE_PORT_H = 10;
 export const PLAIN_DESTINATION_PORT_H = 11;

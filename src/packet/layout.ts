@@ -1,13 +1,13 @@
 /**
- * A frame's slot, and what the CPU sees in it. The headers' own offsets are in ethernet.ts, arp.ts, ipv4.ts, tcp.ts, udp.ts,
- * icmp.ts and pcp.ts: each layout is written once.
+ * A frame's slot, and what the CPU sees in it. The headers' own offsets are in ethernet.ts, arp.ts, ipv4.ts, tcp.ts,
+ * udp.ts, icmp.ts and pcp.ts: each layout is written once.
  *
  * Theory of operation. A slot holds virtio header, Ethernet header and IPv4 packet at fixed offsets whatever the port
- * (native.d.ts), so the IP header is 4-byte aligned and can be read as words of the host's byte order. What is read so is
- * *raw*: an address, port or checksum is the number that a typed array gives for the bytes of the wire, 192.168.1.1 is
- * 0x0101a8c0 on a little-endian host. The number that it means, 0xc0a80101, is its *host-order* value. Ones-complement sums
- * do not care about byte order (RFC 1071 section 2 B), so nothing is swapped on the per-packet way; the few fields that are
- * not 16- or 32-bit units have mirrored masks here.
+ * (native.d.ts), so the IP header is 4-byte aligned and can be read as words of the host's byte order. What is read so
+ * is *raw*: an address, port or checksum is the number that a typed array gives for the bytes of the wire, 192.168.1.1
+ * is 0x0101a8c0 on a little-endian host. The number that it means, 0xc0a80101, is its *host-order* value.
+ * Ones-complement sums do not care about byte order (RFC 1071 section 2 B), so nothing is swapped on the per-packet
+ * way; the few fields that are not 16- or 32-bit units have mirrored masks here.
  */
 
 // Plain numbers come first: only those does esbuild inline (conntrack/record.ts).
@@ -55,12 +55,15 @@ export const ETHER_GROUP = LITTLE ? 1 : 0x0100;
 /** Type field of an IPv4 Ethernet frame in the low half of the MAC-tail word (last two bytes of the source, type). */
 export const ETHERTYPE_IPV4 = LITTLE ? 0x0008 : 0x0800;
 
-// ---- IPv4 header (RFC 791), word offsets from the packet's first word -------------------------------------------------
+// ---- IPv4 header (RFC 791), word offsets from the packet's first word -----------------------------------------------
 /** Word 0: version, header length, type of service, total length. */
 export const IP_VERSION_MASK = LITTLE ? 0xff : -0x01000000;
 /** Version 4, five words of header. */
 export const IP_PLAIN = LITTLE ? 0x45 : 0x45000000;
-/** The two bits of the type of service by which the kernel gives a packet its priority (ip_tos2prio), and where they are. */
+/**
+ * The two bits of the type of service by which the kernel gives a packet its priority (ip_tos2prio), and where they
+ * are.
+ */
 export const IP_TOS_CLASS = LITTLE ? 0x1800 : 0x180000;
 export const IP_TOS_SHIFT = LITTLE ? 11 : 19;
 /** Word 1: identification, flags, fragment offset. More-fragments and offset. */
@@ -80,11 +83,11 @@ export const TTL_PROTO_MASK = LITTLE ? 0xffff : -0x10000;
 export const TTL_ONE = LITTLE ? 1 : 0x01000000;
 export const TTL_ONE_SUM = LITTLE ? 0xfffe : 0xfeff;
 
-// ---- TCP header (RFC 9293), word 8 of a packet without options: data offset, flags, window ---------------------------------
+// ---- TCP header (RFC 9293), word 8 of a packet without options: data offset, flags, window --------------------------
 export const TCP_FLAG_SHIFT = LITTLE ? 8 : 16;
 export const TCP_DOFF_SHIFT = LITTLE ? 4 : 28;
 
-// ---- Ports: word 5 of a packet without options ---------------------------------------------------------------------------------
+// ---- Ports: word 5 of a packet without options ----------------------------------------------------------------------
 /** Where the first and the second halfword in memory order, source and destination port, are in the word. */
 export const PORT_FIRST_SHIFT = LITTLE ? 0 : 16;
 export const PORT_SECOND_SHIFT = LITTLE ? 16 : 0;
@@ -94,7 +97,10 @@ export function swap16(v: number): number {
 	return LITTLE ? ((v & 0xff) << 8) | ((v >>> 8) & 0xff) : v & 0xffff;
 }
 
-/** 32-bit value (host order, unsigned or signed) to the signed word that a frame view reads (its own inverse up to sign). */
+/**
+ * 32-bit value (host order, unsigned or signed) to the signed word that a frame view reads (its own inverse up to
+ * sign).
+ */
 export function swap32(v: number): number {
 	return LITTLE ? (v << 24) | ((v & 0xff00) << 8) | ((v >>> 8) & 0xff00) | (v >>> 24) : v | 0;
 }

@@ -1,5 +1,6 @@
 /**
- * Ethernet headers ready to be sent: one for each next hop of the WAN and each internal host, copied in front of a frame by the shim (native.d.ts "frames").
+ * Ethernet headers ready to be sent: one for each next hop of the WAN and each internal host, copied in front of a
+ * frame by the shim (native.d.ts "frames").
  */
 import { ETH_P_IP, ETHER_TYPE, MAC_BYTES } from "./ethernet.ts";
 import { HEADER_SIZE, HOST_HEADERS } from "./header-tag.ts";

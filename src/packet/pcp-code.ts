@@ -1,4 +1,7 @@
-/** Port, opcodes and result codes of PCP (RFC 6887); NAT-PMP shares the port. Constants alone, so that esbuild inlines them. */
+/**
+ * Port, opcodes and result codes of PCP (RFC 6887); NAT-PMP shares the port. Constants alone, so that esbuild inlines
+ * them.
+ */
 
 export const PCP_PORT = 5351;
 /** Longest message (RFC 6887 section 7). */

@@ -1,6 +1,6 @@
 /**
- * Messages of the Port Control Protocol (RFC 6887) and of NAT-PMP (RFC 6886), which share UDP port 5351: read and built in one byte array. Addresses
- * are in host order, ports host order, lifetimes and epochs seconds.
+ * Messages of the Port Control Protocol (RFC 6887) and of NAT-PMP (RFC 6886), which share UDP port 5351: read and built
+ * in one byte array. Addresses are in host order, ports host order, lifetimes and epochs seconds.
  */
 import { TCP, UDP } from "./layout.ts";
 import {
@@ -84,8 +84,8 @@ function putMapped(B: Uint8Array, at: number, address: number): void {
 }
 
 /**
- * Reads the message of `length` bytes at `at`, sent by `source`. Returns the request, a result code that is to be answered, or -1 for what is not answered (a response,
- * or too short to be anything).
+ * Reads the message of `length` bytes at `at`, sent by `source`. Returns the request, a result code that is to be
+ * answered, or -1 for what is not answered (a response, or too short to be anything).
  */
 export function readRequest(B: Uint8Array, at: number, length: number, source: number): PortRequest | number {
 	if (length < 2 || B[at + 1] & 0x80) return -1;
@@ -141,8 +141,8 @@ export function readRequest(B: Uint8Array, at: number, length: number, source: n
 }
 
 /**
- * Turns the request of `length` bytes at `at` into its answer, in place; the array must have room for it. `epoch` is the seconds for which the mappings
- * are kept. Returns its bytes.
+ * Turns the request of `length` bytes at `at` into its answer, in place; the array must have room for it. `epoch` is
+ * the seconds for which the mappings are kept. Returns its bytes.
  */
 export function writeAnswer(B: Uint8Array, at: number, length: number, q: PortRequest | number, a: PortAnswer, epoch: number): number {
 	const natpmp = B[at] === 0;

@@ -1,12 +1,14 @@
 /**
- * Super-packets (GSO) cut into the segments that they stand for: for devices that do not take them, and for what the virtio header cannot say.
+ * Super-packets (GSO) cut into the segments that they stand for: for devices that do not take them, and for what the
+ * virtio header cannot say.
  *
- * Theory of operation. A super-packet is one header and the payload of many segments; its virtio header says how long a segment's payload is and where the
- * checksum begins (csum_start), which is the transport header that repeats. Every segment gets a copy of all headers, with lengths, identification, sequence number
- * and flags of its own; its checksum stays partial (the pseudo-header's sum, as before) until somebody completes it. Of a packet in a tunnel (VXLAN,
- * GENEVE, GRE, IPIP, 6in4) the virtio header tells of the inner transport header only, and what sends it takes it for the outer one: such
- * packets have to be cut here. The outer checksum then follows from the headers alone, because the inner packet's sum is known from its
- * pseudo-header (Linux: "local checksum offload").
+ * Theory of operation. A super-packet is one header and the payload of many segments; its virtio header says how long a
+ * segment's payload is and where the checksum begins (csum_start), which is the transport header that repeats. Every
+ * segment gets a copy of all headers, with lengths, identification, sequence number and flags of its own; its checksum
+ * stays partial (the pseudo-header's sum, as before) until somebody completes it. Of a packet in a tunnel (VXLAN,
+ * GENEVE, GRE, IPIP, 6in4) the virtio header tells of the inner transport header only, and what sends it takes it for
+ * the outer one: such packets have to be cut here. The outer checksum then follows from the headers alone, because the
+ * inner packet's sum is known from its pseudo-header (Linux: "local checksum offload").
  */
 
 import { fold, halfDelta, sumOf } from "./checksum.ts";
@@ -39,7 +41,10 @@ const GSO_TCP6 = 4;
 const GSO_ECN = 0x80;
 const GRE_SUM = 0x80;
 
-/** Bytes of the packet in slot `s` in front of the transport header that its virtio header tells of; `link` are those of the link header that it counts. */
+/**
+ * Bytes of the packet in slot `s` in front of the transport header that its virtio header tells of; `link` are those of
+ * the link header that it counts.
+ */
 export function transportAt(H: Uint16Array, s: number, link: number): number {
 	return H[(s >> 1) + VNET_CSUM_START] - link;
 }
@@ -72,8 +77,8 @@ export class Segments {
 	}
 
 	/**
-	 * Takes the super-packet of `length` bytes in slot `s`; `link` are the bytes of the link header that its virtio header counts. Returns how many segments it
-	 * has, 0 if it cannot be cut.
+	 * Takes the super-packet of `length` bytes in slot `s`; `link` are the bytes of the link header that its virtio
+	 * header counts. Returns how many segments it has, 0 if it cannot be cut.
 	 */
 	begin(s: number, length: number, link: number): number {
 		const { P, H, B } = this.#v;
@@ -98,7 +103,10 @@ export class Segments {
 		return Math.ceil((length - headers) / size);
 	}
 
-	/** Where the IP header in front of the inner transport header begins, known by its lengths; -1 if there is none, or behind a tunnel of another kind. */
+	/**
+	 * Where the IP header in front of the inner transport header begins, known by its lengths; -1 if there is none, or
+	 * behind a tunnel of another kind.
+	 */
 	#findInner(ip: number, outer: number, at: number, length: number, protocol: number): number {
 		const { H, B } = this.#v;
 		const tunnel = B[ip + IP_PROTOCOL];
@@ -121,8 +129,8 @@ export class Segments {
 	}
 
 	/**
-	 * How many segments from number `k` on differ from the one before them in number and payload alone ({@link repeat}): of TCP outside of tunnels, all but the first
-	 * two and the last.
+	 * How many segments from number `k` on differ from the one before them in number and payload alone
+	 * ({@link repeat}): of TCP outside of tunnels, all but the first two and the last.
 	 */
 	alike(k: number): number {
 		return this.#inner === 0 && this.#v.B[this.#s + 1] !== GSO_UDP && k > 1
@@ -131,8 +139,9 @@ export class Segments {
 	}
 
 	/**
-	 * Writes `n` segments from number `k` on, that are {@link alike}, into the slots from `d` on that are `stride` bytes apart. `before` is the slot of segment `k` - 1, whose
-	 * checksum is complete, as theirs are; `sum` as {@link sumOf}. Returns the bytes of each.
+	 * Writes `n` segments from number `k` on, that are {@link alike}, into the slots from `d` on that are `stride`
+	 * bytes apart. `before` is the slot of segment `k` - 1, whose checksum is complete, as theirs are; `sum` as
+	 * {@link sumOf}. Returns the bytes of each.
 	 */
 	repeat(k: number, n: number, before: number, d: number, stride: number, sum: (from: number, length: number) => number): number {
 		const { H, B } = this.#v;
@@ -176,7 +185,10 @@ export class Segments {
 		return length;
 	}
 
-	/** Writes segment number `k` into slot `d`, link header and all, with a partial checksum; returns the bytes of its packet. */
+	/**
+	 * Writes segment number `k` into slot `d`, link header and all, with a partial checksum; returns the bytes of its
+	 * packet.
+	 */
 	write(k: number, d: number): number {
 		const { H, B } = this.#v;
 		const s = this.#s;
@@ -259,8 +271,8 @@ export class Segments {
 }
 
 /**
- * Completes the checksum of the packet in slot `s`, if it is partial, and empties its virtio header; `link` are the bytes of the link header that that counts, `sum`
- * as {@link sumOf}.
+ * Completes the checksum of the packet in slot `s`, if it is partial, and empties its virtio header; `link` are the
+ * bytes of the link header that that counts, `sum` as {@link sumOf}.
  */
 export function completeSum(
 	{ P, H, B }: Views,

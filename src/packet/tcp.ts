@@ -1,4 +1,7 @@
-/** TCP header (RFC 9293): offsets as in ipv4.ts, from the header's first byte. Constants alone, so that esbuild inlines them. */
+/**
+ * TCP header (RFC 9293): offsets as in ipv4.ts, from the header's first byte. Constants alone, so that esbuild inlines
+ * them.
+ */
 
 /** Length without options. */
 export const TCP_HEADER = 20;

@@ -1,6 +1,6 @@
 /**
- * UDP header (RFC 768), and the ports where all protocols have them that have some (layout.ts): offsets as in ipv4.ts, from
- * the header's first byte. Constants alone, so that esbuild inlines them.
+ * UDP header (RFC 768), and the ports where all protocols have them that have some (layout.ts): offsets as in ipv4.ts,
+ * from the header's first byte. Constants alone, so that esbuild inlines them.
  */
 
 export const UDP_HEADER = 8;

@@ -1,5 +1,6 @@
 /**
- * Answers ARP on the WAN for external addresses that no interface has (static NAT, pools), so that the upstream router finds them.
+ * Answers ARP on the WAN for external addresses that no interface has (static NAT, pools), so that the upstream router
+ * finds them.
  */
 
 import * as native from "masq:native";

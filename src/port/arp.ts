@@ -1,9 +1,9 @@
 /**
- * ARP (RFC 826) for external addresses that are not an interface's own: static NAT and pool addresses on an Ethernet WAN.
- * The kernel does not know these addresses, so it answers no request for them; masqd does.
+ * ARP (RFC 826) for external addresses that are not an interface's own: static NAT and pool addresses on an Ethernet
+ * WAN. The kernel does not know these addresses, so it answers no request for them; masqd does.
  *
- * Frame: Ethernet header (14 bytes), then hardware type, protocol type, address lengths and operation, then sender and target
- * as pairs of MAC and IPv4 address. `arpFilter` in filter.ts is the socket filter that goes with it.
+ * Frame: Ethernet header (14 bytes), then hardware type, protocol type, address lengths and operation, then sender and
+ * target as pairs of MAC and IPv4 address. `arpFilter` in filter.ts is the socket filter that goes with it.
  */
 import {
 	ARP_BYTES,
@@ -30,9 +30,9 @@ const GROUP_BIT = 0x01;
 /**
  * Turns an ARP request for one of our addresses into the reply, in place; send the first {@link ARP_FRAME} bytes of it.
  *
- * Not answered: what is no well-formed request, a sender with a group MAC address, and an announcement of the address by
- * another station (sender and target the same, RFC 5227 2.3), which asks nothing. A probe (sender 0.0.0.0, RFC 5227 2.1.1)
- * is answered: that is how an address is defended.
+ * Not answered: what is no well-formed request, a sender with a group MAC address, and an announcement of the address
+ * by another station (sender and target the same, RFC 5227 2.3), which asks nothing. A probe (sender 0.0.0.0, RFC 5227
+ * 2.1.1) is answered: that is how an address is defended.
  *
  * @param frame - the frame from its Ethernet header on.
  * @param length - bytes received.
@@ -63,8 +63,8 @@ export function arpReply(frame: Uint8Array, length: number, owned: (address: num
 }
 
 /**
- * An announcement of one of our addresses (RFC 5227 2.3): a broadcast request for itself, which makes stations that knew the
- * address under another MAC learn ours.
+ * An announcement of one of our addresses (RFC 5227 2.3): a broadcast request for itself, which makes stations that
+ * knew the address under another MAC learn ours.
  *
  * @param address - host-order address.
  * @param mac - 6 bytes.

@@ -1,6 +1,7 @@
 /**
- * A network attachment: the packet driver (AF_PACKET with virtio headers) and the TUN driver behind one interface.
- * Both receive into, and send from, the shared frame buffer (native.d.ts); `ethernet` tells whether slots carry a link header.
+ * A network attachment: the packet driver (AF_PACKET with virtio headers) and the TUN driver behind one interface. Both
+ * receive into, and send from, the shared frame buffer (native.d.ts); `ethernet` tells whether slots carry a link
+ * header.
  */
 import * as native from "masq:native";
 import { BATCH, type Queue } from "../nat/context.ts";
@@ -10,24 +11,39 @@ import { socketBuffers } from "./socket-buffers.ts";
 
 /** Frames in one turn while they are large, so that one batch stays in the cache and RSS stays small. */
 export const BATCH_LARGE = 4;
-/** Bytes in the first frames of a batch beyond which the next one is short: more than two full frames of 1500 bytes each on average. */
+/**
+ * Bytes in the first frames of a batch beyond which the next one is short: more than two full frames of 1500 bytes each
+ * on average.
+ */
 const LARGE = BATCH_LARGE * 3072;
 /** Receives and sends batches of frames. */
 export interface Driver {
 	readonly fd: native.Fd;
 	readonly ethernet: boolean;
-	/** Receives up to a batch into the slots from 0; pairs go to the registered array. 0 if nothing is there. Throws when the device has gone. */
+	/**
+	 * Receives up to a batch into the slots from 0; pairs go to the registered array. 0 if nothing is there. Throws
+	 * when the device has gone.
+	 */
 	receive(): number;
-	/** Sends what is in a queue, which is empty then; returns the number sent, and tells `refused` of each of the others. */
+	/**
+	 * Sends what is in a queue, which is empty then; returns the number sent, and tells `refused` of each of the
+	 * others.
+	 */
 	send(queue: Queue, refused: Refused): number;
 	/** Replaces the socket filter; without one (TUN) does nothing. */
 	filter(program: Int32Array): void;
-	/** Whether, since the last call, large frames came in a batch meant for small ones: then slots from {@link BATCH_LARGE} on hold memory that they hardly need. */
+	/**
+	 * Whether, since the last call, large frames came in a batch meant for small ones: then slots from
+	 * {@link BATCH_LARGE} on hold memory that they hardly need.
+	 */
 	stretched(): boolean;
 	close(): void;
 }
 
-/** Large batches only of small frames: begins small, grows when a batch was full of small frames. `rx` is the registered descriptor array. */
+/**
+ * Large batches only of small frames: begins small, grows when a batch was full of small frames. `rx` is the registered
+ * descriptor array.
+ */
 class BatchSize {
 	size = BATCH_LARGE;
 	#stretched = false;
@@ -67,8 +83,8 @@ export class PacketDriver implements Driver {
 	readonly #sending: Sending;
 
 	/**
-	 * Throws a native error (ENODEV, EPERM, ENETDOWN). `raw` as {@link takesRaw} says, `scratch` as {@link Sending} wants it. With null for a filter nothing is
-	 * received.
+	 * Throws a native error (ENODEV, EPERM, ENETDOWN). `raw` as {@link takesRaw} says, `scratch` as {@link Sending}
+	 * wants it. With null for a filter nothing is received.
 	 */
 	constructor(
 		device: { ifindex: number; ethernet: boolean; raw: boolean },
@@ -117,7 +133,10 @@ export class TunDriver implements Driver {
 	readonly #batch: BatchSize;
 	readonly #sending: Sending;
 
-	/** Creates the device; throws a native error (EPERM, ENOENT or ENODEV without TUN, EBUSY). `scratch` as {@link Sending} wants it. */
+	/**
+	 * Creates the device; throws a native error (EPERM, ENOENT or ENODEV without TUN, EBUSY). `scratch` as
+	 * {@link Sending} wants it.
+	 */
 	constructor(name: string, rx: Int32Array, views: Views, scratch: number) {
 		this.fd = native.tunOpen(name);
 		this.#counter = `/sys/class/net/${name}/statistics/tx_dropped`;
@@ -135,7 +154,10 @@ export class TunDriver implements Driver {
 		return this.#sending.send(queue, refused);
 	}
 
-	/** Packets that the kernel has dropped since the last call because the device's queue was full; 0 where it does not tell. */
+	/**
+	 * Packets that the kernel has dropped since the last call because the device's queue was full; 0 where it does not
+	 * tell.
+	 */
 	overruns(): number {
 		let dropped = 0;
 		try {

@@ -2,11 +2,13 @@
  * Classic BPF socket filters: which frames the kernel hands to the packet sockets at all.
  *
  * Both filters look at the destination only, so that every frame that is the kernel's business alone (the router's own
- * traffic, traffic between connected networks) costs no system call. What they let through the daemon judges again: they may
- * accept too much, never too little. A program that the kernel would not take for its length is made of coarser ranges. Frames too short to tell are accepted so that they are dropped with a counted reason.
+ * traffic, traffic between connected networks) costs no system call. What they let through the daemon judges again:
+ * they may accept too much, never too little. A program that the kernel would not take for its length is made of
+ * coarser ranges. Frames too short to tell are accepted so that they are dropped with a counted reason.
  *
- * A program is an `Int32Array` of groups of four words [code, jt, jf, k], as `packetOpen` takes it. Classic BPF jumps forward
- * only, conditional ones by at most 255 instructions; the assembler resolves labels and lengthens jumps that are farther.
+ * A program is an `Int32Array` of groups of four words [code, jt, jf, k], as `packetOpen` takes it. Classic BPF jumps
+ * forward only, conditional ones by at most 255 instructions; the assembler resolves labels and lengthens jumps that
+ * are farther.
  */
 
 import type { AddressRange, Subnet } from "../packet/address.ts";
@@ -39,7 +41,10 @@ export interface LanFilterFacts {
 	/** External addresses, for hairpinning. */
 	externals: readonly number[];
 	claimed: readonly ClaimedPorts[];
-	/** Of what goes out only packets with their last hop: the tap beside a tun port, where the kernel forwards the others. */
+	/**
+	 * Of what goes out only packets with their last hop: the tap beside a tun port, where the kernel forwards the
+	 * others.
+	 */
 	expiringOnly?: boolean;
 }
 
@@ -217,10 +222,10 @@ export class FilterAssembler {
 }
 
 /**
- * The filter of a LAN port's socket. Accepts IPv4 unicast that is for this station, or was sent to a broadcast or multicast
- * MAC address (so that it is counted), unless the kernel is to have it: what goes to the router itself or to `elsewhere`.
- * To an external address it accepts TCP and UDP to a claimed port, all their non-first fragments, the other protocols with ports, and ICMP errors,
- * which is what hairpinning needs (RFC 4787 REQ-9, RFC 5508 REQ-7).
+ * The filter of a LAN port's socket. Accepts IPv4 unicast that is for this station, or was sent to a broadcast or
+ * multicast MAC address (so that it is counted), unless the kernel is to have it: what goes to the router itself or to
+ * `elsewhere`. To an external address it accepts TCP and UDP to a claimed port, all their non-first fragments, the
+ * other protocols with ports, and ICMP errors, which is what hairpinning needs (RFC 4787 REQ-9, RFC 5508 REQ-7).
  */
 export function lanFilter(facts: LanFilterFacts): Int32Array {
 	return fitting((most) => lanFilterOf(facts, most));
@@ -252,8 +257,8 @@ function lanFilterOf(facts: LanFilterFacts, most: number): Int32Array {
 
 /**
  * The filter of the WAN port's socket. Accepts what is for this station and goes to an external address: everything to
- * `owned`; to `externals`, which the kernel shares, TCP and UDP to a claimed port and everything that has no port to tell by
- * (non-first fragments, ICMP, other protocols).
+ * `owned`; to `externals`, which the kernel shares, TCP and UDP to a claimed port and everything that has no port to
+ * tell by (non-first fragments, ICMP, other protocols).
  */
 export function wanFilter(facts: WanFilterFacts): Int32Array {
 	return fitting((most) => wanFilterOf(facts, most));
@@ -279,7 +284,10 @@ export function arpFilter(ranges: readonly AddressRange[]): Int32Array {
 	return finish(f);
 }
 
-/** Addresses that {@link pcpFilter} compares; of a device with more everything to the port is taken, and judged by its reader. */
+/**
+ * Addresses that {@link pcpFilter} compares; of a device with more everything to the port is taken, and judged by its
+ * reader.
+ */
 const PCP_ADDRESSES = 64;
 
 /** The filter of a PCP socket (Ethernet header first): plain UDP to port 5351 of one of the router's addresses. */
@@ -319,7 +327,10 @@ function loadHeaderLength(f: FilterAssembler, ip: number, bytes: number): void {
 		.jump(JGE_X, 0, null, "accept");
 }
 
-/** With the protocol in A: TCP and UDP are accepted if a non-first fragment or to a claimed port, else dropped; the rest goes to `other`. */
+/**
+ * With the protocol in A: TCP and UDP are accepted if a non-first fragment or to a claimed port, else dropped; the rest
+ * goes to `other`.
+ */
 function matchPorts(f: FilterAssembler, ip: number, claimed: readonly ClaimedPorts[], most: number, other: Label): void {
 	for (const proto of [TCP, UDP]) {
 		const next = f.label();
@@ -333,7 +344,10 @@ function matchPorts(f: FilterAssembler, ip: number, claimed: readonly ClaimedPor
 	f.goto(other);
 }
 
-/** The finest filter that the kernel takes: of each list of ranges as many as there are, or `most`. What is accepted too much is judged again. */
+/**
+ * The finest filter that the kernel takes: of each list of ranges as many as there are, or `most`. What is accepted too
+ * much is judged again.
+ */
 function fitting(build: (most: number) => Int32Array): Int32Array {
 	for (const most of [Number.POSITIVE_INFINITY, 256, 64, 16, 4]) {
 		try {
@@ -345,7 +359,9 @@ function fitting(build: (most: number) => Int32Array): Int32Array {
 	return build(1);
 }
 
-/** Sorted ranges with the smallest gaps closed, so that at most `most` are left: what they have together, and some more. */
+/**
+ * Sorted ranges with the smallest gaps closed, so that at most `most` are left: what they have together, and some more.
+ */
 function coarse(ranges: readonly AddressRange[], most: number): readonly AddressRange[] {
 	if (ranges.length <= most) return ranges;
 	const gap = (n: number) => (ranges[n] as AddressRange).first - (ranges[n - 1] as AddressRange).last;
@@ -373,9 +389,9 @@ function finish(f: FilterAssembler): Int32Array {
 }
 
 /**
- * As {@link finish} for the sockets whose frames are translated: a link-layer broadcast or multicast, and a plain header (five words) with a wrong checksum,
- * is cut off behind the header. The daemon
- * sees by the length that something is wrong, finds out what, and counts it; frames of its fast way need no sum in JavaScript (110 ns).
+ * As {@link finish} for the sockets whose frames are translated: a link-layer broadcast or multicast, and a plain
+ * header (five words) with a wrong checksum, is cut off behind the header. The daemon sees by the length that something
+ * is wrong, finds out what, and counts it; frames of its fast way need no sum in JavaScript (110 ns).
  */
 function finishChecked(f: FilterAssembler, ip: number): Int32Array {
 	f.at("drop").op(RET_K, 0).at("accept");

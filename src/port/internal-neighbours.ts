@@ -1,13 +1,16 @@
 /**
  * Where frames for internal hosts go (packet driver: masqd writes the link header itself).
  *
- * Theory of operation. A host's link header has the host record's number. What it says is what the kernel's neighbour table says of the host, or of the LAN router that
- * leads to it, so it follows a gratuitous ARP, a failover and a static entry as the kernel does. Only a host of which the kernel knows nothing is
- * believed for the moment (HOST_HEARD): its own frame tells its MAC, and the kernel is asked at once. Another MAC under its address changes nothing, unless the kernel has
- * asked in vain: so one forged frame does not turn a host's traffic away. A host that is silent to ARP goes on to be reached as it was heard.
+ * Theory of operation. A host's link header has the host record's number. What it says is what the kernel's neighbour
+ * table says of the host, or of the LAN router that leads to it, so it follows a gratuitous ARP, a failover and a
+ * static entry as the kernel does. Only a host of which the kernel knows nothing is believed for the moment
+ * (HOST_HEARD): its own frame tells its MAC, and the kernel is asked at once. Another MAC under its address changes
+ * nothing, unless the kernel has asked in vain: so one forged frame does not turn a host's traffic away. A host that is
+ * silent to ARP goes on to be reached as it was heard.
  *
- * To have hosts confirmed that are in use, and only those, HOST_FRESH is taken from all now and then: the next frame for a host comes here, asks the kernel
- * to confirm the neighbour, and goes on its way. Of sessions that go by the offload its sweep tells.
+ * To have hosts confirmed that are in use, and only those, HOST_FRESH is taken from all now and then: the next frame
+ * for a host comes here, asks the kernel to confirm the neighbour, and goes on its way. Of sessions that go by the
+ * offload its sweep tells.
  */
 
 import { HOST_ADDRESS, HOST_FRESH, HOST_HEARD, HOST_PLACE, HOST_PORT_SHIFT, HOST_WORDS } from "../conntrack/record.ts";
@@ -33,7 +36,9 @@ export class InternalNeighbours {
 		this.#requests = requests;
 	}
 
-	/** Address (host order) of the neighbour that leads to an internal host: its own, or that of a router of the LAN. */
+	/**
+	 * Address (host order) of the neighbour that leads to an internal host: its own, or that of a router of the LAN.
+	 */
 	leadsTo(host: number): number {
 		const o = this.#owner;
 		const address = addressValue(o.hosts.W[host * HOST_WORDS + HOST_ADDRESS]);
@@ -41,7 +46,10 @@ export class InternalNeighbours {
 		return route !== null && route.ifindex === o.lanIndex(this.#portOf(host)) && route.gateway !== 0 ? route.gateway : address;
 	}
 
-	/** A host's own frame in `slot` came by LAN port `port`: the kernel is asked whether its MAC is the one that leads there. */
+	/**
+	 * A host's own frame in `slot` came by LAN port `port`: the kernel is asked whether its MAC is the one that leads
+	 * there.
+	 */
 	heard(host: number, port: number, slot: number): void {
 		const o = this.#owner;
 		o.hosts.assign(host, port);
@@ -86,7 +94,8 @@ export class InternalNeighbours {
 	update(neighbour: Neighbour): void {
 		const o = this.#owner;
 		const internal = swap32(neighbour.address);
-		// Where its address says it is: a host behind a TUN device never moves to the tap that shares its device, nor to another LAN whose machines say they are it.
+		// Where its address says it is: a host behind a TUN device never moves to the tap that shares its device, nor
+		// to another LAN whose machines say they are it.
 		const port = lanOf(o.lan, internal);
 		if (port >= 0 && neighbour.ifindex === o.lanIndex(port) && o.lan[port].ethernet) {
 			const host = o.hosts.find(internal);

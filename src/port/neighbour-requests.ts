@@ -1,6 +1,6 @@
 /**
- * What is asked of the kernel about neighbours: to find one, or to confirm one in use, which it does by ARP in its own time. Each at most once in a pause, so that
- * a frame may ask whenever it likes.
+ * What is asked of the kernel about neighbours: to find one, or to confirm one in use, which it does by ARP in its own
+ * time. Each at most once in a pause, so that a frame may ask whenever it likes.
  */
 
 import type { KernelMirror } from "../kernel/mirror.ts";
@@ -54,7 +54,8 @@ export class NeighbourRequests {
 		try {
 			this.#kernel.resolve(ifindex, address);
 		} catch {
-			// The device is going away, which its notification will say; or the kernel has no room for another neighbour.
+			// The device is going away, which its notification will say; or the kernel has no room for another
+			// neighbour.
 		}
 	}
 }

@@ -22,7 +22,9 @@ export interface NextHopOwner {
 	forwarded(out: boolean): void;
 	/** Session of a translated packet in a slot on its way out, 0 if there is none. */
 	sessionOf(slot: number): number;
-	/** A translated packet in a slot was given up: there is no route any more (`lost`), or the next hop did not answer. */
+	/**
+	 * A translated packet in a slot was given up: there is no route any more (`lost`), or the next hop did not answer.
+	 */
 	undeliverable(slot: number, length: number, lost: boolean): void;
 	/** The same of a frame for an internal host that does not answer. */
 	undeliverableInternal(slot: number, length: number): void;
@@ -31,6 +33,9 @@ export interface NextHopOwner {
 	lanIndex(port: number): number;
 	/** Milliseconds now. */
 	milliseconds(): number;
-	/** A slot of the frame buffer that no batch uses, by number below SPARE_SLOTS: a waiting frame is put there to be sent. */
+	/**
+	 * A slot of the frame buffer that no batch uses, by number below SPARE_SLOTS: a waiting frame is put there to be
+	 * sent.
+	 */
 	spareSlot(n: number): number;
 }

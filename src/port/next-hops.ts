@@ -1,13 +1,16 @@
 /**
  * Next hops of the WAN port (packet driver: masqd writes the link header itself).
  *
- * Theory of operation. A gateway or on-link peer in use has a small number, which the session record carries; its MAC stands in the
- * link header table, and its tag in an array that the fast loops read, 0 while it is not known. The kernel resolves and confirms neighbours (KernelMirror.resolve), its
- * notifications fill both. A device without link header has one hop, number 1, that is always good.
+ * Theory of operation. A gateway or on-link peer in use has a small number, which the session record carries; its MAC
+ * stands in the link header table, and its tag in an array that the fast loops read, 0 while it is not known. The
+ * kernel resolves and confirms neighbours (KernelMirror.resolve), its notifications fill both. A device without link
+ * header has one hop, number 1, that is always good.
  *
- * Numbers from 1 to {@link GATEWAYS} are gateways' alone, so that another gateway has one at once however many peers there are. A peer on the link gets one when it
- * has answered, and its sessions with their next packet; until then, and while all numbers are taken, they have hop 0: each of their frames is looked up by its
- * destination in {@link NextHopTable.park} and goes at once if the neighbour is known. Numbers that no session and no route has come back when few are left, between two batches.
+ * Numbers from 1 to {@link GATEWAYS} are gateways' alone, so that another gateway has one at once however many peers
+ * there are. A peer on the link gets one when it has answered, and its sessions with their next packet; until then, and
+ * while all numbers are taken, they have hop 0: each of their frames is looked up by its destination in
+ * {@link NextHopTable.park} and goes at once if the neighbour is known. Numbers that no session and no route has come
+ * back when few are left, between two batches.
  */
 
 import { HOP_SHIFT, HOST_ADDRESS, HOST_PLACE, HOST_PORT_SHIFT, HOST_WORDS, R_META, RECORD_SHIFT } from "../conntrack/record.ts";
@@ -26,7 +29,10 @@ import { WAITING_BYTES, WAITING_MAX, type Waiting, WaitingFrames } from "./waiti
 /** Numbers of next hops: the last is HAIRPIN, the first so many are gateways'. */
 const HOPS = HAIRPIN;
 const GATEWAYS = 32;
-/** Free numbers below which those that nobody has any more are collected, and milliseconds until the next look if there were few. */
+/**
+ * Free numbers below which those that nobody has any more are collected, and milliseconds until the next look if there
+ * were few.
+ */
 const FEW = 16;
 const COLLECT_AGAIN = 10_000;
 /** Milliseconds in which each hop in use is confirmed once. */
@@ -230,7 +236,10 @@ export class NextHopTable implements NextHops {
 		this.#requests.find(ifindex, frame.neighbour);
 	}
 
-	/** Takes the kernel's news of neighbours: fills hops, moves internal hosts, sends what waited. Frames go to the ports' queues. */
+	/**
+	 * Takes the kernel's news of neighbours: fills hops, moves internal hosts, sends what waited. Frames go to the
+	 * ports' queues.
+	 */
 	update(neighbours: Neighbour[]): void {
 		for (const neighbour of neighbours) {
 			if (neighbour.state === NUD.NONE) this.#requests.forgotten(neighbour.ifindex, neighbour.address);
@@ -272,7 +281,10 @@ export class NextHopTable implements NextHops {
 		}
 	}
 
-	/** Puts waiting frame number `n` into a slot of the frame buffer: that of its own number, unless another may be in a queue there. */
+	/**
+	 * Puts waiting frame number `n` into a slot of the frame buffer: that of its own number, unless another may be in a
+	 * queue there.
+	 */
 	#unpack(n: number, spare = n): number {
 		const o = this.#owner;
 		const slot = o.spareSlot(spare);
@@ -299,7 +311,10 @@ export class NextHopTable implements NextHops {
 		}
 	}
 
-	/** Forgets routes (they changed); hop numbers and MACs stay. With an address or a link the kernel may have lost what it was asked for. */
+	/**
+	 * Forgets routes (they changed); hop numbers and MACs stay. With an address or a link the kernel may have lost what
+	 * it was asked for.
+	 */
 	routesChanged(): void {
 		this.#cache.clear();
 		this.#readMtus();
@@ -340,7 +355,10 @@ export class NextHopTable implements NextHops {
 		if (this.#freePeers.length < FEW || this.#freeGateways.length < FEW) this.#collect();
 	}
 
-	/** Asks the kernel now and then to confirm the hops, so that a dead gateway or a new MAC is noticed though the kernel sends it nothing. */
+	/**
+	 * Asks the kernel now and then to confirm the hops, so that a dead gateway or a new MAC is noticed though the
+	 * kernel sends it nothing.
+	 */
 	#confirm(): void {
 		const o = this.#owner;
 		const now = o.milliseconds();
@@ -354,7 +372,10 @@ export class NextHopTable implements NextHops {
 		}
 	}
 
-	/** Takes back the numbers that no session has, of peers and of gateways that are none any more. No frame that is still to be sent may have one of them. */
+	/**
+	 * Takes back the numbers that no session has, of peers and of gateways that are none any more. No frame that is
+	 * still to be sent may have one of them.
+	 */
 	#collect(): void {
 		const o = this.#owner;
 		const now = o.milliseconds();

@@ -1,11 +1,11 @@
 /**
- * The router's side of PCP and NAT-PMP: on each LAN device requests to one of its addresses at UDP port 5351 are read from, and
- * answered by, a packet socket; the guard keeps the kernel from refusing them.
+ * The router's side of PCP and NAT-PMP: on each LAN device requests to one of its addresses at UDP port 5351 are read
+ * from, and answered by, a packet socket; the guard keeps the kernel from refusing them.
  *
- * A mapping is made for the source of a request, so the source must be who it says: an address behind this very device, not one
- * of the router's own, and sent by the station that the kernel's neighbour table has for it (RFC 6887 section 18.1.2: the simple
- * threat model asks that no host can speak for another). A request whose sender the kernel does not know yet, or only by hearsay,
- * waits until the kernel has asked.
+ * A mapping is made for the source of a request, so the source must be who it says: an address behind this very device,
+ * not one of the router's own, and sent by the station that the kernel's neighbour table has for it (RFC 6887 section
+ * 18.1.2: the simple threat model asks that no host can speak for another). A request whose sender the kernel does not
+ * know yet, or only by hearsay, waits until the kernel has asked.
  */
 
 import { fold, sumOf } from "../packet/checksum.ts";
@@ -22,18 +22,27 @@ const L4 = IP + IP_HEADER;
 const DATA = L4 + UDP_HEADER;
 /** Requests answered per call, so that a storm cannot hold up forwarding. */
 const BUDGET = 16;
-/** Requests that wait on a device until the kernel knows their senders, those of one station among them, and for how many milliseconds; of more the oldest goes. */
+/**
+ * Requests that wait on a device until the kernel knows their senders, those of one station among them, and for how
+ * many milliseconds; of more the oldest goes.
+ */
 const WAITING = 16;
 const WAITING_OF_ONE = 4;
 const PATIENCE_MS = 3000;
-/** Senders that the kernel is asked about in a second, and those of one station among them: each costs a message to the kernel, and an ARP request. */
+/**
+ * Senders that the kernel is asked about in a second, and those of one station among them: each costs a message to the
+ * kernel, and an ARP request.
+ */
 const ASKED = 16;
 const ASKED_OF_ONE = 4;
 /** Where answers without a request go (RFC 6887 section 14.1). */
 const ALL_HOSTS = [224, 0, 0, 1];
 const ALL_HOSTS_MAC = [1, 0, 0x5e, 0, 0, 1];
 const CLIENT_PORT = 5350;
-/** How often such an answer is sent, and milliseconds until the second time; each pause is twice the one before (RFC 6886 section 3.2.1, RFC 6887 section 14.1.3). */
+/**
+ * How often such an answer is sent, and milliseconds until the second time; each pause is twice the one before (RFC
+ * 6886 section 3.2.1, RFC 6887 section 14.1.3).
+ */
 const TIMES = 10;
 const FIRST_PAUSE_MS = 250;
 
@@ -64,7 +73,9 @@ export interface PcpOwner {
 	handle(q: PortRequest, source: number, port: number): PortAnswer;
 	/** Seconds since the mappings began. */
 	epoch(): number;
-	/** Who leads to a host behind a device, null if the kernel does not know; `sure` if it has been confirmed of late. */
+	/**
+	 * Who leads to a host behind a device, null if the kernel does not know; `sure` if it has been confirmed of late.
+	 */
 	neighbour(ifindex: number, host: number): { mac: Uint8Array; sure: boolean } | null;
 	/** Has the kernel ask who leads to a host; what it learns comes by {@link PcpServer.neighbourChanged}. */
 	ask(ifindex: number, host: number): void;
@@ -156,7 +167,10 @@ export class PcpResponder {
 		}
 	}
 
-	/** The frame of `length` bytes in the buffer, which came at `since` and may have `waited`: answered, kept for later, or dropped. */
+	/**
+	 * The frame of `length` bytes in the buffer, which came at `since` and may have `waited`: answered, kept for later,
+	 * or dropped.
+	 */
 	#judge(length: number, since: number, waited: boolean): void {
 		const B = this.#B;
 		const owner = this.#owner;
@@ -207,8 +221,9 @@ export class PcpResponder {
 	}
 
 	/**
-	 * Tells all hosts that mappings may be lost (RFC 6887 section 14.1.3), and the external address (RFC 6886 section 3.2.1; a
-	 * host-order address, 0 while there is none): each protocol's clients know by the epoch whether they have to ask again.
+	 * Tells all hosts that mappings may be lost (RFC 6887 section 14.1.3), and the external address (RFC 6886 section
+	 * 3.2.1; a host-order address, 0 while there is none): each protocol's clients know by the epoch whether they have
+	 * to ask again.
 	 */
 	announce(external: number): void {
 		const B = this.#B;
@@ -267,8 +282,8 @@ export class PcpServer {
 	}
 
 	/**
-	 * Is to answer at these places from now on; the sockets of those that are as before stay, those of devices that were down are
-	 * tried again.
+	 * Is to answer at these places from now on; the sockets of those that are as before stay, those of devices that
+	 * were down are tried again.
 	 *
 	 * @returns true if there was none before and there is now.
 	 */

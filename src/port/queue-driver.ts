@@ -1,17 +1,20 @@
 /**
- * The kernel driver: the kernel forwards, tracks and translates; it asks about the first packet of a connection, and the answer carries address and port
- * (queue-rules.ts; netlink/queue.ts).
+ * The kernel driver: the kernel forwards, tracks and translates; it asks about the first packet of a connection, and
+ * the answer carries address and port (queue-rules.ts; netlink/queue.ts).
  *
- * Theory of operation. The core that translates packets for the other drivers is asked here too, and nothing else decides: a queued packet is handed to it as a
- * frame, in the slot where the kernel's message has it, and what it has queued for the other side says the verdict. A frame for the WAN: accepted, with its source address
- * and port. One for a LAN: accepted, with its destination. Left to the kernel: accepted as it is. Nothing: dropped, and counted by the core with its reason. What else the core
- * has queued (ICMP errors, resets) is sent as by the other drivers; the packet itself never is, nor are changes to it: the kernel has its own.
+ * Theory of operation. The core that translates packets for the other drivers is asked here too, and nothing else
+ * decides: a queued packet is handed to it as a frame, in the slot where the kernel's message has it, and what it has
+ * queued for the other side says the verdict. A frame for the WAN: accepted, with its source address and port. One for
+ * a LAN: accepted, with its destination. Left to the kernel: accepted as it is. Nothing: dropped, and counted by the
+ * core with its reason. What else the core has queued (ICMP errors, resets) is sent as by the other drivers; the packet
+ * itself never is, nor are changes to it: the kernel has its own.
  *
- * A packet between two hosts of the LAN over an external address is asked about twice. Before destination NAT the core decides about both sides; behind routing the source is
- * looked up.
+ * A packet between two hosts of the LAN over an external address is asked about twice. Before destination NAT the core
+ * decides about both sides; behind routing the source is looked up.
  *
- * A netlink message goes into a slot as a frame with a link header does, in one piece from the slot's beginning, so the receiving call is that of packet sockets. Every packet
- * gets its verdict, whatever happens: one without would wait in the kernel forever.
+ * A netlink message goes into a slot as a frame with a link header does, in one piece from the slot's beginning, so the
+ * receiving call is that of packet sockets. Every packet gets its verdict, whatever happens: one without would wait in
+ * the kernel forever.
  */
 
 import * as native from "masq:native";
@@ -98,7 +101,10 @@ export class QueueDriver {
 	/** The one frame that is decided about. */
 	readonly #pair = new Int32Array(2);
 
-	/** Binds the queues. Throws a native error, or an Error that says who has them. `rx` is the registered descriptor array. */
+	/**
+	 * Binds the queues. Throws a native error, or an Error that says who has them. `rx` is the registered descriptor
+	 * array.
+	 */
 	constructor(c: Context, rx: Int32Array, hops: KernelHops, hosts: QueueHosts) {
 		this.#c = c;
 		this.#rx = rx;

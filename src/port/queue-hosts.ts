@@ -1,6 +1,6 @@
 /**
- * The hosts that the kernel has been told of (queue-rules.ts): elements of the map `hosts`, by which a verdict names where an inbound packet goes, and of the set
- * `flooders`, who may ask only so often.
+ * The hosts that the kernel has been told of (queue-rules.ts): elements of the map `hosts`, by which a verdict names
+ * where an inbound packet goes, and of the set `flooders`, who may ask only so often.
  */
 import * as native from "masq:native";
 import { MessageReader, NETLINK_NETFILTER, NLM_F, NLMSG_ERROR } from "../netlink/message.ts";

@@ -1,6 +1,7 @@
 /**
- * Keeps the kernel driver's rules as the daemon wants them: what GuardKeeper does for the other drivers, with the same names. nft is waited for, a few milliseconds
- * at a change of addresses, devices or ports; connections that are there do not notice.
+ * Keeps the kernel driver's rules as the daemon wants them: what GuardKeeper does for the other drivers, with the same
+ * names. nft is waited for, a few milliseconds at a change of addresses, devices or ports; connections that are there
+ * do not notice.
  */
 import type { QueueHosts } from "./queue-hosts.ts";
 import { installQueueRules, type QueueIo, removeQueueRules } from "./queue-install.ts";

@@ -1,13 +1,16 @@
 /**
- * The rules of the kernel driver (design.md section 5b): table `ip masqd`, which has the kernel ask about the first packet of a connection and do what the answer says.
+ * The rules of the kernel driver: table `ip masqd`, which has the kernel ask about the first packet of a connection and
+ * do what the answer says.
  *
- * Theory of operation. A packet that begins a connection (new, and of an entry that is not in the kernel's table yet) is queued: towards the WAN behind routing and forwarding,
- * just before source NAT; from the WAN, or from a LAN to one of our own addresses, before destination NAT. The verdict's priority carries what was decided, and
- * the chain behind the queue translates by it. All else is the kernel's: it makes the entry, and no other packet of the connection comes by here. Where nobody listens, or
- * the answer carries nothing, the packet goes on to firewall4's own rules.
+ * Theory of operation. A packet that begins a connection (new, and of an entry that is not in the kernel's table yet)
+ * is queued: towards the WAN behind routing and forwarding, just before source NAT; from the WAN, or from a LAN to one
+ * of our own addresses, before destination NAT. The verdict's priority carries what was decided, and the chain behind
+ * the queue translates by it. All else is the kernel's: it makes the entry, and no other packet of the connection comes
+ * by here. Where nobody listens, or the answer carries nothing, the packet goes on to firewall4's own rules.
  *
- * Chains stand before firewall4's of the same hook by one, so that what masqd translates is not translated again. `guard`, behind all source NAT, lets nothing out of
- * the WAN with a source that is not ours: what no listener has translated and no masquerade does, and what the kernel would not translate at all (segments that fit no connection).
+ * Chains stand before firewall4's of the same hook by one, so that what masqd translates is not translated again.
+ * `guard`, behind all source NAT, lets nothing out of the WAN with a source that is not ours: what no listener has
+ * translated and no masquerade does, and what the kernel would not translate at all (segments that fit no connection).
  */
 import type { PortRange } from "../conntrack/ports.ts";
 import type { Timeouts } from "../conntrack/states.ts";
@@ -47,13 +50,19 @@ export const MARK = { value: 0x10000000, mask: 0xf0000000 } as const;
 export const QUEUE_OUT = 0x6d71;
 export const QUEUE_IN = 0x6d72;
 
-/** What a verdict's priority says besides the port, which is in its upper half: to leave by this external address, or to come in to this host. */
+/**
+ * What a verdict's priority says besides the port, which is in its upper half: to leave by this external address, or to
+ * come in to this host.
+ */
 export const OUT = 0x4000;
 export const IN = 0x8000;
 
 /** Nobody's addresses: "this" network, loopback, multicast and what is reserved. */
 const NEVER = ["0.0.0.0/8", "127.0.0.0/8", "224.0.0.0/3"];
-/** New connections a second that a host may still ask for which has been refused as many in one, and how many such hosts there can be. */
+/**
+ * New connections a second that a host may still ask for which has been refused as many in one, and how many such hosts
+ * there can be.
+ */
 export const FLOOD_RATE = 200;
 const FLOODERS = 4096;
 /** Packets a second from the WAN that are asked about; more are left to the kernel. */
@@ -66,8 +75,8 @@ const ADDRESS = 10;
 const SCRATCH = 11;
 
 /**
- * The rule that does what a verdict's priority says: `map` has an address for its lower half (if it has none, the packet is none of masqd's), the port is its
- * upper half. nft has no words for it.
+ * The rule that does what a verdict's priority says: `map` has an address for its lower half (if it has none, the
+ * packet is none of masqd's), the port is its upper half. nft has no words for it.
  */
 export function steer(map: string, kind: number): Expression[] {
 	return [
@@ -92,7 +101,10 @@ export const INBOUND = NAT.DNAT;
 export interface QueueFacts {
 	wan: string;
 	lans: readonly string[];
-	/** External addresses by their number, 0 for one that is not there. Number 0 is the WAN's own, which the router has too. */
+	/**
+	 * External addresses by their number, 0 for one that is not there. Number 0 is the WAN's own, which the router has
+	 * too.
+	 */
 	externals: readonly number[];
 	/** Sources that may leave by the WAN besides. */
 	own: readonly number[];
@@ -221,7 +233,10 @@ export function queueRuleset(f: QueueFacts): string {
 	return lines.join("\n");
 }
 
-/** The transaction with the rules that nft cannot say. `native`: the kernel has nft's own queue expression; else xtables' target stands in. */
+/**
+ * The transaction with the rules that nft cannot say. `native`: the kernel has nft's own queue expression; else
+ * xtables' target stands in.
+ */
 export function rawRules(isNative: boolean, sequence: number): ArrayBuffer {
 	const queued = (number: number) => [isNative ? queue(number) : queueTarget(number)];
 	return encodeBatch(sequence, (out) => {

@@ -1,17 +1,21 @@
 /**
- * What a packet port sends: which socket each frame goes by, in which form, and what becomes of those that the kernel refuses.
+ * What a packet port sends: which socket each frame goes by, in which form, and what becomes of those that the kernel
+ * refuses.
  *
- * Theory of operation. The kernel's own forwarding gives a packet the priority that its type of service stands for (rt_tos2priority), and pfifo_fast, prio, HTB and
- * filters go by it; a packet socket has one priority for all that it sends. So there is a socket for each of the four, opened when it is first needed, and with that
- * a send buffer: what waits in one class of a qdisc is charged to its socket and leaves the others room. Ordinary traffic goes by the socket that also receives, in
- * one call a batch; only a queue that is marked as mixed is looked at frame by frame.
+ * Theory of operation. The kernel's own forwarding gives a packet the priority that its type of service stands for
+ * (rt_tos2priority), and pfifo_fast, prio, HTB and filters go by it; a packet socket has one priority for all that it
+ * sends. So there is a socket for each of the four, opened when it is first needed, and with that a send buffer: what
+ * waits in one class of a qdisc is charged to its socket and leaves the others room. Ordinary traffic goes by the
+ * socket that also receives, in one call a batch; only a queue that is marked as mixed is looked at frame by frame.
  *
- * A raw socket puts the network header behind as many bytes as the device's driver reserves for its link header. Where those are not the ones that stand in front of the packet (PPP: none, but 4 are reserved), a
- * super-packet cannot be segmented and is lost without an error, and qdiscs read type of service, addresses and ECN bits from the wrong place. There a
- * datagram socket sends, which the kernel makes the link header for; it takes neither super-packets nor partial checksums, so both are
- * dealt with here. Super-packets of tunnels are cut on every device (packet/segments.ts).
+ * A raw socket puts the network header behind as many bytes as the device's driver reserves for its link header. Where
+ * those are not the ones that stand in front of the packet (PPP: none, but 4 are reserved), a super-packet cannot be
+ * segmented and is lost without an error, and qdiscs read type of service, addresses and ECN bits from the wrong place.
+ * There a datagram socket sends, which the kernel makes the link header for; it takes neither super-packets nor partial
+ * checksums, so both are dealt with here. Super-packets of tunnels are cut on every device (packet/segments.ts).
  *
- * A frame that is refused costs that frame. Only what would be refused to every other too ends the batch: a full send buffer, a device that is down or gone.
+ * A frame that is refused costs that frame. Only what would be refused to every other too ends the batch: a full send
+ * buffer, a device that is down or gone.
  */
 
 import * as native from "masq:native";
@@ -29,12 +33,16 @@ const ARPHRD_SIT = 776;
 const ARPHRD_IPGRE = 778;
 const ARPHRD_NONE = 0xfffe;
 /**
- * Kinds of devices that take what a raw socket sends, super-packets and all. Ethernet, VLAN, macvlan, TUN and WireGuard are played in a guest with
- * Linux 6.12 (test/guest/wans.py), IPIP, 6in4 and GRE were tried there by hand. PPP (512) does not; of raw-ip modems (519) and others it is not known.
+ * Kinds of devices that take what a raw socket sends, super-packets and all. Ethernet, VLAN, macvlan, TUN and WireGuard
+ * are played in a guest with Linux 6.12 (test/guest/wans.py), IPIP, 6in4 and GRE were tried there by hand. PPP (512)
+ * does not; of raw-ip modems (519) and others it is not known.
  */
 const TAKE_RAW = [ARPHRD_ETHER, ARPHRD_LOOPBACK, ARPHRD_TUNNEL, ARPHRD_SIT, ARPHRD_IPGRE, ARPHRD_NONE];
 
-/** Priorities of the kernel (TC_PRIO_*) by the two bits of the type of service that it goes by; the most urgent is sent first. */
+/**
+ * Priorities of the kernel (TC_PRIO_*) by the two bits of the type of service that it goes by; the most urgent is sent
+ * first.
+ */
 const PRIORITIES = [0, 2, 6, 4];
 const ORDER = [2, 3, 0, 1];
 const BATCH = native.BATCH_MAX;
@@ -44,7 +52,10 @@ export const SEGMENT_BYTES = 64 * 1024;
 /** Tells of a frame that was not sent: why (a number of nat/reason.ts), and its slot. */
 export type Refused = (reason: number, slot: number) => void;
 
-/** Where sorted frames go: `count` pairs from number `from` on, all of one class. Returns how many went; native.sendError() says why the next one did not. */
+/**
+ * Where sorted frames go: `count` pairs from number `from` on, all of one class. Returns how many went;
+ * native.sendError() says why the next one did not.
+ */
 export interface Outlet {
 	/** Bytes of the link header that virtio headers count. */
 	readonly link: number;
@@ -87,7 +98,10 @@ export class PacketOutlet implements Outlet {
 			: native.packetSendTo(own, this.#ifindex, this.#form, pairs, from, count);
 	}
 
-	/** The socket of a class; 0, for the one that receives, if it cannot be had now: the priority is lost, and nothing else. */
+	/**
+	 * The socket of a class; 0, for the one that receives, if it cannot be had now: the priority is lost, and nothing
+	 * else.
+	 */
 	#socket(kind: number): native.Fd {
 		if (this.#sockets[kind] === 0) {
 			try {
@@ -105,7 +119,10 @@ export class PacketOutlet implements Outlet {
 	}
 }
 
-/** Whether a device takes what a raw socket sends; `type` is its ARPHRD number. A VLAN reserves 4 bytes more in older kernels if the device below does not insert the tag. */
+/**
+ * Whether a device takes what a raw socket sends; `type` is its ARPHRD number. A VLAN reserves 4 bytes more in older
+ * kernels if the device below does not insert the tag.
+ */
 export function takesRaw(io: Pick<typeof native, "readFile" | "getFeature">, type: number, name: string): boolean {
 	if (!TAKE_RAW.includes(type)) return false;
 	try {
@@ -137,7 +154,10 @@ export class Sending {
 		this.#scratch = scratch;
 	}
 
-	/** Sends what is in a queue, which is empty then. Returns how many frames were sent; of the others `refused` is told. */
+	/**
+	 * Sends what is in a queue, which is empty then. Returns how many frames were sent; of the others `refused` is
+	 * told.
+	 */
 	send(queue: Queue, refused: Refused): number {
 		const { count, pairs } = queue;
 		this.#sent = 0;

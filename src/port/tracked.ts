@@ -1,9 +1,12 @@
 /**
- * The sessions of the kernel driver as the kernel's connection tracking has them. It is the kernel that sees their packets: the end of an entry ends its session, and what the table wants to
- * know of one that is due (is it used? answered? closing?) it asks for when it wants to know it.
+ * The sessions of the kernel driver as the kernel's connection tracking has them. It is the kernel that sees their
+ * packets: the end of an entry ends its session, and what the table wants to know of one that is due (is it used?
+ * answered? closing?) it asks for when it wants to know it.
  *
- * Theory of operation. An event tells of each entry's end, of ours alone: a socket filter looks at the mark. Events may be lost, and nothing rests on them: a session
- * whose time is up in the table is looked up before it ends, as one on any {@link OffloadHooks}; and one that ends otherwise (flushed, evicted, by a reload) takes the kernel's entry with it.
+ * Theory of operation. An event tells of each entry's end, of ours alone: a socket filter looks at the mark. Events may
+ * be lost, and nothing rests on them: a session whose time is up in the table is looked up before it ends, as one on
+ * any {@link OffloadHooks}; and one that ends otherwise (flushed, evicted, by a reload) takes the kernel's entry with
+ * it.
  */
 import * as native from "masq:native";
 import type { OffloadHooks } from "../conntrack/offload-hooks.ts";
@@ -72,7 +75,10 @@ export class Tracked implements OffloadHooks {
 	#deletions: MessageWriter | null = null;
 	#deleted = 0;
 
-	/** Listens; to be made before the queues are bound, because an entry made before anybody listens never tells of its end. Throws a native error. */
+	/**
+	 * Listens; to be made before the queues are bound, because an entry made before anybody listens never tells of its
+	 * end. Throws a native error.
+	 */
 	constructor(o: TrackedOwner) {
 		this.#o = o;
 		this.fd = native.netlinkOpen(NETLINK_NETFILTER, [CT_GROUP.DESTROY]);
@@ -117,8 +123,8 @@ export class Tracked implements OffloadHooks {
 	}
 
 	/**
-	 * Reads all of the kernel's entries that are ours: their sessions are made where there are none, or the entries are deleted where masqd has no place for them.
-	 * Ends the sessions that have no entry.
+	 * Reads all of the kernel's entries that are ours: their sessions are made where there are none, or the entries are
+	 * deleted where masqd has no place for them. Ends the sessions that have no entry.
 	 */
 	reconcile(): void {
 		const { table } = this.#o;
@@ -248,7 +254,7 @@ export class Tracked implements OffloadHooks {
 		return entry;
 	}
 
-	// ---- what the table asks and tells ----------------------------------------------------------------------------------
+	// ---- what the table asks and tells ------------------------------------------------------------------------------
 
 	changed(): void {}
 

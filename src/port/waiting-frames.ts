@@ -1,7 +1,8 @@
 /**
- * Frames that wait for a neighbour to answer: few, copied out of the frame buffer, and shared fairly. A host alone may have all of the {@link WAITING_MAX}
- * places (it may open many connections at once by a gateway that is just being asked for); when all are taken, the host that has most loses its oldest to
- * one that has less. So a host that scans a subnet loses its own frames only.
+ * Frames that wait for a neighbour to answer: few, copied out of the frame buffer, and shared fairly. A host alone may
+ * have all of the {@link WAITING_MAX} places (it may open many connections at once by a gateway that is just being
+ * asked for); when all are taken, the host that has most loses its oldest to one that has less. So a host that scans a
+ * subnet loses its own frames only.
  */
 
 /** Frames that may wait, and the longest of them that is kept (with its slot's headers). */
@@ -52,7 +53,8 @@ export class WaitingFrames {
 	}
 
 	/**
-	 * Number of the frame that has to go so that one of this internal host can wait; -1: there is a place; -2: it must not wait, because no host has more.
+	 * Number of the frame that has to go so that one of this internal host can wait; -1: there is a place; -2: it must
+	 * not wait, because no host has more.
 	 */
 	room(internal: number): number {
 		if (this.#list.length < WAITING_MAX) return -1;

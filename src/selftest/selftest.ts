@@ -1,5 +1,6 @@
 /**
- * `masqd selftest`: requirements of the RFCs, played through the live decision code on private memory. Needs no daemon, no privilege and no network.
+ * `masqd selftest`: requirements of the RFCs, played through the live decision code on private memory. Needs no daemon,
+ * no privilege and no network.
  */
 
 import { HOST_EIF } from "../conntrack/record.ts";

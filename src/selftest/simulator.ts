@@ -197,8 +197,8 @@ export class Simulator {
 	}
 
 	/**
-	 * "wan SOURCE > DESTINATION" or "lan ..." for a packet that left, "REASON" for one that was dropped, "REASON error TYPE/CODE" if its sender was told,
-	 * "kernel" for what is the router's own.
+	 * "wan SOURCE > DESTINATION" or "lan ..." for a packet that left, "REASON" for one that was dropped, "REASON error
+	 * TYPE/CODE" if its sender was told, "kernel" for what is the router's own.
 	 */
 	#result(dropped: string): string {
 		const c = this.context;

@@ -1,5 +1,6 @@
 /**
- * The bundle of the commands that need no running daemon but what the daemon is made of, which is in the bundle that both share.
+ * The bundle of the commands that need no running daemon but what the daemon is made of, which is in the bundle that
+ * both share.
  */
 import * as native from "masq:native";
 import { CONFIG, type Command, executeWhole, type Line, SOCKET, STATE, UsageError } from "../cli/command-line.ts";

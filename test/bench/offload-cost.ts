@@ -1,6 +1,7 @@
 /**
- * What offload costs in the engine: assembling and loading both programs, installing and removing a session. The bench runs it on masqd's own engine, in a network
- * namespace with the devices whose indexes are its arguments: WAN, LAN. Prints one JSON object, in CPU time.
+ * What offload costs in the engine: assembling and loading both programs, installing and removing a session. The bench
+ * runs it on masqd's own engine, in a network namespace with the devices whose indexes are its arguments: WAN, LAN.
+ * Prints one JSON object, in CPU time.
  */
 import * as native from "masq:native";
 import { Hosts } from "../../src/conntrack/hosts.ts";

@@ -18,7 +18,7 @@ from namespace import GUARD, wait_until
 from packets import tcp
 from rawbed import parse
 
-# An expected packet comes within this on a quiet machine (conformance.md). One that is later is taken and noted: what has been lost is told by markers
+# An expected packet comes within this on a quiet machine. One that is later is taken and noted: what has been lost is told by markers
 # (marks.py), not by the clock.
 SOON = 0.4
 # Seconds to look for a packet before the markers are asked, and once more when they have come through: the kernel may still hold what masqd has sent.

@@ -94,7 +94,7 @@ def restarts(b):
     def reload():
         said = len(b.bed.daemon.lines)
         b.bed.daemon.send_signal(signal.SIGHUP)
-        wait_until(lambda: any("in force" in line for line in b.bed.daemon.lines[said:]), "the reload")
+        wait_until(lambda: any("configuration reloaded" in line for line in b.bed.daemon.lines[said:]), "the reload")
 
     for change in (lambda: restart(b.bed.crash), lambda: restart(b.bed.stop), reload):
         change()
@@ -134,7 +134,7 @@ def deleted_forward(b):
         b.bed.configure({"offload": b._offload}, left)
         said = len(b.bed.daemon.lines)
         b.bed.daemon.send_signal(signal.SIGHUP)
-        wait_until(lambda: any("in force" in line for line in b.bed.daemon.lines[said:]), "the reload")
+        wait_until(lambda: any("configuration reloaded" in line for line in b.bed.daemon.lines[said:]), "the reload")
         assert len(b.flows("tcp")) == len(left), b.flows()
         b.inn(udp(S1, 3478, *mapped))
     b.bed.lan_wire.discard()

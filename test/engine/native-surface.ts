@@ -20,9 +20,9 @@ declare const PARSER: boolean;
 const NO_PACKET_OPTIONS = "setsockopt SOL_PACKET: ENOPROTOOPT for PACKET_VNET_HDR, so no packet port opens";
 
 /**
- * What is not run under qemu-user, because it does not do this (tried with 7.2): for each test the part that is missing.
- * The same tests run on this machine's processor, and the emulated router
- * (test/router) moves packets on a MIPS kernel.
+ * What is not run under qemu-user, because it does not do this (tried with 7.2): for each test the part that is
+ * missing. The same tests run on this machine's processor, and the emulated router (test/router) moves packets on a
+ * MIPS kernel.
  */
 const NOT_EMULATED: Record<string, string> = {
 	"signals by descriptor": "signalfd: the blocked signal ends the process, for qemu-user takes it for itself",
@@ -209,7 +209,7 @@ test("an undefined descriptor is not descriptor 0", () => {
 	outOfRange(() => native.readFile("/dev/null\0x"));
 });
 
-// ---- process ----------------------------------------------------------------------------------------------------------
+// ---- process --------------------------------------------------------------------------------------------------------
 
 test("processors, processor, runOn", () => {
 	const all = native.processors();
@@ -390,7 +390,7 @@ test("syslog", () => {
 	outOfRange(() => native.syslogWrite(8, "x"));
 });
 
-// ---- time and randomness ------------------------------------------------------------------------------------------------
+// ---- time and randomness --------------------------------------------------------------------------------------------
 
 test("clocks", () => {
 	const uptime = Number(native.readFile("/proc/uptime").split(" ")[0]) * 1000;
@@ -429,7 +429,7 @@ test("random fills its range and no more", () => {
 	outOfType(() => native.random(view as unknown as ArrayBuffer, 0, 1));
 });
 
-// ---- files ----------------------------------------------------------------------------------------------------------------
+// ---- files ----------------------------------------------------------------------------------------------------------
 
 test("files: write, read, rename, unlink, size", () => {
 	const path = `${SCRATCH}/file`;
@@ -645,7 +645,7 @@ test("write does not wait on a blocking socket", () => {
 	for (const fd of [listener, client]) native.close(fd);
 });
 
-// ---- poll and unix sockets --------------------------------------------------------------------------------------------------
+// ---- poll and unix sockets ------------------------------------------------------------------------------------------
 
 test("unix sockets", () => {
 	const path = `${SCRATCH}/socket`;
@@ -718,7 +718,7 @@ test("poll", () => {
 	native.close(listener);
 });
 
-// ---- netlink ------------------------------------------------------------------------------------------------------------------
+// ---- netlink --------------------------------------------------------------------------------------------------------
 
 interface Message {
 	type: number;
@@ -820,7 +820,7 @@ test("netlink: notifications, overrun, refusals", () => {
 	refuses("EPROTONOSUPPORT", () => native.netlinkOpen(31, []));
 });
 
-// ---- frames ---------------------------------------------------------------------------------------------------------------------
+// ---- frames ---------------------------------------------------------------------------------------------------------
 
 const SLOT_SIZE = 2048;
 const SLOTS = 160;

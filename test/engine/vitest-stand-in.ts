@@ -1,6 +1,7 @@
 /**
- * What the unit tests use of vitest, for the real engine: describe, it, it.each, expect with its plain matchers. Tests run as they are declared, one
- * after the other, synchronously; {@link finish} prints the sum. esbuild puts this file in the place of "vitest" (run-unit.sh).
+ * What the unit tests use of vitest, for the real engine: describe, it, it.each, expect with its plain matchers. Tests
+ * run as they are declared, one after the other, synchronously; {@link finish} prints the sum. esbuild puts this file
+ * in the place of "vitest" (run-unit.sh).
  */
 import * as native from "masq:native";
 

@@ -1,17 +1,21 @@
 /**
- * Seeded mutation fuzzer of the core, on the real engine (run.sh): frames of every kind, whole and damaged, both ways, against tables in every state.
+ * Seeded mutation fuzzer of the core, on the real engine (run.sh): frames of every kind, whole and damaged, both ways,
+ * against tables in every state.
  *
- * Theory of operation. A run is a row of episodes; each has its own random numbers (from the seed and its number), its own configuration and its own tables,
- * so a failing one can be run alone. Frames come from a corpus of valid ones, and from what the core sent lately: answers to it, and ICMP errors that
- * quote it, so that sessions get far. Most are then damaged a little; headers are mostly sealed again, so that damage gets past the first check.
- * All memory that the core works on is mapped by the shim, and the engine is the sanitizer build.
+ * Theory of operation. A run is a row of episodes; each has its own random numbers (from the seed and its number), its
+ * own configuration and its own tables, so a failing one can be run alone. Frames come from a corpus of valid ones, and
+ * from what the core sent lately: answers to it, and ICMP errors that quote it, so that sessions get far. Most are then
+ * damaged a little; headers are mostly sealed again, so that damage gets past the first check. All memory that the core
+ * works on is mapped by the shim, and the engine is the sanitizer build.
  *
- * Between the batches things happen around the core (world.ts): time, neighbours, routes, addresses, reloads, restarts, requests, onlookers.
+ * Between the batches things happen around the core (world.ts): time, neighbours, routes, addresses, reloads, restarts,
+ * requests, onlookers.
  *
- * What must hold after each batch: nothing was thrown; each frame was forwarded, held for a next hop, left to the kernel or dropped for one reason; every
- * frame queued for the WAN has one of our addresses as source, every one for a LAN port goes to an address of that LAN; their IPv4 headers are right;
- * nothing was written behind a packet; no queue holds more than it may. After every event, and every 1000 frames, all invariants of table, hosts and ports
- * are checked: bitmaps are the mappings, rings and lists the indexes, the counts of hosts their sessions.
+ * What must hold after each batch: nothing was thrown; each frame was forwarded, held for a next hop, left to the
+ * kernel or dropped for one reason; every frame queued for the WAN has one of our addresses as source, every one for a
+ * LAN port goes to an address of that LAN; their IPv4 headers are right; nothing was written behind a packet; no queue
+ * holds more than it may. After every event, and every 1000 frames, all invariants of table, hosts and ports are
+ * checked: bitmaps are the mappings, rings and lists the indexes, the counts of hosts their sessions.
  */
 import * as native from "masq:native";
 import { BLOCK, inNets, type LanLink, type Link } from "../../src/nat/context.ts";
@@ -162,7 +166,7 @@ class Episode {
 		return list[this.#below(list.length)];
 	}
 
-	// ---- frames ------------------------------------------------------------------------------------------------------------
+	// ---- frames -----------------------------------------------------------------------------------------------------
 
 	/** A valid frame from the inside (0) or the outside (1). */
 	#fresh(direction: number): Frame {
@@ -378,7 +382,7 @@ class Episode {
 		}
 	}
 
-	// ---- running -----------------------------------------------------------------------------------------------------------
+	// ---- running ----------------------------------------------------------------------------------------------------
 
 	#put(n: number, frame: Frame, link: Link): number {
 		const slot = n * SLOT_SIZE;
@@ -400,7 +404,8 @@ class Episode {
 		B[slot + 10] = frame.group ? 1 : 2;
 		B.set(ip, slot + 24);
 		B.fill(MARK, slot + 24 + ip.length, slot + 24 + ip.length + MARGIN);
-		// The filter of a packet socket cuts a plain header with a wrong checksum off behind it; the kernel gives TUN none.
+		// The filter of a packet socket cuts a plain header with a wrong checksum off behind it; the kernel gives TUN
+		// none.
 		const received = ip[0] === 0x45 && ip.length >= 20 && sum(ip, 0, 20) !== 0xffff ? 20 : ip.length;
 		this.rig.rx[n * 2] = slot;
 		this.rig.rx[n * 2 + 1] = received;

@@ -1,17 +1,21 @@
 /**
- * The offload held against the slow path, on the real engine and the real kernel (run-offload.sh): seeded frames, most of them mutated, go through the BPF programs by
- * BPF_PROG_TEST_RUN and through the core (nat/fast-path.ts, nat/slow-path.ts), and both have to do the same.
+ * The offload held against the slow path, on the real engine and the real kernel (run-offload.sh): seeded frames, most
+ * of them mutated, go through the BPF programs by BPF_PROG_TEST_RUN and through the core (nat/fast-path.ts,
+ * nat/slow-path.ts), and both have to do the same.
  *
- * Theory of operation. An episode has two cores that are made alike and stay so. The first one never hears of an offload. The second one has the daemon's own (Offload: cache,
- * programs, what goes in and comes home), and gets a frame only if the program of the port that it came by has passed it up. What must hold for each frame: a
- * program that passes it has changed nothing, neither in the frame nor in its counters; one that sends it sends the very bytes that the first core does (but for the identification of what
- * may be fragmented), out of the same device; and the cores do the same with what was passed up. Now and then, and at the end: states, counters, last use and acknowledgment numbers of all
- * sessions are the same, once the cache has told what it has seen.
+ * Theory of operation. An episode has two cores that are made alike and stay so. The first one never hears of an
+ * offload. The second one has the daemon's own (Offload: cache, programs, what goes in and comes home), and gets a
+ * frame only if the program of the port that it came by has passed it up. What must hold for each frame: a program that
+ * passes it has changed nothing, neither in the frame nor in its counters; one that sends it sends the very bytes that
+ * the first core does (but for the identification of what may be fragmented), out of the same device; and the cores do
+ * the same with what was passed up. Now and then, and at the end: states, counters, last use and acknowledgment numbers
+ * of all sessions are the same, once the cache has told what it has seen.
  *
- * Frames are of sessions that are there, from either side, or open new ones; they come by the right port or by another, also with both sides' words swapped. The kernel's part of
- * the tun driver (it forwards between the LAN and the TUN device) is played here. BPF_PROG_TEST_RUN gives every frame an Ethernet header, no VLAN tag and a full checksum, and does not tell
- * where a packet is redirected: so of the programs that are run the call that redirects is replaced by its argument, and for a WAN without Ethernet headers what is asked of the
- * frame's kind.
+ * Frames are of sessions that are there, from either side, or open new ones; they come by the right port or by another,
+ * also with both sides' words swapped. The kernel's part of the tun driver (it forwards between the LAN and the TUN
+ * device) is played here. BPF_PROG_TEST_RUN gives every frame an Ethernet header, no VLAN tag and a full checksum, and
+ * does not tell where a packet is redirected: so of the programs that are run the call that redirects is replaced by
+ * its argument, and for a WAN without Ethernet headers what is asked of the frame's kind.
  */
 import * as native from "masq:native";
 import { R_ACK_IN, R_ACK_OUT, R_IN, R_META, R_OUT, R_PACKETS_IN, R_PACKETS_OUT, R_PEER } from "../../src/conntrack/record.ts";
@@ -85,7 +89,10 @@ function hex(bytes: Uint8Array): string {
 	return [...bytes].map((b) => b.toString(16).padStart(2, "0")).join("");
 }
 
-/** A program with the call that redirects replaced by "its result is the device", and, `headerless`, with the answers to "IPv4?" and "for us?". */
+/**
+ * A program with the call that redirects replaced by "its result is the device", and, `headerless`, with the answers to
+ * "IPv4?" and "for us?".
+ */
 function observable(program: ArrayBuffer, headerless: boolean): ArrayBuffer {
 	const view = new DataView(program.slice(0));
 	const put = (at: number, opcode: number, to: number, from: number, immediate: number) => {
@@ -116,7 +123,10 @@ class Episode {
 	readonly #wanEthernet: boolean;
 	/** What came lately, for the report of a failure. */
 	readonly #recent: string[] = [];
-	/** The latest acknowledgment number: they never go back, because of segments that took different ways nobody knows which was first. */
+	/**
+	 * The latest acknowledgment number: they never go back, because of segments that took different ways nobody knows
+	 * which was first.
+	 */
 	#ack = 1000;
 	#carried = 0;
 	#passed = 0;
@@ -214,7 +224,7 @@ class Episode {
 		return this.#below(n) === 0;
 	}
 
-	// ---- frames --------------------------------------------------------------------------------------------------------------
+	// ---- frames -----------------------------------------------------------------------------------------------------
 
 	#arrival(): Arrival {
 		const records = this.#slow.records();
@@ -229,10 +239,12 @@ class Episode {
 		if (this.#once(15)) a.port = this.#below(this.#slow.context.lan.length + 1) - 1;
 		if (a.frame.ip.length < 60 && a.frame.gsoType === 0 && this.#once(3)) a.padding = 46 - Math.min(46, a.frame.ip.length);
 		if (this.#once(3)) this.#mutate(a.frame);
-		// Which acknowledgment number a segment without ACK has is nobody's business, and the core takes it in one state and not in others.
+		// Which acknowledgment number a segment without ACK has is nobody's business, and the core takes it in one
+		// state and not in others.
 		const { ip } = a.frame;
 		if (a.frame.gsoType !== 0) a.padding = 0;
-		// Without a link header BPF_PROG_TEST_RUN takes these two bytes of the source for a type, and a short packet for a broken one.
+		// Without a link header BPF_PROG_TEST_RUN takes these two bytes of the source for a type, and a short packet
+		// for a broken one.
 		const taken = a.port === WAN && !this.#wanEthernet && [0x0800, 0x86dd].includes(ip[12] * 256 + ip[13]);
 		if (taken) return this.#arrival();
 		return ip[9] === TCP && ip.length >= 40 && (ip[(ip[0] & 15) * 4 + 13] & 0x17) === 0 ? this.#arrival() : a;
@@ -336,7 +348,7 @@ class Episode {
 		if (frame.ip.length !== ip.length) frame.gsoType = 0;
 	}
 
-	// ---- both ways -----------------------------------------------------------------------------------------------------------
+	// ---- both ways --------------------------------------------------------------------------------------------------
 
 	/** What the program of a port does with a frame. */
 	#run(a: Arrival): { run: Run; given: Uint8Array } {
@@ -432,8 +444,9 @@ class Episode {
 	step(): void {
 		if (this.#once(50)) this.#later();
 		const a = this.#arrival();
-		// The one segment of an established connection that user space has without a flag that makes it ask the cache: after a reset that the program has carried it revives the session
-		// only in another second than its last use, else with the next segment.
+		// The one segment of an established connection that user space has without a flag that makes it ask the cache:
+		// after a reset that the program has carried it revives the session only in another second than its last use,
+		// else with the next segment.
 		if (a.frame.ip[9] === TCP && a.frame.ip.length > LARGE) this.#later();
 		const before = this.#counted();
 		const { run, given } = this.#run(a);
@@ -510,7 +523,8 @@ class Episode {
 					tcp ? `acks ${swap32(t.T[e + R_ACK_OUT]) >>> 0} ${swap32(t.T[e + R_ACK_IN]) >>> 0}` : "",
 				].join(" ");
 			};
-			// A sweep makes a session younger by as much as it takes, and so does the search for its place in the list of its timeout (table.ts).
+			// A sweep makes a session younger by as much as it takes, and so does the search for its place in the list
+			// of its timeout (table.ts).
 			const own = one.age(i, now);
 			const least = age < 0 ? two.age(i, now) : Math.min(age, two.age(i, now));
 			const aged = Math.abs(own - least) <= SWEEP ? own : least;

@@ -1,8 +1,10 @@
 /**
- * What happens around the core between two batches: time, neighbours, routes, addresses, reloads, restarts, requests and onlookers.
+ * What happens around the core between two batches: time, neighbours, routes, addresses, reloads, restarts, requests
+ * and onlookers.
  *
- * Each event does what the daemon does when the kernel, the operator or a host causes it, and leaves the core in a state that has to stand the
- * next frame. Which events come, and with what, is decided by the episode's random numbers alone.
+ * Each event does what the daemon does when the kernel, the operator or a host causes it, and leaves the core in a
+ * state that has to stand the next frame. Which events come, and with what, is decided by the episode's random numbers
+ * alone.
  */
 import { HOP_SHIFT, HOST_PLACE, HOST_PORT_SHIFT, HOST_REACHABLE, HOST_WORDS, R_HOST, R_META, R_PEER } from "../../src/conntrack/record.ts";
 import { Capture } from "../../src/control/capture.ts";
@@ -35,7 +37,9 @@ export interface Dice {
 export class World {
 	rig: Rig;
 	fast: FastPath;
-	/** Why packets from inside take the slow way: a reason number, -1 for whatever their route says; null: they do not. */
+	/**
+	 * Why packets from inside take the slow way: a reason number, -1 for whatever their route says; null: they do not.
+	 */
 	impaired: number | null = null;
 	/** The event at work, for a failure's message. */
 	event = "";

@@ -1,10 +1,10 @@
 /**
- * The kernel-facing modules of src/kernel and src/port against a real kernel, on the real engine. Run as root by `test/net/run-check.sh kernel-view`,
- * in a namespace of its own.
+ * The kernel-facing modules of src/kernel and src/port against a real kernel, on the real engine. Run as root by
+ * `test/net/run-check.sh kernel-view`, in a namespace of its own.
  *
- * The namespace is the router. `lan0` and `wan0` are its devices; the other ends of these veth pairs, `lan1` and `wan1`, have
- * no addresses and are what the check sends raw frames into and reads from, as the hosts and the provider would.
- * Prints one line a check, ends with status 0 if all hold.
+ * The namespace is the router. `lan0` and `wan0` are its devices; the other ends of these veth pairs, `lan1` and
+ * `wan1`, have no addresses and are what the check sends raw frames into and reads from, as the hosts and the provider
+ * would. Prints one line a check, ends with status 0 if all hold.
  */
 
 import * as native from "masq:native";

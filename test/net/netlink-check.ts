@@ -1,7 +1,8 @@
 /**
- * The codecs of src/netlink against a real kernel, on the real engine; run by run-netlink-check.sh in a namespace of its own. A packet of the namespace's own is
- * queued, gets a verdict with address and port, and the kernel's entry is read, found, reported and deleted.
- * Prints one line a check (with MASQD_TRACE=1 the bytes that the kernel sent too), ends with status 0 if all hold.
+ * The codecs of src/netlink against a real kernel, on the real engine; run by run-netlink-check.sh in a namespace of
+ * its own. A packet of the namespace's own is queued, gets a verdict with address and port, and the kernel's entry is
+ * read, found, reported and deleted. Prints one line a check (with MASQD_TRACE=1 the bytes that the kernel sent too),
+ * ends with status 0 if all hold.
  */
 import * as native from "masq:native";
 import {

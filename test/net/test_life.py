@@ -498,7 +498,7 @@ def test_reloads_under_load(make_bed):
         forwards = [redirect(3000 + number, H1, 22), redirect(41000 + number, H2, 22, "udp")]
         bed.configure({"filtering": ("endpoint-independent", "address-dependent")[number % 2]}, [*forwards, ("timeouts", None, {"udp": str(300 + number)})])
         bed.daemon.send_signal(signal.SIGHUP)
-        wait_until(lambda: any("in force" in line for line in bed.daemon.lines[said:]), "the reload")
+        wait_until(lambda: any("configuration reloaded" in line for line in bed.daemon.lines[said:]), "the reload")
         if number % 10 == 0:
             talk.go_on()
     talk.inbound()
@@ -761,7 +761,7 @@ def test_overlap(bed):
     assert any("overlaps" in warning for warning in bed.status()["warnings"])
     assert not [p for p in bed.wan_wire.arrived() if UDP in p and p.dport == 9]
     readdress(bed, GATEWAY)
-    bed.daemon.expect("apart again")
+    bed.daemon.expect("no longer overlap")
     bed.h1.ping(S1)
     talk.inbound()
     talk.go_on()
@@ -779,7 +779,7 @@ def test_no_room_for_the_state(make_bed):
         bed.start()
         assert any("state file full" in line for line in bed.daemon.lines)
         bed.h1.ping(S1, 3)
-        assert "sessions will not outlive masqd" in bed.masqd("status").stdout
+        assert "sessions will be lost on restart" in bed.masqd("status").stdout
         bed.stop()
         (bed.state_folder / "more").write_bytes(bytes(os.statvfs(bed.state_folder).f_bfree * os.statvfs(bed.state_folder).f_bsize))
         bed.start()
@@ -788,7 +788,7 @@ def test_no_room_for_the_state(make_bed):
         (bed.state_folder / "junk").unlink()
         (bed.state_folder / "more").unlink()
         bed.start()
-        assert not any("no room" in line for line in bed.daemon.lines)
+        assert not any("state file full" in line for line in bed.daemon.lines)
         bed.h1.ping(S1, 3)
         assert bed.state_path.stat().st_blocks * 512 >= bed.state_path.stat().st_size
     finally:

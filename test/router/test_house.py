@@ -294,7 +294,7 @@ def test_levels_of_the_log(house):
     house.until("logread", "configuration reloaded")
     [line] = [line for line in house.log().splitlines() if "configuration reloaded" in line][-1:]
     assert "daemon.notice" in line or "daemon.info" in line
-    assert not [line for line in house.log().splitlines() if "daemon.err masqd" in line and ("ready" in line or "in force" in line)]
+    assert not [line for line in house.log().splitlines() if "daemon.err masqd" in line and ("ready" in line or "configuration reloaded" in line)]
 
 
 def test_rules_from_the_wan_hold_for_port_forwards(house):

@@ -1,4 +1,7 @@
-/** The ALGs: what of FTP is rewritten, and how the two sides' sequence numbers stay in step (T-6, U-10, U-10a; RFC 959, RFC 2428, RFC 3022 section 4.5). */
+/**
+ * The ALGs: what of FTP is rewritten, and how the two sides' sequence numbers stay in step (T-6, U-10, U-10a; RFC 959,
+ * RFC 2428, RFC 3022 section 4.5).
+ */
 import { describe, expect, it } from "vitest";
 import { ALG_BYTES } from "../../src/nat/alg.ts";
 import { mayBeFtp, mayMatter, readCommand, readReply } from "../../src/nat/alg-ftp.ts";

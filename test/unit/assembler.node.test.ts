@@ -1,4 +1,7 @@
-/** Encoding and disassembly against LLVM's: what we assemble, our disassembler prints and llvm-mc reads must be the same bytes. */
+/**
+ * Encoding and disassembly against LLVM's: what we assemble, our disassembler prints and llvm-mc reads must be the same
+ * bytes.
+ */
 import { execFileSync } from "node:child_process";
 import { describe, expect, it } from "vitest";
 import { type AluOperation, Assembler, type Condition, disassemble, R0, R1, R2, R3, R6, R9, R10 } from "../../src/offload/asm.ts";

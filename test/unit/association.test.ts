@@ -1,4 +1,7 @@
-/** SCTP and DCCP from outside: what a stranger has opened can make room until he has answered the inside's answer (RFC 9260 section 5.1). */
+/**
+ * SCTP and DCCP from outside: what a stranger has opened can make room until he has answered the inside's answer (RFC
+ * 9260 section 5.1).
+ */
 import { describe, expect, it } from "vitest";
 import { Rig } from "./rig.ts";
 import { type Frame, other } from "./rig-frame.ts";

@@ -1,4 +1,6 @@
-/** What an exception in a step of the loop costs: the step, a line of the log, a count; and when it ends the process. */
+/**
+ * What an exception in a step of the loop costs: the step, a line of the log, a count; and when it ends the process.
+ */
 import { describe, expect, it } from "vitest";
 import { Barrier, Unrecoverable } from "../../src/daemon/barrier.ts";
 import { Log } from "../../src/daemon/log.ts";

@@ -1,4 +1,7 @@
-/** The daemon as a whole over a stand-in of the shim: what comes in which order at a start and a stop, what news and a reload bring about, and what they leave alone. */
+/**
+ * The daemon as a whole over a stand-in of the shim: what comes in which order at a start and a stop, what news and a
+ * reload bring about, and what they leave alone.
+ */
 import { beforeEach, describe, expect, it, vi } from "vitest";
 import { makePlan, type Plan } from "../../src/config/plan.ts";
 import type { ReloadReply } from "../../src/control/protocol.ts";

@@ -204,7 +204,8 @@ describe("flow cache", () => {
 				words[(slot + SLOT_PACKETS) / 4] = packets;
 				expect([cache.isFull(i), cache.packets(i, inbound)]).toEqual([full, packets]);
 			}
-			// A hundred million packets a second for a year have less than 2^62 bytes; what JavaScript counts by ones is 2^53.
+			// A hundred million packets a second for a year have less than 2^62 bytes; what JavaScript counts by ones
+			// is 2^53.
 			for (const count of [2 ** 32, 2 ** 46 + 1, 2 ** 53 - 1]) {
 				bytes[(slot + SLOT_BYTES) / 8] = BigInt(count);
 				expect(cache.bytes(i, inbound)).toBe(count);

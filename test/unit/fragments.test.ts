@@ -125,7 +125,8 @@ describe("fragments through the router", () => {
 			own.push(id(H1, S1));
 		}
 		const steps = own.slice(1).map((v, n) => (v - own[n]) & 0xffff);
-		// A destination that shares the counter, if there is one, would show as a step; what is sent to 280 others would show in all.
+		// A destination that shares the counter, if there is one, would show as a step; what is sent to 280 others
+		// would show in all.
 		expect(Math.max(...steps)).toBeLessThan(8);
 	});
 

@@ -1,4 +1,7 @@
-/** The table when it is full: who is refused, who makes room, and that nobody who was answered ever does (design.md section 3, RFC 6888 REQ-4, 5, 11). */
+/**
+ * The table when it is full: who is refused, who makes room, and that nobody who was answered ever does (RFC 6888
+ * REQ-4, 5, 11).
+ */
 import { describe, expect, it } from "vitest";
 import { FREE } from "../../src/conntrack/states.ts";
 import { Rig } from "./rig.ts";

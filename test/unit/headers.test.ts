@@ -206,7 +206,10 @@ const ROWS: Row[] = [
 	{ reason: "not-ours", what: "R-11 the private address itself", in: udp(`${S1}:9`, `${H1}:40000`), before: session },
 ];
 
-/** Reasons that frames reach only with a full table or a failing port: full.test.ts, mapping.test.ts, tcp.test.ts, fragments.test.ts, unsolicited-syn.test.ts, alg.test.ts; the last four are the ports'. */
+/**
+ * Reasons that frames reach only with a full table or a failing port: full.test.ts, mapping.test.ts, tcp.test.ts,
+ * fragments.test.ts, unsolicited-syn.test.ts, alg.test.ts; the last four are the ports'.
+ */
 const ELSEWHERE = [
 	"fragment-overlap",
 	"fragment-timeout",

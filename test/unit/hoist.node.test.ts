@@ -1,5 +1,6 @@
 /**
- * native/hoist.mjs: a bundle does the same with `var` where it had `let` and `const`, and those stay where it would not.
+ * native/hoist.mjs: a bundle does the same with `var` where it had `let` and `const`, and those stay where it would
+ * not.
  */
 import { describe, expect, it } from "vitest";
 import { hoist } from "../../native/hoist.mjs";

@@ -1,4 +1,7 @@
-/** ICMP errors: those in transit with the packet that they quote (RFC 5508), and those that the router sends itself (RFC 1812, RFC 1191). */
+/**
+ * ICMP errors: those in transit with the packet that they quote (RFC 5508), and those that the router sends itself (RFC
+ * 1812, RFC 1191).
+ */
 import { describe, expect, it } from "vitest";
 import { macOf, Rig, type RigOptions } from "./rig.ts";
 import { bent, icmpError, other, type Packet, query, readPacket, sum, tcp, udp } from "./rig-frame.ts";

@@ -1,4 +1,7 @@
-/** Which external endpoint an internal endpoint gets, and who may answer to it: RFC 4787 sections 4 and 5, static NAT, pools, forwards. */
+/**
+ * Which external endpoint an internal endpoint gets, and who may answer to it: RFC 4787 sections 4 and 5, static NAT,
+ * pools, forwards.
+ */
 import { describe, expect, it } from "vitest";
 import { type FilteringName, Rig, type RigOptions } from "./rig.ts";
 import { other, query, tcp, udp } from "./rig-frame.ts";

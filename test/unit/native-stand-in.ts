@@ -1,6 +1,6 @@
 /**
- * The shim in values, for tests of the daemon as a whole: rtnetlink is the kernel of kernel-stand-in.ts, of everything else a call is written down and
- * succeeds. Takes the place of "masq:native" by `vi.mock`, so for vitest alone.
+ * The shim in values, for tests of the daemon as a whole: rtnetlink is the kernel of kernel-stand-in.ts, of everything
+ * else a call is written down and succeeds. Takes the place of "masq:native" by `vi.mock`, so for vitest alone.
  */
 import { readFileSync } from "node:fs";
 import { LITTLE_ENDIAN, NLMSG_DONE, NLMSG_ERROR } from "../../src/netlink/message.ts";

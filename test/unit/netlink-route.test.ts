@@ -30,7 +30,8 @@ import { formatAddress, parseAddress } from "../../src/packet/address.ts";
  *   ip route add unreachable 198.18.0.0/15
  *   ip route add 203.0.113.0/24 nexthop via 192.168.1.3 dev v0 nexthop dev v1 weight 2
  *   ip neigh add 192.168.1.50 lladdr 02:00:00:00:00:50 dev v0 nud permanent
- *   ip rule add iif v0 lookup main suppress_prefixlength 0 pref 100; ip rule add iif v0 lookup 7777 pref 101 protocol 109
+ *   ip rule add iif v0 lookup main suppress_prefixlength 0 pref 100
+ *   ip rule add iif v0 lookup 7777 pref 101 protocol 109
  */
 const LINK =
 	"6404000010000200070000007721000000000100030000004310010000000000070003007630000008000d00e803000005001000060000000500110000000000" +

@@ -1,4 +1,7 @@
-/** The netlink codecs of src/netlink against bytes that Linux 6.18 on a little-endian machine has sent and taken (test/net/netlink-check.ts shows them). */
+/**
+ * The netlink codecs of src/netlink against bytes that Linux 6.18 on a little-endian machine has sent and taken
+ * (test/net/netlink-check.ts shows them).
+ */
 import { describe, expect, it } from "vitest";
 import {
 	CT_DELETE,

@@ -1,4 +1,7 @@
-/** Next hops of the WAN, the MACs of internal hosts, and the frames that wait for either: what the kernel knows decides, and nobody takes what others need. */
+/**
+ * Next hops of the WAN, the MACs of internal hosts, and the frames that wait for either: what the kernel knows decides,
+ * and nobody takes what others need.
+ */
 import { describe, expect, it } from "vitest";
 import { HOP_SHIFT, R_META } from "../../src/conntrack/record.ts";
 import type { KernelMirror, Neighbour, Route } from "../../src/kernel/mirror.ts";

@@ -1,4 +1,7 @@
-/** Where a packet came from is asked of every packet, not only of the first of a session: LAN port, WAN, ICMP errors, hairpinning, forwards with a source. */
+/**
+ * Where a packet came from is asked of every packet, not only of the first of a session: LAN port, WAN, ICMP errors,
+ * hairpinning, forwards with a source.
+ */
 import { describe, expect, it } from "vitest";
 import { HOST_PLACE, HOST_PORT_SHIFT, HOST_WORDS, R_ACK_OUT } from "../../src/conntrack/record.ts";
 import { findSoleNets } from "../../src/nat/context.ts";

@@ -1,4 +1,7 @@
-/** Port forwards that hosts ask for (src/nat/pcp-mappings.ts) over a restart: the list goes on, a damaged or foreign one is none. C-9, W-4. */
+/**
+ * Port forwards that hosts ask for (src/nat/pcp-mappings.ts) over a restart: the list goes on, a damaged or foreign one
+ * is none. C-9, W-4.
+ */
 import { describe, expect, it } from "vitest";
 import { PCP_MAPPINGS_BYTES, PcpMappings } from "../../src/nat/pcp-mappings.ts";
 import { TCP, UDP } from "../../src/packet/layout.ts";

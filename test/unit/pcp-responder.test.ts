@@ -1,4 +1,7 @@
-/** The PCP server on its LAN devices (src/port/pcp-responder.ts): whom it answers, whom not, and sockets of devices that come and go. RFC 6887 section 18. */
+/**
+ * The PCP server on its LAN devices (src/port/pcp-responder.ts): whom it answers, whom not, and sockets of devices that
+ * come and go. RFC 6887 section 18.
+ */
 import { describe, expect, it } from "vitest";
 import type { PortAnswer, PortRequest } from "../../src/packet/pcp.ts";
 import { SUCCESS } from "../../src/packet/pcp-code.ts";

@@ -1,4 +1,7 @@
-/** A port's queue is never written beyond, whatever fills it: fragments, errors, held frames, a batch that nobody has sent. */
+/**
+ * A port's queue is never written beyond, whatever fills it: fragments, errors, held frames, a batch that nobody has
+ * sent.
+ */
 import { describe, expect, it } from "vitest";
 import { BATCH, Queue } from "../../src/nat/context.ts";
 import { REASON } from "../../src/nat/reason.ts";

@@ -1,7 +1,7 @@
 /**
- * Whatever names an option names one of the tables: the README's reference, which is made of them (`UPDATE=1` writes it anew),
- * `masqd help config`, the examples, what the package installs, and the lines that `why` proposes. Reads files, so it runs on
- * Node only.
+ * Whatever names an option names one of the tables: the README's reference, which is made of them (`UPDATE=1` writes it
+ * anew), `masqd help config`, the examples, what the package installs, and the lines that `why` proposes. Reads files,
+ * so it runs on Node only.
  */
 import { readFileSync, writeFileSync } from "node:fs";
 import { describe, expect, it } from "vitest";

@@ -1,6 +1,7 @@
 /**
- * A kill between any two stores: every store into the records is written down, and from each prefix of them the table is restored. What comes out is
- * what was there before the operation or after it, session by session, with every invariant whole (table.ts "theory of operation").
+ * A kill between any two stores: every store into the records is written down, and from each prefix of them the table
+ * is restored. What comes out is what was there before the operation or after it, session by session, with every
+ * invariant whole (table.ts "theory of operation").
  */
 import { describe, expect, it } from "vitest";
 import { Table } from "../../src/conntrack/table.ts";

@@ -1,4 +1,7 @@
-/** The table over a restart (src/conntrack/restore.ts, src/nat/revalidate.ts): what goes on, what does not, and what is refused. W-4, W-6, C-8. */
+/**
+ * The table over a restart (src/conntrack/restore.ts, src/nat/revalidate.ts): what goes on, what does not, and what is
+ * refused. W-4, W-6, C-8.
+ */
 import { describe, expect, it } from "vitest";
 import { R_DELTA, R_IN, R_META, R_PEER } from "../../src/conntrack/record.ts";
 import { readImage } from "../../src/conntrack/restore.ts";

@@ -1,9 +1,11 @@
 /**
- * IPv4 frames for tests of the core: built from plain values with right checksums, and read back with every checksum computed from zero.
+ * IPv4 frames for tests of the core: built from plain values with right checksums, and read back with every checksum
+ * computed from zero.
  *
- * Nothing here uses `src/`: sums are taken byte by byte in network order, so that a mistake in the core's arithmetic cannot hide behind itself.
- * A "partial" checksum is what virtio's NEEDS_CSUM means: the field holds the sum of the pseudo-header, not complemented, and whoever sends the
- * frame on the wire completes it; {@link readPacket} does that before it checks.
+ * Nothing here uses `src/`: sums are taken byte by byte in network order, so that a mistake in the core's arithmetic
+ * cannot hide behind itself. A "partial" checksum is what virtio's NEEDS_CSUM means: the field holds the sum of the
+ * pseudo-header, not complemented, and whoever sends the frame on the wire completes it; {@link readPacket} does that
+ * before it checks.
  */
 
 export const GSO_TCP4 = 1;
@@ -227,7 +229,10 @@ export function udp(from: string, to: string, o: FrameOptions = {}): Frame {
 	return finish(ipv4(source, destination, 17, body, o), 6, o, 8);
 }
 
-/** A TCP segment; an ACK with some data unless `flags` says otherwise (SYN, RST and FIN segments have no data by default). */
+/**
+ * A TCP segment; an ACK with some data unless `flags` says otherwise (SYN, RST and FIN segments have no data by
+ * default).
+ */
 export function tcp(from: string, to: string, o: TcpOptions = {}): Frame {
 	const [source, sourcePort] = endpoint(from);
 	const [destination, destinationPort] = endpoint(to);
@@ -307,7 +312,10 @@ const TUNNELS = {
 export type TunnelName = keyof typeof TUNNELS;
 export const TUNNEL_NAMES = Object.keys(TUNNELS) as TunnelName[];
 
-/** A packet in a tunnel, as the kernel hands it over: if the inner one is a super-packet or lacks its checksum, the virtio header says so of the whole. */
+/**
+ * A packet in a tunnel, as the kernel hands it over: if the inner one is a super-packet or lacks its checksum, the
+ * virtio header says so of the whole.
+ */
 export function tunnel(name: TunnelName, source: string, destination: string, inner: Frame, o: FrameOptions = {}): Frame {
 	const { protocol, port, between, ethernet } = TUNNELS[name];
 	const link = ethernet ? [2, 0, 0, 0, 7, 2, 2, 0, 0, 0, 7, 1, 8, 0] : [];
@@ -394,7 +402,8 @@ function mssOf(options: number[]): number | null {
  * Reads an IPv4 packet and checks its lengths and checksums.
  *
  * @param partial - where a partial checksum is, null for a full one.
- * @param quoted - the packet is a quote: it may be cut short, and its transport checksum is only checked when it is whole.
+ * @param quoted - the packet is a quote: it may be cut short, and its transport checksum is only checked when it is
+ * whole.
  */
 export function readPacket(bytes: Uint8Array, partial: { start: number; offset: number } | null = null, quoted = false): Packet {
 	const faults: string[] = [];

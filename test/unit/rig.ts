@@ -1,10 +1,11 @@
 /**
- * A bench for the core: the Context of src/nat over plain memory, with next hops, clock and random numbers that the test sets. Frames go in through
- * the batch functions as a port would hand them over, and what stands in the queues afterwards is read back as packets.
+ * A bench for the core: the Context of src/nat over plain memory, with next hops, clock and random numbers that the
+ * test sets. Frames go in through the batch functions as a port would hand them over, and what stands in the queues
+ * afterwards is read back as packets.
  *
- * Every run checks what must hold whatever the test is about: each frame is forwarded, held for a next hop, left to the kernel or dropped for one reason;
- * all checksums and lengths that come out are right; no frame leaves the WAN with another source than ours; nothing is written behind a
- * packet (the bytes there are marked). A violation throws.
+ * Every run checks what must hold whatever the test is about: each frame is forwarded, held for a next hop, left to the
+ * kernel or dropped for one reason; all checksums and lengths that come out are right; no frame leaves the WAN with
+ * another source than ours; nothing is written behind a packet (the bytes there are marked). A violation throws.
  */
 
 import type { Hosts } from "../../src/conntrack/hosts.ts";
@@ -183,7 +184,10 @@ export class FakeHops implements NextHops {
 	least = 0;
 	/** MTUs of routes that have their own. */
 	readonly #mtus = new Map<string, number>();
-	/** True: an internal host that was not heard yet answers at once, so that its frame goes to the queue within the call. */
+	/**
+	 * True: an internal host that was not heard yet answers at once, so that its frame goes to the queue within the
+	 * call.
+	 */
 	answersInternal = false;
 	readonly held: { slot: number; length: number; host: number }[] = [];
 	readonly #rig: () => Rig;
@@ -392,8 +396,8 @@ export class Rig {
 	}
 
 	/**
-	 * Goes on by another policy, as the daemon does at a reload: sessions that it has no place for end, the others claim what they hold.
-	 * The WAN's address, statics and pools stay.
+	 * Goes on by another policy, as the daemon does at a reload: sessions that it has no place for end, the others
+	 * claim what they hold. The WAN's address, statics and pools stay.
 	 */
 	reload(o: Pick<RigOptions, "filtering" | "hosts" | "policy" | "forwards" | "ranges">): void {
 		const c = this.context;
@@ -481,11 +485,12 @@ export class Rig {
 		while (this.admission.expire(256) > 0);
 	}
 
-	// ---- frames in ---------------------------------------------------------------------------------------------------------
+	// ---- frames in --------------------------------------------------------------------------------------------------
 
 	/**
-	 * Puts a frame into slot number `n` as a port would, and its pair into `rx`. A link-layer broadcast and a plain header with a wrong checksum come cut off behind the header, as the
-	 * filter of a packet socket does it (src/port/filter.ts).
+	 * Puts a frame into slot number `n` as a port would, and its pair into `rx`. A link-layer broadcast and a plain
+	 * header with a wrong checksum come cut off behind the header, as the filter of a packet socket does it
+	 * (src/port/filter.ts).
 	 */
 	put(n: number, frame: Frame, link: Link, to: string, from: string): void {
 		const slot = n * SLOT_SIZE;
@@ -550,7 +555,7 @@ export class Rig {
 		return outcome.lan[port][0];
 	}
 
-	// ---- frames out --------------------------------------------------------------------------------------------------------
+	// ---- frames out -------------------------------------------------------------------------------------------------
 
 	#run(frames: Frame[], run: () => void): Outcome {
 		const c = this.context;
@@ -623,7 +628,7 @@ export class Rig {
 		return packet;
 	}
 
-	// ---- state ----------------------------------------------------------------------------------------------------------------
+	// ---- state ------------------------------------------------------------------------------------------------------
 
 	/** Record numbers of all sessions. */
 	records(): number[] {
@@ -683,8 +688,9 @@ export class Rig {
 	}
 
 	/**
-	 * Checks the table's own invariants, and those between table, hosts and ports: hosts count their sessions, the port bitmaps lack exactly the
-	 * ports of live mappings and forwards, and no external endpoint belongs to two internal endpoints (U-3).
+	 * Checks the table's own invariants, and those between table, hosts and ports: hosts count their sessions, the port
+	 * bitmaps lack exactly the ports of live mappings and forwards, and no external endpoint belongs to two internal
+	 * endpoints (U-3).
 	 */
 	verify(): void {
 		verifyTable(this.table, (n) => this.externals.A[n]);

@@ -1,4 +1,7 @@
-/** Fair shares of what hosts and strangers use together: sessions, host records, ports; and what of it never costs more for being much (design.md section 3). */
+/**
+ * Fair shares of what hosts and strangers use together: sessions, host records, ports; and what of it never costs more
+ * for being much.
+ */
 import { describe, expect, it } from "vitest";
 import { FREE } from "../../src/conntrack/states.ts";
 import { EXPIRE_BUDGET } from "../../src/nat/admission.ts";

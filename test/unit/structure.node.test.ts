@@ -1,4 +1,7 @@
-/** Dependencies between the folders of src/ point one way (design.md section 7) and never in a circle, and the pure ones import nothing of the shim. */
+/**
+ * Dependencies between the folders of src/ point one way (design.md section 7) and never in a circle, and the pure ones
+ * import nothing of the shim.
+ */
 import { readdirSync, readFileSync } from "node:fs";
 import { Session } from "node:inspector/promises";
 import { dirname, join, relative } from "node:path";
@@ -9,7 +12,10 @@ import { udp } from "./rig-frame.ts";
 
 const SRC = fileURLToPath(new URL("../../src", import.meta.url));
 
-/** What each folder may import besides itself, and what some files may import at all; files at the top of src/ go by their own name. */
+/**
+ * What each folder may import besides itself, and what some files may import at all; files at the top of src/ go by
+ * their own name.
+ */
 const ALLOWED: Record<string, string[]> = {
 	packet: [],
 	conntrack: ["packet"],
@@ -173,7 +179,10 @@ describe("size", () => {
 	});
 });
 
-/** Files of nat/ and conntrack/ in which a function with a name is called; module variables are getters without one here. */
+/**
+ * Files of nat/ and conntrack/ in which a function with a name is called; module variables are getters without one
+ * here.
+ */
 async function passes(packet: () => void): Promise<string[]> {
 	const session = new Session();
 	session.connect();

@@ -1,4 +1,7 @@
-/** The session table and the table of hosts against plain maps: thousands of random operations, every invariant checked on the way. */
+/**
+ * The session table and the table of hosts against plain maps: thousands of random operations, every invariant checked
+ * on the way.
+ */
 import { describe, expect, it } from "vitest";
 import { Hosts } from "../../src/conntrack/hosts.ts";
 import { HOST_EIF, HOST_PLACE, HOST_WORDS, R_META, R_PACKETS_OUT } from "../../src/conntrack/record.ts";

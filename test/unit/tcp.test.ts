@@ -197,7 +197,8 @@ describe("resets", () => {
 	it("T-x1 an off-path reset is dropped and the session stays as it was", () => {
 		const c = new Connection().open();
 		c.out("A", { ack: 0xfffffff0 });
-		// One before the expected number, far before, half the space away, one beyond the window (65536 ahead), twice as far.
+		// One before the expected number, far before, half the space away, one beyond the window (65536 ahead), twice
+		// as far.
 		for (const seq of [0xffffffef, 0xfffe0000, 0x70000000, 0xfff0, 0x1fff0]) {
 			const outcome = c.rig.in(tcp(`${S1}:80`, `${X}:50000`, { flags: "R", seq }));
 			expect(outcome.drops).toEqual(["tcp-bad-reset"]);

@@ -1,4 +1,7 @@
-/** Packets of known sessions: addresses, ports, checksums, hop count, link headers, counters, both ways and between ports of every kind. */
+/**
+ * Packets of known sessions: addresses, ports, checksums, hop count, link headers, counters, both ways and between
+ * ports of every kind.
+ */
 import { describe, expect, it } from "vitest";
 import { R_BYTES_IN, R_BYTES_OUT } from "../../src/conntrack/record.ts";
 import { GATEWAY_MAC, type LanOptions, macOf, Rig, type RigOptions, WAN_MAC } from "./rig.ts";

@@ -1,4 +1,7 @@
-/** Unsolicited SYNs (RFC 5382 REQ-4), limits of a host (RFC 6888 REQ-4 and REQ-5), dead next hops (RFC 1812 section 4.3.3.1), pairing. */
+/**
+ * Unsolicited SYNs (RFC 5382 REQ-4), limits of a host (RFC 6888 REQ-4 and REQ-5), dead next hops (RFC 1812 section
+ * 4.3.3.1), pairing.
+ */
 import { describe, expect, it } from "vitest";
 import { sctpSum } from "../../src/packet/crc32c.ts";
 import { Rig } from "./rig.ts";

@@ -72,7 +72,10 @@ const control = (rig: Rig) => {
 };
 const fragment = (offset: number, payload: number, more: boolean, id = 7) =>
 	plain(ipv4(H1, S1, 17, new Uint8Array(payload), { df: false, id, fragment: offset / 8, more }));
-/** A drop that the engine and not the decision code finds: the log gets it by hand, the way there is tested with the daemon. */
+/**
+ * A drop that the engine and not the decision code finds: the log gets it by hand, the way there is tested with the
+ * daemon.
+ */
 const byHand = (reason: ReasonName, frame: Frame, port: number) => (rig: Rig) => {
 	rig.put(0, frame, rig.context.lan[0], "02:00:00:00:00:01", "02:00:00:00:00:02");
 	rig.context.dropLog.add(REASON[reason], 0 * SLOT_SIZE, port, rig.context.now);
