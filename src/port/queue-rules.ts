@@ -65,6 +65,8 @@ const NEVER = ["0.0.0.0/8", "127.0.0.0/8", "224.0.0.0/3"];
  */
 export const FLOOD_RATE = 200;
 const FLOODERS = 4096;
+/** Seconds that a question to a name server waits for its answer at least. */
+const DNS_LEAST = 10;
 /** Packets a second from the WAN that are asked about; more are left to the kernel. */
 const ASKED_RATE = 1000;
 
@@ -133,7 +135,9 @@ export function queueRuleset(f: QueueFacts): string {
 	const timeout = (name: string, protocol: string, policy: string) =>
 		lines.push(`\tct timeout ${name} {`, `\t\tprotocol ${protocol}`, "\t\tl3proto ip", `\t\tpolicy = { ${policy} }`, "\t}");
 	timeout("t_udp", "udp", `unreplied : ${t.udp}, replied : ${t.udp}`);
-	timeout("t_dns", "udp", `unreplied : ${t.dns}, replied : ${t.dns}`);
+	// For two seconds from its first packet the kernel takes any exchange for unanswered: a shorter time would be one for the answer to come in.
+	const dns = Math.max(DNS_LEAST, t.dns);
+	timeout("t_dns", "udp", `unreplied : ${dns}, replied : ${dns}`);
 	const live = ["established", "fin_wait", "close_wait", "retrans", "unack"].map((state) => `${state} : ${t.tcp_established}`);
 	const closing = ["last_ack", "time_wait"].map((state) => `${state} : ${t.tcp_closing}`);
 	timeout(

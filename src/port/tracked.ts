@@ -74,6 +74,8 @@ export class Tracked implements OffloadHooks {
 	#dumpedAt = Number.NEGATIVE_INFINITY;
 	#deletions: MessageWriter | null = null;
 	#deleted = 0;
+	/** Answers to a dump are on their way: nothing else is asked meanwhile. */
+	#dumping = false;
 
 	/**
 	 * Listens; to be made before the queues are bound, because an entry made before anybody listens never tells of its
@@ -129,9 +131,7 @@ export class Tracked implements OffloadHooks {
 	reconcile(): void {
 		const { table } = this.#o;
 		const seen = new Uint8Array(table.layout.sessions + 1);
-		const entries: Entry[] = [];
-		if (!this.#dump((entry) => entries.push(entry))) return;
-		for (const entry of entries) {
+		const told = this.#dump((entry) => {
 			const sides = ((entry.status & IPS.SRC_NAT) === 0 ? 0 : 1) + ((entry.status & IPS.DST_NAT) === 0 ? 0 : 1);
 			if (this.#sessions(entry).length < sides && !this.#o.adopt(entry)) this.#delete(entry.original);
 			for (const i of this.#sessions(entry)) {
@@ -139,7 +139,9 @@ export class Tracked implements OffloadHooks {
 				this.#follow(i, entry);
 				this.#count(i, entry);
 			}
-		}
+		});
+		this.flush();
+		if (!told) return;
 		for (let i = 1; i < seen.length; i++) {
 			const state = table.state(i);
 			if (seen[i] === 0 && state !== FREE && state !== QUARANTINED) this.#end(i);
@@ -207,6 +209,7 @@ export class Tracked implements OffloadHooks {
 	/** False if the kernel does not tell, or not all. */
 	#dump(each: (entry: Entry) => void): boolean {
 		const request = encodeEntryDump(MARK, 1);
+		this.#dumping = true;
 		try {
 			native.netlinkSend(this.#ask, request, request.byteLength);
 			for (
@@ -222,6 +225,8 @@ export class Tracked implements OffloadHooks {
 			}
 		} catch {
 			// As if it had told nothing.
+		} finally {
+			this.#dumping = false;
 		}
 		return false;
 	}
@@ -266,7 +271,7 @@ export class Tracked implements OffloadHooks {
 	#delete(tuple: Tuple): void {
 		const out = this.#deletions ?? new MessageWriter();
 		this.#deletions = writeEntryRequest(out, { type: CT_DELETE, flags: NLM_F.REQUEST, sequence: 1 }, tuple);
-		if (++this.#deleted === DELETED_AT_ONCE) this.flush();
+		if (++this.#deleted >= DELETED_AT_ONCE && !this.#dumping) this.flush();
 	}
 
 	age(i: number): number {
