@@ -135,7 +135,8 @@ export function queueRuleset(f: QueueFacts): string {
 	const timeout = (name: string, protocol: string, policy: string) =>
 		lines.push(`\tct timeout ${name} {`, `\t\tprotocol ${protocol}`, "\t\tl3proto ip", `\t\tpolicy = { ${policy} }`, "\t}");
 	timeout("t_udp", "udp", `unreplied : ${t.udp}, replied : ${t.udp}`);
-	// For two seconds from its first packet the kernel takes any exchange for unanswered: a shorter time would be one for the answer to come in.
+	// For two seconds from its first packet the kernel takes any exchange for unanswered: a shorter time would be one
+	// for the answer to come in.
 	const dns = Math.max(DNS_LEAST, t.dns);
 	timeout("t_dns", "udp", `unreplied : ${dns}, replied : ${dns}`);
 	const live = ["established", "fin_wait", "close_wait", "retrans", "unack"].map((state) => `${state} : ${t.tcp_established}`);

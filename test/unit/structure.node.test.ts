@@ -201,6 +201,20 @@ async function passes(packet: () => void): Promise<string[]> {
 	}
 }
 
+describe("comments", () => {
+	it("are wrapped at 120 columns, a tab being four", () => {
+		const wide: string[] = [];
+		for (const folder of ["src", "test"]) {
+			const root = fileURLToPath(new URL(`../../${folder}`, import.meta.url));
+			for (const path of readdirSync(root, { recursive: true, encoding: "utf8" }).filter((name) => name.endsWith(".ts"))) {
+				for (const [n, line] of readFileSync(join(root, path), "utf8").split("\n").entries())
+					if (/^\s*(?:\*|\/\/|\/\*)/.test(line) && line.replaceAll("\t", "    ").length > 120) wide.push(`${folder}/${path}:${n + 1}`);
+			}
+		}
+		expect(wide).toEqual([]);
+	});
+});
+
 describe("what a router's engine leaves out (native/math-small.c, native/unicode-small.c)", () => {
 	const HAS = [
 		"abs",
