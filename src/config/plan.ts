@@ -137,7 +137,7 @@ export function makePlan(text: string, file: string, facts: { memTotalKb: number
  * itself, so a little less than 2^n counts as 2^n: 4096 sessions on a router of 128 MB.
  */
 export function autoSessions(memTotalKb: number): number {
-	const chips = 2 ** Math.ceil(Math.log2(memTotalKb));
+	const chips = 2 ** (32 - Math.clz32(memTotalKb - 1));
 	const memory = memTotalKb >= chips * 0.75 ? chips : memTotalKb;
 	return Math.min(Math.max(Math.floor(memory / 32) || 0, 1024), 16384);
 }

@@ -277,7 +277,7 @@ function facts(o: DecisionsView, probe: Probe, internal: number | null, lanPort:
 	const subnets = (nets: { address: number; mask: number }[]) =>
 		nets.map((n) => {
 			const mask = addressValue(n.mask);
-			return formatSubnet({ address: addressValue(n.address), mask, prefix: 32 - Math.round(Math.log2(2 ** 32 - mask)) });
+			return formatSubnet({ address: addressValue(n.address), mask, prefix: Math.clz32(~mask) });
 		});
 	const host = internal === null ? 0 : c.hosts.find(internal);
 	const port = swap16(probe.destinationPort);
