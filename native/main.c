@@ -344,6 +344,85 @@ static int run_bundle(JSContext *ctx, const char *path, JSValue module)
 	return 1;
 }
 
+/* The bundle that runs. */
+static char running[PATH_MAX];
+
+/**
+ * ask_bundle() - what the function "answer" of a bundle returns for a question
+ * @ctx: of an engine that has nothing yet
+ */
+static JSValue ask_bundle(JSContext *ctx, const char *name, const char *question, size_t length)
+{
+	JSModuleDef *module = import_bundle(ctx, name, running);
+	JSValue done, exports, function, argument, result;
+
+	if (!module || JS_ResolveModule(ctx, JS_MKPTR(JS_TAG_MODULE, module)) < 0)
+		return JS_EXCEPTION;
+	/* Which it takes; the context keeps the other. */
+	done = JS_EvalFunction(ctx, JS_DupValue(ctx, JS_MKPTR(JS_TAG_MODULE, module)));
+	if (JS_IsException(done))
+		return done;
+	JS_FreeValue(ctx, done);
+	exports = JS_GetModuleNamespace(ctx, module);
+	function = JS_GetPropertyStr(ctx, exports, "answer");
+	argument = JS_NewStringLen(ctx, question, length);
+	result = JS_Call(ctx, function, JS_UNDEFINED, 1, &argument);
+	JS_FreeValue(ctx, argument);
+	JS_FreeValue(ctx, function);
+	JS_FreeValue(ctx, exports);
+	return result;
+}
+
+/**
+ * native_ask() - ask a bundle in an engine of its own, which is gone afterwards
+ *
+ * Return: its answer, a string.
+ */
+NATIVE(native_ask)
+{
+	const char *name = argument_string(ctx, argv[0], "name"), *question = NULL, *text = NULL;
+	JSRuntime *runtime = NULL;
+	JSContext *other = NULL;
+	JSValue answer, result = JS_EXCEPTION;
+	size_t length;
+
+	if (!name)
+		return JS_EXCEPTION;
+	question = JS_ToCStringLen(ctx, &length, argv[1]);
+	if (question) {
+		runtime = heap_runtime();
+		other = runtime ? new_context(runtime) : NULL;
+		if (!other)
+			JS_ThrowOutOfMemory(ctx);
+	}
+	if (other) {
+		JS_SetMaxStackSize(runtime, STACK_SIZE);
+		JS_SetStripInfo(runtime, JS_STRIP_SOURCE);
+		JS_SetModuleLoaderFunc(runtime, NULL, import_bundle, running);
+		answer = ask_bundle(other, name, question, length);
+		if (JS_IsException(answer)) {
+			JS_FreeValue(other, answer);
+			answer = JS_GetException(other);
+			text = JS_ToCString(other, answer);
+			JS_ThrowInternalError(ctx, "%s: %s", name, text ? text : "(not printable)");
+		} else {
+			text = JS_ToCStringLen(other, &length, answer);
+			if (text)
+				result = JS_NewStringLen(ctx, text, length);
+			else
+				JS_ThrowInternalError(ctx, "%s: no answer", name);
+		}
+		JS_FreeCString(other, text);
+		JS_FreeValue(other, answer);
+		JS_FreeContext(other);
+	}
+	if (runtime)
+		JS_FreeRuntime(runtime);
+	JS_FreeCString(ctx, question);
+	JS_FreeCString(ctx, name);
+	return result;
+}
+
 /* Where programs are looked for if nobody says so. */
 #define PATH_DEFAULT "/usr/sbin:/usr/bin:/sbin:/bin"
 
@@ -355,7 +434,6 @@ static int run_bundle(JSContext *ctx, const char *path, JSValue module)
  */
 int main(int argc, char **argv)
 {
-	char path[PATH_MAX];
 	JSRuntime *runtime;
 	JSContext *ctx;
 	JSValue module;
@@ -371,10 +449,10 @@ int main(int argc, char **argv)
 	if (!getenv("PATH") || !*getenv("PATH"))
 		setenv("PATH", PATH_DEFAULT, 1);
 
-	bundle_path(bundle_of(argc > 1 ? argv[1] : NULL, argc > 2 ? argv[2] : NULL), path);
-	file = read_bundle(path, &length);
+	bundle_path(bundle_of(argc > 1 ? argv[1] : NULL, argc > 2 ? argv[2] : NULL), running);
+	file = read_bundle(running, &length);
 	if (!file) {
-		fprintf(stderr, "masqd: cannot read the program %s: %s\n", path, strerror(errno));
+		fprintf(stderr, "masqd: cannot read the program %s: %s\n", running, strerror(errno));
 		return 1;
 	}
 	runtime = heap_runtime();
@@ -386,9 +464,9 @@ int main(int argc, char **argv)
 	JS_SetMaxStackSize(runtime, STACK_SIZE);
 	/* The engine would keep the whole text for Function.prototype.toString(), which nothing calls. */
 	JS_SetStripInfo(runtime, JS_STRIP_SOURCE);
-	JS_SetModuleLoaderFunc(runtime, NULL, import_bundle, path);
+	JS_SetModuleLoaderFunc(runtime, NULL, import_bundle, running);
 	/* The files are freed before the bundle runs: the daemon never comes back from there. */
-	module = load_bundle(ctx, path, file, length);
+	module = load_bundle(ctx, running, file, length);
 	if (!JS_IsException(module) && JS_ResolveModule(ctx, module) < 0) {
 		JS_FreeValue(ctx, module);
 		module = JS_EXCEPTION;
@@ -396,7 +474,7 @@ int main(int argc, char **argv)
 #ifdef __GLIBC__
 	malloc_trim(0);
 #endif
-	status = run_bundle(ctx, path, module);
+	status = run_bundle(ctx, running, module);
 	frames_forget(ctx);
 	JS_FreeContext(ctx);
 	JS_FreeRuntime(runtime);

@@ -138,6 +138,7 @@ NATIVE(native_exit);
 NATIVE(native_getenv);
 NATIVE(native_import_bundle);
 NATIVE(native_alarm);
+NATIVE(native_ask);
 NATIVE(native_getpid);
 NATIVE(native_geteuid);
 NATIVE(native_processors);

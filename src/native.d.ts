@@ -39,6 +39,11 @@ declare module "masq:native" {
 	export function importBundle(name: string): Promise<object>;
 	/** Ends the process by SIGALRM in so many seconds unless it is called again before, with 0 for not at all. */
 	export function alarm(seconds: number): void;
+	/**
+	 * What the function `answer` of the bundle `name`, beside the one that runs, returns for `question`. It runs in an engine of its own, which is gone afterwards.
+	 * Throws an Error if it throws, is not there, or gives no string.
+	 */
+	export function ask(name: string, question: string): string;
 	/** This process's id. */
 	export function getpid(): number;
 	/** Effective user id. */

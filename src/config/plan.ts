@@ -21,16 +21,8 @@ import {
 	subnetRange,
 	subnetsOverlap,
 } from "../packet/address.ts";
-import {
-	MAX_LANS,
-	MAX_POOL_ADDRESSES,
-	type OptionsOf,
-	type PortRange,
-	type Protocol,
-	SECTIONS,
-	type SectionType,
-	type Timeouts,
-} from "./schema.ts";
+import { MAX_LANS } from "./limits.ts";
+import { MAX_POOL_ADDRESSES, type OptionsOf, type PortRange, type Protocol, SECTIONS, type SectionType, type Timeouts } from "./schema.ts";
 import {
 	type Fields,
 	type Findings,

@@ -195,9 +195,6 @@ export const HOST_SUBNET: ValueType<Subnet> = {
 /** What a pool may hold in all: each external address has port bitmaps of its own in the fixed memory. */
 export const MAX_POOL_ADDRESSES = 256;
 
-/** LANs: each has up to three descriptors in the daemon's poll set, which is of fixed size. */
-export const MAX_LANS = 64;
-
 export const ADDRESS_RANGE: ValueType<AddressRange> = {
 	name: "address range",
 	expected: "an address, a range such as 203.0.113.16-203.0.113.31 or a subnet",

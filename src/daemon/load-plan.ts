@@ -1,16 +1,15 @@
 /**
- * Reads the configuration file: for the commands that need it and for a reload.
+ * Reads the configuration file: for the commands that need it and for a reload. What it means is asked of a bundle of its own (config/main.ts).
  */
 import * as native from "masq:native";
-import { makePlan, type Plan } from "../config/plan.ts";
-import { formatErrors } from "../config/uci.ts";
+import type { Loaded, Questions } from "../config/main.ts";
+import type { Plan } from "../config/plan.ts";
 
-/** A configuration as read. Errors and warnings are lines as they are shown, without newline. */
-export interface Loaded {
-	/** Null when there is an error. */
-	plan: Plan | null;
-	errors: string[];
-	warnings: string[];
+export type { Loaded };
+
+/** Asks the configuration's bundle. */
+export function askConfig<Q extends keyof Questions>(name: Q, ...args: Parameters<Questions[Q]>): ReturnType<Questions[Q]> {
+	return JSON.parse(native.ask("config", JSON.stringify([name, ...args])));
 }
 
 /** Reads and checks the file. Never throws. */
@@ -27,10 +26,11 @@ export function loadPlan(path: string): Loaded {
 	} catch {
 		// In a bare chroot: the least is assumed.
 	}
-	const memTotalKb = Number(/^MemTotal:\s+(\d+)/m.exec(memory)?.[1] ?? 0);
-	const { plan, errors, warnings } = makePlan(text, path, { memTotalKb });
-	const lines = (list: typeof errors) => (list.length === 0 ? [] : formatErrors(list).trimEnd().split("\n"));
-	return { plan, errors: lines(errors), warnings: lines(warnings).map((line) => `warning: ${line}`) };
+	try {
+		return askConfig("load", path, text, Number(/^MemTotal:\s+(\d+)/m.exec(memory)?.[1] ?? 0));
+	} catch (error) {
+		return { plan: null, errors: [`masqd: ${(error as Error).message}`], warnings: [] };
+	}
 }
 
 /** The plan of the file at `path`; null after printing its errors. */

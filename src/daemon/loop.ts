@@ -3,7 +3,7 @@
  * what is due. It moves packets and knows when others are to be called; what they do is theirs.
  */
 import * as native from "masq:native";
-import { MAX_LANS } from "../config/schema.ts";
+import { MAX_LANS } from "../config/limits.ts";
 import { H_CLOCK, H_MAGIC } from "../conntrack/table-layout.ts";
 import { CONTROL_ENTRIES, type ControlServer } from "../control/server.ts";
 import type { KernelMirror } from "../kernel/mirror.ts";

@@ -4,10 +4,8 @@
  */
 import * as native from "masq:native";
 import { CONFIG, type Command, executeWhole, type Line, SOCKET, STATE, UsageError } from "../cli/command-line.ts";
-import { describePlan } from "../config/describe.ts";
-import { configHelp } from "../config/reference.ts";
 import { cleanup } from "../daemon/cleanup.ts";
-import { loadPlan, readPlan } from "../daemon/load-plan.ts";
+import { askConfig, loadPlan, readPlan } from "../daemon/load-plan.ts";
 import { planTable } from "../daemon/policy.ts";
 import { dumpOffload, planWarnings } from "../daemon/preview.ts";
 import { largestGap } from "../kernel/local-ports.ts";
@@ -25,7 +23,7 @@ function check({ options }: Line): number {
 		const { problem, leftOut } = resolveDevices(native, { wan: plan.wan, lan: plan.lan });
 		for (const why of new Set([...leftOut, ...(problem === null ? [] : [problem])])) warnings.push(`warning: ${why}`);
 		for (const why of planWarnings(plan)) warnings.push(`warning: ${why}`);
-		text = describePlan(plan, planTable(plan).bytes);
+		text = askConfig("describe", plan, planTable(plan).bytes);
 		// The service script reads this line to keep dnsmasq's ports out of masqd's.
 		const own = largestGap(plan.ports);
 		if (own !== null) text += `router's own:     ports ${own.first}-${own.last}, for connections of the router itself\n`;
@@ -53,7 +51,7 @@ function cleanUp({ options }: Line): number {
 
 /** `help config`; all other help is the client's. */
 function help(): number {
-	out(configHelp());
+	out(askConfig("help"));
 	return 0;
 }
 

@@ -252,6 +252,21 @@ test("host: a bundle beside this one, and one that is not there", () => {
 	truth(/^\{"answer":42\} cannot read the program .*\/nowhere\.(js|qbc): No such file or directory\n$/.test(output), output);
 });
 
+test("ask: in an engine of its own, with nothing of it left and nothing of ours there", () => {
+	equal(native.ask("asked", "a"), "a, 1 times");
+	equal(native.ask("asked", "\u20ac\u{1f600}"), "\u20ac\u{1f600}, 1 times");
+	const said = (what: () => unknown) => {
+		try {
+			return what();
+		} catch (error) {
+			return (error as Error).message;
+		}
+	};
+	equal(said(() => native.ask("asked", "throw")), "asked: RangeError: on purpose");
+	truth(/^nowhere: ReferenceError: cannot read the program .*nowhere\.(js|qbc): /.test(String(said(() => native.ask("nowhere", "")))), "not there");
+	for (let n = 0; n < 50; n++) native.ask("asked", "x".repeat(10000));
+});
+
 test("host: programs are found without a PATH, as in OpenWrt's jail, and by the one that is given", () => {
 	const bundle = `MASQD_JS=${native.getenv("MASQD_JS")}`;
 	// The emulator and the program by where they are: env looks for them by the PATH it has just emptied.

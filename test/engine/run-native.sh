@@ -28,6 +28,15 @@ echo "import * as n from 'masq:native'; n.exit(n.lockFile(n.args()[0]));" >"$bun
 for_program "$bundle/closed.js" >/dev/null
 # As the program names it when it imports it.
 echo "export const answer = 42;" >"$bundle/beside.js"
-[ -z "$compiler" ] || mv "$(for_program "$bundle/beside.js")" "$bundle/beside.qbc"
+cat >"$bundle/asked.js" <<'END'
+let times = 0;
+export function answer(question) {
+	if (question === "throw") throw new RangeError("on purpose");
+	return `${question}, ${++times} times`;
+}
+END
+for name in beside asked; do
+	[ -z "$compiler" ] || mv "$(for_program "$bundle/$name.js")" "$bundle/$name.qbc"
+done
 
 UBSAN_OPTIONS=print_stacktrace=1 MASQD_JS=$(for_program "$bundle/native-surface.js") unshare -n $emulator "$program"

@@ -1,7 +1,8 @@
 import { describe, expect, it } from "vitest";
 import { describePlan } from "../../src/config/describe.ts";
+import { MAX_LANS } from "../../src/config/limits.ts";
 import { autoSessions, makePlan, type Plan, type PlanResult } from "../../src/config/plan.ts";
-import { MAX_LANS, Refusal, SECTIONS, type SectionSpec } from "../../src/config/schema.ts";
+import { Refusal, SECTIONS, type SectionSpec } from "../../src/config/schema.ts";
 import { formatErrors } from "../../src/config/uci.ts";
 import { mutate, seededRandom } from "./mutation.ts";
 import { rounds } from "./rounds.ts";

@@ -216,22 +216,7 @@ describe("comments", () => {
 });
 
 describe("what a router's engine leaves out (native/math-small.c, native/unicode-small.c)", () => {
-	const HAS = [
-		"abs",
-		"ceil",
-		"clz32",
-		"floor",
-		"fround",
-		"hypot",
-		"imul",
-		"max",
-		"min",
-		"random",
-		"round",
-		"sign",
-		"sqrt",
-		"trunc",
-	];
+	const HAS = ["abs", "ceil", "clz32", "floor", "fround", "hypot", "imul", "max", "min", "random", "round", "sign", "sqrt", "trunc"];
 	const LEFT_OUT = [/\bMath\.(?!(?:X)\b)\w+/g, /\\[pP]\{/g, /\.normalize\(/g, /\bnew Function\b|\beval\(/g, /\bnew (?:Proxy|WeakRef)\b/g];
 
 	it("is not used in src", () => {
