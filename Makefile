@@ -15,7 +15,7 @@ include test/guest/guest.mk
 VERSION := $(shell sed -n 's/.*"version": "\(.*\)",/\1/p' package.json)
 SOURCES := $(shell find src -name '*.ts')
 # The daemon's, that of the commands which need what the daemon is made of, what these two share, the client's, and what the daemon reads for the kernel driver.
-BUNDLES := build/masqd.js build/tools.js build/core.js build/client.js build/config.js build/kernel-carrier.js
+BUNDLES := build/masqd.js build/tools.js build/core.js build/client.js build/config.js build/offload.js build/kernel-carrier.js
 
 # Everything that building, tests, demo and benchmark need from Debian.
 DEBIAN_PACKAGES := \
@@ -102,7 +102,7 @@ ESBUILD = node_modules/.bin/esbuild --bundle --minify --format=esm --target=es20
 $(BUNDLES) &: $(SOURCES) native/hoist.mjs package.json node_modules/.ready
 	$(ESBUILD) masqd=src/daemon/main.ts tools=src/tools/main.ts --splitting --chunk-names=core
 	$(ESBUILD) client=src/cli/main.ts
-	$(ESBUILD) config=src/config/main.ts kernel-carrier=src/daemon/kernel-carrier.ts
+	$(ESBUILD) config=src/config/main.ts offload=src/offload/main.ts kernel-carrier=src/daemon/kernel-carrier.ts
 	node native/hoist.mjs $(BUNDLES)
 	@touch $(BUNDLES)
 

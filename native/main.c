@@ -348,22 +348,56 @@ static int run_bundle(JSContext *ctx, const char *path, JSValue module)
 static char running[PATH_MAX];
 
 /**
+ * bundle_exports() - what a bundle beside the one that runs exports, when it has run
+ */
+static JSValue bundle_exports(JSContext *ctx, const char *name)
+{
+	JSModuleDef *module = import_bundle(ctx, name, running);
+	JSValue promise, result;
+
+	if (!module || JS_ResolveModule(ctx, JS_MKPTR(JS_TAG_MODULE, module)) < 0)
+		return JS_EXCEPTION;
+	/* Which it takes; the context keeps the other. */
+	promise = JS_EvalFunction(ctx, JS_DupValue(ctx, JS_MKPTR(JS_TAG_MODULE, module)));
+	if (JS_IsException(promise))
+		return promise;
+	if (JS_PromiseState(ctx, promise) == JS_PROMISE_REJECTED)
+		result = JS_Throw(ctx, JS_PromiseResult(ctx, promise));
+	else
+		result = JS_GetModuleNamespace(ctx, module);
+	JS_FreeValue(ctx, promise);
+	return result;
+}
+
+/**
+ * native_import_bundle() - a bundle beside the one that runs
+ *
+ * The engine's own import() asks for the name of the file that it stands in, which stripped bytecode has not.
+ *
+ * Return: what it exports.
+ */
+NATIVE(native_import_bundle)
+{
+	const char *name = argument_string(ctx, argv[0], "name");
+	JSValue result;
+
+	if (!name)
+		return JS_EXCEPTION;
+	result = bundle_exports(ctx, name);
+	JS_FreeCString(ctx, name);
+	return result;
+}
+
+/**
  * ask_bundle() - what the function "answer" of a bundle returns for a question
  * @ctx: of an engine that has nothing yet
  */
 static JSValue ask_bundle(JSContext *ctx, const char *name, const char *question, size_t length)
 {
-	JSModuleDef *module = import_bundle(ctx, name, running);
-	JSValue done, exports, function, argument, result;
+	JSValue exports = bundle_exports(ctx, name), function, argument, result;
 
-	if (!module || JS_ResolveModule(ctx, JS_MKPTR(JS_TAG_MODULE, module)) < 0)
-		return JS_EXCEPTION;
-	/* Which it takes; the context keeps the other. */
-	done = JS_EvalFunction(ctx, JS_DupValue(ctx, JS_MKPTR(JS_TAG_MODULE, module)));
-	if (JS_IsException(done))
-		return done;
-	JS_FreeValue(ctx, done);
-	exports = JS_GetModuleNamespace(ctx, module);
+	if (JS_IsException(exports))
+		return exports;
 	function = JS_GetPropertyStr(ctx, exports, "answer");
 	argument = JS_NewStringLen(ctx, question, length);
 	result = JS_Call(ctx, function, JS_UNDEFINED, 1, &argument);

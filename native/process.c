@@ -88,25 +88,6 @@ NATIVE(native_getenv)
 }
 
 /**
- * native_import_bundle() - a bundle beside the one that runs, evaluated
- *
- * The engine's own import() asks for the name of the file that it stands in, which stripped bytecode has not.
- *
- * Return: a promise of what it exports.
- */
-NATIVE(native_import_bundle)
-{
-	const char *name = argument_string(ctx, argv[0], "name");
-	JSValue promise;
-
-	if (!name)
-		return JS_EXCEPTION;
-	promise = JS_LoadModule(ctx, "", name);
-	JS_FreeCString(ctx, name);
-	return promise;
-}
-
-/**
  * native_alarm() - the process ends by SIGALRM in so many seconds, unless told otherwise before; 0: it does not
  */
 NATIVE(native_alarm)

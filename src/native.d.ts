@@ -34,14 +34,15 @@ declare module "masq:native" {
 	/** Value of an environment variable, or undefined. */
 	export function getenv(name: string): string | undefined;
 	/**
-	 * What the bundle `name` exports, which lies beside the one that runs. Rejected if it cannot be read, or throws.
+	 * What the bundle `name` exports, which lies beside the one that runs. It is read at each call. Throws if it cannot be
+	 * read, or throws.
 	 */
-	export function importBundle(name: string): Promise<object>;
+	export function importBundle(name: string): object;
 	/** Ends the process by SIGALRM in so many seconds unless it is called again before, with 0 for not at all. */
 	export function alarm(seconds: number): void;
 	/**
-	 * What the function `answer` of the bundle `name`, beside the one that runs, returns for `question`. It runs in an engine of its own, which is gone afterwards.
-	 * Throws an Error if it throws, is not there, or gives no string.
+	 * What the function `answer` of the bundle `name`, beside the one that runs, returns for `question`. It runs in an
+	 * engine of its own, which is gone afterwards. Throws an Error if it throws, is not there, or gives no string.
 	 */
 	export function ask(name: string, question: string): string;
 	/** This process's id. */

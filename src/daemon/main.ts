@@ -91,5 +91,5 @@ const RUN: Command = {
 const status = execute({ run: RUN }, native.args());
 const start = daemonOf as ((carrier: Carrier | null) => number) | null;
 // What only the kernel driver needs is read where it is wanted.
-const bundle = carried ? ((await native.importBundle("kernel-carrier")) as Bundle) : null;
+const bundle = carried ? (native.importBundle("kernel-carrier") as Bundle) : null;
 native.exit(start === null ? status : start(bundle && new bundle.KernelCarrier()));

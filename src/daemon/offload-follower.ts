@@ -8,7 +8,8 @@ import { foreignFilters, foreignWords } from "../kernel/foreign-filters.ts";
 import { IngressFilters } from "../kernel/ingress-filter.ts";
 import { isUsable, type KernelMirror, type Neighbour } from "../kernel/mirror.ts";
 import type { Context } from "../nat/context.ts";
-import { CAP_BPF, CAP_PERFMON, Offload, type OffloadDevice, OffloadError, type OffloadStatus, obstacleOf } from "../offload/offload.ts";
+import { CAP_BPF, CAP_PERFMON } from "../offload/capabilities.ts";
+import type { Offload, OffloadDevice, OffloadStatus } from "../offload/offload.ts";
 import type { NextHopTable } from "../port/next-hops.ts";
 import type { Clock } from "./clock.ts";
 import { type Follower, StartError } from "./follower.ts";
@@ -20,6 +21,9 @@ import type { Device, Topology } from "./topology.ts";
  * Why there is no offload although the configuration has it by now: without it the daemon gave up what bpf(2) asks for.
  */
 const WAITS = "it was switched on while masqd ran; restart it";
+
+/** The offload itself is in memory only where there is to be one. */
+type Bundle = typeof import("../offload/main.ts");
 
 /** What it needs of the rest. */
 export interface OffloadSurroundings {
@@ -39,6 +43,7 @@ export class OffloadFollower implements Follower {
 	offload: Offload | null = null;
 	/** Why the option that came with the last walk has to wait, in a sentence; "" if it does not. */
 	waiting = "";
+	#bundle: Bundle | null = null;
 	readonly #with: OffloadSurroundings;
 	readonly #ingress: IngressFilters;
 	/** The mode that was followed last, null before the first. */
@@ -91,8 +96,9 @@ export class OffloadFollower implements Follower {
 
 	#switchOn(t: Topology, mode: "auto" | "on", first: boolean): void {
 		const { context, kernel, hops, log, clock } = this.#with;
+		this.#bundle ??= native.importBundle("offload") as Bundle;
 		try {
-			this.offload = new Offload(
+			this.offload = new this.#bundle.Offload(
 				{
 					table: context.table,
 					hosts: context.hosts,
@@ -115,7 +121,7 @@ export class OffloadFollower implements Follower {
 		} catch (error) {
 			this.offload?.close();
 			this.offload = null;
-			if (!(error instanceof OffloadError)) throw error;
+			if (!(error instanceof this.#bundle.OffloadError)) throw error;
 			this.#none = error.message;
 			if (mode === "on") {
 				this.waiting = `option offload 'on': ${error.message}`;
@@ -168,7 +174,7 @@ export class OffloadFollower implements Follower {
 		const standsBack = this.#mode === "auto" && filters !== "";
 		if (filters !== this.#filtered) {
 			if (filters === "") log.info("offload: there are no more filters of others");
-			else log.info(standsBack ? `no offload: ${obstacleOf(filters)}` : `offload goes past others: ${filters}`);
+			else log.info(standsBack ? `no offload: ${(this.#bundle as Bundle).obstacleOf(filters)}` : `offload goes past others: ${filters}`);
 			this.#filtered = filters;
 		}
 		this.offload?.renew({

@@ -8,7 +8,6 @@ import { deviceWarnings, filtersBridges, shaperWarnings } from "../kernel/device
 import { foreignFilters, foreignWords } from "../kernel/foreign-filters.ts";
 import { IngressFilters } from "../kernel/ingress-filter.ts";
 import { KernelMirror } from "../kernel/mirror.ts";
-import { dumpPrograms } from "../offload/dump.ts";
 import { subnetOf } from "../packet/address.ts";
 
 const ARPHRD_ETHER = 1;
@@ -53,6 +52,7 @@ export function dumpOffload(plan: Plan): string {
 	kernel.close();
 	const single = (address: number) => ({ first: address, last: address });
 	const owned = [...plan.statics.map((s) => single(s.external)), ...plan.pools.flatMap((p) => p.external)];
+	const { dumpPrograms } = native.importBundle("offload") as typeof import("../offload/main.ts");
 	return dumpPrograms({
 		sessions: plan.sessions,
 		wan,

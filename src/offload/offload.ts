@@ -53,6 +53,7 @@ import { addressValue, firstOf, ICMP, secondOf, swap32, TCP } from "../packet/la
 import type { LinkHeaders } from "../packet/link-header.ts";
 import { LITTLE_ENDIAN } from "./asm.ts";
 import { type CacheLayout, type Direction, FlowCache, layoutCache } from "./cache.ts";
+import { CAP_BPF, CAP_PERFMON } from "./capabilities.ts";
 import { ALIVE_SHIFT, lanProgram, type ProgramFacts, wanProgram } from "./program.ts";
 import { CACHE_ALIVE, CACHE_NOW, PORTS_MAX, WAN_PORT } from "./slot.ts";
 
@@ -75,8 +76,6 @@ const GONE: readonly string[] = ["ENOLINK", "ENODEV", "ENXIO"];
 const SESSIONS_LEAST = 1024;
 
 /** Capabilities of the process that bpf(2) asks for, besides CAP_NET_ADMIN. */
-export const CAP_PERFMON = 38;
-export const CAP_BPF = 39;
 
 /** A device as the programs see it; `index` is 0 while it is not there. */
 export interface OffloadDevice {

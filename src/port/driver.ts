@@ -41,12 +41,14 @@ export interface Driver {
 }
 
 /**
- * Large batches only of small frames: begins small, grows when a batch was full of small frames. `rx` is the registered
- * descriptor array.
+ * Large batches only of small frames: begins small, grows when two batches in a row were
+ * full of small frames. `rx` is the registered descriptor array.
  */
 class BatchSize {
 	size = BATCH_LARGE;
 	#stretched = false;
+	/** The last full batch was of small frames. */
+	#small = false;
 	readonly #rx: Int32Array;
 
 	constructor(rx: Int32Array) {
@@ -60,8 +62,10 @@ class BatchSize {
 		if (bytes > LARGE) {
 			if (this.size === BATCH) this.#stretched = true;
 			this.size = BATCH_LARGE;
+			this.#small = false;
 		} else {
-			this.size = BATCH;
+			if (this.#small) this.size = BATCH;
+			this.#small = true;
 		}
 		return count;
 	}

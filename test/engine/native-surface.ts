@@ -170,8 +170,13 @@ if (native.args()[0] === "hang") {
 	for (;;);
 }
 if (native.args()[0] === "import") {
-	const missing = await native.importBundle("nowhere").catch((error: Error) => error.message);
-	native.print(1, `${JSON.stringify(await native.importBundle("beside"))} ${missing}\n`);
+	let missing = "";
+	try {
+		native.importBundle("nowhere");
+	} catch (error) {
+		missing = (error as Error).message;
+	}
+	native.print(1, `${JSON.stringify(native.importBundle("beside"))} ${missing}\n`);
 	native.exit(0);
 }
 if (native.args()[0] === "wait") await new Promise(() => {});
@@ -262,8 +267,14 @@ test("ask: in an engine of its own, with nothing of it left and nothing of ours 
 			return (error as Error).message;
 		}
 	};
-	equal(said(() => native.ask("asked", "throw")), "asked: RangeError: on purpose");
-	truth(/^nowhere: ReferenceError: cannot read the program .*nowhere\.(js|qbc): /.test(String(said(() => native.ask("nowhere", "")))), "not there");
+	equal(
+		said(() => native.ask("asked", "throw")),
+		"asked: RangeError: on purpose",
+	);
+	truth(
+		/^nowhere: ReferenceError: cannot read the program .*nowhere\.(js|qbc): /.test(String(said(() => native.ask("nowhere", "")))),
+		"not there",
+	);
 	for (let n = 0; n < 50; n++) native.ask("asked", "x".repeat(10000));
 });
 
