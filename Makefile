@@ -167,7 +167,7 @@ soak: build ## kill the daemon a thousand times, restart it under load, and move
 
 .PHONY: bench
 bench: build ## measure against nft masquerade and others (QUICK=1: under 2 minutes)
-	@$(MAKE) --no-print-directory build LIBC=musl
+	@$(MAKE) --no-print-directory build ARCH=x86_64
 	@$(MAKE) --no-print-directory bench-tools
 	/usr/bin/python3 test/bench/bench.py $(if $(QUICK),--quick)
 

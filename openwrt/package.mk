@@ -14,5 +14,5 @@ dist: deps ## release build/masqd-*.tar.xz: source and bundle, proved to belong 
 	@openwrt/dist.sh
 
 .PHONY: size
-size: ipk ## check executables and packages against their budgets
+size: ipk bench-tools ## check executables and packages against their budgets
 	@openwrt/size.sh

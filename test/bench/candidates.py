@@ -10,7 +10,8 @@ from topology import GATEWAY, SERVER, WAN, tool
 
 ROOT = os.path.normpath(os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", ".."))
 MASQD = os.path.join(ROOT, "build", "masqd")
-MASQD_MUSL = os.path.join(ROOT, "build", "musl", "masqd")
+# As routers have it: musl, bytecode, no parser.
+MASQD_ROUTER = os.path.join(ROOT, "build", "x86_64", "masqd")
 MASQD_BUNDLE = os.path.join(ROOT, "build")
 
 # Sessions of masqd's table in the speed measurements: the most it allows, so that 16,384 UDP mappings and every

@@ -115,7 +115,7 @@ METRICS = [
     Metric("flood_kept", "  sessions kept", "%", digits=1, compared=False),
     *[
         metric
-        for build in ("glibc", "musl")
+        for build in ("glibc", "router")
         for metric in (
             Metric(f"rss_{build}_idle", f"RSS {build}, 4096, idle", "MB", higher=False, compared=False),
             Metric(f"rss_{build}_load", "  after load", "MB", higher=False, compared=False),

@@ -160,16 +160,29 @@ def _idle_wakeups(pids, seconds):
     return {pid: round(rate(steps), 2) for pid, steps in seen.items()}
 
 
+def opened(candidate, binary, folder):
+    """A site with a build of masqd, its bundles beside it, and a small table."""
+    return candidate.open(folder, sessions=SMALL_TABLE, binary=binary, env={"MASQD_JS": os.path.dirname(binary)})[0]
+
+
+def exercise(site, candidate, settings, context):
+    """The load after which memory is looked at: large frames, small ones, and many in one batch."""
+    tcp(8, False)(site, candidate, settings, context)
+    run(["nft", "-f", "-"], site.client, text=QUIET_RULES)
+    _answered(site)
+    send(site, NORMAL, seconds=0.3)
+
+
 def footprint(candidate, settings, context):
     """RSS and wake-ups of masqd with a table of 4096 sessions, for each build that exists."""
     result, sites, broken = {"unmeasured": {}}, {}, []
     try:
-        for build, binary in (("glibc", candidates.MASQD), ("musl", candidates.MASQD_MUSL)):
+        for build, binary in (("glibc", candidates.MASQD), ("router", candidates.MASQD_ROUTER)):
             name = os.path.relpath(binary, candidates.ROOT)
             why = f"{name} does not exist"
             if os.access(binary, os.X_OK):
                 try:
-                    sites[build], _ = candidate.open(context.folder, sessions=SMALL_TABLE, binary=binary)
+                    sites[build] = opened(candidate, binary, context.folder)
                     continue
                 except Broken as error:
                     why = f"{name}: {error}"
@@ -181,10 +194,7 @@ def footprint(candidate, settings, context):
             pid = site.process.pid
             result[f"wakeups_{build}"] = wakeups[pid]
             result[f"rss_{build}_idle"] = megabytes(pid)
-            tcp(8, False)(site, candidate, settings, context)
-            run(["nft", "-f", "-"], site.client, text=QUIET_RULES)
-            _answered(site)
-            send(site, NORMAL, seconds=0.3)
+            exercise(site, candidate, settings, context)
             result[f"rss_{build}_load"] = megabytes(pid)
         return {**result, "broken": broken}
     finally:
