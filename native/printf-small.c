@@ -1,6 +1,6 @@
 /*
- * The C library's vfprintf(), on which all of its family stands, without what nothing here prints: numbers with a point, and
- * characters of more than a byte. With them comes the arithmetic of long double: 8 to 14 kB of a router's flash.
+ * The C library's vfprintf(), on which all of its family stands, without what nothing here prints: numbers with a
+ * point, and characters of more than a byte. With them comes the arithmetic of long double: 8 to 14 kB of a router's flash.
  */
 #include <stdarg.h>
 #include <stdint.h>

@@ -34,8 +34,8 @@ declare module "masq:native" {
 	/** Value of an environment variable, or undefined. */
 	export function getenv(name: string): string | undefined;
 	/**
-	 * What the bundle `name` exports, which lies beside the one that runs. It is read at each call. Throws if it cannot be
-	 * read, or throws.
+	 * What the bundle `name` exports, which lies beside the one that runs. It is read at each call. Throws if it cannot
+	 * be read, or throws.
 	 */
 	export function importBundle(name: string): object;
 	/** Ends the process by SIGALRM in so many seconds unless it is called again before, with 0 for not at all. */

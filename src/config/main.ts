@@ -1,6 +1,7 @@
 /**
- * The bundle that knows the configuration's language: a question comes in and an answer goes out, both as JSON. It runs in an engine of its own (native.ask),
- * which is gone when it has answered: the daemon asks at its start and at a reload, and has none of it in its memory.
+ * The bundle that knows the configuration's language: a question comes in and an answer goes out, both as JSON. It runs
+ * in an engine of its own (native.ask), which is gone when it has answered: the daemon asks at its start and at a
+ * reload, and has none of it in its memory.
  */
 import { describePlan } from "./describe.ts";
 import { makePlan, type Plan } from "./plan.ts";

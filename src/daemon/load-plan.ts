@@ -1,5 +1,6 @@
 /**
- * Reads the configuration file: for the commands that need it and for a reload. What it means is asked of a bundle of its own (config/main.ts).
+ * Reads the configuration file: for the commands that need it and for a reload. What it means is asked of a bundle of
+ * its own (config/main.ts).
  */
 import * as native from "masq:native";
 import type { Loaded, Questions } from "../config/main.ts";

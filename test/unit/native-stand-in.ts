@@ -3,6 +3,7 @@
  * else a call is written down and succeeds. Takes the place of "masq:native" by `vi.mock`, so for vitest alone.
  */
 import { readFileSync } from "node:fs";
+import { answer } from "../../src/config/main.ts";
 import { LITTLE_ENDIAN, NLMSG_DONE, NLMSG_ERROR } from "../../src/netlink/message.ts";
 import { RTM } from "../../src/netlink/route.ts";
 import { LENGTH_MASK } from "../../src/packet/header-tag.ts";
@@ -13,7 +14,7 @@ type Call = (...args: never[]) => unknown;
 
 /** What only looks, or is about memory of the process itself: not written down. */
 const QUIET = new Set(
-	"args decode encode fileSize frameSum getFeature getenv mapFile nanoseconds netlinkReceive now poll processors random readDir readFile wallClock".split(
+	"args ask decode encode fileSize frameSum getFeature getenv mapFile nanoseconds netlinkReceive now poll processors random readDir readFile wallClock".split(
 		" ",
 	),
 );
@@ -69,6 +70,7 @@ function send(ifindex: number, tx: Int32Array, from: number, count: number): num
 const devices = new Map<number, number>();
 
 const ours: Record<string, Call> = {
+	ask: (_: string, question: string) => answer(question),
 	getenv: () => undefined,
 	hasCapability: () => true,
 	now: () => system.kernel.time,
