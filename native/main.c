@@ -417,7 +417,7 @@ NATIVE(native_ask)
 	const char *name = argument_string(ctx, argv[0], "name"), *question = NULL, *text = NULL;
 	JSRuntime *runtime = NULL;
 	JSContext *other = NULL;
-	JSValue answer, result = JS_EXCEPTION;
+	JSValue answer, exception, result = JS_EXCEPTION;
 	size_t length;
 
 	if (!name)
@@ -435,8 +435,9 @@ NATIVE(native_ask)
 		JS_SetModuleLoaderFunc(runtime, NULL, import_bundle, running);
 		answer = ask_bundle(other, name, question, length);
 		if (JS_IsException(answer)) {
-			JS_FreeValue(other, answer);
-			answer = JS_GetException(other);
+			exception = JS_GetException(other);
+			answer = JS_GetPropertyStr(other, exception, "message");
+			JS_FreeValue(other, exception);
 			text = JS_ToCString(other, answer);
 			JS_ThrowInternalError(ctx, "%s: %s", name, text ? text : "(not printable)");
 		} else {

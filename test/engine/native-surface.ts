@@ -269,12 +269,9 @@ test("ask: in an engine of its own, with nothing of it left and nothing of ours 
 	};
 	equal(
 		said(() => native.ask("asked", "throw")),
-		"asked: RangeError: on purpose",
+		"asked: on purpose",
 	);
-	truth(
-		/^nowhere: ReferenceError: cannot read the program .*nowhere\.(js|qbc): /.test(String(said(() => native.ask("nowhere", "")))),
-		"not there",
-	);
+	truth(/^nowhere: cannot read the program .*nowhere\.(js|qbc): /.test(String(said(() => native.ask("nowhere", "")))), "not there");
 	for (let n = 0; n < 50; n++) native.ask("asked", "x".repeat(10000));
 });
 
