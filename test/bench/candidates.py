@@ -361,3 +361,17 @@ def chosen(keys):
     if unknown:
         raise Broken(f"no candidate {', '.join(unknown)}; there are {', '.join(sorted(known))}")
     return [c for c in CANDIDATES if (c.key in keys if keys else not c.planned)]
+
+
+class Carried(Masqd):
+    """masqd with the kernel driver, conntrack set as for nft; `flowtable` beside it as owners switch it on."""
+
+    def __init__(self, key, title, flowtable=False):
+        super().__init__(key, title, driver="kernel", offload="off")
+        self.flowtable = flowtable
+
+    def start(self, site, sessions=SESSIONS, binary=MASQD, env=None):
+        rules = Flowtable.RULES if self.flowtable else Nft.RULES
+        run(["nft", "-f", "-"], site.router, text=rules)
+        run(["sysctl", "-qw", "net.netfilter.nf_conntrack_checksum=0"], site.router)
+        super().start(site, sessions, binary, env)

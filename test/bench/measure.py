@@ -332,7 +332,7 @@ def cpu(flows):
 # ---- the path through the kernel -----------------------------------------------------------------------------------
 
 
-IN_KERNEL = ("nft", "offload", "forward", "flowtable", "fw4")
+IN_KERNEL = ("nft", "offload", "forward", "flowtable", "fw4", "kernel", "kernel-ft")
 """Candidates whose packets go all their way on the CPU that received them."""
 
 

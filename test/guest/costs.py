@@ -42,6 +42,8 @@ ROUTERS = [
     candidates.Flowtable("flowtable", "nft + flowtable"),
     candidates.Masqd("packet", "packet", driver="packet", offload="off"),
     candidates.Masqd("tun", "tun", driver="tun", offload="off"),
+    candidates.Carried("kernel", "kernel"),
+    candidates.Carried("kernel-ft", "kernel + flowtable", flowtable=True),
     candidates.Masqd("offload", "offload", driver="packet", offload="on"),
 ]
 # Of nft's masquerade in the same run, as `make bench-guest` last printed it.

@@ -1,5 +1,6 @@
 import { describe, expect, it } from "vitest";
 import { parseAddress } from "../../src/packet/address.ts";
+import { installQueueRules, type QueueIo } from "../../src/port/queue-install.ts";
 import { type QueueFacts, queueRuleset } from "../../src/port/queue-rules.ts";
 
 const FACTS: QueueFacts = {
@@ -56,5 +57,36 @@ describe("the kernel driver's rules", () => {
 
 	it("refuse a device whose name nft could take for something else", () => {
 		for (const wan of ['w"', "w*", "w w", ""]) expect(() => queueRuleset({ ...FACTS, wan })).toThrow("cannot be written");
+	});
+});
+
+describe("a kernel that cannot do it", () => {
+	const io = (status: number, output: string) => {
+		const ran: string[] = [];
+		const made: QueueIo = {
+			run: (argv) => {
+				ran.push(argv.slice(0, 3).join(" "));
+				return { status, output };
+			},
+			netlinkOpen: () => 3,
+			netlinkSend: () => {},
+			netlinkReceive: () => 0,
+			close: () => {},
+		};
+		return { made, ran };
+	};
+
+	it("is told by the packages that it lacks, and nothing of the table stays", () => {
+		const { made, ran } = io(0, "");
+		expect(() => installQueueRules(made, FACTS)).toThrow(
+			"the kernel cannot queue packets by nft; install kmod-nft-queue, kmod-nft-nat and kmod-nf-conntrack-netlink",
+		);
+		expect(ran).toEqual(["nft -f -", "nft delete table"]);
+	});
+
+	it("is told by nft's own words where those say it", () => {
+		expect(() => installQueueRules(io(1, "/dev/stdin:5:1-2: Error: no\nmore").made, FACTS)).toThrow(
+			"install the table ip masqd: nft: /dev/stdin:5:1-2: Error: no",
+		);
 	});
 });
