@@ -89,6 +89,7 @@ export class KernelCarrier implements Carrier {
 			lans: t.lan.map((p) => p.name),
 			externals: context.externals.list.map((x, n) => (n === 0 ? t.address : addressValue(x.address))),
 			own: t.wan.addresses,
+			pcp: t.lan.filter((p) => p.pcp).map((p) => p.name),
 			router: t.own,
 			inside: t.lan.flatMap((p) => p.nets),
 			tcp: ports(t.guarded.tcp, TCP),

@@ -40,6 +40,7 @@ import {
 	writeRule,
 } from "../netlink/nftables.ts";
 import { formatAddress, formatSubnet, type Subnet } from "../packet/address.ts";
+import { PCP_PORT } from "../packet/pcp-code.ts";
 
 /** Family and name of the table, as nft writes them. */
 export const QUEUE_TABLE = "ip masqd";
@@ -110,6 +111,8 @@ export interface QueueFacts {
 	externals: readonly number[];
 	/** Sources that may leave by the WAN besides. */
 	own: readonly number[];
+	/** LANs whose hosts may ask for port forwards. */
+	pcp: readonly string[];
 	/** All addresses of the router, and the subnets of its LANs. */
 	router: readonly number[];
 	inside: readonly Subnet[];
@@ -201,6 +204,8 @@ export function queueRuleset(f: QueueFacts): string {
 		"ask_in",
 		"type filter hook prerouting priority -105; policy accept;",
 		"ct state established accept",
+		// masqd's own socket hears it; the router would say that nobody does.
+		...(f.pcp.length === 0 ? [] : [`udp dport ${PCP_PORT} ip daddr @router iifname { ${f.pcp.map(quoted).join(", ")} } drop`]),
 		// What came by a link-layer broadcast the kernel does not forward.
 		"meta pkttype != host accept",
 		`iifname ${quoted(wan)} ip saddr @inside counter drop`,

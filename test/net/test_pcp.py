@@ -7,7 +7,7 @@ import pytest
 from bed import GATEWAY, H1, H2, LAN_GATEWAY, S1, Bed, lan_mac
 from wire import Wire
 
-pytestmark = pytest.mark.masqd
+pytestmark = [pytest.mark.masqd, pytest.mark.drivers("packet", "tun", "kernel")]
 
 SERVER = (LAN_GATEWAY, 5351)
 MAP, PEER, ANNOUNCE = 1, 2, 0

@@ -11,6 +11,8 @@ from bed import FAR, GATEWAY, H1, H2, H3, S1, S2, S3, WebServer, payload
 from namespace import wait_until
 from packets import assert_checksums, echo, is_echo_reply, is_udp, tcp, udp
 
+pytestmark = pytest.mark.drivers("packet", "tun", "kernel")
+
 IP_MTU_DISCOVER, IP_PMTUDISC_DO, IP_MTU = 10, 2, 14
 
 
@@ -102,9 +104,9 @@ def test_filtering(make_bed, mode, other_port, other_host):
     elsewhere.sendto(b"other port", outside)
     stranger.sendto(b"other host", outside)
     peer.sendto(b"peer", outside)
-    for text, allowed, source in ((b"other port", other_port, (S1, 9999)), (b"other host", other_host, (S2, 3478)), (b"peer", True, (S1, 3478))):
-        if allowed:
-            assert said(client, text) == source
+    # Of several peers: with the kernel driver the one that is known overtakes those that masqd is asked about.
+    wanted = {(b"peer", (S1, 3478))} | ({(b"other port", (S1, 9999))} if other_port else set()) | ({(b"other host", (S2, 3478))} if other_host else set())
+    assert {client.recvfrom(2000) for _ in wanted} == wanted
     assert bed.drops("filtered") == 2 - other_port - other_host
 
 
@@ -129,7 +131,7 @@ def test_closed_tcp_port_is_refused(bed):
     client = bed.h1.tcp(H1, 40001)
     with pytest.raises(ConnectionRefusedError):
         client.connect((S1, 81))
-    if not beds.BASELINE:
+    if not beds.BASELINE and bed.driver != "kernel":  # which forgets a refused connection at once
         flow = next(flow for flow in bed.flows() if flow["internal"] == f"{H1}:40001")
         assert flow["packetsOut"] == 1, "the refusal came late: the SYN was sent again"
 

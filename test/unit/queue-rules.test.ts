@@ -10,6 +10,7 @@ const FACTS: QueueFacts = {
 	own: [parseAddress("203.0.113.1") as number],
 	router: [parseAddress("203.0.113.1") as number],
 	inside: [],
+	pcp: [],
 	mss: 1460,
 	tcp: [
 		{ first: 80, last: 80 },
