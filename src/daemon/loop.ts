@@ -25,7 +25,7 @@ import type { ArpFollower, PcpFollower } from "./responders.ts";
 import type { RouterPorts } from "./router-ports.ts";
 import type { WanAddress } from "./wan-address.ts";
 
-/** Turns without a frame before the loop sleeps: a wake-up costs more than looking once more. */
+/** Turns without a frame after which the loop sleeps: a wake-up costs more than looking once more, but not than looking twice. */
 const SPIN = 1;
 /** Turns with frames after which signals, kernel news and the control socket are looked at. */
 const POLL_TURNS = 32;
@@ -115,7 +115,7 @@ export class Loop {
 	#untranslated = 0;
 	readonly #pollSet = new Int32Array(POLL_ENTRIES * 3);
 	/** Number of the entry of the poll set after the ports', and of the control server's first. */
-	#fixed = 1;
+	#fixed = 0;
 	#controlAt = 1;
 	#secondAt = 0;
 	readonly #serveArp = () => this.#with.arp.serve();
@@ -154,9 +154,9 @@ export class Loop {
 			if (header[H_MAGIC] === 0) this.#barrier.attempt("lost state", steps["lost state"]);
 			// Under one stream of super-packets masqd wakes for every few of them, so that what a wake-up costs counts
 			// like what a packet does.
-			const polled = empty > SPIN || ++turns === POLL_TURNS;
+			const polled = empty >= SPIN || ++turns === POLL_TURNS;
 			if (polled) {
-				this.#poll(empty > SPIN ? this.#timeout() : 0);
+				this.#poll(empty >= SPIN ? this.#timeout() : 0);
 				turns = 0;
 			} else clock.read(this.#context);
 			let moved = polled && set[2] === 0 ? 0 : this.#breatheWan();
@@ -201,21 +201,24 @@ export class Loop {
 		const set = this.#pollSet;
 		const { kernel, inStep, arp, guard, routerPorts, reloads, pcp, steps, carrier } = this.#with;
 		const { sockets } = routerPorts;
-		watch(set, 0, this.#wan.driver === null ? -1 : this.#wan.driver.fd);
-		let fixed = 1;
-		for (let k = 0; k < this.#lan.length; k++) {
-			const { driver } = this.#lan[k];
-			watch(set, fixed++, driver === null ? -1 : driver.fd);
+		const fixed = 1 + this.#lan.length;
+		// What each is watched for is written once: this is done at every wake-up.
+		if (fixed !== this.#fixed) for (let k = 0; k < fixed + FIXED; k++) set[k * 3 + 1] = native.POLLIN;
+		set[0] = this.#wan.driver === null ? -1 : this.#wan.driver.fd;
+		for (let k = 1; k < fixed; k++) {
+			const { driver } = this.#lan[k - 1];
+			set[k * 3] = driver === null ? -1 : driver.fd;
 		}
-		watch(set, fixed, this.signals);
-		watch(set, fixed + 1, kernel.fd);
-		watch(set, fixed + 2, arp.fd);
-		watch(set, fixed + 3, guard.fd);
-		watch(set, fixed + 4, sockets.fd);
-		watch(set, fixed + 5, guard.keeper.fd);
-		watch(set, fixed + 6, carrier?.queueFd ?? -1);
-		watch(set, fixed + 7, carrier?.endsFd ?? -1);
-		watch(set, fixed + 8, reloads.fd);
+		const at = fixed * 3;
+		set[at] = this.signals;
+		set[at + 3] = kernel.fd;
+		set[at + 6] = arp.fd;
+		set[at + 9] = guard.fd;
+		set[at + 12] = sockets.fd;
+		set[at + 15] = guard.keeper.fd;
+		set[at + 18] = carrier?.queueFd ?? -1;
+		set[at + 21] = carrier?.endsFd ?? -1;
+		set[at + 24] = reloads.fd;
 		let n = fixed + FIXED;
 		const { responders } = pcp.server;
 		for (let k = 0; k < responders.length; k++) watch(set, n++, responders[k].fd);
