@@ -222,6 +222,7 @@ export function queueRuleset(f: QueueFacts): string {
 	chain(
 		"ask_out",
 		"type filter hook postrouting priority 95; policy accept;",
+		"ct state established accept",
 		`${first} iifname @lans oifname ${quoted(wan)} ip daddr != @exempts goto asked_out`,
 		`${first} iifname @lans oifname @lans ct status & dnat == dnat goto queue_out`,
 	);

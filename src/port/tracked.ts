@@ -10,7 +10,17 @@
  */
 import * as native from "masq:native";
 import type { OffloadHooks } from "../conntrack/offload-hooks.ts";
-import { HALF_SHIFT, R_LAST, R_META, R_OUT, R_PACKETS_IN, R_PACKETS_OUT, R_PEER, RECORD_SHIFT } from "../conntrack/record.ts";
+import {
+	EXTERNAL_SHIFT,
+	HALF_SHIFT,
+	R_LAST,
+	R_META,
+	R_OUT,
+	R_PACKETS_IN,
+	R_PACKETS_OUT,
+	R_PEER,
+	RECORD_SHIFT,
+} from "../conntrack/record.ts";
 import { FREE, QUARANTINED, TCP_CLOSING, TCP_ESTABLISHED, TCP_OPENED, TCP_RESET, UDP_NEW, UDP_OPEN } from "../conntrack/states.ts";
 import type { Table } from "../conntrack/table.ts";
 import {
@@ -158,6 +168,9 @@ export class Tracked implements OffloadHooks {
 		const { table } = this.#o;
 		for (const i of this.#sessions(entry)) {
 			this.#count(i, entry);
+			// One that has moved to another address meanwhile is not what the entry was of.
+			const external = addressValue(table.addresses[(table.T[(i << RECORD_SHIFT) + R_META] >> EXTERNAL_SHIFT) & 0xff]);
+			if (external !== entry.reply.destination && external !== entry.original.destination) continue;
 			if (table.state(i) !== FREE) this.#end(i);
 		}
 	}
