@@ -25,7 +25,7 @@ import type { ArpFollower, PcpFollower } from "./responders.ts";
 import type { RouterPorts } from "./router-ports.ts";
 import type { WanAddress } from "./wan-address.ts";
 
-/** Turns without a frame after which the loop sleeps: a wake-up costs more than looking once more, but not than twice. */
+/** Turns without a frame after which the loop sleeps: a wake-up costs more than one more look, but not than two. */
 const SPIN = 1;
 /** Turns with frames after which signals, kernel news and the control socket are looked at. */
 const POLL_TURNS = 32;
