@@ -55,7 +55,7 @@ endif
 # For a router: an engine that takes bytecode only, without what nothing of ours uses.
 ifeq ($(WITHOUT_PARSER),1)
 NATIVE_CFLAGS += -DWITHOUT_PARSER
-ENGINE_SOURCES := $(filter-out libunicode.c,$(QUICKJS_SOURCES)) unicode-small.c math-small.c threads-small.c printf-small.c
+ENGINE_SOURCES := $(filter-out libunicode.c libregexp.c,$(QUICKJS_SOURCES)) unicode-small.c regexp-small.c math-small.c threads-small.c printf-small.c
 else
 ENGINE_SOURCES := $(QUICKJS_SOURCES)
 endif

@@ -176,7 +176,7 @@ function readSeveral(
 	for (const [n, statement] of written.entries()) {
 		const here = { ...where, line: statement.line };
 		if (n < last) continue;
-		const words = statement.value.split(/[ \t]+/).filter((word) => word !== "");
+		const words = statement.value.match(/[^ \t]+/g) ?? [];
 		if (words.length === 0) {
 			if (statement.kind === "list") {
 				given = true;

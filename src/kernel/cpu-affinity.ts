@@ -28,7 +28,7 @@ const FEW = 200;
 /** Milliseconds without more than that after which the scheduler has the choice again. */
 export const REST_MS = 30_000;
 
-const STAT_LINE = /^cpu(\d+) \d+ \d+ \d+ (\d+) (\d+)/gm;
+const STAT_LINE = /^cpu(\d+) \d+ \d+ \d+ (\d+) (\d+)/;
 
 /** Keeps masqd off crowded processors. Times are milliseconds of one clock. */
 export class CpuAffinity {
@@ -67,8 +67,10 @@ export class CpuAffinity {
 	/** Time that each allowed processor has been idle or waiting for a disk, in /proc/stat's ticks of 10 ms. */
 	#readIdle(): Map<number, number> {
 		const idle = new Map<number, number>();
-		for (const match of this.#system.readFile("/proc/stat").matchAll(STAT_LINE))
-			idle.set(Number(match[1]), Number(match[2]) + Number(match[3]));
+		for (const line of this.#system.readFile("/proc/stat").split("\n")) {
+			const match = STAT_LINE.exec(line);
+			if (match !== null) idle.set(Number(match[1]), Number(match[2]) + Number(match[3]));
+		}
 		return idle;
 	}
 

@@ -152,7 +152,7 @@ export function separateEphemeral(io: FileIo, ranges: PortRange[], warnings: str
 	} catch {
 		return null;
 	}
-	const [first, last] = before.split(/\s+/).map(Number);
+	const [first, last] = (before.match(/\S+/g) ?? []).map(Number);
 	if (!ranges.some((r) => first <= r.last && last >= r.first)) return null;
 	const gap = largestGap(ranges);
 	if (gap === null || gap.last - gap.first < FEW) {

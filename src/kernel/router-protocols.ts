@@ -101,9 +101,11 @@ export class RouterProtocols {
 
 	#readRawSockets(): void {
 		// Addresses stand there as the machine loads them; the "port" is the protocol.
-		for (const [, number, peer] of this.#file("raw").matchAll(/^ *\d+: [0-9A-F]{8}:([0-9A-F]{4}) ([0-9A-F]{8}):/gm)) {
-			const protocol = Number.parseInt(number, 16);
-			if (protocol !== ICMP && protocol !== IPPROTO_RAW) this.#add(protocol, Number.parseInt(peer, 16) | 0);
+		for (const line of this.#file("raw").split("\n")) {
+			const found = /^ *\d+: [0-9A-F]{8}:([0-9A-F]{4}) ([0-9A-F]{8}):/.exec(line);
+			if (found === null) continue;
+			const protocol = Number.parseInt(found[1], 16);
+			if (protocol !== ICMP && protocol !== IPPROTO_RAW) this.#add(protocol, Number.parseInt(found[2], 16) | 0);
 		}
 	}
 

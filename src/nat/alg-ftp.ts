@@ -16,11 +16,10 @@ export interface Announcement {
 	line(address: number, port: number): string;
 }
 
-const COMMAS = "(\\d{1,3}),(\\d{1,3}),(\\d{1,3}),(\\d{1,3}),(\\d{1,3}),(\\d{1,3})";
-const PORT = new RegExp(`^(PORT +)${COMMAS}( *\\r?\\n)$`, "i");
+const PORT = /^(PORT +)(\d{1,3}),(\d{1,3}),(\d{1,3}),(\d{1,3}),(\d{1,3}),(\d{1,3})( *\r?\n)$/i;
 const EPRT = /^(EPRT +([!-/:-~])1\2)(\d{1,3})\.(\d{1,3})\.(\d{1,3})\.(\d{1,3})\2(\d{1,5})(\2 *\r?\n)$/i;
 // RFC 1123 section 4.1.2.6: the numbers are to be looked for, the parentheses may be missing.
-const PASSIVE = new RegExp(`^(227 (?:[^\\r\\n]*?[^\\d,])?)${COMMAS}((?![\\d,])[\\s\\S]*)$`);
+const PASSIVE = /^(227 (?:[^\r\n]*?[^\d,])?)(\d{1,3}),(\d{1,3}),(\d{1,3}),(\d{1,3}),(\d{1,3}),(\d{1,3})((?![\d,])[\s\S]*)$/;
 const EXTENDED_PASSIVE = /^(229 [^\r\n]*\(([!-/:-~])\2\2)(\d{1,5})(\2\)[\s\S]*)$/;
 
 function bytes(value: number, separator: string): string {

@@ -142,7 +142,11 @@ const program = [...(EMULATOR === "" ? [] : [EMULATOR]), native.readLink("/proc/
 // ---- what `capabilities` as first argument does: in a process of its own, since they never come back ----------------
 
 function status(field: string): string {
-	return new RegExp(`^${field}:\\s*(\\S+)`, "m").exec(native.readFile("/proc/self/status"))?.[1] ?? "";
+	const line = native
+		.readFile("/proc/self/status")
+		.split("\n")
+		.find((one) => one.startsWith(`${field}:`));
+	return line?.match(/:\s*(\S+)/)?.[1] ?? "";
 }
 
 if (native.args()[0] === "capabilities") {

@@ -15,7 +15,7 @@ function open(tun = false): { rig: Rig; internal: number[] } {
 	rig.hops.answersInternal = true;
 	const internal = [5202, 5203].map((port) => {
 		const syn = rig.toLan(tcp(`${S1}:10000`, `${X}:${port}`, { flags: "S", seq: 7 }));
-		expect(syn.line).toMatch(new RegExp(`^tcp ${S1}:\\d+ > ${H1}:5201 S$`));
+		expect(syn.line.replace(/:\d+ >/, ":N >")).toBe(`tcp ${S1}:N > ${H1}:5201 S`);
 		const peer = Number(syn.line.match(/:(\d+) >/)?.[1]);
 		expect(rig.toWan(tcp(`${H1}:5201`, `${S1}:${peer}`, { flags: "SA", ack: 8 })).line).toBe(`tcp ${X}:${port} > ${S1}:10000 SA`);
 		expect(rig.toLan(tcp(`${S1}:10000`, `${X}:${port}`, { flags: "A", seq: 8 })).line).toBe(`tcp ${S1}:${peer} > ${H1}:5201 A`);
