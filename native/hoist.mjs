@@ -6,7 +6,8 @@
  *   node native/hoist.mjs BUNDLE.js...        in place
  *
  * A declaration stays as it is if one for the whole function would be seen where its name means something else, if a
- * function made in a loop keeps it, or if it would have to be emptied each time around.
+ * function made in a loop or in one of several blocks with that name keeps it, or if it would have to be emptied each
+ * time around.
  */
 import { readFileSync, writeFileSync } from "node:fs";
 import { fileURLToPath } from "node:url";
@@ -119,7 +120,7 @@ export function hoist(text) {
 				if (outer.get(owner)?.has(name)) return true;
 				if (scopes.some((s) => declared.get(s).get(name).length > 1 || declared.get(s).get(name)[0] === null)) return true;
 				if (scopes.some((s) => s !== scope && (contains(s, scope) || contains(scope, s)))) return true;
-				if (loop && kept.get(scope)?.has(name)) return true;
+				if ((loop || scopes.length > 1) && kept.get(scope)?.has(name)) return true;
 				return !declaration.initializer && !head && (loop || scopes.length > 1);
 			}),
 		);

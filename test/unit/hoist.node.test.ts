@@ -41,6 +41,10 @@ describe("hoist", () => {
 		],
 		["it is empty each time around", "const r = []; for (let i = 0; i < 3; i++) { let a; if (i === 1) a = 5; r.push(a) } return r"],
 		["it is empty in the second block", "const r = []; { let a = 1; r.push(a) } { let a; r.push(a) } return r"],
+		[
+			"functions of two blocks keep it",
+			"const g = []; if (p) { const a = 1; g.push(() => a) } if (p) { const a = 2; g.push(() => a) } return g.map((h) => h())",
+		],
 		["its name is a parameter's", "{ const p = 2; if (p) ; } return p"],
 		["its name is an outer block's", "const a = 1; { const a = 2; if (a) ; } return a"],
 		["its name is a caught one's", "try { throw 1 } catch (e) { { const e = 2; if (e) ; } return e }"],
