@@ -260,6 +260,14 @@ class Masqd(Candidate):
         return os.path.join(site.folder, "masqd.sock")
 
 
+class MasqdFlowtable(Masqd):
+    """The same beside a flowtable of the firewall's."""
+
+    def start(self, site, **options):
+        super().start(site, **options)
+        run(["nft", "-f", "-"], site.router, text=Flowtable.RULES.removeprefix(Nft.RULES))
+
+
 class Slirp(Candidate):
     """slirp4netns with its largest MTU (65520). It gives the client 10.0.2.100/24, its gateway is 10.0.2.2."""
 

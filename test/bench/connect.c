@@ -3,7 +3,7 @@
  * The server's 16 closing ports take turns. A connection that is not done after 2 s is counted as an error.
  *
  *   connect ... exchange   UDP instead: one byte there and back from a socket of its own
- *   connect ... fan PORT   UDP instead, all from one source port: each of the server's ports is another destination of it
+ *   connect ... fan PORT   UDP instead, all from one source port: each of the server's ports is another destination of it, once
  */
 #include "tool.h"
 #include <netinet/in.h>
@@ -109,7 +109,9 @@ int main(int argc, char **argv)
 	double start = now(), time = start;
 	for (uint32_t i = 0; i < SLOTS; i++)
 		begin(&connections[i], i, time);
-	while (time - start < seconds && done < MOST) {
+	int most = source_port ? ports - SLOTS : MOST;
+
+	while (time - start < seconds && done < most) {
 		int n = epoll_wait(poller, events, SLOTS, 50);
 
 		time = now();

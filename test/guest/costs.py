@@ -45,6 +45,8 @@ ROUTERS = [
     candidates.Carried("kernel", "kernel"),
     candidates.Carried("kernel-ft", "kernel + flowtable", flowtable=True),
     candidates.Masqd("offload", "offload", driver="packet", offload="on"),
+    candidates.Masqd("kernel", "kernel", driver="kernel", offload="off"),
+    candidates.MasqdFlowtable("kernel-ft", "kernel + flowtable", driver="kernel", offload="off"),
 ]
 # Of nft's masquerade in the same run, as `make bench-guest` last printed it.
 RECORDED = pathlib.Path(__file__).with_name("costs.json")
@@ -69,14 +71,14 @@ def packet(flows):
     return cost
 
 
-def each(first_port, ports, *kind):
-    """Instructions of everything for one of what `connect` opens, answered and closed."""
+def each(first_port, ports, *kind, fresh=0):
+    """Instructions of everything for one of what `connect` opens, answered and closed; of `ports` a round takes `fresh` that were not used before."""
 
     def cost(site, _router):
         rates = []
         # The first brings what is needed from the host's disk, for which the clock does not stand still.
-        for _ in range(1 + ROUNDS):
-            got = measure.connected(site, BUSY, first_port, ports, *kind)
+        for n in range(1 + ROUNDS):
+            got = measure.connected(site, BUSY, first_port + n * fresh, fresh or ports, *kind)
             if got["failed"]:
                 raise Broken(f"{got['failed']} of {got['failed'] + got['done']} failed")
             rates.append(got["rate"])
@@ -89,7 +91,10 @@ ROWS = {
     "packet_1": ("packet, 1 flow", packet(1)),
     "connection": ("TCP connection", each(topology.CLOSING_PORT, topology.CLOSING_PORTS)),
     "exchange": ("UDP question and answer", each(topology.ECHO_PORT, 1, "exchange")),
-    "destination": ("new destination of a mapped port, answered", each(topology.DATAGRAM_PORT, DESTINATIONS, "fan", "33333")),
+    "destination": (
+        "new destination of a mapped port, answered",
+        each(topology.DATAGRAM_PORT, DESTINATIONS, "fan", "33333", fresh=DESTINATIONS // (1 + ROUNDS)),
+    ),
     "packet_1k": ("packet, 1k flows", packet(1024)),
     "packet_16k": ("packet, 16k flows", packet(16384)),
     "packet_64k": ("packet, 64k flows", packet(64000)),
