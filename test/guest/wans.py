@@ -105,10 +105,11 @@ def ipip(site):
 
 
 def tun(site):
-    """Two TUN devices and a program that carries packets between them."""
+    """Two TUN devices and a program that carries packets between them. It is slower than a kernel, whoever sends: their queues take all
+    that a connection has under way, so that only what the router loses is lost."""
     site.background(Process(["/usr/bin/python3", ROOT / "test" / "net" / "tunpair.py", "router", "wan0", "wan", "eth0"])).expect("^ready")
-    site.router.ip("link set wan0 up", f"addr add {GATEWAY}/24 dev wan0", "route add default dev wan0")
-    site.wan.ip("link set eth0 up", f"addr add {WAN_HOST}/24 dev eth0")
+    site.router.ip("link set wan0 txqueuelen 10000 up", f"addr add {GATEWAY}/24 dev wan0", "route add default dev wan0")
+    site.wan.ip("link set eth0 txqueuelen 10000 up", f"addr add {WAN_HOST}/24 dev eth0")
     return "wan0"
 
 

@@ -273,7 +273,7 @@ NO_CALL = "no system call, or one that cannot fail"
 OTHERS = "the command line's, not the daemon's"
 UNWALKED = {
     **dict.fromkeys(
-        "args cpu_nanoseconds decode encode exit frame_sum getenv geteuid getpid nanoseconds now processor set_frames send_error syslog_open wall_clock".split(),
+        "alarm args cpu_nanoseconds decode encode exit frame_sum getenv geteuid getpid nanoseconds now processor set_frames send_error syslog_open wall_clock".split(),
         NO_CALL,
     ),
     **dict.fromkeys("create_file print unix_connect".split(), OTHERS),
