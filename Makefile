@@ -88,8 +88,8 @@ known-arch:
 
 .PHONY: build
 build: known-arch deps ## build/masqd and its bundles (SANITIZE=1, FAULTS=1, LIBC=musl, ARCH=mipsel_24kc for other builds)
-	@$(MAKE) --no-print-directory $(NATIVE_OUT)/masqd $(BUNDLES) $(if $(ARCH),-j2 $(BUNDLES:build/%.js=$(NATIVE_OUT)/%.qbc))
-	@[ "$(NATIVE_OUT)" = build ] || [ -n "$(ARCH)" ] || ln -sf $(BUNDLES:build/%=../%) $(NATIVE_OUT)/
+	@$(MAKE) --no-print-directory $(NATIVE_OUT)/masqd $(BUNDLES) $(if $(BYTECODE),-j2 $(BUNDLES:build/%.js=$(NATIVE_OUT)/%.qbc))
+	@[ "$(NATIVE_OUT)" = build ] || [ -n "$(BYTECODE)" ] || ln -sf $(BUNDLES:build/%=../%) $(NATIVE_OUT)/
 
 .PHONY: bundle
 bundle: $(BUNDLES)

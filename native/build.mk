@@ -4,9 +4,9 @@
 #   build/masqd             this machine's C library, dynamic
 #   SANITIZE=1              build/sanitize/masqd: AddressSanitizer and UndefinedBehaviorSanitizer
 #   FAULTS=1                build/faults/masqd: system calls fail when a test says so (faults.c)
-#   LIBC=musl               build/musl/masqd: static, by musl-gcc
+#   LIBC=musl               build/musl/masqd: static, by musl-gcc; bytecode only, as for a router
 #   ARCH=mipsel_24kc        build/mipsel_24kc/masqd: static, for a router (openwrt/toolchain/cross.mk lists them)
-#   WITHOUT_PARSER=1        an engine for bytecode (native/bytecode.c) only; ARCH=... is so by itself
+#   WITHOUT_PARSER=1        an engine for bytecode (native/bytecode.c) only; ARCH=... and LIBC=musl are so by themselves
 #   VARIANT=x CC='...'      build/x/masqd: any other compiler, with
 #                           OPTIMIZE=-Os, STATIC=1 and NATIVE_CFLAGS=... as it needs them
 
@@ -43,6 +43,8 @@ else ifeq ($(LIBC),musl)
 VARIANT ?= musl
 CC := musl-gcc
 STATIC := 1
+WITHOUT_PARSER := 1
+BYTECODE := build/tools/bytecode
 # musl-gcc searches musl's own headers only; the kernel's come after them, the machine-dependent ones from the
 # folder that the compiler names.
 NATIVE_CFLAGS += -idirafter /usr/include -idirafter /usr/include/$(shell gcc -print-multiarch)
@@ -77,7 +79,8 @@ NATIVE_ENGINE_OBJECTS := $(ENGINE_SOURCES:%.c=$(NATIVE_OBJECTS)/quickjs/%.o)
 INTERPRETER_FLAGS ?= -O2 -fno-gcse
 ifneq ($(SANITIZE),1)
 # heap.c clears for the engine.
-$(NATIVE_OBJECTS)/quickjs/quickjs.o: ENGINE_FLAGS = $(INTERPRETER_FLAGS) -Dmemset=heap_memset
+CLEARING := -Dmemset=heap_memset
+$(NATIVE_OBJECTS)/quickjs/quickjs.o: ENGINE_FLAGS = $(INTERPRETER_FLAGS) $(CLEARING)
 endif
 
 # Where nothing is hot.
@@ -102,10 +105,16 @@ build/tools/bytecode-swapped: native/bytecode.c native/bytecode.h native/regexp-
 	$(HOST_CC) $(BYTECODE_FLAGS) -DSWAPPED -o $@ $< native/regexp-swapped.c \
 		$(patsubst %,$(QUICKJS_DIR)/%,$(filter-out libregexp.c,$(QUICKJS_SOURCES))) -lm
 
+ifneq ($(BYTECODE),)
+$(NATIVE_OUT)/%.qbc: build/%.js $(BYTECODE)
+	@mkdir -p $(@D)
+	$(BYTECODE) $< $@
+endif
+
 # A change of compiler or flags rebuilds what they made.
 $(NATIVE_OBJECTS)/flags: native-flags $(CROSS_COMPILER)
 	@mkdir -p $(@D)
-	@printf '%s\n' '$(CC) $(NATIVE_FLAGS) $(INTERPRETER_FLAGS) $(NATIVE_SANITIZE) $(QUICKJS_SANITIZE) $(NATIVE_LINK)' >$@.new
+	@printf '%s\n' '$(CC) $(NATIVE_FLAGS) $(INTERPRETER_FLAGS) $(CLEARING) $(NATIVE_SANITIZE) $(QUICKJS_SANITIZE) $(NATIVE_LINK)' >$@.new
 	@if cmp -s $@.new $@; then rm $@.new; else mv $@.new $@; fi
 
 $(NATIVE_OBJECTS)/native/%.o: native/%.c $(QUICKJS_DIR)/.verified $(NATIVE_OBJECTS)/flags

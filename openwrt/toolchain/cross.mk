@@ -43,7 +43,3 @@ CROSS_COMPILER := openwrt/toolchain/node_modules/.ready
 $(CROSS_COMPILER): openwrt/toolchain/package.json openwrt/toolchain/package-lock.json
 	cd openwrt/toolchain && npm ci --no-audit --no-fund --loglevel=error
 	@touch $@
-
-$(NATIVE_OUT)/%.qbc: build/%.js $(BYTECODE)
-	@mkdir -p $(@D)
-	$(BYTECODE) $< $@
