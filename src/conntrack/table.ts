@@ -412,14 +412,15 @@ export class Table {
 		if (this.hooks !== null) this.hooks.changed(i);
 	}
 
-	/** The peer of an ICMP query, or of a session without ports, has answered. */
-	answer(i: number): void {
+	/** The peer of an ICMP query, or of a session without ports, has answered. False if it had done so before. */
+	answer(i: number): boolean {
 		const m = (i << RECORD_SHIFT) + R_META;
 		const from = spareOf(this.T[m]);
-		if (from === LIVE) return;
+		if (from === LIVE) return false;
 		this.spare.remove(i, from);
 		this.T[m] |= ANSWERED;
 		this.spare.add(i, spareOf(this.T[m]));
+		return true;
 	}
 
 	/** Whether a session is LIVE, GIVEN or UNANSWERED. */

@@ -158,13 +158,13 @@ export class Admission {
 		if (this.#reclaim() || this.#give(host)) return true;
 		if (table.hooks !== null && FINISHED.every((state) => table.head(state) === 0)) table.hooks.syncAll();
 		for (const state of FINISHED) {
-			const i = table.head(state);
+			const i = this.#head(state);
 			if (i !== 0) return this.#evict(i);
 		}
 		const newcomer = hosts.sessions(host) < guaranteed(c, host);
 		const age = newcomer && !stranger ? 0 : EVICT_AGE;
 		for (const state of STRANGERS) {
-			const i = table.head(state);
+			const i = this.#head(state);
 			if (i !== 0 && table.age(i, c.now16) >= age) return this.#evict(i);
 		}
 		// For a stranger only whoever holds more than its part, and only for half of the host's own.
@@ -189,13 +189,36 @@ export class Admission {
 	 */
 	#unanswered(host: number, age: number): number {
 		const { table, now16 } = this.#c;
-		const first = table.spare.first(host, UNANSWERED);
+		let first = table.spare.first(host, UNANSWERED);
 		let i = first;
 		for (let n = 0; i !== 0 && n < SEARCH; n++) {
-			if (table.age(i, now16) >= age) return i;
+			if (table.age(i, now16) >= age) {
+				if (this.#moved(i)) {
+					first = table.spare.first(host, UNANSWERED);
+					i = first;
+					continue;
+				}
+				if (table.age(i, now16) >= age) return i;
+			}
 			i = table.spare.next(i);
 			if (i === first) break;
 		}
+		return 0;
+	}
+
+	/**
+	 * Asks whatever carries a session's packets how it is, before the session goes for another: true if it had been in
+	 * another state, so that it may be in another list now (answered meanwhile, for one).
+	 */
+	#moved(i: number): boolean {
+		const { hooks } = this.#c.table;
+		return hooks?.sync(i) ?? false;
+	}
+
+	/** The session that has been in a state longest and is in it, 0 if none is. */
+	#head(state: number): number {
+		const { table } = this.#c;
+		for (let n = 0, i = table.head(state); i !== 0 && n < SEARCH; n++, i = table.head(state)) if (!this.#moved(i)) return i;
 		return 0;
 	}
 
@@ -230,6 +253,7 @@ export class Admission {
 			const host = this.#hand;
 			if (table.spare.live(host) > 0 || hosts.sessions(host) > HOST_ENDED) continue;
 			if (stranger && table.spare.first(host, UNANSWERED) !== 0) continue;
+			if (table.hooks !== null && this.#answered(host)) continue;
 			for (const kind of [GIVEN, UNANSWERED]) {
 				for (let i = table.spare.first(host, kind); i !== 0; i = table.spare.first(host, kind)) this.end(i, "evicted");
 			}
@@ -241,10 +265,26 @@ export class Admission {
 		return false;
 	}
 
+	/** Whether a host without a live session has one after all, now that it is asked for. */
+	#answered(host: number): boolean {
+		const { spare } = this.#c.table;
+		for (const kind of [GIVEN, UNANSWERED]) {
+			let i = spare.first(host, kind);
+			for (let n = 0; i !== 0 && n < HOST_ENDED; n++) {
+				const next = spare.next(i);
+				if (this.#moved(i) && spare.live(host) > 0) return true;
+				i = next;
+			}
+		}
+		return false;
+	}
+
 	/** Ends the session of a host that has been given longest. */
 	#give(host: number): boolean {
-		const i = this.#c.table.spare.first(host, GIVEN);
-		return i !== 0 && this.#evict(i);
+		const { spare } = this.#c.table;
+		for (let n = 0, i = spare.first(host, GIVEN); i !== 0 && n < SEARCH; n++, i = spare.first(host, GIVEN))
+			if (!this.#moved(i)) return this.#evict(i);
+		return false;
 	}
 
 	#evict(i: number): true {
@@ -312,11 +352,16 @@ export class Admission {
 	#givePort(host: number, spare: number, external: number, kind: number, age: number): boolean {
 		const c = this.#c;
 		const { table } = c;
-		const first = table.spare.first(host, spare);
+		let first = table.spare.first(host, spare);
 		let i = first;
 		for (let n = 0; i !== 0 && n < SEARCH; n++) {
 			const meta = table.T[(i << RECORD_SHIFT) + R_META];
 			const fits = portKind(meta & 0xff) === kind && ((meta >> EXTERNAL_SHIFT) & 0xff) === external && table.alone(i);
+			if (fits && table.age(i, c.now16) >= age && this.#moved(i)) {
+				first = table.spare.first(host, spare);
+				i = first;
+				continue;
+			}
 			if (fits && table.age(i, c.now16) >= age) {
 				this.end(i, "evicted");
 				// Nobody has been told of it, or it is over: who has no port at all needs it more.

@@ -213,7 +213,7 @@ export class Tracked implements OffloadHooks {
 		if (protocol === TCP) state = TCP_STATES[entry.tcpState] || before;
 		else if ((entry.status & IPS.SEEN_REPLY) === 0) return false;
 		else if (protocol === UDP) state = before === UDP_NEW ? UDP_OPEN : before;
-		else if (!hasPorts(protocol)) table.answer(i);
+		else if (!hasPorts(protocol)) return table.answer(i);
 		if (state === before) return false;
 		table.setState(i, state, this.#o.now16());
 		return true;
@@ -302,6 +302,7 @@ export class Tracked implements OffloadHooks {
 		const { T, T16 } = this.#o.table;
 		const e = i << RECORD_SHIFT;
 		const state = this.#o.table.state(i);
+		if (this.#dumping) return false;
 		// One that is just being made has no entry.
 		if (state === QUARANTINED || state === FREE || T[e + R_PACKETS_OUT] + T[e + R_PACKETS_IN] === 0) return false;
 		const entry = this.#entry(i);

@@ -3,7 +3,17 @@
  * for being much.
  */
 import { describe, expect, it } from "vitest";
-import { FREE } from "../../src/conntrack/states.ts";
+import {
+	FREE,
+	ICMP_QUERY,
+	STRANGER,
+	TCP_ESTABLISHED,
+	TCP_OPENED_IN,
+	TCP_SYN_IN,
+	TCP_SYN_OUT,
+	UDP_NEW,
+	UDP_OPEN,
+} from "../../src/conntrack/states.ts";
 import { EXPIRE_BUDGET } from "../../src/nat/admission.ts";
 import { swap32 } from "../../src/packet/layout.ts";
 import { seededRandom } from "./mutation.ts";
@@ -447,6 +457,84 @@ describe("S40g: counters", () => {
 			expect([...rig.table.packets(i), ...rig.table.bytes(i)]).toEqual(before.map((v, k) => v + (k < 2 ? 1 : 1028)));
 		}
 		expect(rig.table.packets(i)[0]).toBe(2 ** 31 + 198);
+	});
+});
+
+/** What carries the packets has seen the answers to all sessions, and says so when it is asked for one. */
+function answeredElsewhere(rig: Rig): void {
+	const states = new Map([
+		[UDP_NEW, UDP_OPEN],
+		[STRANGER, UDP_OPEN],
+		[TCP_SYN_OUT, TCP_ESTABLISHED],
+		[TCP_SYN_IN, TCP_ESTABLISHED],
+		[TCP_OPENED_IN, TCP_ESTABLISHED],
+	]);
+	rig.table.hooks = {
+		changed: () => {},
+		ended: () => {},
+		age: () => -1,
+		sync: (i) => {
+			const state = rig.table.state(i);
+			if (state === ICMP_QUERY) return rig.table.answer(i);
+			const next = states.get(state);
+			if (next !== undefined) rig.table.setState(i, next, rig.context.now & 0xffff);
+			return next !== undefined;
+		},
+		// It had looked a moment ago.
+		syncAll: () => {},
+	};
+}
+
+describe("a session whose answer only the faster way has seen is answered", () => {
+	const OPENED: [string, (n: number) => Frame][] = [
+		["UDP", (n) => udp(`${H1}:${1024 + n}`, `${S1}:9`)],
+		["TCP", (n) => tcp(`${H1}:${1024 + n}`, `${S1}:80`, { flags: "S" })],
+		["ICMP", (n) => query(H1, S1, n + 1)],
+	];
+	for (const [name, packet] of OPENED) {
+		it(`${name}: it makes no room in a full table`, () => {
+			const rig = new Rig({ sessions: 512 });
+			for (let n = 0; n < 512; n++) rig.toWan(packet(n));
+			answeredElsewhere(rig);
+			const before = rig.records();
+			for (let n = 0; n < 20; n++) {
+				expect(rig.out(udp(`${H2}:${2000 + n}`, `${S1}:9`)).drops).toEqual(["table-full"]);
+				expect(rig.out(tcp(`${H3}:${2000 + n}`, `${S1}:80`, { flags: "S" })).drops).toEqual(["table-full"]);
+			}
+			expect(rig.records()).toEqual(before);
+			rig.verify();
+		});
+	}
+
+	for (const [name, packet] of [
+		["UDP", (n: number) => udp(`${stranger(n)}:7`, `${X}:5000`)],
+		["TCP", (n: number) => tcp(`${stranger(n)}:7`, `${X}:5000`, { flags: "S" })],
+	] as const) {
+		it(`${name}: nor does one that a stranger opened and its host has answered`, () => {
+			const options = name === "UDP" ? udpForward : tcpForward;
+			const rig = rigOf({ ...options, sessions: 512 });
+			for (let n = 0; n < 64; n++) rig.in(packet(n));
+			const strangers = rig.records().length - 1;
+			expect(strangers).toBeGreaterThan(10);
+			for (let n = 0; rig.table.count(FREE) > 0; n++) answered(rig, `192.168.1.${100 + (n & 63)}`, 1, 1024 + n);
+			answeredElsewhere(rig);
+			const before = rig.records();
+			for (let n = 0; n < 4; n++) expect(rig.out(udp(`${H1}:${2000 + n}`, `${S1}:9`)).wan).toEqual([]);
+			expect(rig.records()).toEqual(before);
+			rig.verify();
+		});
+	}
+
+	it("nor does it give its port to another", () => {
+		const rig = new Rig({ sessions: 2048, ranges: [{ first: 40000, last: 40063 }] });
+		for (let n = 0; n < 64; n++) rig.out(udp(`${H1}:${40000 + n}`, `${S1}:9`));
+		const before = rig.records();
+		expect(before.length).toBe(64);
+		answeredElsewhere(rig);
+		rig.pass(3);
+		expect(rig.out(udp(`${H2}:1`, `${S1}:9`)).wan).toEqual([]);
+		expect(rig.records()).toEqual(before);
+		rig.verify();
 	});
 });
 
