@@ -14,7 +14,7 @@ include test/guest/guest.mk
 
 VERSION := $(shell sed -n 's/.*"version": "\(.*\)",/\1/p' package.json)
 SOURCES := $(shell find src -name '*.ts')
-# The daemon's, that of the commands which need what the daemon is made of, what these two share, the client's, and what the daemon reads for the kernel driver.
+# As native/bundles.mjs makes them.
 BUNDLES := build/masqd.js build/tools.js build/core.js build/client.js build/config.js build/offload.js build/kernel-carrier.js
 
 # Everything that building, tests, demo and benchmark need from Debian.
@@ -94,16 +94,8 @@ build: known-arch deps ## build/masqd and its bundles (SANITIZE=1, FAULTS=1, LIB
 .PHONY: bundle
 bundle: $(BUNDLES)
 
-ESBUILD = node_modules/.bin/esbuild --bundle --minify --format=esm --target=es2023 --platform=neutral \
-	--external:masq:native --define:__VERSION__='"$(VERSION)"' --sourcemap=external --outdir=build --log-level=warning
-
-# The client's stands for itself: a command starts with nothing but what it needs. Daemon and tools share the rest of theirs. What the daemon reads by the way
-# has what it needs of the others once more: it is little.
-$(BUNDLES) &: $(SOURCES) native/hoist.mjs package.json node_modules/.ready
-	$(ESBUILD) masqd=src/daemon/main.ts tools=src/tools/main.ts --splitting --chunk-names=core
-	$(ESBUILD) client=src/cli/main.ts
-	$(ESBUILD) config=src/config/main.ts offload=src/offload/main.ts kernel-carrier=src/daemon/kernel-carrier.ts
-	node native/hoist.mjs $(BUNDLES)
+$(BUNDLES) &: $(SOURCES) native/bundles.mjs native/hoist.mjs package.json node_modules/.ready
+	node native/bundles.mjs $(VERSION) build
 	@touch $(BUNDLES)
 
 .PHONY: trace

@@ -3,14 +3,10 @@
  * whether it has been initialised, and marks it as not initialised where its block begins, which is a fifth of the
  * bytecode. Columns stay, so the source map does.
  *
- *   node native/hoist.mjs BUNDLE.js...        in place
- *
  * A declaration stays as it is if one for the whole function would be seen where its name means something else, if a
  * function made in a loop or in one of several blocks with that name keeps it, or if it would have to be emptied each
  * time around.
  */
-import { readFileSync, writeFileSync } from "node:fs";
-import { fileURLToPath } from "node:url";
 import ts from "typescript";
 
 const isLoop = (node) => ts.isIterationStatement(node, false);
@@ -151,6 +147,3 @@ export function hoist(text) {
 	}
 	return result + text.slice(done);
 }
-
-if (process.argv[1] === fileURLToPath(import.meta.url))
-	for (const path of process.argv.slice(2)) writeFileSync(path, hoist(readFileSync(path, "utf8")));

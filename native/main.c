@@ -1,6 +1,6 @@
 /*
  * The host: an engine with what the bundles need and no more, the module "masq:native", and the bundle of the command:
- * the daemon's, the tools', or the client's. Daemon and tools import a bundle that both share.
+ * the daemon's, the tools', or the client's. Daemon and tools import a bundle that they share (bundles.mjs).
  *
  * Bundles are trusted files that the administrator installed. Left out of the engine are proxies, weak references,
  * string normalisation, and the loading of any module from elsewhere than the bundle's folder.

@@ -12,11 +12,8 @@ import { GUARD_TABLE } from "../kernel/guard.ts";
 import { handOver } from "../kernel/hand-over.ts";
 import { IngressFilters } from "../kernel/ingress-filter.ts";
 import { KernelMirror } from "../kernel/mirror.ts";
-import { deleteTable, hasTable } from "../kernel/nft-delete.ts";
 import { SavedSysctls } from "../kernel/saved-sysctls.ts";
 import { removeLeftovers, TUN_NAME } from "../kernel/tun-routes.ts";
-import { NFPROTO } from "../netlink/nftables.ts";
-import { QUEUE_TABLE } from "../port/queue-rules.ts";
 import { bootWords } from "./state.ts";
 
 const CAP_NET_ADMIN = 12;
@@ -80,6 +77,7 @@ function cleanUnderLock(socket: string, state: string, tell: Teller): boolean {
 	// Before the kernel gets the first packet. One that has stopped in good order has done so itself, and has taken its
 	// guard away.
 	attempt(() => {
+		const { hasTable, NFPROTO } = carrierBundle();
 		if (hasTable(native, NFPROTO.INET, nameOf(GUARD_TABLE))) handOverSessions(state);
 	});
 	const kernel = new KernelMirror(native);
@@ -96,6 +94,7 @@ function cleanUnderLock(socket: string, state: string, tell: Teller): boolean {
 	});
 	attempt(() => kernel.close());
 	attempt(() => {
+		const { deleteTable, NFPROTO, QUEUE_TABLE } = carrierBundle();
 		// Without nft, whose lack may be what masqd died of.
 		for (const [family, table] of [
 			[NFPROTO.INET, GUARD_TABLE],
@@ -115,6 +114,11 @@ function cleanUnderLock(socket: string, state: string, tell: Teller): boolean {
 		});
 	if (lines === 0 && failures === 0) tell.done("nothing to do: no masqd has left anything");
 	return failures === 0;
+}
+
+/** It has the nft tables as netlink says them. */
+function carrierBundle(): typeof import("./kernel-carrier.ts") {
+	return native.importBundle("kernel-carrier") as typeof import("./kernel-carrier.ts");
 }
 
 /** The kernel goes on with what it can of the sessions that are in the file. */

@@ -24,6 +24,10 @@ import { rebuild } from "./rebuilt-sessions.ts";
 import type { Topology } from "./topology.ts";
 import { setTracking } from "./tracking-settings.ts";
 
+// For `masqd cleanup`, which reads this bundle too.
+export { deleteTable, hasTable } from "../kernel/nft-delete.ts";
+export { NFPROTO, QUEUE_TABLE };
+
 /**
  * Seconds after which a loop that does not turn ends: the kernel keeps what it asks about waiting for as long as
  * somebody has the queues open.
