@@ -6,7 +6,7 @@ import type { DaemonView } from "./daemon-view.ts";
 import { why } from "./dry-run.ts";
 import { flush } from "./flush.ts";
 import type { ReloadReply, Request } from "./protocol.ts";
-import { drops, flows, hosts, mappings } from "./sessions.ts";
+import { drops, flows, forwards, hosts, mappings } from "./sessions.ts";
 import { status } from "./status.ts";
 import type { Answer } from "./stream.ts";
 
@@ -31,7 +31,9 @@ export class Answers {
 			case "mappings":
 				return { job: mappings(daemon, request) };
 			case "hosts":
-				return { job: hosts(daemon) };
+				return { job: hosts(daemon, request.limit) };
+			case "forwards":
+				return { job: forwards(daemon) };
 			case "drops":
 				return { job: drops(daemon) };
 			case "why":

@@ -1,5 +1,6 @@
 /**
- * Ending sessions on request (`masqd flush`): all, those of a host, of a mapping, or of the WAN port's own address.
+ * Ending sessions on request (`masqd flush`): all, those of a host, of a mapping, or of the WAN port's own address; one
+ * session for who shows a list of them.
  */
 import { EXTERNAL_SHIFT, R_IN, R_META, RECORD_SHIFT } from "../conntrack/record.ts";
 import { FREE, QUARANTINED } from "../conntrack/states.ts";
@@ -8,6 +9,7 @@ import { parseEndpoint, parseProtocol } from "../packet/endpoint.ts";
 import { secondOf, swap16, swap32 } from "../packet/layout.ts";
 import type { DaemonView } from "./daemon-view.ts";
 import type { FlushRequest } from "./protocol.ts";
+import { selector as selectSessions } from "./sessions.ts";
 
 type FlushView = Pick<DaemonView, "context" | "admission">;
 
@@ -42,8 +44,13 @@ function selector(daemon: FlushView, request: FlushRequest): (e: number) => bool
 			const port = swap16(endpoint.port);
 			return (e) => (t[e + R_META] & 0xffff) === key && secondOf(t[e + R_IN]) === port;
 		}
+		case "session": {
+			// Of that number another may have become meanwhile.
+			const same = selectSessions(daemon.context, { host: request.internal, peer: request.peer, protocol: request.protocol });
+			return (e) => e === request.id << RECORD_SHIFT && same(request.id);
+		}
 		default:
-			throw new Error("flush what? all, host, mapping or wan");
+			throw new Error("flush what? all, host, mapping, session or wan");
 	}
 }
 

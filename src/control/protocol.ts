@@ -15,13 +15,28 @@ export interface FlowFilter {
 	peer?: string;
 	protocol?: string;
 	state?: string;
+	/** An endpoint on any of the three sides; ":443" is the port whatever the address. */
+	any?: string;
 }
+
+/** A page of sessions in an order: the client has no memory for all of them, nor time to sort them. */
+export interface FlowPage {
+	limit?: number;
+	/** Most bytes first, or those that have been idle for longest, or for least. Pages are of {@link PAGE_MAX} rows. */
+	sort?: "bytes" | "age" | "recent";
+	/** `next` of the page before: only what comes after. */
+	after?: [number, number];
+}
+
+/** Most rows of a sorted answer. */
+export const PAGE_MAX = 100;
 
 /** What a client may ask to end. */
 export type FlushRequest =
 	| { what: "all" }
 	| { what: "host"; host: string }
 	| { what: "mapping"; protocol: string; external: string }
+	| { what: "session"; id: number; protocol: string; internal: string; peer: string }
 	| { what: "wan" };
 
 /** Which packets are wanted. */
@@ -38,8 +53,9 @@ export interface CaptureRequest {
 
 /** What a client may ask. */
 export type Request = { v: number } & (
-	| { command: "status" | "hosts" | "drops" | "reload" }
-	| ({ command: "flows"; limit?: number } & FlowFilter)
+	| { command: "status" | "drops" | "forwards" | "reload" }
+	| { command: "hosts"; limit?: number }
+	| ({ command: "flows" } & FlowPage & FlowFilter)
 	| ({ command: "mappings"; limit?: number } & FlowFilter)
 	| ({ command: "flush" } & FlushRequest)
 	| { command: "why"; protocol: string; source: string; destination: string; direction?: string }
@@ -76,6 +92,18 @@ export interface Mapping {
 	sessions: number;
 	/** Who may answer: the configuration's words. */
 	filtering: string;
+}
+
+/** One port forward in force. */
+export interface ForwardRow {
+	/** Configured, or asked for by the host itself (PCP, NAT-PMP). */
+	by: "redirect" | "pcp";
+	protocol: string;
+	/** A port or a range "first-last". */
+	external: string;
+	internal: string;
+	/** The only peers that may use it; "" for anyone. */
+	peer: string;
 }
 
 /** One internal host with sessions. */

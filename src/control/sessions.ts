@@ -1,6 +1,6 @@
 /**
- * What the tables hold, as rows for `flows`, `mappings`, `hosts` and `drops`. All are generators that look at a bounded
- * number of records between two yields.
+ * What the tables hold, as rows for `flows`, `mappings`, `hosts`, `forwards` and `drops`. All are generators that look
+ * at a bounded number of records between two yields.
  */
 import {
 	EXTERNAL_SHIFT,
@@ -25,7 +25,16 @@ import { formatAddress, parseAddress } from "../packet/address.ts";
 import { formatEndpoint, parseEndpoint, parseProtocol, protocolName } from "../packet/endpoint.ts";
 import { addressValue, firstOf, hasPorts, ICMP, secondOf, swap16, swap32 } from "../packet/layout.ts";
 import type { CoreView, SessionsView } from "./daemon-view.ts";
-import type { DropRow, Flow, FlowFilter, HostRow, Mapping } from "./protocol.ts";
+import {
+	type DropRow,
+	type Flow,
+	type FlowFilter,
+	type FlowPage,
+	type ForwardRow,
+	type HostRow,
+	type Mapping,
+	PAGE_MAX,
+} from "./protocol.ts";
 
 /** Records looked at, and rows made, in one slice: about 0.2 ms on a desktop machine. */
 const LOOK = 512;
@@ -89,6 +98,19 @@ export function selector(c: Context, filter: FlowFilter): (i: number) => boolean
 		if (!states.includes(true)) throw new Error(`'${filter.state}' is not a state; masqd help flows names them`);
 		tests.push((i) => states[c.table.state(i)]);
 	}
+	if (filter.any !== undefined) {
+		const text = String(filter.any);
+		const { address, port } = wantedEndpoint("any", text.startsWith(":") ? `0.0.0.0${text}` : text);
+		const is = (a: number, p: number) => (address === 0 || a === address) && (port === 0 || p === port);
+		tests.push((i) => {
+			const e = i << RECORD_SHIFT;
+			return (
+				is(t[e], firstOf(t[e + R_OUT])) ||
+				is(t[e + R_PEER], firstOf(t[e + R_IN])) ||
+				is(c.externals.A[(t[e + R_META] >> EXTERNAL_SHIFT) & 0xff], secondOf(t[e + R_IN]))
+			);
+		});
+	}
 	return (i) => {
 		c.table.hooks?.sync(i);
 		const state = c.table.state(i);
@@ -122,12 +144,73 @@ function* walk<Row>(
 	return matched;
 }
 
-/** Sessions in the order of their records; the data are how many match and how many there are. */
+/** What a list is sorted by: the largest comes first. */
+function sortKey({ context: { table, now16 }, offload }: SessionsView, sort: string): (i: number) => number {
+	const idle = (i: number) => {
+		const kernel = offload?.age(i) ?? -1;
+		return kernel < 0 ? table.age(i, now16) : Math.min(kernel, table.age(i, now16));
+	};
+	switch (sort) {
+		case "bytes":
+			return (i) => {
+				const kernel = offload?.counters(i) ?? NOTHING;
+				const [out, back] = table.bytes(i);
+				return out + back + kernel.bytesOut + kernel.bytesIn;
+			};
+		case "age":
+			return idle;
+		case "recent":
+			return (i) => -idle(i);
+		default:
+			throw new Error("sort by what? bytes, age or recent");
+	}
+}
+
+/**
+ * A page of sorted sessions: one walk that keeps the best so far, whatever the page. What is as good stands in the
+ * order of its number, so that pages neither repeat nor leave out what has not changed.
+ */
+function* page(
+	owner: SessionsView,
+	request: FlowFilter & FlowPage,
+	sort: string,
+): Generator<Flow[] | undefined, { matched: number; total: number; next: [number, number] | null }> {
+	const { table } = owner.context;
+	const wanted = selector(owner.context, request);
+	const key = sortKey(owner, sort);
+	const limit = Math.max(1, Math.min(PAGE_MAX, Math.floor(Number(request.limit ?? PAGE_MAX)) || PAGE_MAX));
+	const [afterKey, afterId] = request.after ?? [Number.POSITIVE_INFINITY, 0];
+	const best: [number, number][] = [];
+	let matched = 0;
+	let behind = 0;
+	for (let i = 1; i <= table.layout.sessions; i++) {
+		if (i % LOOK === 0) yield undefined;
+		if (!wanted(i)) continue;
+		matched++;
+		const k = key(i);
+		if (k > afterKey || (k === afterKey && i <= afterId)) continue;
+		behind++;
+		if (best.length === limit && k <= best[limit - 1][0]) continue;
+		let at = best.length;
+		while (at > 0 && best[at - 1][0] < k) at--;
+		best.splice(at, 0, [k, i]);
+		if (best.length > limit) best.pop();
+	}
+	for (let from = 0; from < best.length; from += ROWS)
+		yield best.slice(from, from + ROWS).flatMap(([, i]) => (table.state(i) === FREE ? [] : flow(owner, i)));
+	return { matched, total: table.used, next: behind > best.length ? (best.at(-1) ?? null) : null };
+}
+
+/**
+ * Sessions in the order of their records, or sorted a page of them; the data are how many match and how many there are,
+ * and where the next page begins.
+ */
 export function* flows(
 	owner: SessionsView,
-	filter: FlowFilter & { limit?: number },
+	filter: FlowFilter & FlowPage,
 ): Generator<Flow[] | undefined, { matched: number; total: number }> {
 	const c = owner.context;
+	if (filter.sort !== undefined) return yield* page(owner, filter, String(filter.sort));
 	const matched = yield* walk(c, selector(c, filter), (i) => flow(owner, i), filter.limit ?? Number.POSITIVE_INFINITY);
 	return { matched, total: c.table.used };
 }
@@ -164,8 +247,30 @@ export function* mappings(
 	return { matched: yield* walk(c, (i) => selected(i) && leads(i), make, filter.limit ?? Number.POSITIVE_INFINITY) };
 }
 
-/** Internal hosts that have sessions, most sessions first. */
-export function* hosts({ context: c, lan, offload }: SessionsView): Generator<HostRow[] | undefined, { hosts: number }> {
+/** Port forwards in force: the configuration's, and those that hosts have asked for. */
+export function* forwards({ context: c }: CoreView): Generator<ForwardRow[], object> {
+	const own = formatAddress(addressValue(c.externals.A[0]));
+	const all = [...c.policy.forwards, ...c.requested];
+	for (let from = 0; from < all.length; from += ROWS) {
+		yield all.slice(from, from + ROWS).map((f, n): ForwardRow => {
+			const { source } = f;
+			return {
+				by: from + n < c.policy.forwards.length ? "redirect" : "pcp",
+				protocol: protocolName(f.protocol),
+				external: `${own}:${f.first}${f.last > f.first ? `-${f.last}` : ""}`,
+				internal: `${formatAddress(addressValue(f.internal))}:${f.internalFirst}`,
+				peer: source === null ? "" : `${formatAddress(addressValue(source.address))}/${Math.clz32(~addressValue(source.mask))}`,
+			};
+		});
+	}
+	return {};
+}
+
+/** Internal hosts that have sessions, most sessions first, at most `limit`. */
+export function* hosts(
+	{ context: c, lan, offload }: SessionsView,
+	limit: number = Number.POSITIVE_INFINITY,
+): Generator<HostRow[] | undefined, { hosts: number }> {
 	const { table } = c;
 	const capacity = table.layout.hosts;
 	const bytes = new Float64Array((capacity + 1) * 2);
@@ -182,8 +287,9 @@ export function* hosts({ context: c, lan, offload }: SessionsView): Generator<Ho
 	const numbers: number[] = [];
 	for (let host = 1; host <= capacity; host++) if (c.hosts.sessions(host) > 0) numbers.push(host);
 	numbers.sort((a, b) => c.hosts.sessions(b) - c.hosts.sessions(a));
-	for (let from = 0; from < numbers.length; from += ROWS) {
-		yield numbers.slice(from, from + ROWS).map((host) => hostRow(c, lan, host, bytes[host * 2], bytes[host * 2 + 1]));
+	const shown = numbers.slice(0, limit);
+	for (let from = 0; from < shown.length; from += ROWS) {
+		yield shown.slice(from, from + ROWS).map((host) => hostRow(c, lan, host, bytes[host * 2], bytes[host * 2 + 1]));
 	}
 	return { hosts: numbers.length };
 }

@@ -525,3 +525,37 @@ def test_selftest_and_help():
         assert asked.returncode == 1 and asked.stdout == "" and re.fullmatch(r"masqd: .*usage: masqd .*\n", asked.stderr), (words, asked.stderr)
         assert len(asked.stderr) <= 77
     assert run(MASQD, "--version").stdout.startswith("masqd ")
+
+
+# ---- pages of sessions -----------------------------------------------------------------------------------------------
+
+
+def ask(bed, **request):
+    """The answer to a request: rows, and data."""
+    with connect(bed) as client:
+        client.sendall((json.dumps({"v": 1, **request}) + "\n").encode())
+        rows = []
+        for line in client.makefile():
+            reply = json.loads(line)
+            if "rows" not in reply:
+                return rows, reply.get("data", reply.get("error"))
+            rows += reply["rows"]
+
+
+def test_pages_of_sessions_and_the_end_of_one(bed):
+    """What a page of the router's asks for: the newest first, a page after another, one ended by its number."""
+    server, _ = some_flows(bed)
+    rows, data = ask(bed, command="flows", sort="bytes", limit=2)
+    assert (len(rows), data["matched"], data["total"]) == (2, 3, 3)
+    more, end = ask(bed, command="flows", sort="bytes", limit=2, after=data["next"])
+    assert len(more) == 1 and end["next"] is None
+    assert sorted(flow["internal"] for flow in rows + more) == [f"{H1}:40001", f"{H1}:40002", f"{H2}:40003"]
+    assert [flow["internal"] for flow in ask(bed, command="flows", sort="recent", any=":40002")[0]] == [f"{H1}:40002"]
+    assert ask(bed, command="flows", sort="name") == ([], "sort by what? bytes, age or recent")
+    gone = more[0]
+    one = {key: gone[key] for key in ("id", "protocol", "internal", "peer")}
+    assert ask(bed, command="flush", what="session", **{**one, "peer": f"{S1}:8"})[1] == {"sessions": 0}
+    assert ask(bed, command="flush", what="session", **one)[1] == {"sessions": 1}
+    assert gone["internal"] not in [flow["internal"] for flow in bed.flows()]
+    assert ask(bed, command="forwards") == ([], {})
+    assert len(ask(bed, command="hosts", limit=1)[0]) == 1
