@@ -20,7 +20,7 @@ import type { WanAddress } from "./wan-address.ts";
 
 /** What the carrier needs of the rest. */
 export interface CarrierSurroundings {
-	translation: { readonly memory: { readonly rx: Int32Array }; readonly slowPath: SlowPath };
+	translation: { readonly memory: { readonly rx: Int32Array }; readonly slowPath: SlowPath; readonly fast: FastPath };
 	context: Context;
 	admission: Admission;
 	clock: Clock;

@@ -12,7 +12,7 @@ import type { NextHops } from "../nat/context.ts";
 import type { FastPath } from "../nat/fast-path.ts";
 import { NFPROTO } from "../netlink/nftables.ts";
 import { mergeRanges } from "../packet/address.ts";
-import { addressValue, TCP, UDP } from "../packet/layout.ts";
+import { addressValue, swap32, TCP, UDP } from "../packet/layout.ts";
 import { type Decisions, KernelHops, QueueDriver } from "../port/queue-driver.ts";
 import { QueueHosts } from "../port/queue-hosts.ts";
 import { QueueKeeper } from "../port/queue-keeper.ts";
@@ -48,6 +48,7 @@ export class KernelCarrier implements Carrier {
 	#with: CarrierSurroundings | null = null;
 	#queue: QueueDriver | null = null;
 	#tracked: Tracked | null = null;
+	/** Indexes of devices are as the kernel's messages have them, raw: that of the WAN. */
 	#wan = 0;
 	/** Second in which the loop was last known to turn. */
 	#aliveAt = 0;
@@ -58,6 +59,12 @@ export class KernelCarrier implements Carrier {
 	/** The translation that decides: the core's own, or a capture's around it. */
 	#fast: FastPath | null = null;
 	readonly #decisions: Decisions = {
+		carried: (slot, length, port) => {
+			const { ports, wanAddress, translation } = this.#with as CarrierSurroundings;
+			if (wanAddress.impaired || this.#fast !== translation.fast) return -1;
+			ports.lan[port].received++;
+			return translation.slowPath.carried(slot, length, port);
+		},
 		outbound: (rx, count, port) => {
 			const { ports, wanAddress, translation } = this.#with as CarrierSurroundings;
 			ports.lan[port].received += count;
@@ -106,9 +113,9 @@ export class KernelCarrier implements Carrier {
 
 	/** Behind the rules: opens the queues the first time. */
 	follow(t: Topology): void {
-		this.#wan = t.wan.index;
+		this.#wan = swap32(t.wan.index) >>> 0;
 		this.#lans.clear();
-		for (const [n, place] of t.lan.entries()) if (place.device.index !== 0) this.#lans.set(place.device.index, n);
+		for (const [n, place] of t.lan.entries()) if (place.device.index !== 0) this.#lans.set(swap32(place.device.index) >>> 0, n);
 		const { context, admission, clock, translation, inForce, settings } = this.#with as CarrierSurroundings;
 		setTracking(settings, native.readFile, inForce.plan.timeouts, inForce.plan.sessions);
 		if (this.#queue !== null) return;

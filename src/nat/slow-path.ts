@@ -7,7 +7,7 @@
  *   header-check, fragment-pool -> session, or inbound  -> track -> fragmentation -> translate -> a LAN port
  */
 
-import { R_ACK_OUT, RECORD_SHIFT } from "../conntrack/record.ts";
+import { HOP_SHIFT, R_ACK_OUT, R_META, RECORD_SHIFT } from "../conntrack/record.ts";
 import { FREE } from "../conntrack/states.ts";
 import { linkBytes } from "../packet/ethernet.ts";
 import { HOST_UNREACHABLE, ICMP_HEADER, isError, isQuery, isReply } from "../packet/icmp.ts";
@@ -26,7 +26,7 @@ import {
 import { ICMP, IP_DF, IP_FRAGMENT, IP_WORD, pair, SLOT_IP, swap16, TCP, UDP } from "../packet/layout.ts";
 import { ACK, FIN, RST, SYN } from "../packet/tcp.ts";
 import type { Admission } from "./admission.ts";
-import { type Context, NO_ROUTE, type Queue } from "./context.ts";
+import { type Context, HAIRPIN, NO_ROUTE, type Queue } from "./context.ts";
 import { FragmentPool } from "./fragment-pool.ts";
 import { Fragmentation, segmentsFit } from "./fragmentation.ts";
 import { Hairpin } from "./hairpin.ts";
@@ -125,6 +125,31 @@ export class SlowPath {
 		if (this.#admission.full(p.internal)) return this.#refuse(p, REASON["table-full"]);
 		if (isBadTransport(this.#c.views.H, p.protocol, p.l4, p.room, p.flags)) return p.drop(REASON["bad-transport"]);
 		return this.#openOutbound(p);
+	}
+
+	/**
+	 * A plain outbound TCP or UDP packet, which is none of a known session as a rule, from LAN port `port`, that others
+	 * carry: the session by which it leaves; 0 if it was dealt with, or goes to one of our own addresses and is queued.
+	 */
+	carried(s: number, length: number, port: number): number {
+		const c = this.#c;
+		const p = this.#packet.read(s, length, port);
+		if (isBadTransport(c.views.H, p.protocol, p.l4, p.room, p.flags)) return p.drop(REASON["bad-transport"]);
+		let i = c.table.findOut(p.protocol, p.internal, p.peer, pair(p.internalPort, p.peerPort));
+		if (i === 0) {
+			if (this.#admission.full(p.internal)) return this.#refuse(p, REASON["table-full"]);
+			i = this.#openOutbound(p);
+			if (i === 0) return 0;
+		} else if (!isAt(c, i, s, port)) return p.drop(REASON["spoofed-source"]);
+		else p.length = this.#track.outbound(p, i);
+		if (p.length === 0) return 0;
+		if (c.table.T[(i << RECORD_SHIFT) + R_META] >>> HOP_SHIFT !== HAIRPIN) {
+			this.#translator.count(i, length, 0);
+			c.forwardedOut++;
+			return i;
+		}
+		this.#translator.outbound(p, i, s, p.length, false);
+		return 0;
 	}
 
 	#openOutbound(p: PacketDescriptor): number {

@@ -151,7 +151,7 @@ export class Translator {
 		rewrite(c, s, t[(i << RECORD_SHIFT) + R_DELTA], lan.kernelForwards ? 0 : 1, lan, c.wan);
 		c.views.P[(s >> 2) + IP_WORD + IP_SOURCE_W] = c.externals.A[(meta >> EXTERNAL_SHIFT) & 0xff];
 		setPort(c, s, p.room, 0, secondOf(t[(i << RECORD_SHIFT) + R_IN]));
-		this.#count(i, length, 0);
+		this.count(i, length, 0);
 		const hop = meta >>> HOP_SHIFT;
 		if (split && hop !== HAIRPIN) this.#fragmentation.cut(p, s, length, c.wan, mtuOut(c, i), (f, bytes) => this.toWan(p, f, bytes, hop));
 		else this.toWan(p, s, length, hop);
@@ -166,12 +166,13 @@ export class Translator {
 		rewrite(c, s, ~t[(i << RECORD_SHIFT) + R_DELTA], hopsIn(lan, p.hairpin), c.wan, lan);
 		c.views.P[(s >> 2) + IP_WORD + IP_DESTINATION_W] = t[i << RECORD_SHIFT];
 		setPort(c, s, p.room, p.protocol === ICMP ? 0 : 1, firstOf(t[(i << RECORD_SHIFT) + R_OUT]));
-		this.#count(i, length, 1);
+		this.count(i, length, 1);
 		if (split) this.#fragmentation.cut(p, s, length, lan, lan.mtu, (f, bytes) => this.toLan(p, f, bytes, host, lan));
 		else this.toLan(p, s, length, host, lan);
 	}
 
-	#count(i: number, length: number, inbound: number): void {
+	/** Counts a packet of session `i`. */
+	count(i: number, length: number, inbound: number): void {
 		const { table } = this.#c;
 		const e = (i << RECORD_SHIFT) + inbound;
 		table.T[e + R_PACKETS_OUT]++;

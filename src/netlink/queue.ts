@@ -1,10 +1,10 @@
 /**
  * nfnetlink_queue (linux/netfilter/nfnetlink_queue.h): packets that the kernel asks about, and the verdicts.
  *
- * The two directions that are taken for every connection, {@link readPacket} and {@link Verdicts}, are written for
+ * The two directions that are taken for every connection, {@link PacketReader} and {@link Verdicts}, are written for
  * speed: plain offsets over views that are made once, no object a packet.
  */
-import { align, LITTLE_ENDIAN, MessageWriter, NLM_F, NLMSG_ERROR, NLMSG_HEADER } from "./message.ts";
+import { LITTLE_ENDIAN, MessageWriter, NLM_F, NLMSG_ERROR, NLMSG_HEADER } from "./message.ts";
 
 const NFQNL_MSG_PACKET = 0x0300;
 const NFQNL_MSG_VERDICT = 0x0301;
@@ -19,17 +19,14 @@ const COPY_PACKET = 2;
 const F_GSO = 4;
 
 /** Attributes of a packet. */
-const PACKET = { HEADER: 1, INDEV: 5, OUTDEV: 6, HWADDR: 9, PAYLOAD: 10, SKB_INFO: 14 } as const;
+const PACKET = { HEADER: 1, MARK: 3, INDEV: 5, OUTDEV: 6, HWADDR: 9, SKB_INFO: 14 } as const;
+const PAYLOAD = 10;
 /** nlmsghdr and nfgenmsg, behind which the attributes begin. */
 const HEADER = NLMSG_HEADER + 4;
 
 /** Hooks of a packet. */
 export const HOOK_PREROUTING = 0;
 export const HOOK_POSTROUTING = 4;
-
-/** Of {@link QueuedPacket.info}: the checksum is the device's to complete; a super-packet. */
-export const SKB_CHECKSUM_NOT_READY = 1;
-export const SKB_GSO = 2;
 
 /** How a queue is to be. */
 export interface QueueSettings {
@@ -72,17 +69,29 @@ export class QueuedPacket {
 	/** The kernel's number for the packet, raw: only to be given back. */
 	id = 0;
 	hook = 0;
-	/** Devices, 0 if there is none (yet). */
+	/** Indexes of devices, raw, 0 if there is none (yet). */
 	inDevice = 0;
 	outDevice = 0;
-	/** SKB_ flags. */
-	info = 0;
-	/** Byte offset of the sender's hardware address, six bytes; 0 if there is none. */
+	/** Byte offset of the sender's hardware address, six bytes, a multiple of 4; 0 if there is none. */
 	mac = 0;
 	/** Byte offset of the IP packet in the buffer, a multiple of 4, and its bytes there. */
 	payload = 0;
 	length = 0;
 }
+
+/** First word of an attribute, as loaded: its size, header included, and its type. */
+function head(size: number, type: number): number {
+	return LITTLE_ENDIAN ? size | (type << 16) : (size << 16) | type;
+}
+
+const HEAD_HEADER = head(11, PACKET.HEADER);
+const HEAD_INDEV = head(8, PACKET.INDEV);
+const HEAD_OUTDEV = head(8, PACKET.OUTDEV);
+const HEAD_MARK = head(8, PACKET.MARK);
+const HEAD_HWADDR = head(16, PACKET.HWADDR);
+const HEAD_SKB_INFO = head(8, PACKET.SKB_INFO);
+/** Length of a hardware address of six bytes, and two bytes of nothing, as loaded. */
+const SIX_BYTES = LITTLE_ENDIAN ? 0x600 : 0x60000;
 
 /** Reads messages that lie anywhere, aligned to 4, in one buffer. */
 export class PacketReader {
@@ -103,49 +112,47 @@ export class PacketReader {
 	 * short.
 	 */
 	read(from: number, length: number, packet: QueuedPacket): boolean {
+		const words = this.#words;
 		const halves = this.#halves;
-		const view = this.#view;
-		if (length < HEADER || (from & 3) !== 0 || this.#words[from >> 2] > length || halves[(from >> 1) + 2] !== NFQNL_MSG_PACKET)
-			return false;
-		packet.queue = view.getUint16(from + 18);
-		packet.payload = 0;
+		const end = from + words[from >> 2];
+		if (length < HEADER || (from & 3) !== 0 || end > from + length || halves[(from >> 1) + 2] !== NFQNL_MSG_PACKET) return false;
+		const number = halves[(from >> 1) + 9];
+		packet.queue = LITTLE_ENDIAN ? ((number & 0xff) << 8) | (number >> 8) : number;
 		packet.outDevice = 0;
 		packet.inDevice = 0;
-		packet.info = 0;
 		packet.mac = 0;
-		let known = false;
-		for (let at = from + HEADER, end = from + this.#words[from >> 2]; at + 4 <= end; ) {
-			const size = halves[at >> 1];
-			if (size < 4 || at + size > end) return false;
-			const value = at + 4;
-			switch (halves[(at >> 1) + 1] & 0x3fff) {
-				case PACKET.HEADER:
-					if (size < 11) return false;
-					packet.id = this.#words[value >> 2];
-					packet.hook = this.#bytes[value + 6];
-					known = true;
-					break;
-				case PACKET.INDEV:
-					if (size >= 8) packet.inDevice = view.getUint32(value);
-					break;
-				case PACKET.OUTDEV:
-					if (size >= 8) packet.outDevice = view.getUint32(value);
-					break;
-				case PACKET.HWADDR:
-					// Length, two bytes of nothing, address.
-					if (size >= 16 && view.getUint16(value) === 6) packet.mac = value + 4;
-					break;
-				case PACKET.SKB_INFO:
-					if (size >= 8) packet.info = view.getUint32(value);
-					break;
-				case PACKET.PAYLOAD:
-					packet.payload = value;
-					packet.length = size - 4;
-					break;
-			}
-			at += align(size);
+		// In the order in which the kernel writes them; each may be missing but the first.
+		let w = (from + HEADER) >> 2;
+		if (words[w] !== HEAD_HEADER) return false;
+		packet.id = words[w + 1];
+		packet.hook = this.#bytes[w * 4 + 10];
+		w += 3;
+		if (words[w] === HEAD_INDEV) {
+			packet.inDevice = words[w + 1];
+			w += 2;
 		}
-		return known && packet.payload > 0;
+		if (words[w] === HEAD_OUTDEV) {
+			packet.outDevice = words[w + 1];
+			w += 2;
+		}
+		if (words[w] === HEAD_MARK) w += 2;
+		if (words[w] === HEAD_HWADDR) {
+			if (words[w + 1] === SIX_BYTES) packet.mac = w * 4 + 8;
+			w += 4;
+		}
+		if (words[w] === HEAD_SKB_INFO) w += 2;
+		while (w * 4 + 4 <= end) {
+			const size = halves[w * 2];
+			if (size < 4 || w * 4 + size > end) return false;
+			if ((halves[w * 2 + 1] & 0x3fff) === PAYLOAD) {
+				packet.payload = w * 4 + 4;
+				packet.length = size - 4;
+				// The kernel writes nothing behind it.
+				return true;
+			}
+			w += (size + 3) >> 2;
+		}
+		return false;
 	}
 
 	/** The errno of the message at `from` if it is an error or an acknowledgement, else -1. */
@@ -159,8 +166,9 @@ export class PacketReader {
 const VERDICT = { HEADER: 2, PRIORITY: 21 } as const;
 const DROP = 0;
 const ACCEPT = 1;
-/** Bytes of a verdict with a priority, the largest there is here. */
+/** Bytes of a verdict with a priority, the largest there is here, and of one without. */
 const VERDICT_SIZE = 40;
+const SHORT_SIZE = 32;
 /** Most verdicts of one send. */
 export const VERDICTS_MAX = 64;
 
@@ -169,12 +177,28 @@ export class Verdicts {
 	readonly buffer = new ArrayBuffer(VERDICT_SIZE * VERDICTS_MAX);
 	/** Bytes of it that are verdicts: what to send. */
 	length = 0;
-	readonly #view = new DataView(this.buffer);
 	readonly #words = new Uint32Array(this.buffer);
-	readonly #little: boolean;
+	/** The words of a verdict with a priority, as stored. */
+	readonly #form: Uint32Array;
+	/** First words of one without. */
+	readonly #short: number;
+	/** The queue of the last one, and its word. */
+	#queue = -1;
+	#queueWord = 0;
 
 	constructor(little: boolean = LITTLE_ENDIAN) {
-		this.#little = little;
+		const form = new DataView(new ArrayBuffer(VERDICT_SIZE));
+		form.setUint32(0, SHORT_SIZE, little);
+		this.#short = new Uint32Array(form.buffer)[0];
+		form.setUint32(0, VERDICT_SIZE, little);
+		form.setUint16(4, NFQNL_MSG_VERDICT, little);
+		form.setUint16(6, NLM_F.REQUEST, little);
+		form.setUint16(20, 12, little);
+		form.setUint16(22, VERDICT.HEADER, little);
+		form.setUint32(24, ACCEPT);
+		form.setUint16(32, 8, little);
+		form.setUint16(34, VERDICT.PRIORITY, little);
+		this.#form = new Uint32Array(form.buffer);
 	}
 
 	get full(): boolean {
@@ -183,38 +207,47 @@ export class Verdicts {
 
 	/** The packet goes on, as if there were no queue. */
 	accept(queue: number, id: number): void {
-		this.#put(queue, id, ACCEPT, 32);
+		this.#words[(this.#put(queue, id, SHORT_SIZE) >> 2) + 6] = this.#form[6];
 	}
 
 	/** It goes on and its `skb->priority` is this number. */
 	acceptWith(queue: number, id: number, priority: number): void {
-		const at = this.#put(queue, id, ACCEPT, VERDICT_SIZE);
-		this.#view.setUint16(at + 32, 8, this.#little);
-		this.#view.setUint16(at + 34, VERDICT.PRIORITY, this.#little);
-		this.#view.setUint32(at + 36, priority);
+		const words = this.#words;
+		const form = this.#form;
+		const w = this.#put(queue, id, VERDICT_SIZE) >> 2;
+		words[w + 6] = form[6];
+		words[w + 8] = form[8];
+		words[w + 9] = big(priority);
 	}
 
 	/** It is no more. */
 	drop(queue: number, id: number): void {
-		this.#put(queue, id, DROP, 32);
+		this.#words[(this.#put(queue, id, SHORT_SIZE) >> 2) + 6] = DROP;
 	}
 
-	#put(queue: number, id: number, verdict: number, size: number): number {
+	/** All but the verdict itself and its priority; returns its offset. */
+	#put(queue: number, id: number, size: number): number {
+		const words = this.#words;
+		const form = this.#form;
 		const at = this.length;
-		const v = this.#view;
-		const little = this.#little;
-		this.length += size;
-		v.setUint32(at, size, little);
-		v.setUint16(at + 4, NFQNL_MSG_VERDICT, little);
-		v.setUint16(at + 6, NLM_F.REQUEST, little);
-		v.setUint32(at + 8, 0);
-		v.setUint32(at + 12, 0);
-		v.setUint16(at + 16, 0);
-		v.setUint16(at + 18, queue);
-		v.setUint16(at + 20, 12, little);
-		v.setUint16(at + 22, VERDICT.HEADER, little);
-		v.setUint32(at + 24, verdict);
-		this.#words[(at + 28) >> 2] = id;
+		const w = at >> 2;
+		if (queue !== this.#queue) {
+			this.#queue = queue;
+			this.#queueWord = big(queue);
+		}
+		this.length = at + size;
+		words[w] = size === VERDICT_SIZE ? form[0] : this.#short;
+		words[w + 1] = form[1];
+		words[w + 2] = 0;
+		words[w + 3] = 0;
+		words[w + 4] = this.#queueWord;
+		words[w + 5] = form[5];
+		words[w + 7] = id;
 		return at;
 	}
+}
+
+/** A number in network byte order, as loaded. */
+function big(value: number): number {
+	return LITTLE_ENDIAN ? (value << 24) | ((value & 0xff00) << 8) | ((value >>> 8) & 0xff00) | (value >>> 24) : value;
 }

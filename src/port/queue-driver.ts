@@ -24,8 +24,8 @@ import { MessageReader, NETLINK_NETFILTER, NLMSG_ERROR } from "../netlink/messag
 import { encodeBind, HOOK_POSTROUTING, PacketReader, QueuedPacket, Verdicts } from "../netlink/queue.ts";
 import { HEADER_SHIFT, headerTag } from "../packet/header-tag.ts";
 import { ICMP_ID_H } from "../packet/icmp.ts";
-import { IP_DESTINATION_W, IP_PROTOCOL, IP_SOURCE_W } from "../packet/ipv4.ts";
-import { hasPorts, ICMP, IP_WORD, SLOT_ETHER, SLOT_IP, secondOf, swap16 } from "../packet/layout.ts";
+import { IP_DESTINATION_W, IP_PLAIN_BYTE, IP_PROTOCOL, IP_SOURCE_W } from "../packet/ipv4.ts";
+import { ETHERTYPE_IPV4, hasPorts, ICMP, IP_WORD, SLOT_IP, secondOf, swap16, TCP, UDP } from "../packet/layout.ts";
 import { DESTINATION_PORT_H } from "../packet/udp.ts";
 import type { QueueHosts } from "./queue-hosts.ts";
 import { IN, OUT, QUEUE_IN, QUEUE_OUT } from "./queue-rules.ts";
@@ -41,10 +41,14 @@ const COPY = 0xffff;
 const ANY_SIZE = 0x10000;
 /** Numbers of next hops. */
 const HOPS = 256;
-const ETHERTYPE = [8, 0];
 
 /** Who decides about packets. */
 export interface Decisions {
+	/**
+	 * The session by which a plain TCP or UDP packet in a slot leaves; 0 if it was dealt with otherwise, as by
+	 * {@link outbound}; -1 if it is to be handed to that.
+	 */
+	carried(slot: number, length: number, port: number): number;
 	outbound(rx: Int32Array, count: number, port: number): void;
 	inbound(rx: Int32Array, count: number): void;
 }
@@ -149,7 +153,8 @@ export class QueueDriver {
 	/**
 	 * Decides about the `count` packets received last.
 	 *
-	 * @param lanOf - number of the LAN port by its device's index, -1 for none.
+	 * @param wan - index of the WAN's device, raw.
+	 * @param lanOf - number of the LAN port by its device's index (raw), -1 for none.
 	 * @param before - called with all decided and nothing told yet.
 	 */
 	decide(decisions: Decisions, count: number, wan: number, lanOf: (ifindex: number) => number, before: () => void): void {
@@ -179,30 +184,38 @@ export class QueueDriver {
 
 	#decideOne(decisions: Decisions, wan: number, lanOf: (ifindex: number) => number): void {
 		const c = this.#c;
-		const { queue, id, payload, hook, inDevice, outDevice } = this.#packet;
-		const verdicts = this.#verdicts;
+		const packet = this.#packet;
+		const { payload, inDevice, length } = packet;
 		const lan = inDevice === wan ? -1 : lanOf(inDevice);
-		if (lan < 0 && inDevice !== wan) return verdicts.accept(queue, id);
-		const s = this.#frame(payload, lan);
-		if (hook === HOOK_POSTROUTING && outDevice !== wan) return this.#turn(s);
-		// The kernel has not counted this hop yet.
-		if (hook !== HOOK_POSTROUTING && lan >= 0) this.#countHop(s);
+		if (lan < 0 && inDevice !== wan) return this.#verdicts.accept(packet.queue, packet.id);
+		const s = this.#frame(payload);
+		const routed = packet.hook === HOOK_POSTROUTING;
+		if (routed && packet.outDevice !== wan) return this.#turn(s);
 		const { leftToKernel: left } = c;
-		const source = c.views.P[(s >> 2) + IP_WORD + 3];
+		const source = c.views.P[(s >> 2) + IP_WORD + IP_SOURCE_W];
 		this.#hops.asked = s;
 		this.#hops.delivered = -1;
+		const i = routed && lan >= 0 && isPlain(c.views.B, payload) ? decisions.carried(s, length, lan) : -1;
+		if (i > 0) return this.#leaveBy(i);
+		if (i < 0) this.#hand(decisions, s, lan, routed);
+		const delivered = this.#hops.delivered === s || this.#take(s, false);
+		if (this.#take(s, true)) this.#leave(s);
+		else if (delivered) this.#enter(s);
+		else if (c.leftToKernel !== left) this.#verdicts.accept(packet.queue, packet.id);
+		else {
+			this.#verdicts.drop(packet.queue, packet.id);
+			if (lan >= 0) this.#refuse(source);
+		}
+	}
+
+	/** Has the core translate the packet, as one of the other drivers'. */
+	#hand(decisions: Decisions, s: number, lan: number, routed: boolean): void {
+		// The kernel has not counted this hop yet.
+		if (!routed && lan >= 0) this.#countHop(s);
 		this.#pair[0] = s;
 		this.#pair[1] = this.#packet.length;
 		if (lan >= 0) decisions.outbound(this.#pair, 1, lan);
 		else decisions.inbound(this.#pair, 1);
-		const delivered = this.#hops.delivered === s || this.#take(s, false);
-		if (this.#take(s, true)) this.#leave(s);
-		else if (delivered) this.#enter(s);
-		else if (c.leftToKernel !== left) verdicts.accept(queue, id);
-		else {
-			verdicts.drop(queue, id);
-			if (lan >= 0) this.#refuse(source);
-		}
 	}
 
 	#refuse(source: number): void {
@@ -210,20 +223,23 @@ export class QueueDriver {
 		if (before > 0 || this.refused.size < REFUSED_HOSTS) this.refused.set(source, before + 1);
 	}
 
-	/** Makes a frame of the message's payload, in place; returns its slot. */
-	#frame(payload: number, lan: number): number {
-		const c = this.#c;
-		const { B } = c.views;
-		const s = payload - SLOT_IP;
+	/** Makes a frame of the message's payload, in place, that has come to no address in particular; returns its slot. */
+	#frame(payload: number): number {
+		const { P, H } = this.#c.views;
 		const { mac } = this.#packet;
-		const link = lan < 0 ? c.wan : c.lan[lan];
+		const w = payload >> 2;
+		const h = payload >> 1;
 		// What is read and what is written may overlap.
-		if (mac > 0) B.copyWithin(s + SLOT_ETHER + 6, mac, mac + 6);
-		else B.fill(0, s + SLOT_ETHER + 6, s + SLOT_ETHER + 12);
-		B.set(link.mac, s + SLOT_ETHER);
-		B.set(ETHERTYPE, s + SLOT_ETHER + 12);
-		B.fill(0, s, s + SLOT_ETHER);
-		return s;
+		const first = mac > 0 ? P[mac >> 2] : 0;
+		const last = mac > 0 ? H[(mac >> 1) + 2] : 0;
+		P[w - 6] = 0;
+		P[w - 5] = 0;
+		P[w - 4] = 0;
+		P[w - 3] = 0;
+		P[w - 2] = first;
+		H[h - 2] = last;
+		H[h - 1] = ETHERTYPE_IPV4;
+		return payload - SLOT_IP;
 	}
 
 	/** A packet whose time to live ends here comes to its end. */
@@ -298,9 +314,20 @@ export class QueueDriver {
 		const port = protocol === ICMP ? H[l4 + ICMP_ID_H] : hasPorts(protocol) ? H[l4] : 0;
 		const i = c.table.findMapping(protocol, P[w + IP_SOURCE_W], port);
 		if (i === 0) return this.#verdicts.accept(queue, id);
-		const t = c.table.T;
-		const external = (t[(i << RECORD_SHIFT) + R_META] >> EXTERNAL_SHIFT) & 0xff;
-		const externalPort = swap16(secondOf(t[(i << RECORD_SHIFT) + R_IN]));
-		this.#verdicts.acceptWith(queue, id, ((externalPort << 16) | OUT | (external + 1)) >>> 0);
+		this.#leaveBy(i);
 	}
+
+	/** The packet leaves by the external endpoint of a session. */
+	#leaveBy(i: number): void {
+		const packet = this.#packet;
+		const t = this.#c.table.T;
+		const external = (t[(i << RECORD_SHIFT) + R_META] >> EXTERNAL_SHIFT) & 0xff;
+		const port = swap16(secondOf(t[(i << RECORD_SHIFT) + R_IN]));
+		this.#verdicts.acceptWith(packet.queue, packet.id, (port << 16) | OUT | (external + 1));
+	}
+}
+
+/** A packet, at offset `ip`, of TCP or UDP with nothing uncommon in its header. */
+function isPlain(B: Uint8Array, ip: number): boolean {
+	return B[ip] === IP_PLAIN_BYTE && (B[ip + IP_PROTOCOL] === TCP || B[ip + IP_PROTOCOL] === UDP);
 }

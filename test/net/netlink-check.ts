@@ -34,6 +34,7 @@ import {
 } from "../../src/netlink/nftables.ts";
 import { encodeBind, HOOK_POSTROUTING, PacketReader, QueuedPacket, Verdicts } from "../../src/netlink/queue.ts";
 import { formatAddress } from "../../src/packet/address.ts";
+import { swap32 } from "../../src/packet/layout.ts";
 import { MARK, OUT, OUTBOUND, steer } from "../../src/port/queue-rules.ts";
 
 const RULES = `table ip masqd {
@@ -148,7 +149,7 @@ function main(): void {
 	const sourcePort = ip.getUint16(20);
 	check(
 		"it is read",
-		isPacket && packet.queue === QUEUE && packet.hook === HOOK_POSTROUTING && packet.outDevice === 1 && packet.length === 33,
+		isPacket && packet.queue === QUEUE && packet.hook === HOOK_POSTROUTING && packet.outDevice === swap32(1) && packet.length === 33,
 	);
 	check("its payload is the IP packet", ip.getUint8(0) === 0x45 && ip.getUint16(22) === 7000);
 	const verdicts = new Verdicts();

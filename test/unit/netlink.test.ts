@@ -29,8 +29,9 @@ import {
 	writeElements,
 	writeRule,
 } from "../../src/netlink/nftables.ts";
-import { encodeBind, HOOK_POSTROUTING, PacketReader, QueuedPacket, SKB_CHECKSUM_NOT_READY, Verdicts } from "../../src/netlink/queue.ts";
+import { encodeBind, HOOK_POSTROUTING, PacketReader, QueuedPacket, Verdicts } from "../../src/netlink/queue.ts";
 import { parseAddress } from "../../src/packet/address.ts";
+import { swap32 } from "../../src/packet/layout.ts";
 import { MARK, OUTBOUND, steer } from "../../src/port/queue-rules.ts";
 
 function bytes(hex: string): ArrayBuffer {
@@ -247,7 +248,7 @@ describe("the queue", () => {
 		new Uint8Array(room).set(new Uint8Array(message), at);
 		const packet = new QueuedPacket();
 		expect(new PacketReader(room).read(at, message.byteLength, packet)).toBe(true);
-		expect(packet).toMatchObject({ queue: 5, hook: HOOK_POSTROUTING, inDevice: 0, outDevice: 1, info: SKB_CHECKSUM_NOT_READY, length: 33 });
+		expect(packet).toMatchObject({ queue: 5, hook: HOOK_POSTROUTING, inDevice: 0, outDevice: swap32(1), length: 33 });
 		expect([packet.payload % 4, hex(room.slice(packet.payload, packet.payload + 4))]).toEqual([0, "45000021"]);
 	});
 
