@@ -88,15 +88,28 @@ NATIVE(native_getenv)
 }
 
 /**
- * native_alarm() - the process ends by SIGALRM in so many seconds, unless told otherwise before; 0: it does not
+ * native_alarm() - the process ends by SIGKILL in so many seconds, unless told otherwise before; 0: it does not
+ *
+ * A timer's signal and not SIGALRM's, because a process that is stopped takes no other. Where the kernel has no timers (CONFIG_POSIX_TIMERS)
+ * it is SIGALRM.
  */
 NATIVE(native_alarm)
 {
+	static enum { UNKNOWN, THERE, MISSING } timers;
+	static timer_t timer;
+	struct itimerspec when = { 0 };
 	int32_t seconds;
 
 	if (argument_int(ctx, argv[0], "seconds", 0, 3600, &seconds) < 0)
 		return JS_EXCEPTION;
-	alarm(seconds);
+	if (timers == UNKNOWN) {
+		struct sigevent event = { .sigev_notify = SIGEV_SIGNAL, .sigev_signo = SIGKILL };
+
+		timers = timer_create(CLOCK_MONOTONIC, &event, &timer) == 0 ? THERE : MISSING;
+	}
+	when.it_value.tv_sec = seconds;
+	if (timers == MISSING || timer_settime(timer, 0, &when, NULL) < 0)
+		alarm((unsigned int)seconds);
 	return JS_UNDEFINED;
 }
 

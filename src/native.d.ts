@@ -38,7 +38,10 @@ declare module "masq:native" {
 	 * be read, or throws.
 	 */
 	export function importBundle(name: string): object;
-	/** Ends the process by SIGALRM in so many seconds unless it is called again before, with 0 for not at all. */
+	/**
+	 * Ends the process by SIGKILL in so many seconds, even one that is stopped, unless it is called again before, with 0
+	 * for not at all.
+	 */
 	export function alarm(seconds: number): void;
 	/**
 	 * What the function `answer` of the bundle `name`, beside the one that runs, returns for `question`. It runs in an

@@ -20,7 +20,12 @@ import type { WanAddress } from "./wan-address.ts";
 
 /** What the carrier needs of the rest. */
 export interface CarrierSurroundings {
-	translation: { readonly memory: { readonly rx: Int32Array }; readonly slowPath: SlowPath; readonly fast: FastPath };
+	translation: {
+		readonly memory: { readonly rx: Int32Array };
+		readonly slowPath: SlowPath;
+		readonly fast: FastPath;
+		readonly hops: { readonly least: number };
+	};
 	context: Context;
 	admission: Admission;
 	clock: Clock;

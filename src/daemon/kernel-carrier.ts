@@ -92,7 +92,7 @@ export class KernelCarrier implements Carrier {
 
 	/** What the rules are made of. */
 	#facts(t: Topology): QueueFacts {
-		const { context, inForce } = this.#with as CarrierSurroundings;
+		const { context, inForce, translation } = this.#with as CarrierSurroundings;
 		const ports = (ranges: readonly PortRange[], protocol: number) =>
 			mergeRanges([...ranges, ...t.forwards.filter((f) => f.proto === protocol).map(({ first, last }) => ({ first, last }))]);
 		return {
@@ -108,6 +108,7 @@ export class KernelCarrier implements Carrier {
 			exempts: t.exempts,
 			timeouts: inForce.plan.timeouts,
 			mss: (t.wan.mtu || 1500) - TCP_HEADERS,
+			clamp: t.lan.some((p) => p.device.mtu > translation.hops.least),
 		};
 	}
 

@@ -223,7 +223,10 @@ export class QueueDriver {
 		if (before > 0 || this.refused.size < REFUSED_HOSTS) this.refused.set(source, before + 1);
 	}
 
-	/** Makes a frame of the message's payload, in place, that has come to no address in particular; returns its slot. */
+	/**
+	 * Makes a frame of the message's payload, in place, with no link address that it has been sent to; returns its
+	 * slot.
+	 */
 	#frame(payload: number): number {
 		const { P, H } = this.#c.views;
 		const { mac } = this.#packet;

@@ -9,8 +9,11 @@
  * by here. Where nobody listens, or the answer carries nothing, the packet goes on to firewall4's own rules.
  *
  * Chains stand before firewall4's of the same hook by one, so that what masqd translates is not translated again.
- * `guard`, behind all source NAT, lets nothing out of the WAN with a source that is not ours: what no listener has
- * translated and no masquerade does, and what the kernel would not translate at all (segments that fit no connection).
+ * Nothing leaves by the WAN with a source that is not ours: `guard`, a NAT chain behind all others, sees the first
+ * packets that no listener has translated and no masquerade does; what the kernel would not translate at all (segments
+ * that fit no connection) and connections that were made otherwise are stopped in `ask_out`. Each packet of a known
+ * connection pays for a chain of kind filter, but not for one of kind nat: there is one a direction and hook, and its
+ * first rules let such packets go.
  */
 import type { PortRange } from "../conntrack/ports.ts";
 import type { Timeouts } from "../conntrack/states.ts";
@@ -122,8 +125,9 @@ export interface QueueFacts {
 	/** Destinations that are reached untranslated. */
 	exempts: readonly Subnet[];
 	timeouts: Timeouts;
-	/** Largest TCP segment that fits the WAN's link. */
+	/** Largest TCP segment that fits the WAN's link, and whether those of a LAN may be larger. */
 	mss: number;
+	clamp: boolean;
 }
 
 const first = "ct state new ct status & confirmed == 0";
@@ -219,27 +223,32 @@ export function queueRuleset(f: QueueFacts): string {
 	chain("translate_in", "type nat hook prerouting priority -101; policy accept;");
 	const often = `limit rate over ${FLOOD_RATE}/second burst ${FLOOD_RATE * 2} packets`;
 	chain("asked_out", `ip saddr @flooders update @asking { ip saddr ${often} } counter drop`, ...times, "goto queue_out");
+	// What is to leave with a source that is none of ours: of a known connection that is what it is translated to.
+	const stray = (state: string, source: string) =>
+		`${state} oifname ${quoted(wan)} ${source} != @own ip daddr != @exempts counter name leak drop`;
 	chain(
 		"ask_out",
 		"type filter hook postrouting priority 95; policy accept;",
-		"ct state established accept",
-		`${first} iifname @lans oifname ${quoted(wan)} ip daddr != @exempts goto asked_out`,
-		`${first} iifname @lans oifname @lans ct status & dnat == dnat goto queue_out`,
-	);
-	chain("translate_out", "type nat hook postrouting priority 99; policy accept;");
-	chain("clamp", `oifname ${quoted(wan)} tcp option maxseg size set rt mtu`, `iifname ${quoted(wan)} tcp option maxseg size set ${f.mss}`);
-	chain(
-		"guard",
-		"type filter hook postrouting priority 200; policy accept;",
-		"tcp flags & (syn | rst) == syn jump clamp",
+		...(f.clamp ? ["tcp flags & (syn | rst) == syn jump clamp"] : []),
 		// RFC 6864: identifications of several hosts would meet at one address.
-		`oifname ${quoted(wan)} ip frag-off & 0x4000 == 0 jump identify`,
+		`ip frag-off & 0x4000 == 0 oifname ${quoted(wan)} jump identify`,
 		"ct state established accept",
 		// RFC 6633.
 		"ct state related icmp type source-quench counter drop",
 		"ct state related accept",
-		`oifname ${quoted(wan)} ip saddr != @own ip daddr != @exempts counter name leak drop`,
+		`${first} iifname @lans oifname ${quoted(wan)} ip daddr != @exempts goto asked_out`,
+		`${first} iifname @lans oifname @lans ct status & dnat == dnat goto queue_out`,
+		stray("ct state invalid,untracked", "ip saddr"),
+		stray("ct state new ct status & confirmed == confirmed", "ct reply ip daddr"),
 	);
+	chain("translate_out", "type nat hook postrouting priority 99; policy accept;");
+	if (f.clamp)
+		chain(
+			"clamp",
+			`oifname ${quoted(wan)} tcp option maxseg size set rt mtu`,
+			`iifname ${quoted(wan)} tcp option maxseg size set ${f.mss}`,
+		);
+	chain("guard", "type nat hook postrouting priority 300; policy accept;", stray(first, "ip saddr"));
 	lines.push("}", "");
 	return lines.join("\n");
 }

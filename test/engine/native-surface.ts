@@ -53,7 +53,7 @@ const VETH_B = "mqveth1";
 const CAP_NET_ADMIN = 12;
 const CAP_NET_RAW = 13;
 const { SIGUSR1 } = native;
-const SIGALRM = 14;
+const SIGKILL = 9;
 const SIGTERM = 15;
 
 let passed = 0;
@@ -173,6 +173,10 @@ if (native.args()[0] === "hang") {
 	native.alarm(1);
 	for (;;);
 }
+if (native.args()[0] === "stop") {
+	native.alarm(1);
+	native.run(["kill", "-STOP", `${native.getpid()}`], "", 10000);
+}
 if (native.args()[0] === "import") {
 	let missing = "";
 	try {
@@ -253,7 +257,9 @@ test("host: a process that hangs ends by its alarm, and one that does not goes o
 	outOfRange(() => native.alarm(-1));
 	outOfRange(() => native.alarm(3601));
 	const { status } = native.run(["env", `MASQD_JS=${native.getenv("MASQD_JS")}`, ...program, "hang"], "", 10000);
-	equal(status, 128 + SIGALRM);
+	equal(status, 128 + SIGKILL);
+	const stopped = native.run(["env", `MASQD_JS=${native.getenv("MASQD_JS")}`, ...program, "stop"], "", 10000);
+	equal(stopped.status, 128 + SIGKILL);
 });
 
 test("host: a bundle beside this one, and one that is not there", () => {

@@ -293,7 +293,26 @@ def test_a_hung_daemon_ends_and_the_kernel_goes_on(make_bed):
     listener.accept()[0].sendall(b"ok")
     assert web.recv(10) == b"ok"
     assert exchange(client, server, S1) == port
-    assert bed.daemon.wait() in (-signal.SIGALRM, 128 + signal.SIGALRM)
+    assert bed.daemon.wait() in (-signal.SIGKILL, 128 + signal.SIGKILL)
+    bed.daemon = None
+
+
+def test_a_stopped_daemon_ends_and_the_kernel_goes_on(make_bed):
+    """What a signal has stopped, or a debugger holds, is ended as what hangs: a connection that it is asked about meanwhile only has to try again."""
+    bed = make_bed()
+    bed.router.run("nft", "-f", "-", stdin=MASQUERADE)
+    bed.start()
+    client, server = bed.h1.udp(H1, 40000), bed.wan.udp(S1, 3478)
+    port = exchange(client, server, S1)
+    listener = bed.wan.listener(S2, 80)
+    bed.daemon.send_signal(signal.SIGSTOP)
+    web = bed.h2.tcp(H2, 0)
+    web.settimeout(GUARD)
+    web.connect((S2, 80))
+    listener.accept()[0].sendall(b"ok")
+    assert web.recv(10) == b"ok"
+    assert exchange(client, server, S1) == port
+    assert bed.daemon.wait() == -signal.SIGKILL
     bed.daemon = None
 
 
@@ -344,6 +363,28 @@ def test_what_no_connection_has_does_not_leave(bed):
     bed.guard_may_drop = True
     bed.lan_wire.send(IP(src=H3, dst=S1) / TCP(sport=1234, dport=80, flags="R", seq=1))
     wait_until(lambda: bed.status()["guard"]["leak"] > 0, "it is stopped")
+
+
+def test_what_nobody_translates_does_not_leave(bed):
+    """Neither the first packet of a connection while nobody listens, nor a connection that was made towards another device."""
+    bed.guard_may_drop = True
+    elsewhere = ("link add other0 type veth peer name other1", "link set other0 up", "link set other1 up", f"route add {S3} dev other0")
+    client = bed.h1.udp(H1, 40000)
+
+    def leaks():
+        counted = bed.router.run("nft", "list", "counter", "ip", "masqd", "leak").stdout
+        return int(re.search(r"packets (\d+)", counted)[1])
+
+    bed.router.ip(*elsewhere)
+    client.sendto(b"elsewhere", (S3, 3478))
+    wait_until(lambda: f"dst={S3}" in bed.router.run("conntrack", "-L", check=False).stdout, "the kernel has an entry of it")
+    bed.router.ip("link del other0")
+    client.sendto(b"by the WAN", (S3, 3478))
+    wait_until(lambda: leaks() == 1, "the connection is stopped")
+    bed.daemon.kill()
+    client.sendto(b"nobody listens", (S2, 3478))
+    wait_until(lambda: leaks() == 2, "the first packet is stopped")
+    bed.daemon = None
 
 
 def test_nothing_is_left_after_the_end(make_bed):

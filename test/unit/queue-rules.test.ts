@@ -12,6 +12,7 @@ const FACTS: QueueFacts = {
 	inside: [],
 	pcp: [],
 	mss: 1460,
+	clamp: false,
 	tcp: [
 		{ first: 80, last: 80 },
 		{ first: 32768, last: 65535 },
@@ -48,6 +49,20 @@ describe("the kernel driver's rules", () => {
 	it("let nothing out that is not ours", () => {
 		expect(text).toContain('oifname "wan0" ip saddr != @own ip daddr != @exempts counter name leak drop');
 		expect(text).toContain("set own {\n\t\ttype ipv4_addr\n\t\telements = { 203.0.113.1, 203.0.113.5 }");
+	});
+
+	it("are as few a packet of a known connection as can be: one chain of kind filter a hook, which lets it go at once", () => {
+		const filters = text.split("\tchain ").filter((chain) => chain.includes("type filter"));
+		expect(filters.map((chain) => /hook (\w+)/.exec(chain)?.[1])).toEqual(["prerouting", "postrouting"]);
+		for (const [n, chain] of filters.entries())
+			expect(chain.split("\n").indexOf("\t\tct state established accept")).toBeLessThanOrEqual(2 + n);
+	});
+
+	it("look at segments' sizes only where those of a LAN may not fit the WAN", () => {
+		expect(text).not.toContain("maxseg");
+		const narrow = queueRuleset({ ...FACTS, mss: 1452, clamp: true });
+		expect(narrow).toContain("tcp flags & (syn | rst) == syn jump clamp");
+		expect(narrow).toContain('iifname "wan0" tcp option maxseg size set 1452');
 	});
 
 	it("ask nothing from outside while the WAN has no address", () => {
