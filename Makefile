@@ -15,7 +15,7 @@ include test/guest/guest.mk
 VERSION := $(shell sed -n 's/.*"version": "\(.*\)",/\1/p' package.json)
 SOURCES := $(shell find src -name '*.ts')
 # As native/bundles.mjs makes them.
-BUNDLES := build/masqd.js build/tools.js build/core.js build/client.js build/config.js build/offload.js build/kernel-carrier.js
+BUNDLES := $(patsubst %,build/%.js,masqd tools core ftp inspect offload kernel-carrier hand-over client config)
 
 # Everything that building, tests, demo and benchmark need from Debian.
 DEBIAN_PACKAGES := \

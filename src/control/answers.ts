@@ -1,23 +1,31 @@
 /**
  * What the daemon answers to each command.
  */
-import { Captures } from "./capture.ts";
+import * as native from "masq:native";
+import type { Captures } from "./capture.ts";
 import type { DaemonView } from "./daemon-view.ts";
-import { why } from "./dry-run.ts";
 import { flush } from "./flush.ts";
 import type { ReloadReply, Request } from "./protocol.ts";
 import { drops, flows, forwards, hosts, mappings } from "./sessions.ts";
 import { status } from "./status.ts";
 import type { Answer } from "./stream.ts";
 
+type Bundle = typeof import("./inspect.ts");
+
 /** Answers requests about a daemon. */
 export class Answers {
 	readonly #daemon: DaemonView;
-	readonly #captures: Captures;
+	#bundle: Bundle | null = null;
+	#captures: Captures | null = null;
 
 	constructor(daemon: DaemonView) {
 		this.#daemon = daemon;
-		this.#captures = new Captures(daemon);
+	}
+
+	/** What is in memory from the first question for it on. Throws Error if it cannot be read. */
+	get #inspect(): Bundle {
+		this.#bundle ??= native.importBundle("inspect") as Bundle;
+		return this.#bundle;
 	}
 
 	/** The answer to a request. Throws Error with a sentence for the operator. */
@@ -37,12 +45,13 @@ export class Answers {
 			case "drops":
 				return { job: drops(daemon) };
 			case "why":
-				return { data: why(daemon, request) };
+				return { data: this.#inspect.why(daemon, request) };
 			case "flush":
 				return { job: flush(daemon, request) };
 			case "watch":
 				return { stream: daemon.watch.subscribe(request.mappings === true) };
 			case "capture":
+				this.#captures ??= new this.#inspect.Captures(daemon);
 				return this.#captures.answer(request);
 			case "reload":
 				return reload(daemon);

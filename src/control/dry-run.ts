@@ -23,10 +23,10 @@ import {
 	RECORD_SHIFT,
 } from "../conntrack/record.ts";
 import { STATE_NAMES } from "../conntrack/states.ts";
-import { makeAlgCounts } from "../nat/alg.ts";
 import { BLOCK, type Context, ELSEWHERE, inNets, lanOf, makeDrops, type NextHops, NO_ROUTE, Queue } from "../nat/context.ts";
 import { makeCore } from "../nat/core.ts";
 import { DropLog } from "../nat/drop-log.ts";
+import { makeAlgCounts, UNREAD } from "../nat/ftp-control.ts";
 import { type Probe, putProbe } from "../nat/probe.ts";
 import { reason } from "../nat/reason.ts";
 import { formatAddress, formatSubnet } from "../packet/address.ts";
@@ -143,7 +143,7 @@ export function why(o: DecisionsView, request: { protocol: string; source: strin
 	};
 	const c = copyContext(live, hops);
 	const lanPort = Math.max(0, lanOf(c.lan, out ? probe.source : probe.destination));
-	const { admission, slowPath } = makeCore(c);
+	const { admission, slowPath } = makeCore(c, () => UNREAD);
 
 	const ported = hasPorts(protocol);
 	const external = c.externals.find(probe.destination);

@@ -9,7 +9,6 @@
 import * as native from "masq:native";
 import { readImage } from "../conntrack/restore.ts";
 import { GUARD_TABLE } from "../kernel/guard.ts";
-import { handOver } from "../kernel/hand-over.ts";
 import { IngressFilters } from "../kernel/ingress-filter.ts";
 import { KernelMirror } from "../kernel/mirror.ts";
 import { SavedSysctls } from "../kernel/saved-sysctls.ts";
@@ -126,7 +125,9 @@ function handOverSessions(state: string): void {
 	const size = native.fileSize(state);
 	if (size <= 0) return;
 	const image = readImage(native.mapFile(state, size), bootWords(), Math.floor(native.now() / 1000));
-	if (typeof image !== "string") handOver(native, image.T, image.addresses, image.sessions);
+	if (typeof image === "string") return;
+	const { handOver } = native.importBundle("hand-over") as typeof import("../kernel/hand-over.ts");
+	handOver(native, image.T, image.addresses, image.sessions);
 }
 
 /** A table's name without its family. */

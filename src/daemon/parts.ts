@@ -12,7 +12,6 @@ import { filtersBridges } from "../kernel/device-warnings.ts";
 import { GUARD_TABLE, guardPresent, learnedFlows } from "../kernel/guard.ts";
 import { GuardKeeper } from "../kernel/guard-keeper.ts";
 import { GuardWatch } from "../kernel/guard-watch.ts";
-import { handOver } from "../kernel/hand-over.ts";
 import { OwnPorts } from "../kernel/local-ports.ts";
 import { KernelMirror } from "../kernel/mirror.ts";
 import { NftView } from "../kernel/nft-view.ts";
@@ -21,7 +20,6 @@ import { SavedSysctls } from "../kernel/saved-sysctls.ts";
 import { SocketDiag } from "../kernel/socket-diag.ts";
 import { TUN_NAME } from "../kernel/tun-routes.ts";
 import type { Admission } from "../nat/admission.ts";
-import { ALG_BYTES } from "../nat/alg.ts";
 import type { Context } from "../nat/context.ts";
 import { PCP_MAPPINGS_BYTES, PcpMappings } from "../nat/pcp-mappings.ts";
 import { REASON } from "../nat/reason.ts";
@@ -35,6 +33,7 @@ import type { Carrier } from "./carrier.ts";
 import { Clock } from "./clock.ts";
 import { Egress, type Meter } from "./egress.ts";
 import { type Follower, StartError } from "./follower.ts";
+import { ftpReaderAt } from "./ftp-reader.ts";
 import { GuardFollower, guardFactsOf } from "./guard-follower.ts";
 import { InForce } from "./in-force.ts";
 import { InStep } from "./in-step.ts";
@@ -141,7 +140,7 @@ export class Parts {
 			guarded: (p) => this.guard.covers(p),
 			flush: () => this.egress.flush(),
 			carrier,
-			ftp: mapOrMemory(`${paths.state}.ftp`, ALG_BYTES).memory,
+			makeFtp: ftpReaderAt(`${paths.state}.ftp`, log, clock),
 		});
 		const { context, admission, ports, hops } = translation;
 		this.translation = translation;
@@ -239,7 +238,9 @@ export class Parts {
 			close: (relieved) => {
 				const { table, externals } = this.context;
 				// What the kernel carries is its own.
-				if (!relieved && carrier === null) handOver(native, table.T, externals.A, table.layout.sessions);
+				if (relieved || carrier !== null) return;
+				const { handOver } = native.importBundle("hand-over") as typeof import("../kernel/hand-over.ts");
+				handOver(native, table.T, externals.A, table.layout.sessions);
 			},
 		};
 		const followers = [

@@ -9,6 +9,7 @@ import type { KernelMirror } from "../kernel/mirror.ts";
 import type { SavedSysctls } from "../kernel/saved-sysctls.ts";
 import type { Context, KernelShare } from "../nat/context.ts";
 import { type Core, makeContext, makeCore, makeTables } from "../nat/core.ts";
+import type { FtpReader } from "../nat/ftp-control.ts";
 import { HOST_UNREACHABLE, NET_UNREACHABLE } from "../packet/icmp.ts";
 import { LinkHeaders } from "../packet/link-header.ts";
 import { NextHopTable } from "../port/next-hops.ts";
@@ -35,8 +36,8 @@ export interface TranslationParts {
 	flush(): void;
 	/** What carries the packets if not masqd's ports. */
 	carrier: Carrier | null;
-	/** Memory of the FTP ALG that outlives the process. */
-	ftp: ArrayBuffer;
+	/** Makes what reads FTP; null if it cannot be had now. */
+	makeFtp(c: Context): FtpReader | null;
 }
 
 /** The core and what carries packets to it and from it. */
@@ -106,7 +107,7 @@ export function makeTranslation(parts: TranslationParts): Translation {
 		flush: parts.flush,
 	});
 	clock.read(context);
-	const core = makeCore(context, parts.ftp);
+	const core = makeCore(context, () => parts.makeFtp(context));
 	return { ...core, ports, hops, memory };
 }
 

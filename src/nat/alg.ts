@@ -34,7 +34,7 @@ import {
 	R_PEER,
 	RECORD_SHIFT,
 } from "../conntrack/record.ts";
-import { TCP_CLOSING, TCP_ESTABLISHED, TCP_INSPECTED, TCP_RESET } from "../conntrack/states.ts";
+import { TCP_CLOSING, TCP_RESET } from "../conntrack/states.ts";
 import { adjust, fold, halfDelta, sumOf, wordDelta } from "../packet/checksum.ts";
 import { HOST_HEADERS, headerTag } from "../packet/header-tag.ts";
 import {
@@ -54,7 +54,6 @@ import {
 } from "../packet/ipv4.ts";
 import {
 	addressValue,
-	firstOf,
 	SLOT_IP,
 	secondOf,
 	swap16,
@@ -70,6 +69,7 @@ import { DESTINATION_PORT_H } from "../packet/udp.ts";
 import { LINE_MAX, mayBeFtp, mayMatter, readCommand, readReply } from "./alg-ftp.ts";
 import type { Context } from "./context.ts";
 import { EditedStream, STREAM_BYTES } from "./edited-stream.ts";
+import { type AlgNote, CONTROL, FIRST_PORT, type FtpReader, leaveUnread, noteAlg } from "./ftp-control.ts";
 import { REASON, type ReasonName } from "./reason.ts";
 import { sessionReset } from "./tcp-reset.ts";
 
@@ -77,13 +77,6 @@ import { sessionReset } from "./tcp-reset.ts";
 const CONNECTIONS = 64;
 /** And of one internal host. */
 const PER_HOST = 16;
-/**
- * Bytes by which a segment may grow: held bytes and four lines; an internal host is told to leave that room (mss.ts),
- * so that nothing has to be cut.
- */
-export const GROWTH = 192;
-/** An ALG opens no port below it. */
-export const FIRST_PORT = 1024;
 /** Larger packets are left to be repeated in smaller ones: a line may grow. */
 const LENGTH_MAX = 64_000;
 /**
@@ -94,27 +87,6 @@ const GAPS = 4;
 /** Window in our own acknowledgments until the peer's is known. */
 const WINDOW = swap16(512);
 const LINE_FEED = 10;
-const CONTROL = swap16(21);
-
-/** What the ALG has done or refused to do: name, sentence, remedy. No packet is dropped for these. */
-export const ALG_NOTES = [
-	["ftp-rewritten", "An FTP command or reply was given the external address.", "None needed."],
-	[
-		"ftp-foreign-address",
-		"An FTP command or reply names another host: left as it is.",
-		"None needed: an attack, or a host with a wrong address.",
-	],
-	["ftp-low-port", "An FTP command or reply names a port below 1024: left as it is.", "Let the program use ports from 1024."],
-	["ftp-no-room", "Too many FTP connections or announced ports: left as it is.", "Use passive mode, or find the host with most sessions."],
-] as const;
-
-type Note = (typeof ALG_NOTES)[number][0];
-const NOTE = Object.fromEntries(ALG_NOTES.map((note, n) => [note[0], n])) as Record<Note, number>;
-
-/** Zeroed counters for {@link ALG_NOTES}. */
-export function makeAlgCounts(): Float64Array {
-	return new Float64Array(ALG_NOTES.length);
-}
 
 /** Words of the memory: header, a connection each with its stream, and one as it was before the segment in hand. */
 const MAGIC = 0x46545031;
@@ -122,6 +94,8 @@ const H_MAGIC = 0;
 const H_BOOT = 1;
 /** Number of the connection, plus one, that a segment is being worked through for; 0: none. */
 const H_BUSY = 5;
+/** Number of connections that have been somebody's, plus one; 0: not said, by a version that touched them all. */
+const H_USED = 6;
 const HEADER_BYTES = 32;
 /** A connection: the record's first words to know it by, flags, and what a segment is compared with. */
 const K_INTERNAL = 0;
@@ -175,12 +149,14 @@ class Connection {
 	}
 }
 
-/** The gateway. `s` is a slot's byte offset, `header` the bytes of the IP header, `length` those of the packet. */
-export class FtpAlg {
+/** The gateway. */
+export class FtpAlg implements FtpReader {
 	readonly #c: Context;
 	readonly #header: Int32Array;
 	readonly #B: Uint8Array;
-	readonly #connections: readonly Connection[];
+	readonly #memory: ArrayBuffer;
+	/** Those that have been somebody's. */
+	readonly #connections: Connection[] = [];
 	/** End of the payload being edited, and whether its bytes have changed. */
 	#end = 0;
 	#changed = false;
@@ -194,10 +170,16 @@ export class FtpAlg {
 		this.#c = c;
 		this.#header = new Int32Array(memory, 0, HEADER_BYTES >> 2);
 		this.#B = new Uint8Array(memory, 0, ALG_BYTES);
-		this.#connections = Array.from({ length: CONNECTIONS }, (_, n) => new Connection(memory, HEADER_BYTES + n * ENTRY_BYTES));
+		this.#memory = memory;
 	}
 
-	/** Goes on with what the memory holds, or begins anew; `boot` identifies this boot of the machine, four words. */
+	/** One more connection of the memory. */
+	#add(): Connection {
+		const k = new Connection(this.#memory, HEADER_BYTES + this.#connections.length * ENTRY_BYTES);
+		this.#connections.push(k);
+		return k;
+	}
+
 	takeOver(boot: Int32Array): void {
 		const known = this.#header[H_MAGIC] === MAGIC && boot.every((word, n) => this.#header[H_BOOT + n] === word);
 		const busy = this.#header[H_BUSY];
@@ -206,7 +188,13 @@ export class FtpAlg {
 			this.#B.copyWithin(HEADER_BYTES + (busy - 1) * ENTRY_BYTES, before, before + ENTRY_BYTES);
 		}
 		this.#header[H_BUSY] = 0;
-		for (const k of this.#connections) if (!known || !k.stream.sound) k.W[K_FLAGS] = 0;
+		const used = known ? this.#header[H_USED] - 1 : 0;
+		const count = used < 0 || used > CONNECTIONS ? CONNECTIONS : used;
+		while (this.#connections.length < count) {
+			const k = this.#add();
+			if (!k.stream.sound) k.W[K_FLAGS] = 0;
+		}
+		this.#header[H_USED] = count + 1;
 		this.#header.set(boot, H_BOOT);
 		this.#header[H_MAGIC] = MAGIC;
 	}
@@ -223,12 +211,10 @@ export class FtpAlg {
 		this.#header[H_BUSY] = 0;
 	}
 
-	/** A SYN that opens (or opens again) session `i`: marks the sessions that are to be read. */
-	opened(i: number, fromInternal: boolean): void {
+	/** Marks the session. */
+	opened(i: number): void {
 		const { T } = this.#c.table;
 		const e = i << RECORD_SHIFT;
-		if (!this.#c.policy.algFtp) return;
-		if (fromInternal ? secondOf(T[e + R_OUT]) !== CONTROL : firstOf(T[e + R_OUT]) !== CONTROL && secondOf(T[e + R_IN]) !== CONTROL) return;
 		T[e + R_META] = (T[e + R_META] & ~MOVED) | ALG_INSPECTED;
 		const known = this.#find(i);
 		if (known !== null) known.W[K_FLAGS] = 0;
@@ -260,7 +246,7 @@ export class FtpAlg {
 		const e = i << RECORD_SHIFT;
 		const finished = (k: Connection) => [TCP_CLOSING, TCP_RESET].includes(table.state(this.#recordOf(k)));
 		const own = this.#connections.filter((one) => one.W[K_INTERNAL] === table.T[e] && this.#recordOf(one) !== 0);
-		const free = own.length < PER_HOST ? this.#connections.find((one) => this.#recordOf(one) === 0) : undefined;
+		const free = own.length < PER_HOST ? this.#free() : undefined;
 		const k = free ?? (own.length < PER_HOST ? this.#connections : own).find(finished);
 		if (k === undefined) return null;
 		this.#begin(k);
@@ -279,16 +265,24 @@ export class FtpAlg {
 		return k;
 	}
 
-	/** Session `i` needs us no more: an ordinary one from now on. */
+	/** One that is nobody's by now. */
+	#free(): Connection | undefined {
+		const left = this.#connections.find((one) => this.#recordOf(one) === 0);
+		if (left !== undefined || this.#connections.length === CONNECTIONS) return left;
+		const k = this.#add();
+		k.W[K_FLAGS] = 0;
+		this.#header[H_USED] = this.#connections.length + 1;
+		return k;
+	}
+
+	/** Session `i` needs us no more. */
 	#release(i: number, k: Connection | null): void {
-		const { table, now16 } = this.#c;
-		table.T[(i << RECORD_SHIFT) + R_META] &= ~ALG_INSPECTED;
-		if (table.state(i) === TCP_INSPECTED) table.setState(i, TCP_ESTABLISHED, now16);
+		leaveUnread(this.#c, i);
 		if (k !== null) k.W[K_FLAGS] = 0;
 	}
 
-	#note(note: Note): void {
-		this.#c.algCounts[NOTE[note]]++;
+	#note(note: AlgNote): void {
+		noteAlg(this.#c, note);
 	}
 
 	/**
@@ -302,10 +296,6 @@ export class FtpAlg {
 
 	// ---- from the inside --------------------------------------------------------------------------------------------
 
-	/**
-	 * A segment from inside of a ALG_INSPECTED session, without SYN, not translated yet. Rewrites it in its slot;
-	 * returns its length now, 0 if it was dealt with.
-	 */
 	outbound(i: number, s: number, header: number, length: number): number {
 		const k = this.#find(i);
 		if (k === null && this.#c.table.T[(i << RECORD_SHIFT) + R_META] & MOVED) return this.#lost(i, s, 0);
@@ -615,10 +605,6 @@ export class FtpAlg {
 
 	// ---- from the outside -------------------------------------------------------------------------------------------
 
-	/**
-	 * A segment from the peer of a ALG_INSPECTED session, not translated yet: moves what it acknowledges. False if it
-	 * was dropped.
-	 */
 	inbound(i: number, s: number, header: number, length: number): boolean {
 		const { views, table } = this.#c;
 		const { P, H, B } = views;

@@ -10,12 +10,12 @@ import { stateTimeouts } from "../conntrack/states.ts";
 import { Table } from "../conntrack/table.ts";
 import type { TableLayout } from "../conntrack/table-layout.ts";
 import { Admission } from "./admission.ts";
-import { makeAlgCounts } from "./alg.ts";
 import { CONTEXT_START, type Context, makeDrops } from "./context.ts";
 import { DropLog } from "./drop-log.ts";
 import { Expectations } from "./expectations.ts";
 import { Externals } from "./externals.ts";
 import { type FastPath, makeFastPath } from "./fast-path.ts";
+import { type MakeFtpReader, makeAlgCounts } from "./ftp-control.ts";
 import { IcmpSender } from "./icmp-error.ts";
 import { SlowPath } from "./slow-path.ts";
 
@@ -77,9 +77,9 @@ export interface Core {
 	readonly fast: FastPath;
 }
 
-/** The parts over a context; `ftp` is memory of `ALG_BYTES` bytes that outlives the process, if there is one. */
-export function makeCore(context: Context, ftp?: ArrayBuffer): Core {
+/** The parts over a context. */
+export function makeCore(context: Context, makeFtp: MakeFtpReader): Core {
 	const admission = new Admission(context);
-	const slowPath = new SlowPath(context, admission, new IcmpSender(context), ftp);
+	const slowPath = new SlowPath(context, admission, new IcmpSender(context), makeFtp);
 	return { context, admission, slowPath, fast: makeFastPath(context, slowPath) };
 }

@@ -21,9 +21,9 @@ import {
 import { firstOf, hasPorts, pair, secondOf, swap16, TCP, UDP } from "../packet/layout.ts";
 import { ACK, FIN, RST, SYN } from "../packet/tcp.ts";
 import type { Admission } from "./admission.ts";
-import { FIRST_PORT } from "./alg.ts";
 import { type Context, type Forward, findForward, HAIRPIN, isConfigured, lanOf } from "./context.ts";
 import type { Expectation } from "./expectations.ts";
+import { FIRST_PORT } from "./ftp-control.ts";
 import { isMartian } from "./origin.ts";
 import type { PacketDescriptor } from "./packet-descriptor.ts";
 import { claimPoolAddress } from "./pool.ts";

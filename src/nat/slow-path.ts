@@ -29,6 +29,7 @@ import type { Admission } from "./admission.ts";
 import { type Context, HAIRPIN, NO_ROUTE, type Queue } from "./context.ts";
 import { FragmentPool } from "./fragment-pool.ts";
 import { Fragmentation, segmentsFit } from "./fragmentation.ts";
+import type { MakeFtpReader } from "./ftp-control.ts";
 import { Hairpin } from "./hairpin.ts";
 import { checkHeader, isBadTransport } from "./header-check.ts";
 import type { IcmpSender } from "./icmp-error.ts";
@@ -64,11 +65,7 @@ export class SlowPath {
 	/** The packet in hand. */
 	readonly #packet: PacketDescriptor;
 
-	/**
-	 * `ftpMemory` is a file's if FTP control connections are to outlive the process; {@link takeOver} goes on with what
-	 * it holds.
-	 */
-	constructor(c: Context, admission: Admission, errors: IcmpSender, ftpMemory?: ArrayBuffer) {
+	constructor(c: Context, admission: Admission, errors: IcmpSender, makeFtp: MakeFtpReader) {
 		const flows = new RouterFlows(c);
 		this.#c = c;
 		this.#admission = admission;
@@ -77,7 +74,7 @@ export class SlowPath {
 		this.#unsolicited = new UnsolicitedSyns(c, this.fragments, errors);
 		this.#outbound = new Outbound(c, admission, flows);
 		this.#inbound = new Inbound(c, admission, flows);
-		this.#track = new Track(c, ftpMemory);
+		this.#track = new Track(c, makeFtp);
 		this.#fragmentation = new Fragmentation(c, this.fragments, errors);
 		this.#translator = new Translator(c, this.#fragmentation, (s, length) => this.#hairpin.turn(s, length));
 		this.#hairpin = new Hairpin(c, admission, this.#translator, (p) => this.#inward(p));
@@ -85,7 +82,7 @@ export class SlowPath {
 		this.#packet = new PacketDescriptor(c);
 	}
 
-	/** As {@link FtpAlg.takeOver}. */
+	/** As {@link Track.takeOver}. */
 	takeOver(boot: Int32Array): void {
 		this.#track.takeOver(boot);
 	}

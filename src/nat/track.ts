@@ -3,7 +3,17 @@
  * their direction is known. States are in conntrack/states.ts.
  */
 
-import { ALG_INSPECTED, ANSWERED, R_ACK_OUT, R_META, R_OUT, R_PACKETS_IN, R_PACKETS_OUT, RECORD_SHIFT } from "../conntrack/record.ts";
+import {
+	ALG_INSPECTED,
+	ANSWERED,
+	MOVED,
+	R_ACK_OUT,
+	R_META,
+	R_OUT,
+	R_PACKETS_IN,
+	R_PACKETS_OUT,
+	RECORD_SHIFT,
+} from "../conntrack/record.ts";
 import {
 	ICMP_QUERY,
 	OTHER,
@@ -20,8 +30,8 @@ import {
 import { tcpIn, tcpOut } from "../conntrack/tcp.ts";
 import { DCCP, hasPorts, ICMP, SCTP, SLOT_IP, secondOf, swap16, TCP, UDP, UDPLITE } from "../packet/layout.ts";
 import { SYN, TCP_ACK_W, TCP_FLAGS_H, TCP_FLAGS_MASK, TCP_SEQUENCE_W } from "../packet/tcp.ts";
-import { FtpAlg, GROWTH } from "./alg.ts";
 import type { Context } from "./context.ts";
+import { type FtpReader, GROWTH, isFtpControl, leaveUnread, type MakeFtpReader, noteAlg } from "./ftp-control.ts";
 import { clampMss } from "./mss.ts";
 import type { PacketDescriptor } from "./packet-descriptor.ts";
 import { REASON } from "./reason.ts";
@@ -43,6 +53,9 @@ const SCTP_INIT_ACK = 2;
 const DCCP_RESPONSE = 1;
 const DCCP_RESET = 7;
 
+/** Seconds after which it is tried again to have what reads FTP. */
+const FTP_RETRY = 10;
+
 /** State of a session that the inside opens. */
 export function firstOutbound(protocol: number): number {
 	if (protocol === TCP || protocol === SCTP || protocol === DCCP) return TCP_SYN_OUT;
@@ -57,17 +70,55 @@ export function firstInbound(protocol: number): number {
 /** Tracks sessions. */
 export class Track {
 	readonly #c: Context;
-	readonly #ftp: FtpAlg;
+	readonly #makeFtp: MakeFtpReader;
+	#ftp: FtpReader | null = null;
+	/** What the reader is to take over by, null if it begins anew. */
+	#boot: Int32Array | null = null;
+	/** Second from which on it may be tried again to have the reader. */
+	#retryAt = 0;
 
-	/** `ftpMemory` as {@link FtpAlg}. */
-	constructor(c: Context, ftpMemory?: ArrayBuffer) {
+	constructor(c: Context, makeFtp: MakeFtpReader) {
 		this.#c = c;
-		this.#ftp = new FtpAlg(c, ftpMemory);
+		this.#makeFtp = makeFtp;
 	}
 
-	/** As {@link FtpAlg.takeOver}. */
+	/** As {@link FtpReader.takeOver}, when there is one. */
 	takeOver(boot: Int32Array): void {
-		this.#ftp.takeOver(boot);
+		this.#boot = boot;
+	}
+
+	/** Who reads FTP, null while nobody can. */
+	#reader(): FtpReader | null {
+		const { now } = this.#c;
+		if (this.#ftp !== null || now < this.#retryAt) return this.#ftp;
+		this.#retryAt = now + FTP_RETRY;
+		this.#ftp = this.#makeFtp();
+		if (this.#boot !== null) this.#ftp?.takeOver(this.#boot);
+		return this.#ftp;
+	}
+
+	/** A SYN opens session `i`: it is marked if it is to be read. */
+	#openedFtp(i: number, fromInternal: boolean): void {
+		if (!isFtpControl(this.#c, i, fromInternal)) return;
+		const reader = this.#reader();
+		if (reader !== null) return reader.opened(i);
+		noteAlg(this.#c, "ftp-not-read");
+		this.#c.table.T[(i << RECORD_SHIFT) + R_META] &= ~(ALG_INSPECTED | MOVED);
+	}
+
+	/**
+	 * A segment of a session that a predecessor has read and nobody can now: it goes as it is, if both sides have the
+	 * same numbers. If not, it is to come again: false.
+	 */
+	#passUnread(i: number, s: number, port: number): boolean {
+		const c = this.#c;
+		if ((c.table.T[(i << RECORD_SHIFT) + R_META] & MOVED) !== 0) {
+			c.dropLog.add(REASON["alg-gap"], s, port, c.now);
+			return false;
+		}
+		noteAlg(c, "ftp-not-read");
+		leaveUnread(c, i);
+		return true;
 	}
 
 	/** Notes an outbound packet of session `i`; returns its length, which an ALG may change, 0 if it was dealt with. */
@@ -107,12 +158,14 @@ export class Track {
 		const renamed = isRenamed(c.table, i);
 		if (flags & SYN) clampMss(c.views, s, w << 1, length - header, mtuOut(c, i) - 40);
 		else if (!renamed && c.table.T[(i << RECORD_SHIFT) + R_META] & ALG_INSPECTED) {
-			length = this.#ftp.outbound(i, s, header, length);
+			const reader = this.#reader();
+			if (reader !== null) length = reader.outbound(i, s, header, length);
+			else if (!this.#passUnread(i, s, 0)) return 0;
 			if (length === 0) return 0;
 		}
 		tcpOut(c.table, i, flags, seq, ack, c.now16);
 		if (renamed) renamePeer(c, i, s, w << 1, true);
-		else if (flags & SYN && c.table.state(i) === TCP_SYN_OUT) this.#ftp.opened(i, true);
+		else if (flags & SYN && c.table.state(i) === TCP_SYN_OUT) this.#openedFtp(i, true);
 		return length;
 	}
 
@@ -127,10 +180,12 @@ export class Track {
 		}
 		const renamed = isRenamed(c.table, i);
 		if (renamed) renamePeer(c, i, s, w << 1, false);
-		else if (flags & SYN && c.table.state(i) === TCP_SYN_IN) this.#ftp.opened(i, false);
+		else if (flags & SYN && c.table.state(i) === TCP_SYN_IN) this.#openedFtp(i, false);
 		const tended = !renamed && (c.table.T[(i << RECORD_SHIFT) + R_META] & ALG_INSPECTED) !== 0;
 		if (flags & SYN) clampMss(c.views, s, w << 1, length - header, mtuOut(c, i) - 40 - (tended ? GROWTH : 0));
-		return !tended || this.#ftp.inbound(i, s, header, length);
+		if (!tended) return true;
+		const reader = this.#reader();
+		return reader === null ? this.#passUnread(i, s, -1) : reader.inbound(i, s, header, length);
 	}
 
 	/** An outbound UDP packet of a session whose query had been answered, or that the outside has opened. */

@@ -9,6 +9,7 @@ import { BLOCK, type Context, type LanLink, type Link, NO_NET, POLICY_DEFAULTS, 
 import { makeContext, makeCore, makeTables } from "../nat/core.ts";
 import { externalsWords } from "../nat/externals.ts";
 import type { FastPath } from "../nat/fast-path.ts";
+import { UNREAD } from "../nat/ftp-control.ts";
 import { type Probe, putProbe } from "../nat/probe.ts";
 import { REASONS } from "../nat/reason.ts";
 import type { SlowPath } from "../nat/slow-path.ts";
@@ -112,7 +113,7 @@ export class Simulator {
 			sum: (from, length) => sumOf(views.H, views.B, from, length),
 			flush: () => {},
 		});
-		const { admission, slowPath, fast } = makeCore(this.context);
+		const { admission, slowPath, fast } = makeCore(this.context, () => UNREAD);
 		this.#admission = admission;
 		this.#slowPath = slowPath;
 		this.#fast = fast;

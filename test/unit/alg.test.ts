@@ -777,6 +777,8 @@ describe("a control connection over a restart", () => {
 			entry.fill(0x7fffffff, 5);
 			memory[5] = 1;
 			k.restart();
+			// Looked at with the first segment.
+			k.sends("", {});
 			expect(entry.slice(4)).toEqual(new Int32Array(after).subarray(8, 8 + entry.length).slice(4));
 			expect(before.length).toBe(entry.length);
 			k.seq = seq;
@@ -821,4 +823,78 @@ describe("a control connection over a restart", () => {
 		expect(k.sent("PASS y\r\n").seq).toBe(k.seq - 8);
 		k.rig.verify();
 	});
+});
+
+describe("without what reads FTP", () => {
+	const LONG = "203.200.113.100";
+	const PORT = "PORT 192,168,1,10,200,21\r\n";
+	const REWRITTEN = "PORT 203,200,113,100,200,21\r\n";
+	const RETRY = 10;
+
+	it("a connection is an ordinary one, and counted; it is tried again with a later one, not with each", () => {
+		let asked = 0;
+		let missing = true;
+		const withoutFtp = () => {
+			asked++;
+			return missing;
+		};
+		const k = new Control({ wan: { address: LONG }, withoutFtp });
+		expect(text(k.sent(PORT))).toBe(PORT);
+		expect(text(k.peer("200 ok\r\n"))).toBe("200 ok\r\n");
+		expect(k.state).toContain("established");
+		const other = (port: number) => k.rig.out(tcp(`${H1}:${port}`, `${S1}:21`, { flags: "S" }));
+		other(50001);
+		expect([asked, k.rig.notes]).toEqual([1, { "ftp-not-read": 2 }]);
+		missing = false;
+		k.rig.at(k.rig.context.now + RETRY);
+		other(50002);
+		other(50003);
+		expect([asked, k.rig.notes]).toEqual([2, { "ftp-not-read": 2 }]);
+		k.rig.verify();
+	});
+
+	it("nobody loads it for anything else", () => {
+		let asked = 0;
+		const withoutFtp = () => {
+			asked++;
+			return false;
+		};
+		const rig = new Rig({ withoutFtp });
+		rig.out(tcp(`${H1}:50000`, `${S1}:80`, { flags: "S" }));
+		rig.in(tcp(`${S1}:80`, "203.0.113.1:50000", { flags: "SA" }));
+		rig.out(tcp(`${H1}:50000`, `${S1}:80`, { flags: "PA" }));
+		rig.out(udp(`${H1}:50000`, `${S1}:69`));
+		expect(asked).toBe(0);
+		new Control({ policy: { algFtp: false }, withoutFtp });
+		expect(asked).toBe(0);
+		new Control({ withoutFtp });
+		expect(asked).toBe(1);
+	});
+
+	for (const side of ["inside", "peer"])
+		it(`what a predecessor has rewritten waits for it, what it has only read goes on as it is (${side} first)`, () => {
+			let missing = false;
+			const withoutFtp = () => missing;
+			const segment = (k: Control) =>
+				side === "inside" ? k.sends("NOOP\r\n", { seq: k.seq }) : k.receives("200 ok\r\n", { seq: k.ack, ack: k.seq, flags: "PA" });
+			const read = new Control({ wan: { address: LONG }, withoutFtp });
+			read.sent("USER x\r\n");
+			const moved = new Control({ wan: { address: LONG }, withoutFtp });
+			expect(text(moved.sent(PORT))).toBe(REWRITTEN);
+			moved.peer("200 ok\r\n", { ack: moved.seq + 3 });
+			missing = true;
+			for (const k of [read, moved]) k.restart();
+
+			const passed = segment(read);
+			expect([passed.wan.length + passed.lan.flat().length, passed.drops, read.rig.notes]).toEqual([1, [], { "ftp-not-read": 1 }]);
+			expect(segment(read).drops).toEqual([]);
+			const held = segment(moved);
+			expect([held.wan.length + held.lan.flat().length, held.drops]).toEqual([0, ["alg-gap"]]);
+			missing = false;
+			moved.rig.at(moved.rig.context.now + RETRY);
+			const again = moved.sent(PORT);
+			expect([again.seq, text(again)]).toEqual([moved.seq - PORT.length + 3, REWRITTEN]);
+			read.rig.verify();
+			moved.rig.verify();
+		});
 });

@@ -4,6 +4,7 @@
  */
 import { readFileSync } from "node:fs";
 import { answer } from "../../src/config/main.ts";
+import * as handOver from "../../src/kernel/hand-over.ts";
 import { LITTLE_ENDIAN, NLMSG_DONE, NLMSG_ERROR } from "../../src/netlink/message.ts";
 import { RTM } from "../../src/netlink/route.ts";
 import { LENGTH_MASK } from "../../src/packet/header-tag.ts";
@@ -14,7 +15,7 @@ type Call = (...args: never[]) => unknown;
 
 /** What only looks, or is about memory of the process itself: not written down. */
 const QUIET = new Set(
-	"args ask decode encode fileSize frameSum getFeature getenv mapFile nanoseconds netlinkReceive now poll processors random readDir readFile wallClock".split(
+	"args ask decode encode fileSize frameSum getFeature getenv importBundle mapFile nanoseconds netlinkReceive now poll processors random readDir readFile wallClock".split(
 		" ",
 	),
 );
@@ -69,7 +70,11 @@ function send(ifindex: number, tx: Int32Array, from: number, count: number): num
 /** The device of a packet socket, by its descriptor. */
 const devices = new Map<number, number>();
 
+/** What the daemon reads besides in these tests. */
+const bundles: Record<string, object> = { "hand-over": handOver };
+
 const ours: Record<string, Call> = {
+	importBundle: (name: string) => bundles[name],
 	ask: (_: string, question: string) => answer(question),
 	getenv: () => undefined,
 	hasCapability: () => true,

@@ -31,7 +31,7 @@ import type { Table } from "../../src/conntrack/table.ts";
 import { layoutTable } from "../../src/conntrack/table-layout.ts";
 import { verifyTable } from "../../src/conntrack/verify.ts";
 import type { Admission } from "../../src/nat/admission.ts";
-import { ALG_NOTES } from "../../src/nat/alg.ts";
+import { FtpAlg } from "../../src/nat/alg.ts";
 import {
 	BLOCK,
 	type Context,
@@ -50,6 +50,7 @@ import {
 import { makeContext, makeCore, makeTables } from "../../src/nat/core.ts";
 import { type Externals, externalsWords, portKind } from "../../src/nat/externals.ts";
 import type { FastPath } from "../../src/nat/fast-path.ts";
+import { ALG_NOTES } from "../../src/nat/ftp-control.ts";
 import { REASONS } from "../../src/nat/reason.ts";
 import { Revalidator, type Terms, unfit } from "../../src/nat/revalidate.ts";
 import type { SlowPath } from "../../src/nat/slow-path.ts";
@@ -102,6 +103,8 @@ export interface LanOptions {
 export interface RigOptions {
 	/** Memory of the FTP ALG, as a predecessor left it; default fresh. */
 	ftp?: ArrayBuffer;
+	/** While it says so, what reads FTP cannot be had. */
+	withoutFtp?: () => boolean;
 	sessions?: number;
 	ranges?: PortRange[];
 	wan?: { ethernet?: boolean; mtu?: number; address?: string | null; nets?: string[] };
@@ -378,7 +381,7 @@ export class Rig {
 		});
 		this.hops.route();
 		this.at(o.from?.second ?? 100_000);
-		const { admission, slowPath, fast } = makeCore(this.context, o.ftp);
+		const { admission, slowPath, fast } = makeCore(this.context, () => (o.withoutFtp?.() ? null : new FtpAlg(this.context, o.ftp)));
 		this.admission = admission;
 		this.slowPath = slowPath;
 		this.fast = fast;
