@@ -9,6 +9,7 @@
  * is shared; what it then does not use is left out as ever. What two have and the daemon has not is in both: the daemon
  * keeps all of core in memory.
  */
+import { createHash } from "node:crypto";
 import { readFileSync, writeFileSync } from "node:fs";
 import { dirname, join, relative } from "node:path";
 import * as esbuild from "esbuild";
@@ -89,4 +90,9 @@ async function filesOfMany(points) {
 
 const alone = await bundle(ALONE);
 const sharing = await bundle(SHARING, { ...(await filesOfMany(SHARING)), splitting: true, chunkNames: "core" });
-for (const { path, text } of [...alone.outputFiles, ...sharing.outputFiles]) writeFileSync(path, path.endsWith(".js") ? hoist(text) : text);
+const files = [...alone.outputFiles, ...sharing.outputFiles].map(({ path, text }) => [path, path.endsWith(".js") ? hoist(text) : text]);
+// By which those of one build know each other (bytecode.h).
+const digest = createHash("sha256");
+for (const [path, text] of files) if (path.endsWith(".js")) digest.update(text);
+const build = `//# masqd ${digest.digest("hex").slice(0, 16)}\n`;
+for (const [path, text] of files) writeFileSync(path, path.endsWith(".js") ? text + build : text);

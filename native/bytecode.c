@@ -41,14 +41,15 @@ static char *read_all(const char *path, size_t *length)
 	return text;
 }
 
-static int write_all(const char *path, const uint8_t *bytes, size_t length)
+static int write_all(const char *path, const uint8_t *bytes, size_t length, const char *build)
 {
 	FILE *file = fopen(path, "we");
 	int good;
 
 	if (!file)
 		return 0;
-	good = fputs(HEADER, file) >= 0 && fwrite(bytes, 1, length, file) == length;
+	good = fputs(HEADER, file) >= 0 && fwrite(bytes, 1, length, file) == length &&
+	       (!build || fwrite(build, 1, BUILD_LENGTH, file) == BUILD_LENGTH);
 	return fclose(file) == 0 && good;
 }
 
@@ -68,7 +69,7 @@ int main(int argc, char **argv)
 	JSRuntime *runtime = JS_NewRuntime();
 	JSContext *ctx = runtime ? JS_NewContext(runtime) : NULL;
 	const char *name;
-	size_t length;
+	size_t text_length, length;
 	uint8_t *bytes;
 	char *text;
 	JSValue module;
@@ -77,7 +78,7 @@ int main(int argc, char **argv)
 		fprintf(stderr, "usage: %s BUNDLE.js OUTPUT\n", argv[0]);
 		return 1;
 	}
-	text = read_all(argv[1], &length);
+	text = read_all(argv[1], &text_length);
 	if (!text) {
 		perror(argv[1]);
 		return 1;
@@ -86,13 +87,14 @@ int main(int argc, char **argv)
 	JS_SetStripInfo(runtime, JS_STRIP_DEBUG);
 	JS_SetModuleLoaderFunc(runtime, NULL, any_module, NULL);
 	name = strrchr(argv[1], '/');
-	module = JS_Eval(ctx, text, length, name ? name + 1 : argv[1], JS_EVAL_TYPE_MODULE | JS_EVAL_FLAG_COMPILE_ONLY);
+	module = JS_Eval(ctx, text, text_length, name ? name + 1 : argv[1],
+			 JS_EVAL_TYPE_MODULE | JS_EVAL_FLAG_COMPILE_ONLY);
 	if (JS_IsException(module)) {
 		fprintf(stderr, "%s: %s\n", argv[1], JS_ToCString(ctx, JS_GetException(ctx)));
 		return 1;
 	}
 	bytes = JS_WriteObject(ctx, &length, module, JS_WRITE_OBJ_BYTECODE);
-	if (!bytes || !write_all(argv[2], bytes, length)) {
+	if (!bytes || !write_all(argv[2], bytes, length, build_line(text, text_length))) {
 		perror(argv[2]);
 		return 1;
 	}

@@ -273,6 +273,20 @@ static JSValue load_bundle(JSContext *ctx, const char *path, char *file, size_t 
 	return module;
 }
 
+/* The build that the running bundle is of, see bytecode.h; zeros if it is of none. */
+static char running_build[BUILD_LENGTH];
+
+/**
+ * is_of_build() - whether a bundle is of the build that runs: an upgrade replaces files below a running daemon
+ */
+static bool is_of_build(const char *file, size_t length)
+{
+	static const char none[BUILD_LENGTH];
+	const char *line = build_line(file, length);
+
+	return memcmp(line ? line : none, running_build, BUILD_LENGTH) == 0;
+}
+
 /**
  * import_bundle() - a bundle that another imports, from its folder
  * @name: as the engine has made it of the import
@@ -293,6 +307,11 @@ static JSModuleDef *import_bundle(JSContext *ctx, const char *name, void *opaque
 	file = read_bundle(path, &length);
 	if (!file) {
 		JS_ThrowReferenceError(ctx, "cannot read the program %s: %s", path, strerror(errno));
+		return NULL;
+	}
+	if (!is_of_build(file, length)) {
+		free(file);
+		JS_ThrowReferenceError(ctx, "%s is of another build than the masqd that runs: restart it", path);
 		return NULL;
 	}
 	module = load_bundle(ctx, path, file, length);
@@ -472,6 +491,7 @@ int main(int argc, char **argv)
 	JSRuntime *runtime;
 	JSContext *ctx;
 	JSValue module;
+	const char *build;
 	size_t length;
 	char *file;
 	int status;
@@ -490,6 +510,9 @@ int main(int argc, char **argv)
 		fprintf(stderr, "masqd: cannot read the program %s: %s\n", running, strerror(errno));
 		return 1;
 	}
+	build = build_line(file, length);
+	if (build)
+		memcpy(running_build, build, BUILD_LENGTH);
 	runtime = heap_runtime();
 	ctx = runtime ? new_context(runtime) : NULL;
 	if (!ctx || !native_module(ctx)) {

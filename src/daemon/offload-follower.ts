@@ -94,11 +94,16 @@ export class OffloadFollower implements Follower {
 		context.ipIds = 0xffff;
 	}
 
+	/** The bundle; throws Error if it cannot be had, as after an upgrade below a running daemon. */
+	#read(): Bundle {
+		this.#bundle ??= native.importBundle("offload") as Bundle;
+		return this.#bundle;
+	}
+
 	#switchOn(t: Topology, mode: "auto" | "on", first: boolean): void {
 		const { context, kernel, hops, log, clock } = this.#with;
-		this.#bundle ??= native.importBundle("offload") as Bundle;
 		try {
-			this.offload = new this.#bundle.Offload(
+			this.offload = new (this.#read().Offload)(
 				{
 					table: context.table,
 					hosts: context.hosts,
@@ -121,14 +126,14 @@ export class OffloadFollower implements Follower {
 		} catch (error) {
 			this.offload?.close();
 			this.offload = null;
-			if (!(error instanceof this.#bundle.OffloadError)) throw error;
-			this.#none = error.message;
+			if (this.#bundle !== null && !(error instanceof this.#bundle.OffloadError)) throw error;
+			this.#none = (error as Error).message;
 			if (mode === "on") {
-				this.waiting = `option offload 'on': ${error.message}`;
+				this.waiting = `option offload 'on': ${this.#none}`;
 				if (first) throw new StartError(this.waiting);
 				return;
 			}
-			log.info(`no offload: ${error.message}`);
+			log.info(`no offload: ${this.#none}`);
 			return;
 		}
 		this.#none = "";

@@ -267,6 +267,13 @@ test("host: a bundle beside this one, and one that is not there", () => {
 	truth(/^\{"answer":42\} cannot read the program .*\/nowhere\.(js|qbc): No such file or directory\n$/.test(output), output);
 });
 
+test("host: a bundle of another build, as an upgrade leaves one below a running daemon, is not read", () => {
+	const { output } = native.run(["env", `MASQD_JS=${SCRATCH}/builds.js${PARSER ? "" : ".qbc"}`, ...program], "", 10000);
+	const lines = output.replaceAll(/\S*\/(\w+)\.(js|qbc)/g, "$1").split("\n");
+	const refused = (name: string) => `${name} is of another build than the masqd that runs: restart it`;
+	equal(lines, ['{"build":1}', refused("other"), `other: ${refused("other")}`, refused("beside"), ""]);
+});
+
 test("ask: in an engine of its own, with nothing of it left and nothing of ours there", () => {
 	equal(native.ask("asked", "a"), "a, 1 times");
 	equal(native.ask("asked", "\u20ac\u{1f600}"), "\u20ac\u{1f600}, 1 times");

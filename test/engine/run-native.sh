@@ -35,7 +35,21 @@ export function answer(question) {
 	return `${question}, ${++times} times`;
 }
 END
-for name in beside asked; do
+# Two of one build, and one of another.
+cat >"$bundle/builds.js" <<'END'
+import * as native from "masq:native";
+for (const get of [() => native.importBundle("same"), () => native.importBundle("other"), () => native.ask("other", "?"), () => native.importBundle("beside")])
+	try {
+		native.print(1, `${JSON.stringify(get())}\n`);
+	} catch (error) {
+		native.print(1, `${error.message}\n`);
+	}
+//# masqd 0000000000000001
+END
+for_program "$bundle/builds.js" >/dev/null
+printf '%s\n' 'export const build = 1;' '//# masqd 0000000000000001' >"$bundle/same.js"
+printf '%s\n' 'export function answer() { return "read"; }' '//# masqd 0000000000000002' >"$bundle/other.js"
+for name in beside asked same other; do
 	[ -z "$compiler" ] || mv "$(for_program "$bundle/$name.js")" "$bundle/$name.qbc"
 done
 

@@ -2,8 +2,10 @@
 
 import contextlib
 import os
+import pathlib
 import random
 import re
+import shutil
 import signal
 import socket
 import struct
@@ -12,6 +14,7 @@ import threading
 import pytest
 from scapy.layers.inet import ICMP, IP, TCP, UDP
 
+import bed as beds
 from bed import GATEWAY, H1, H2, H3, LAN_GATEWAY, R, S1, S2, S3, iperf_server, wan_mac
 from namespace import run, wait_until
 from packets import is_udp, tcp, udp
@@ -794,3 +797,43 @@ def test_no_room_for_the_state(make_bed):
     finally:
         bed.stop()
         run("umount", bed.state_folder)
+
+
+def test_an_upgrade_below_a_running_daemon(make_bed, tmp_path, monkeypatch):
+    """A daemon reads no bundle of another build: connections go on, what it would have read says so, a restart has all of it again."""
+    source = pathlib.Path(os.environ.get("MASQD_JS") or beds.MASQD.parent)
+    names = [path.name for path in source.iterdir() if path.suffix in (".js", ".qbc")]
+    for name in names:
+        shutil.copy(source / name, tmp_path)
+    monkeypatch.setenv("MASQD_JS", str(tmp_path))
+    bed = make_bed().start()
+    talk = Talk(bed, bed.h1, H1, 4000)
+    for name in names:
+        old = (tmp_path / name).read_bytes()
+        build = re.search(rb"\n?//# masqd [0-9a-f]{16}\n$", old)
+        new = tmp_path / f"{name}.new"
+        new.write_bytes(old[: build.start()] + b"\n//# masqd 0123456789abcdef\n")
+        new.rename(tmp_path / name)
+
+    talk.go_on()
+    refused = "is of another build than the masqd that runs: restart it"
+    for asked in (["why", "tcp", f"{H1}:4000", f"{S1}:80"], ["capture", "on"], ["reload"]):
+        answer = bed.masqd(*asked, check=False)
+        assert answer.returncode != 0 and refused in answer.stdout + answer.stderr, (asked, answer)
+    listener = bed.wan.listener(S1, 21)
+    control = bed.h1.tcp(H1, 4001)
+    control.connect((S1, 21))
+    server, _ = listener.accept()
+    server.settimeout(control.gettimeout())
+    command = b"PORT 192,168,1,10,200,21\r\n"
+    control.sendall(command)
+    assert server.recv(100) == command
+    bed.daemon.expect(f"FTP is left as it is: .*{refused}")
+    assert [(one["note"], one["count"]) for one in bed.status()["alg"]] == [("ftp-not-read", 1)]
+
+    daemon = bed.daemon
+    bed.stop()
+    assert re.search(f"stop: .*hand-over.*{refused}", daemon.output)
+    bed.start()
+    talk.go_on()
+    assert "session" in bed.masqd("why", "tcp", f"{H1}:4000", f"{S1}:7000").stdout
