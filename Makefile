@@ -11,6 +11,7 @@ include test/bench/build.mk
 include openwrt/package.mk
 include test/conformance/conformance.mk
 include test/guest/guest.mk
+include test/luci/luci.mk
 
 VERSION := $(shell sed -n 's/.*"version": "\(.*\)",/\1/p' package.json)
 SOURCES := $(shell find src -name '*.ts')
@@ -95,6 +96,7 @@ build: known-arch deps ## build/masqd and its bundles (SANITIZE=1, FAULTS=1, LIB
 bundle: $(BUNDLES)
 
 $(BUNDLES) &: $(SOURCES) native/bundles.mjs native/hoist.mjs package.json node_modules/.ready
+	@mkdir -p build
 	node native/bundles.mjs $(VERSION) build
 	@touch $(BUNDLES)
 
@@ -113,6 +115,7 @@ test: build ## run all tests
 	@$(MAKE) --no-print-directory build FAULTS=1
 	@$(MAKE) --no-print-directory build LIBC=musl
 	@$(MAKE) --no-print-directory bench-tools
+	@$(MAKE) --no-print-directory luci-deps luci-tests
 	@$(MAKE) --no-print-directory ipk ARCH=
 	@for arch in x86_64 mipsel; do $(MAKE) --no-print-directory firmware ARCH=$$arch || exit 1; done
 	/usr/bin/python3 test/run.py

@@ -20,7 +20,7 @@ trap 'exit 1' HUP INT TERM
 # The bundle of the source in folder $1.
 bundle() {
 	[ -e "$1/node_modules" ] || ln -s "$PWD/node_modules" "$1/node_modules"
-	make -s -C "$1" -o node_modules/.ready bundle
+	make -s -C "$1" -o node_modules/.ready bundle build/luci/.made
 	rm "$1/node_modules"
 }
 
@@ -34,6 +34,8 @@ cp -R "$work/first/$name" "$work/source"
 bundle "$work/source"
 mkdir "$work/first/$name/dist"
 cp "$work/source"/build/*.js "$work/first/$name/dist/"
+cp -R "$work/source/build/luci" "$work/first/$name/dist/luci"
+rm "$work/first/$name/dist/luci/.made"
 (cd "$work/first/$name/dist" && sha256sum -- *.js > sha256sums)
 pack "$work/first" > "$release.new"
 mv "$release.new" "$release"
@@ -44,6 +46,7 @@ for file in "$work/proof/$name"/dist/*.js; do
 	cmp "$file" "$work/proof/$name/build/${file##*/}" || exit 1
 	echo "${file##*/}: as the source in the release builds it"
 done
+diff -r -x .made "$work/proof/$name/dist/luci" "$work/proof/$name/build/luci"
 rm -rf "$work/proof/$name/build"
 pack "$work/proof" | cmp - "$release"
 

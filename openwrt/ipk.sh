@@ -1,19 +1,19 @@
 #!/bin/sh
-# Packs build/ARCH as OpenWrt's opkg takes it: a gzipped tar of debian-binary, data.tar.gz and control.tar.gz. The same
-# input gives the same bytes, whoever packs it and when.
+# Packs build/ARCH, or the pages in build/luci, as OpenWrt's opkg takes it: a gzipped tar of debian-binary, data.tar.gz
+# and control.tar.gz. The same input gives the same bytes, whoever packs it and when.
 #
 #   openwrt/ipk.sh ARCH        prints the name of the package: build/masqd_VERSION_ARCH.ipk
+#   openwrt/ipk.sh luci        likewise: build/luci-app-masqd_VERSION_all.ipk
 #
 # SOURCE_DATE_EPOCH is the time of all files in it (default: of the last commit).
 set -eu
 cd "$(dirname "$0")/.."
 [ $# -eq 1 ] || {
-	echo "usage: openwrt/ipk.sh ARCH" >&2
+	echo "usage: openwrt/ipk.sh ARCH | luci" >&2
 	exit 1
 }
 arch=$1
 version=$(sed -n 's/.*"version": "\(.*\)",/\1/p' package.json)-r1
-package=build/masqd_${version}_$arch.ipk
 epoch=${SOURCE_DATE_EPOCH:-$(git log -1 --format=%ct 2> /dev/null || date -r package.json +%s)}
 
 work=$(mktemp -d)
@@ -26,17 +26,35 @@ pack() {
 	zopfli -c "$work/tar" > "$2"
 }
 
-# The files: openwrt/files mirrors the router's file system, the rest is built.
-mkdir -p "$work/data/usr/sbin" "$work/data/usr/share/masqd" "$work/control"
-cp -R openwrt/files/. "$work/data/"
-cp "build/$arch/masqd" "$work/data/usr/sbin/"
-cp "build/$arch"/*.qbc "$work/data/usr/share/masqd/"
+mkdir -p "$work/data" "$work/control"
+if [ "$arch" = luci ]; then
+	name=luci-app-masqd section=luci arch=all
+	depends='masqd, luci-base, rpcd-mod-luci, rpcd-mod-ucode, ucode-mod-fs, ucode-mod-socket, ucode-mod-uci, ucode-mod-uloop'
+	description=' Pages for LuCI: who uses the line, why a packet was dropped and what would
+ let it pass, forwards, settings; and the ubus object masqd behind them.'
+	cp -R build/luci/. "$work/data/"
+	rm -f "$work/data/.made"
+	cp openwrt/luci/postinst-pkg "$work/control/"
+else
+	name=masqd section=net
+	depends='kmod-tun, kmod-nft-nat, kmod-nft-queue, kmod-nf-conntrack-netlink, nftables'
+	description=' IPv4 masquerader that keeps to RFC 4787, 5382 and 5508, remembers
+ quiet connections, shares its table fairly between hosts, and says
+ in words why it dropped a packet.'
+	# openwrt/files mirrors the router's file system, the rest is built.
+	mkdir -p "$work/data/usr/sbin" "$work/data/usr/share/masqd"
+	cp -R openwrt/files/. "$work/data/"
+	cp "build/$arch/masqd" "$work/data/usr/sbin/"
+	cp "build/$arch"/*.qbc "$work/data/usr/share/masqd/"
+	cp openwrt/postinst-pkg openwrt/postrm "$work/control/"
+	echo /etc/config/masqd > "$work/control/conffiles"
+fi
+package=build/${name}_${version}_$arch.ipk
 find "$work/data" \( -type d -o -type f -perm -u=x \) -exec chmod 755 {} +
 find "$work/data" -type f ! -perm -u=x -exec chmod 644 {} +
 # As OpenWrt installs configurations.
-chmod 600 "$work/data/etc/config/masqd"
+[ "$name" = luci-app-masqd ] || chmod 600 "$work/data/etc/config/masqd"
 
-echo /etc/config/masqd > "$work/control/conffiles"
 cat > "$work/control/postinst" << 'END'
 #!/bin/sh
 [ "${IPKG_NO_SCRIPT}" = "1" ] && exit 0
@@ -50,26 +68,24 @@ cat > "$work/control/prerm" << 'END'
 . ${IPKG_INSTROOT}/lib/functions.sh
 default_prerm $0 $@
 END
-cp openwrt/postinst-pkg openwrt/postrm "$work/control/"
 size=$(find "$work/data" -type f -exec cat {} + | wc -c)
 cat > "$work/control/control" << END
-Package: masqd
+Package: $name
 Version: $version
-Depends: kmod-tun, kmod-nft-nat, kmod-nft-queue, kmod-nf-conntrack-netlink, nftables
+Depends: $depends
 Source: package/network/masqd
 SourceName: masqd
 License: MIT
 LicenseFiles: LICENSE
-Section: net
+Section: $section
 SourceDateEpoch: $epoch
 Architecture: $arch
 Installed-Size: $size
-Description:  IPv4 masquerader that keeps to RFC 4787, 5382 and 5508, remembers
- quiet connections, shares its table fairly between hosts, and says
- in words why it dropped a packet.
+Description: $description
 END
-chmod 644 "$work/control/control" "$work/control/conffiles"
-chmod 755 "$work/control/postinst" "$work/control/prerm" "$work/control/postinst-pkg" "$work/control/postrm"
+chmod 755 "$work/control/"*
+chmod 644 "$work/control/control"
+[ "$name" = luci-app-masqd ] || chmod 644 "$work/control/conffiles"
 
 mkdir "$work/package"
 pack "$work/data" "$work/package/data.tar.gz"

@@ -158,6 +158,7 @@ SUITES = [
     Suite("netlink", ["test/net/run-check.sh", "netlink"], summary),
     Suite("demo", pytest("test/demo", "-p", "no:cacheprovider"), junit),
     Suite("package", pytest("test/openwrt", "-p", "no:cacheprovider"), junit),
+    Suite("luci", ["node", "build/test/luci/pages.mjs"], summary),
     Suite("size", ["openwrt/size.sh"], summary),
     Suite("shfmt", ["shfmt", "-d", "-sr", "-s", *ROUTER_SCRIPTS]),
     Suite("shellcheck", ["shellcheck", "-x", *SHELL_SCRIPTS]),

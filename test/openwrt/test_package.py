@@ -2,6 +2,7 @@
 
 import hashlib
 import io
+import json
 import os
 import pathlib
 import re
@@ -32,6 +33,12 @@ def ipk(arch):
 def part(arch, name):
     with tarfile.open(ipk(arch)) as package:
         return tarfile.open(fileobj=io.BytesIO(package.extractfile(f"./{name}").read()))
+
+
+def luci_part(name):
+    [package] = ROOT.glob("build/luci-app-masqd_*_all.ipk")
+    with tarfile.open(package) as outer:
+        return tarfile.open(fileobj=io.BytesIO(outer.extractfile(f"./{name}").read()))
 
 
 def run(*words, **more):
@@ -75,10 +82,10 @@ def test_makefile_is_fit_for_a_feed():
     fields = [line.split(":=")[0] for line in text.splitlines() if re.match(r"PKG_\w+:=", line)]
     order = ["PKG_NAME", "PKG_VERSION", "PKG_RELEASE", "PKG_SOURCE", "PKG_SOURCE_URL", "PKG_HASH", "PKG_MAINTAINER", "PKG_LICENSE", "PKG_LICENSE_FILES"]
     assert fields[: len(order)] == order
-    assert text.endswith("$(eval $(call BuildPackage,masqd))\n")
+    assert text.endswith("$(eval $(call BuildPackage,masqd))\n$(eval $(call BuildPackage,luci-app-masqd))\n")
     # What the SDK puts into the package is what `make ipk` puts there.
-    for script, name in (("postinst", "postinst-pkg"), ("postrm", "postrm")):
-        defined = text.split(f"define Package/masqd/{script}\n")[1].split("endef")[0].replace("$$", "$")
+    for script, name in (("masqd/postinst", "postinst-pkg"), ("masqd/postrm", "postrm"), ("luci-app-masqd/postinst", "luci/postinst-pkg")):
+        defined = text.split(f"define Package/{script}\n")[1].split("endef")[0].replace("$$", "$")
         written = "".join(line for line in (ROOT / "openwrt" / name).read_text().splitlines(True) if not re.match("# ", line))
         assert defined == written
 
@@ -100,6 +107,27 @@ def test_files_are_those_of_openwrt_files_and_the_program(arch):
         executable = name == "usr/sbin/masqd" or name.startswith("etc/init.d/") or os.access(ROOT / "openwrt/files" / name, os.X_OK)
         assert member.mode == (0o600 if name == "etc/config/masqd" else 0o755 if executable else 0o644), name
         assert (member.uid, member.gid) == (0, 0)
+
+
+def test_the_pages_are_a_package_of_their_own():
+    with luci_part("control.tar.gz") as control:
+        fields = dict(line.split(": ", 1) for line in control.extractfile("./control").read().decode().splitlines() if ": " in line)
+        assert control.getmember("./postinst-pkg").mode == 0o755 and "./conffiles" not in control.getnames()
+    assert (fields["Package"], fields["Architecture"]) == ("luci-app-masqd", "all")
+    assert "rpcd-mod-ucode" in fields["Depends"] and "masqd" in fields["Depends"].split(", ")
+    [package] = ROOT.glob("build/luci-app-masqd_*_all.ipk")
+    assert package.name == f"luci-app-masqd_{fields['Version']}_all.ipk" and package.stat().st_size <= 40 * 1024
+    with luci_part("data.tar.gz") as data:
+        members = {m.name.removeprefix("./"): m for m in data.getmembers() if m.isfile()}
+        menu = json.load(data.extractfile("./usr/share/luci/menu.d/luci-app-masqd.json"))
+    assert all(member.mode == 0o644 and member.uid == 0 for member in members.values())
+    assert "usr/share/rpcd/ucode/masqd" in members
+    views = [entry["action"]["path"] for entry in menu.values() if entry["action"]["type"] == "view"]
+    assert len(views) == 6 and all(f"www/luci-static/resources/view/{view}.js" in members for view in views)
+
+
+def test_the_template_of_translations_has_every_text():
+    assert run("node", "openwrt/luci/generate.mjs", "--pot") == (ROOT / "openwrt/luci/po/templates/masqd.pot").read_text(), "make po"
 
 
 def test_executable(arch):
@@ -174,7 +202,12 @@ def test_release_builds_its_own_bundle_and_a_feed_builds_from_it(tmp_path):
         ["make", "-C", sdk, f"TOPDIR={sdk}"], capture_output=True, text=True, env={k: v for k, v in os.environ.items() if not k.startswith(("MAKE", "MFLAGS"))}
     )
     assert built.returncode == 0, built.stdout[-2000:] + built.stderr[-2000:]
-    root = sdk / "root"
+    with luci_part("data.tar.gz") as data:
+        pages = sdk / "root/luci-app-masqd"
+        assert {str(p.relative_to(pages)): p.read_bytes() for p in pages.rglob("*") if p.is_file()} == {
+            m.name.removeprefix("./"): data.extractfile(m).read() for m in data.getmembers() if m.isfile()
+        }
+    root = sdk / "root/masqd"
     with part("x86_64", "data.tar.gz") as data:
         assert {str(p.relative_to(root)) for p in root.rglob("*") if p.is_file()} == {m.name.removeprefix("./") for m in data.getmembers() if m.isfile()}
     for name in BUNDLES:
