@@ -147,9 +147,12 @@ export class SpareLists {
 	 * Writes word R_META of a session, which was `meta`, and puts it into the list of its host where it belongs then.
 	 */
 	move(i: number, meta: number, next: number): void {
-		const from = spareOf(meta);
-		const to = spareOf(next);
-		if (from === UNANSWERED && to === LIVE && !this.pressed) {
+		if (
+			!this.pressed &&
+			(meta & ANSWERED) === 0 &&
+			SPARE[(meta >> STATE_SHIFT) & STATE_MASK] === UNANSWERED &&
+			SPARE[(next >> STATE_SHIFT) & STATE_MASK] === LIVE
+		) {
 			// Nearly always: the first answer.
 			const s = this.#hosts;
 			const at = this.#T16[(i << HALF_SHIFT) + R_HOST] * S_HOST;
@@ -158,6 +161,8 @@ export class SpareLists {
 			if (s[at]++ === 0) this.answered++;
 			return;
 		}
+		const from = spareOf(meta);
+		const to = spareOf(next);
 		if (from !== to) this.remove(i, from);
 		this.#T[(i << RECORD_SHIFT) + R_META] = next;
 		if (from !== to) this.add(i, to);

@@ -353,27 +353,40 @@ export class Table {
 
 	/** Refreshes a session: last use is `now16` (seconds & 0xffff). */
 	touch(i: number, now16: number): void {
-		const state = this.state(i);
-		this.#detach(state, i);
-		this.T16[(i << HALF_SHIFT) + R_LAST] = now16;
-		this.#append(state, i);
-		if (this.hooks !== null) this.hooks.changed(i);
+		this.setState(i, (this.T[(i << RECORD_SHIFT) + R_META] >> STATE_SHIFT) & STATE_MASK, now16);
 	}
 
-	/** Moves a session to another state and refreshes it. */
+	/** Moves a session to another state and refreshes it. Spelt out: it is done for most packets of the slow path. */
 	setState(i: number, state: number, now16: number): void {
-		const m = (i << RECORD_SHIFT) + R_META;
-		const meta = this.T[m];
+		const t = this.T16;
+		const l = this.#lists;
+		const h = i << HALF_SHIFT;
+		const to = state << 1;
+		const meta = this.T[(i << RECORD_SHIFT) + R_META];
 		const before = (meta >> STATE_SHIFT) & STATE_MASK;
-		this.#detach(before, i);
 		// First the time: the new state's may be shorter than the session has been idle.
-		this.T16[(i << HALF_SHIFT) + R_LAST] = now16;
-		if (before !== state) {
-			const next = meta ^ ((before ^ state) << STATE_SHIFT);
-			if (SPARE[before] === SPARE[state]) this.T[m] = next;
-			else this.spare.move(i, meta, next);
+		t[h + R_LAST] = now16;
+		const tail = l[to + 1];
+		if (tail !== i) {
+			const previous = t[h + R_PREVIOUS];
+			const next = t[h + R_NEXT];
+			if (previous === 0) l[before << 1] = next;
+			else t[(previous << HALF_SHIFT) + R_NEXT] = next;
+			if (next === 0) l[(before << 1) + 1] = previous;
+			else t[(next << HALF_SHIFT) + R_PREVIOUS] = previous;
+			t[h + R_PREVIOUS] = tail;
+			t[h + R_NEXT] = 0;
+			if (tail === 0) l[to] = i;
+			else t[(tail << HALF_SHIFT) + R_NEXT] = i;
+			l[to + 1] = i;
+			if (before !== state) {
+				this.#counts[before]--;
+				this.#counts[state]++;
+				const changed = meta ^ ((before ^ state) << STATE_SHIFT);
+				if (SPARE[before] === SPARE[state]) this.T[(i << RECORD_SHIFT) + R_META] = changed;
+				else this.spare.move(i, meta, changed);
+			}
 		}
-		this.#append(state, i);
 		if (this.hooks !== null) this.hooks.changed(i);
 	}
 
@@ -384,15 +397,14 @@ export class Table {
 	 */
 	setStateKeepingTime(i: number, state: number, now16: number): void {
 		const t = this.T16;
-		const m = (i << RECORD_SHIFT) + R_META;
-		const meta = this.T[m];
+		const l = this.#lists;
+		const meta = this.T[(i << RECORD_SHIFT) + R_META];
 		const from = (meta >> STATE_SHIFT) & STATE_MASK;
 		this.#detach(from, i);
 		const changed = meta ^ ((from ^ state) << STATE_SHIFT);
-		if (SPARE[from] === SPARE[state]) this.T[m] = changed;
+		if (SPARE[from] === SPARE[state]) this.T[(i << RECORD_SHIFT) + R_META] = changed;
 		else this.spare.move(i, meta, changed);
 		const age = (now16 - t[(i << HALF_SHIFT) + R_LAST]) & 0xffff;
-		const l = this.#lists;
 		let before = l[(state << 1) + 1];
 		for (let steps = 0; before !== 0 && ((now16 - t[(before << HALF_SHIFT) + R_LAST]) & 0xffff) < age; steps++) {
 			if (steps === 32) {

@@ -6,8 +6,9 @@
 
 import { swap32 } from "../packet/layout.ts";
 import { ACK, FIN, RST, SYN } from "../packet/tcp.ts";
-import { ALG_INSPECTED, R_ACK_IN, R_ACK_OUT, R_META, RECORD_SHIFT, RESET_WINDOW } from "./record.ts";
+import { ALG_INSPECTED, R_ACK_IN, R_ACK_OUT, R_META, RECORD_SHIFT, RESET_WINDOW, STATE_MASK, STATE_SHIFT } from "./record.ts";
 import {
+	STATES,
 	TCP_CLOSING,
 	TCP_ESTABLISHED,
 	TCP_FIN_IN,
@@ -28,32 +29,33 @@ import type { Table } from "./table.ts";
 export function tcpOut(table: Table, i: number, flags: number, seq: number, ack: number, now16: number): void {
 	// What was offloaded decides what this means.
 	if (table.hooks !== null) table.hooks.sync(i);
-	const state = table.state(i);
 	const t = table.T;
 	const e = i << RECORD_SHIFT;
+	const meta = t[e + R_META];
+	const state = (meta >> STATE_SHIFT) & STATE_MASK;
+	if ((flags & (RST | SYN)) === 0) {
+		if (flags & ACK) t[e + R_ACK_OUT] = ack;
+		table.setState(i, AFTER_OUT[(state << 2) | (flags & FIN) | (meta & ALG_INSPECTED ? 2 : 0)], now16);
+		return;
+	}
 	if (flags & RST) {
 		// A host that answers every stray segment with a reset does not keep the mapping (RFC 7857 section 7.1).
 		if (state !== TCP_RESET) table.setState(i, TCP_RESET, now16);
 		return;
 	}
-	if (flags & SYN) {
-		if ((flags & ACK) === 0 && (state === TCP_SYN_OUT || state === TCP_CLOSING || state === TCP_RESET)) {
-			t[e + R_ACK_OUT] = 0;
+	if ((flags & ACK) === 0 && (state === TCP_SYN_OUT || state === TCP_CLOSING || state === TCP_RESET)) {
+		t[e + R_ACK_OUT] = 0;
+		t[e + R_ACK_IN] = swap32(swap32(seq) + 1);
+		table.setState(i, TCP_SYN_OUT, now16);
+	} else {
+		// A host that begins anew from the port of a connection that it has forgotten: its peer's refusal
+		// acknowledges this SYN, not what was (see tcpIn).
+		if ((flags & ACK) === 0) {
+			if (table.hooks !== null) table.hooks.ended(i);
 			t[e + R_ACK_IN] = swap32(swap32(seq) + 1);
-			table.setState(i, TCP_SYN_OUT, now16);
-		} else {
-			// A host that begins anew from the port of a connection that it has forgotten: its peer's refusal
-			// acknowledges this SYN, not what was (see tcpIn).
-			if ((flags & ACK) === 0) {
-				if (table.hooks !== null) table.hooks.ended(i);
-				t[e + R_ACK_IN] = swap32(swap32(seq) + 1);
-			} else t[e + R_ACK_OUT] = ack;
-			table.setState(i, state === TCP_SYN_IN ? TCP_OPENED_IN : state, now16);
-		}
-		return;
+		} else t[e + R_ACK_OUT] = ack;
+		table.setState(i, state === TCP_SYN_IN ? TCP_OPENED_IN : state, now16);
 	}
-	if (flags & ACK) t[e + R_ACK_OUT] = ack;
-	table.setState(i, afterData(state, flags, TCP_FIN_OUT, TCP_FIN_IN, TCP_SYN_OUT, open(t[e + R_META])), now16);
 }
 
 /**
@@ -62,9 +64,15 @@ export function tcpOut(table: Table, i: number, flags: number, seq: number, ack:
  */
 export function tcpIn(table: Table, i: number, flags: number, seq: number, ack: number, now16: number): boolean {
 	if (table.hooks !== null) table.hooks.sync(i);
-	const state = table.state(i);
 	const t = table.T;
 	const e = i << RECORD_SHIFT;
+	const meta = t[e + R_META];
+	const state = (meta >> STATE_SHIFT) & STATE_MASK;
+	if ((flags & (RST | SYN)) === 0) {
+		if (flags & ACK) t[e + R_ACK_IN] = ack;
+		table.setState(i, AFTER_IN[(state << 2) | (flags & FIN) | (meta & ALG_INSPECTED ? 2 : 0)], now16);
+		return true;
+	}
 	if (flags & RST) {
 		// A SYN is refused by its number, also one for which there still is an older connection.
 		const refused = state !== TCP_SYN_OUT && (flags & ACK) !== 0 && ack === t[e + R_ACK_IN];
@@ -75,16 +83,11 @@ export function tcpIn(table: Table, i: number, flags: number, seq: number, ack: 
 		table.setState(i, TCP_RESET, now16);
 		return true;
 	}
-	if (flags & SYN) {
-		if ((flags & ACK) === 0 && (state === TCP_CLOSING || state === TCP_RESET)) {
-			t[e + R_ACK_OUT] = 0;
-			t[e + R_ACK_IN] = 0;
-			table.setState(i, TCP_SYN_IN, now16);
-		} else table.setState(i, state === TCP_SYN_OUT || (state === TCP_OPENED_IN && (flags & ACK) !== 0) ? TCP_OPENED : state, now16);
-		return true;
-	}
-	if (flags & ACK) t[e + R_ACK_IN] = ack;
-	table.setState(i, afterData(state, flags, TCP_FIN_IN, TCP_FIN_OUT, TCP_SYN_IN, open(t[e + R_META])), now16);
+	if ((flags & ACK) === 0 && (state === TCP_CLOSING || state === TCP_RESET)) {
+		t[e + R_ACK_OUT] = 0;
+		t[e + R_ACK_IN] = 0;
+		table.setState(i, TCP_SYN_IN, now16);
+	} else table.setState(i, state === TCP_SYN_OUT || (state === TCP_OPENED_IN && (flags & ACK) !== 0) ? TCP_OPENED : state, now16);
 	return true;
 }
 
@@ -100,11 +103,6 @@ export function afterOffload(before: number, carried: boolean, reset: "none" | "
 	const out = finOut || state === TCP_FIN_OUT;
 	if (finIn || state === TCP_FIN_IN) return out ? TCP_CLOSING : TCP_FIN_IN;
 	return out ? TCP_FIN_OUT : TCP_ESTABLISHED;
-}
-
-/** The state in which a session's data flows. */
-function open(meta: number): number {
-	return meta & ALG_INSPECTED ? TCP_INSPECTED : TCP_ESTABLISHED;
 }
 
 /**
@@ -129,3 +127,15 @@ function afterData(state: number, flags: number, ownFin: number, otherFin: numbe
 			return state;
 	}
 }
+
+/**
+ * {@link afterData} of the segments from one side: by state << 2, FIN (1), and whether the session is ALG_INSPECTED
+ * (2).
+ */
+function transitions(ownFin: number, otherFin: number, opening: number): Uint8Array {
+	return Uint8Array.from({ length: STATES << 2 }, (_, n) =>
+		afterData(n >> 2, n & FIN, ownFin, otherFin, opening, n & 2 ? TCP_INSPECTED : TCP_ESTABLISHED),
+	);
+}
+const AFTER_OUT = transitions(TCP_FIN_OUT, TCP_FIN_IN, TCP_SYN_OUT);
+const AFTER_IN = transitions(TCP_FIN_IN, TCP_FIN_OUT, TCP_SYN_IN);

@@ -97,6 +97,12 @@ import { type Context, HAIRPIN } from "./context.ts";
 import { REASON } from "./reason.ts";
 import type { SlowPath } from "./slow-path.ts";
 
+/**
+ * Mask of the states that differ from TCP_ESTABLISHED in who has sent FIN alone: what plain data does is the same in
+ * all. Where something carries packets beside the table it decides which of them a session is in.
+ */
+const OPEN_STATES = ~3;
+
 /** The two batch functions. */
 export interface FastPath {
 	/** Translates `count` received frames of LAN port `port` (pairs in `rx`) into the WAN queue. */
@@ -111,6 +117,7 @@ export interface FastPath {
 export function makeFastPath(c: Context, slow: SlowPath): FastPath {
 	var imul = Math.imul;
 	var table = c.table;
+	var track = slow.track;
 	var T0 = table.T;
 	var T16 = table.T16;
 	var outHeads = table.outHeads;
@@ -170,6 +177,7 @@ export function makeFastPath(c: Context, slow: SlowPath): FastPath {
 		var flagShift = TCP_FLAG_SHIFT;
 		var partial = VNET_PARTIAL;
 		var little = LITTLE;
+		var openStates = table.hooks === null ? OPEN_STATES : -1;
 		var classes = IP_TOS_CLASS;
 		var m = queue.count << 1;
 		var skipped = 0;
@@ -263,8 +271,8 @@ export function makeFastPath(c: Context, slow: SlowPath): FastPath {
 			if (protocol === TCP) {
 				field = h + PLAIN_TCP_SUM_H;
 				v = P[w + PLAIN_TCP_FLAGS_W] >> flagShift;
-				if ((v & 7) !== 0 || f !== TCP_ESTABLISHED) {
-					length = slow.tcpOutbound(i, s, length);
+				if ((v & 7) !== 0 || (f & openStates) !== TCP_ESTABLISHED) {
+					length = track.tcpOutbound(i, s, IP_HEADER, length);
 					if (length === 0) {
 						skipped++;
 						continue;
@@ -276,7 +284,7 @@ export function makeFastPath(c: Context, slow: SlowPath): FastPath {
 				}
 			} else {
 				field = h + PLAIN_UDP_SUM_H;
-				if (f !== UDP_OPEN && f !== UDP_NEW) slow.udpOutbound(i);
+				if (f !== UDP_OPEN && f !== UDP_NEW) track.udpOutbound(i);
 				else if (t16[(i << HALF_SHIFT) + R_LAST] !== now16) table.touch(i, now16);
 			}
 			if (length > mtu) {
@@ -375,6 +383,7 @@ export function makeFastPath(c: Context, slow: SlowPath): FastPath {
 		var flagShift = TCP_FLAG_SHIFT;
 		var partial = VNET_PARTIAL;
 		var little = LITTLE;
+		var openStates = table.hooks === null ? OPEN_STATES : -1;
 		var classes = IP_TOS_CLASS;
 		var m = queue.count << 1;
 		var skipped = 0;
@@ -458,9 +467,9 @@ export function makeFastPath(c: Context, slow: SlowPath): FastPath {
 			if (protocol === TCP) {
 				field = h + PLAIN_TCP_SUM_H;
 				v = P[w + PLAIN_TCP_FLAGS_W] >> flagShift;
-				if ((v & 7) !== 0 || f !== TCP_ESTABLISHED) {
+				if ((v & 7) !== 0 || (f & openStates) !== TCP_ESTABLISHED) {
 					queue.count = m >> 1;
-					f = slow.tcpInbound(i, s, length) ? 1 : 0;
+					f = track.tcpInbound(i, s, IP_HEADER, length, -1) ? 1 : 0;
 					m = queue.count << 1;
 					if (f === 0) {
 						skipped++;
@@ -472,7 +481,7 @@ export function makeFastPath(c: Context, slow: SlowPath): FastPath {
 				}
 			} else {
 				field = h + PLAIN_UDP_SUM_H;
-				if (f !== UDP_OPEN) slow.udpInbound(i);
+				if (f !== UDP_OPEN) track.udpInbound(i);
 			}
 
 			x = t16[(i << HALF_SHIFT) + R_HOST] << HOST_SHIFT;

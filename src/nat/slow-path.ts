@@ -57,7 +57,7 @@ export class SlowPath {
 	readonly #unsolicited: UnsolicitedSyns;
 	readonly #outbound: Outbound;
 	readonly #inbound: Inbound;
-	readonly #track: Track;
+	readonly track: Track;
 	readonly #fragmentation: Fragmentation;
 	readonly #translator: Translator;
 	readonly #hairpin: Hairpin;
@@ -74,7 +74,7 @@ export class SlowPath {
 		this.#unsolicited = new UnsolicitedSyns(c, this.fragments, errors);
 		this.#outbound = new Outbound(c, admission, flows);
 		this.#inbound = new Inbound(c, admission, flows);
-		this.#track = new Track(c, makeFtp);
+		this.track = new Track(c, makeFtp);
 		this.#fragmentation = new Fragmentation(c, this.fragments, errors);
 		this.#translator = new Translator(c, this.#fragmentation, (s, length) => this.#hairpin.turn(s, length));
 		this.#hairpin = new Hairpin(c, admission, this.#translator, (p) => this.#inward(p));
@@ -84,7 +84,7 @@ export class SlowPath {
 
 	/** As {@link Track.takeOver}. */
 	takeOver(boot: Int32Array): void {
-		this.#track.takeOver(boot);
+		this.track.takeOver(boot);
 	}
 
 	/** True if {@link everySecond} has something to wait for. */
@@ -138,7 +138,7 @@ export class SlowPath {
 			i = this.#openOutbound(p);
 			if (i === 0) return 0;
 		} else if (!isAt(c, i, s, port)) return p.drop(REASON["spoofed-source"]);
-		else p.length = this.#track.outbound(p, i);
+		else p.length = this.track.outbound(p, i);
 		if (p.length === 0) return 0;
 		if (c.table.T[(i << RECORD_SHIFT) + R_META] >>> HOP_SHIFT !== HAIRPIN) {
 			this.#translator.count(i, length, 0);
@@ -185,26 +185,6 @@ export class SlowPath {
 			p.drop(reason, p.frames);
 		}
 		return 0;
-	}
-
-	/** As {@link Track.tcpOutbound}. */
-	tcpOutbound(i: number, s: number, length: number): number {
-		return this.#track.tcpOutbound(i, s, 20, length);
-	}
-
-	/** As {@link Track.tcpInbound}. */
-	tcpInbound(i: number, s: number, length: number): boolean {
-		return this.#track.tcpInbound(i, s, 20, length, -1);
-	}
-
-	/** As {@link Track.udpOutbound}. */
-	udpOutbound(i: number): void {
-		this.#track.udpOutbound(i);
-	}
-
-	/** As {@link Track.udpInbound}. */
-	udpInbound(i: number): void {
-		this.#track.udpInbound(i);
 	}
 
 	/** As {@link Fragmentation.identify}. */
@@ -291,7 +271,7 @@ export class SlowPath {
 			else p.drop(REASON["no-mapping"], frames);
 			if (i === 0) return;
 		} else if (!isAt(c, i, s, p.port)) return void p.drop(REASON["spoofed-source"], frames);
-		const length = this.#track.outbound(p, i);
+		const length = this.track.outbound(p, i);
 		if (length === 0) return;
 		const mtu = mtuOut(c, i);
 		const split = length > mtu && !segmentsFit(views, s, mtu, linkBytes(c.lan[p.port].ethernet));
@@ -388,7 +368,7 @@ export class SlowPath {
 			if (fresh) this.#admission.end(i, "refused");
 			return this.#refuse(p, REASON["ttl-expired"]);
 		}
-		if (!this.#track.inbound(p, i)) return 0;
+		if (!this.track.inbound(p, i)) return 0;
 		const lan = lanOfSession(c, i);
 		const { length } = p;
 		const split = length > lan.mtu && !segmentsFit(views, s, lan.mtu, linkBytes(c.wan.ethernet));

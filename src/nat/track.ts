@@ -13,6 +13,8 @@ import {
 	R_PACKETS_IN,
 	R_PACKETS_OUT,
 	RECORD_SHIFT,
+	STATE_MASK,
+	STATE_SHIFT,
 } from "../conntrack/record.ts";
 import {
 	ICMP_QUERY,
@@ -29,7 +31,7 @@ import {
 } from "../conntrack/states.ts";
 import { tcpIn, tcpOut } from "../conntrack/tcp.ts";
 import { DCCP, hasPorts, ICMP, SCTP, SLOT_IP, secondOf, swap16, TCP, UDP, UDPLITE } from "../packet/layout.ts";
-import { SYN, TCP_ACK_W, TCP_FLAGS_H, TCP_FLAGS_MASK, TCP_SEQUENCE_W } from "../packet/tcp.ts";
+import { SYN, TCP_ACK_W, TCP_FLAGS, TCP_FLAGS_MASK, TCP_HEADER, TCP_SEQUENCE_W } from "../packet/tcp.ts";
 import type { Context } from "./context.ts";
 import { type FtpReader, GROWTH, isFtpControl, leaveUnread, type MakeFtpReader, noteAlg } from "./ftp-control.ts";
 import { clampMss } from "./mss.ts";
@@ -38,6 +40,10 @@ import { REASON } from "./reason.ts";
 import { isRenamed, renamePeer } from "./renamed-peer.ts";
 import { mtuOut } from "./session-way.ts";
 
+/** TCP's option of the maximum segment size, and the headers that are not in it. */
+const MSS = 2;
+const MSS_BYTES = 4;
+const HEADERS = 40;
 const DNS_PORT = swap16(53);
 /** Queries that a resolver asks at once from one port. */
 const DNS_QUERIES = 2;
@@ -151,41 +157,58 @@ export class Track {
 	 */
 	tcpOutbound(i: number, s: number, header: number, length: number): number {
 		const c = this.#c;
+		const { table, views } = c;
 		const w = (s + SLOT_IP + header) >> 2;
-		const flags = swap16(c.views.H[(w << 1) + TCP_FLAGS_H]) & TCP_FLAGS_MASK;
-		const seq = c.views.P[w + TCP_SEQUENCE_W];
-		const ack = c.views.P[w + TCP_ACK_W];
-		const renamed = isRenamed(c.table, i);
-		if (flags & SYN) clampMss(c.views, s, w << 1, length - header, mtuOut(c, i) - 40);
-		else if (!renamed && c.table.T[(i << RECORD_SHIFT) + R_META] & ALG_INSPECTED) {
+		const flags = views.B[(w << 2) + TCP_FLAGS] & TCP_FLAGS_MASK;
+		const seq = views.P[w + TCP_SEQUENCE_W];
+		const ack = views.P[w + TCP_ACK_W];
+		const inspected = (table.T[(i << RECORD_SHIFT) + R_META] & ALG_INSPECTED) !== 0;
+		const renamed = inspected && isRenamed(table, i);
+		if (flags & SYN) this.#clampMss(i, s, w, length - header, 0);
+		else if (inspected && !renamed) {
 			const reader = this.#reader();
 			if (reader !== null) length = reader.outbound(i, s, header, length);
 			else if (!this.#passUnread(i, s, 0)) return 0;
 			if (length === 0) return 0;
 		}
-		tcpOut(c.table, i, flags, seq, ack, c.now16);
+		tcpOut(table, i, flags, seq, ack, c.now16);
 		if (renamed) renamePeer(c, i, s, w << 1, true);
-		else if (flags & SYN && c.table.state(i) === TCP_SYN_OUT) this.#openedFtp(i, true);
+		else if (flags & SYN && table.state(i) === TCP_SYN_OUT) this.#openedFtp(i, true);
 		return length;
 	}
 
 	/** An inbound one; false if it was dropped. `port` is where it came by, for the drop log. */
 	tcpInbound(i: number, s: number, header: number, length: number, port: number): boolean {
 		const c = this.#c;
+		const { table, views } = c;
 		const w = (s + SLOT_IP + header) >> 2;
-		const flags = swap16(c.views.H[(w << 1) + TCP_FLAGS_H]) & TCP_FLAGS_MASK;
-		if (!tcpIn(c.table, i, flags, c.views.P[w + TCP_SEQUENCE_W], c.views.P[w + TCP_ACK_W], c.now16)) {
+		const flags = views.B[(w << 2) + TCP_FLAGS] & TCP_FLAGS_MASK;
+		if (!tcpIn(table, i, flags, views.P[w + TCP_SEQUENCE_W], views.P[w + TCP_ACK_W], c.now16)) {
 			c.dropLog.add(REASON["tcp-bad-reset"], s, port, c.now);
 			return false;
 		}
-		const renamed = isRenamed(c.table, i);
+		const inspected = (table.T[(i << RECORD_SHIFT) + R_META] & ALG_INSPECTED) !== 0;
+		const renamed = inspected && isRenamed(table, i);
 		if (renamed) renamePeer(c, i, s, w << 1, false);
-		else if (flags & SYN && c.table.state(i) === TCP_SYN_IN) this.#openedFtp(i, false);
-		const tended = !renamed && (c.table.T[(i << RECORD_SHIFT) + R_META] & ALG_INSPECTED) !== 0;
-		if (flags & SYN) clampMss(c.views, s, w << 1, length - header, mtuOut(c, i) - 40 - (tended ? GROWTH : 0));
+		else if (flags & SYN && table.state(i) === TCP_SYN_IN) this.#openedFtp(i, false);
+		const tended = !renamed && (table.T[(i << RECORD_SHIFT) + R_META] & ALG_INSPECTED) !== 0;
+		if (flags & SYN) this.#clampMss(i, s, w, length - header, tended ? GROWTH : 0);
 		if (!tended) return true;
 		const reader = this.#reader();
 		return reader === null ? this.#passUnread(i, s, -1) : reader.inbound(i, s, header, length);
+	}
+
+	/**
+	 * Has the SYN in slot `s`, whose TCP header is at word `w` and has `room` bytes with data, announce no more than
+	 * what is left of session `i`'s way out when its segments have grown by `growth`.
+	 */
+	#clampMss(i: number, s: number, w: number, room: number, growth: number): void {
+		const { views, hops } = this.#c;
+		const { B } = views;
+		const at = (w << 2) + TCP_HEADER;
+		// Nearly always the option stands first and fits every way; what is no option there is no SYN's with one.
+		if (B[at] === MSS && B[at + 1] === MSS_BYTES && B[at + 2] * 256 + B[at + 3] <= hops.least - HEADERS - growth) return;
+		clampMss(views, s, w << 1, room, mtuOut(this.#c, i) - HEADERS - growth);
 	}
 
 	/** An outbound UDP packet of a session whose query had been answered, or that the outside has opened. */
@@ -202,7 +225,7 @@ export class Track {
 		const { table, now16 } = this.#c;
 		const { T } = table;
 		const e = i << RECORD_SHIFT;
-		const state = table.state(i);
+		const state = (T[e + R_META] >> STATE_SHIFT) & STATE_MASK;
 		if (state !== UDP_NEW && state !== UDP_DNS) return;
 		const queries = state === UDP_NEW && secondOf(T[e + R_OUT]) === DNS_PORT ? T[e + R_PACKETS_OUT] : 0;
 		const replies = T[e + R_PACKETS_IN] + 1;
