@@ -140,6 +140,7 @@ SUITES = [
     Suite("conformance-tun", conformance("tun"), summary),
     Suite("conformance-offload", conformance("packet", "--offload", "on", "--only", OFFLOADED), summary, cores=2),
     Suite("conformance-kernel", conformance("kernel", "--only", CARRIED), summary),
+    Suite("neighbours", [PYTHON, "test/neighbours/run.py", "--quick"], summary, cores=2),
     Suite("guest", [PYTHON, "test/guest/run.py", "--quick"], summary),
     Suite("fuzz", ["test/fuzz/run.sh", "200000"]),
     Suite("differential", ["test/fuzz/run-offload.sh"], summary),

@@ -42,7 +42,7 @@ export interface DecisionsView extends CoreView {
 	 * Why packets from a LAN to a destination (host order, port in host order) never come to masqd, in words; null if
 	 * they do.
 	 */
-	passesBy(protocol: number, destination: number, port: number): string | null;
+	passesBy(protocol: number, destination: number, port: number, host: number): string | null;
 }
 
 /** What a capture needs of the loop. */

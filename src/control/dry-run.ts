@@ -236,7 +236,9 @@ export function why(o: DecisionsView, request: { protocol: string; source: strin
 		say("external", `session ${mapping(i)} (${kind})`);
 	});
 
-	const past = out ? o.passesBy(protocol, addressValue(probe.destination), swap16(probe.destinationPort)) : null;
+	const past = out
+		? o.passesBy(protocol, addressValue(probe.destination), swap16(probe.destinationPort), addressValue(probe.source))
+		: null;
 	if (past !== null) say("route", `${formatAddress(addressValue(probe.destination))} is ${past}: the packet never comes to masqd`);
 	else if (out && o.impaired !== null) slowPath.outboundImpaired(0, length, lanPort, o.impaired);
 	else if (out) slowPath.outbound(0, length, lanPort);

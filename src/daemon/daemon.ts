@@ -10,6 +10,7 @@ import { H_CLOCK } from "../conntrack/table-layout.ts";
 import type { DaemonView } from "../control/daemon-view.ts";
 import type { ReloadReply } from "../control/protocol.ts";
 import { ControlServer } from "../control/server.ts";
+import { ruleFor, ruleWords } from "../kernel/foreign-routing.ts";
 import { type Resolving, resolution } from "../kernel/netifd.ts";
 import type { FastPath } from "../nat/fast-path.ts";
 import type { OffloadStatus } from "../offload/offload.ts";
@@ -27,7 +28,7 @@ import { reload } from "./reload.ts";
 import { Reloads, type Told } from "./reloads.ts";
 import type { State } from "./state.ts";
 import { takeOver } from "./take-over.ts";
-import { passesBy } from "./topology.ts";
+import { ledLans, passesBy } from "./topology.ts";
 
 const CAP_NET_ADMIN = 12;
 const CAP_NET_RAW = 13;
@@ -131,9 +132,15 @@ export class Daemon implements DaemonView {
 		return this.#parts.inStep.topology.conflict;
 	}
 
-	/** Why packets from a LAN to a destination (host order) never come to masqd, in words; null if they do. */
-	passesBy(protocol: number, destination: number, port: number): string | null {
-		return passesBy(this.#parts.inStep.topology, protocol, destination, port, this.ownPorts.has(protocol, port));
+	/** Why packets of a host to a destination (host order) never come to masqd, in words; null if they do. */
+	passesBy(protocol: number, destination: number, port: number, host: number): string | null {
+		const t = this.#parts.inStep.topology;
+		const { kernel } = this;
+		const rule = t.own.includes(destination) ? null : ruleFor(kernel.rules, ledLans(t.lan), host, destination, t.lan[0].kind !== "packet");
+		if (rule === null) return passesBy(t, protocol, destination, port, this.ownPorts.has(protocol, port));
+		const way = kernel.listRoutes().find(({ table, prefix }) => table === rule.table && prefix === 0);
+		const device = way === undefined ? undefined : kernel.links.get(way.ifindex)?.name;
+		return `the kernel's: policy rule ${ruleWords(rule)} sends it${device === undefined ? " elsewhere" : ` to ${device}`}`;
 	}
 
 	/** Puts other batch functions in place of the core's own, between two batches; null puts those back. */

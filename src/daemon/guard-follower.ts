@@ -149,6 +149,7 @@ export function guardFactsOf(t: Topology, flows?: number): GuardFacts {
 		rangesOf: (proto) => (proto === TCP ? t.guarded.tcp : t.guarded.udp),
 		forwards: t.forwards,
 		elsewhere: elsewhere(t),
+		handed: t.handed,
 		internal: t.lan.flatMap((p) => p.nets),
 		ownAddresses: t.own,
 		pcp: ports.filter((p) => p.pcp).map((p) => p.name),

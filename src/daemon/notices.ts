@@ -7,7 +7,7 @@ import { foreignRouting } from "../kernel/foreign-routing.ts";
 import type { KernelMirror } from "../kernel/mirror.ts";
 import type { Follower } from "./follower.ts";
 import type { Log } from "./log.ts";
-import type { Topology } from "./topology.ts";
+import { ledLans, type Topology } from "./topology.ts";
 
 /** Looks around and tells. */
 export class Notices implements Follower {
@@ -49,12 +49,10 @@ export class Notices implements Follower {
 		if (t === null) return [];
 		const kernel = this.#kernel;
 		return foreignRouting({
-			wan: { name: t.wan.name, ifindex: t.wan.index, addresses: kernel.addresses(t.wan.index) },
-			lan: t.lan.map((p) => ({ name: p.name, subnets: p.nets })),
+			wan: { name: t.wan.name, addresses: kernel.addresses(t.wan.index) },
+			lan: ledLans(t.lan),
 			exempts: t.exempts,
 			rules: kernel.rules,
-			routes: kernel.routes(),
-			nameOf: (ifindex) => kernel.links.get(ifindex)?.name ?? `device ${ifindex}`,
 		});
 	}
 

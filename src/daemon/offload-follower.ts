@@ -175,8 +175,11 @@ export class OffloadFollower implements Follower {
 		const { kernel, log } = this.#with;
 		const device = ({ index, ethernet, mtu, mac }: Device): OffloadDevice => ({ index, ethernet, mtu, mac: mac ?? new Uint8Array(6) });
 		const ports = [t.wan, ...t.lan.filter((p) => p.kind !== "tap").map((p) => p.device)];
-		const filters = foreignWords(foreignFilters(ports, this.#ingress, native, (index) => kernel.links.get(index)?.name));
-		const standsBack = this.#mode === "auto" && filters !== "";
+		const led = t.lan.some((p) => p.kind === "tun") && t.handed.length > 0;
+		const others = foreignWords(foreignFilters(ports, this.#ingress, native, (index) => kernel.links.get(index)?.name));
+		// The programs ask no rule.
+		const filters = led ? ["policy rules of others", others].filter((text) => text !== "").join("; ") : others;
+		const standsBack = led || (this.#mode === "auto" && filters !== "");
 		if (filters !== this.#filtered) {
 			if (filters === "") log.info("offload: there are no more filters of others");
 			else log.info(standsBack ? `no offload: ${(this.#bundle as Bundle).obstacleOf(filters)}` : `offload goes past others: ${filters}`);

@@ -31,6 +31,7 @@ import { Announcements } from "../port/pcp-responder.ts";
 import { Barrier } from "./barrier.ts";
 import type { Carrier } from "./carrier.ts";
 import { Clock } from "./clock.ts";
+import { Connections, handOverBundle } from "./connections.ts";
 import { Egress, type Meter } from "./egress.ts";
 import { type Follower, StartError } from "./follower.ts";
 import { ftpReaderAt } from "./ftp-reader.ts";
@@ -185,6 +186,7 @@ export class Parts {
 			queue: () => tunQueue(this.inForce.plan),
 			guarded: (p) => this.guard.covers(p),
 			noticed: (changes) => this.inStep.noticed(changes),
+			forget: (nets, before, to) => handOverBundle().forgetUntranslated(native, nets, before, to),
 			warnings,
 		});
 		this.wanAddress = new WanAddress({
@@ -231,19 +233,28 @@ export class Parts {
 			(i) => this.offload.offload?.hopChanged(i),
 			(unroutable) => this.wanAddress.routed(unroutable),
 		);
-		// Closed when nothing is translated any more, and before the kernel gets the first packet.
-		const connections: Follower = {
-			name: "connections",
-			follow: () => {},
-			close: (relieved) => {
-				const { table, externals } = this.context;
-				// What the kernel carries is its own.
-				if (relieved || carrier !== null) return;
-				const { handOver } = native.importBundle("hand-over") as typeof import("../kernel/hand-over.ts");
-				handOver(native, table.T, externals.A, table.layout.sessions);
+		const connections = new Connections(this.context, this.admission, carrier !== null);
+		let started = false;
+		// Before the kernel is let have it: what masqd, or its offload, would go on to send by the WAN.
+		const leaving: Follower = {
+			name: "leaving",
+			follow: (t) => {
+				if (started) {
+					connections.leave(t);
+					departures.follow();
+				}
+				started = true;
 			},
+			close: () => {},
 		};
+		const departures = new SessionHops(
+			this.context.table,
+			(peer) => this.context.hops.find(peer),
+			(i) => this.offload.offload?.hopChanged(i),
+			() => {},
+		);
 		const followers = [
+			leaving,
 			this.routerPorts,
 			this.guard,
 			this.ports,

@@ -120,6 +120,7 @@ export class Ports implements Follower {
 			this.#takeDevice(p, place.device, place.framed);
 			p.link.address = swap32(place.device.addresses[0] ?? 0);
 			p.link.nets = place.nets.map(netOf);
+			p.link.handed = place.kind === "packet" ? t.handed.map(netOf) : [];
 		}
 		findSoleNets(this.links);
 		for (const p of [this.wan, ...this.lan]) this.#renewSource(p);
@@ -226,7 +227,7 @@ function makePort(name: string, link: Link): Port {
 function portsOf(places: readonly Place[], old: readonly LanPort[]): LanPort[] {
 	return places.map(({ name, kind, tun, home, pcp }) => {
 		const same = old.find((p) => p.name === name && p.kind === kind && p.tun === tun);
-		const link = same?.link ?? { ...emptyLink(), kernelForwards: kind === "tun" || kind === "kernel", home, sole: NO_NET, pcp };
+		const link = same?.link ?? { ...emptyLink(), kernelForwards: kind === "tun" || kind === "kernel", home, sole: NO_NET, pcp, handed: [] };
 		link.home = home;
 		link.pcp = pcp;
 		return same ?? { ...makePort(name, link), link, kind, tun, routes: null };

@@ -6,6 +6,7 @@
  */
 import type { Plan } from "../config/plan.ts";
 import type { PortRange } from "../conntrack/ports.ts";
+import { type LedLan, ledDestinations, ledHosts } from "../kernel/foreign-routing.ts";
 import type { OwnPorts } from "../kernel/local-ports.ts";
 import type { KernelMirror } from "../kernel/mirror.ts";
 import { TUN_NAME } from "../kernel/tun-routes.ts";
@@ -22,7 +23,7 @@ const ARPHRD_ETHER = 1;
 const FILTER_ROUTES = 500;
 
 /** What of the kernel's tables the topology is made of. */
-export type KernelFacts = Pick<KernelMirror, "linkByName" | "addresses" | "ownAddresses" | "subnetsNotVia">;
+export type KernelFacts = Pick<KernelMirror, "linkByName" | "addresses" | "ownAddresses" | "subnetsNotVia" | "rules" | "policyVersion">;
 
 /** A device as it is now; one that does not exist has index 0 and type -1. */
 export interface Device {
@@ -87,6 +88,9 @@ export interface Topology {
 	ports: PortRange[];
 	guarded: { readonly tcp: readonly PortRange[]; readonly udp: readonly PortRange[] };
 	claimed: readonly ClaimedPorts[];
+	/** Hosts that policy rules of others may lead past masqd; another number when these say another thing. */
+	handed: readonly Subnet[];
+	policyVersion: number;
 	/** What the kernel routes elsewhere than by the WAN, and destinations that are the kernel's by configuration. */
 	routed: readonly Subnet[];
 	exempts: readonly Subnet[];
@@ -146,7 +150,9 @@ export function topologyOf(plan: Plan, kernel: KernelFacts, own: Pick<OwnPorts, 
 			.map((x) => ({ first: swap32(x.address) >>> 0, last: swap32(x.address) >>> 0 })),
 		forwards,
 		...claims(plan.ports, forwards, own),
-		routed: kernel.subnetsNotVia(wan.index),
+		policyVersion: kernel.policyVersion,
+		handed: ledHosts(kernel.rules, ledLans(lan)),
+		routed: [...kernel.subnetsNotVia(wan.index), ...ledDestinations(kernel.rules)],
 		exempts: plan.exempts.map((e) => e.dest),
 		own: kernel.ownAddresses(),
 	};
@@ -194,6 +200,11 @@ export function knownNets({ lan }: Topology, starting: boolean): Subnet[] {
 	return starting && lan.some((place) => place.known.length === 0) ? [] : lan.flatMap((place) => place.known);
 }
 
+/** The LANs as the kernel's policy rules meet them. */
+export function ledLans(lan: readonly LanPlace[]): LedLan[] {
+	return lan.map(({ name, kind, nets }) => ({ name, kind, subnets: nets }));
+}
+
 /** Destinations that stay the kernel's. */
 export function elsewhere(t: Topology): Subnet[] {
 	return [...t.routed, ...t.exempts];
@@ -205,6 +216,7 @@ export function lanFilterFacts(t: Topology, place: LanPlace): LanFilterFacts {
 		ethernet: place.framed,
 		ownAddresses: t.own,
 		elsewhere: t.routed.length <= FILTER_ROUTES ? elsewhere(t) : t.exempts,
+		handed: place.kind === "packet" ? t.handed : [],
 		externals: t.externals,
 		claimed: t.claimed,
 		expiringOnly: place.kind === "tap",

@@ -5,6 +5,7 @@ import type * as native from "masq:native";
 import type { Changes, KernelMirror } from "../kernel/mirror.ts";
 import type { SavedSysctls } from "../kernel/saved-sysctls.ts";
 import { removeLeftovers, TunRoutes } from "../kernel/tun-routes.ts";
+import type { Subnet } from "../packet/address.ts";
 import { TunDriver } from "../port/driver.ts";
 import { type Follower, StartError } from "./follower.ts";
 import type { LanPort, Ports } from "./ports.ts";
@@ -23,6 +24,8 @@ export interface TunSurroundings {
 	guarded(p: LanPort): boolean;
 	/** What of the kernel's news was read while a device was made. */
 	noticed(changes: Changes): void;
+	/** Has the kernel forget what it tracks of hosts of these networks untranslated, as {@link forgetUntranslated}. */
+	forget(nets: readonly Subnet[], before: boolean, to: (destination: number) => boolean): void;
 	/** Told to the administrator. */
 	warnings: string[];
 }
@@ -33,6 +36,7 @@ export class TunDevices implements Follower {
 	readonly #with: TunSurroundings;
 	#leftovers = true;
 	#suspect = false;
+	#policyVersion = 0;
 	/** The MTU that they were given last. */
 	#mtu = 0;
 
@@ -51,6 +55,8 @@ export class TunDevices implements Follower {
 		this.#leftovers = false;
 		const suspect = this.#suspect;
 		const resize = t.wan.index !== 0 && t.wan.mtu !== this.#mtu;
+		const led = t.policyVersion !== this.#policyVersion;
+		this.#policyVersion = t.policyVersion;
 		let problem: unknown = null;
 		for (const p of ports.lan) {
 			if (p.kind !== "tun") continue;
@@ -62,7 +68,9 @@ export class TunDevices implements Follower {
 				if (p.driver === null) {
 					if (this.#with.guarded(p)) this.#open(p, t);
 				} else {
-					p.routes?.update(elsewhere(t));
+					const changed = p.routes?.update(elsewhere(t)) ?? [];
+					// What went the other way until now, and in between.
+					if (led || changed.length > 0) this.#with.forget(netsOf(t, p), false, (destination) => led || within(changed, destination));
 					if (resize) this.#resize(p, t.wan.mtu);
 				}
 			} catch (error) {
@@ -95,7 +103,8 @@ export class TunDevices implements Follower {
 	}
 
 	#routeTo(p: LanPort, t: Topology): TunRoutes {
-		const { kernel, settings, queue, noticed } = this.#with;
+		const { kernel, settings, queue, noticed, forget } = this.#with;
+		forget(netsOf(t, p), true, (destination) => !within(elsewhere(t), destination));
 		// The device is in it, and whatever else has come meanwhile.
 		noticed(kernel.drain());
 		const tun = kernel.linkByName(p.tun);
@@ -124,4 +133,12 @@ export class TunDevices implements Follower {
 	close(): void {
 		for (const p of this.#with.ports.lan) if (p.kind === "tun") this.#with.ports.close1(p);
 	}
+}
+
+function netsOf({ lan }: Topology, { tun }: LanPort): readonly Subnet[] {
+	return lan.find((place) => place.tun === tun)?.nets ?? [];
+}
+
+function within(subnets: readonly Subnet[], address: number): boolean {
+	return subnets.some((subnet) => ((address ^ subnet.address) & subnet.mask) === 0);
 }

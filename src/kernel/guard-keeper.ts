@@ -114,7 +114,8 @@ export class GuardKeeper {
 		const newcomers = this.#newcomers(facts);
 		this.#ours = true;
 		this.#took(facts, installGuard(this.#io, facts));
-		if (newcomers) this.sets.forgetFlows();
+		if (newcomers) this.sets.forgetFlows("own_flows");
+		this.sets.forgetFlows("lan_flows");
 	}
 
 	/** Makes the guard what it is to be, or begins to. */
@@ -133,7 +134,7 @@ export class GuardKeeper {
 			if (quick.length > 0 && !this.sets.replace(quick)) nft = true;
 			else {
 				for (const set of quick) this.#held.set(set.name, textOf(set));
-				if (newcomers) this.sets.forgetFlows();
+				if (newcomers) this.sets.forgetFlows("own_flows");
 			}
 			if (many) nft = true;
 			else if (!nft && quick.length > 0) this.#pace.took(facts, now, this.#io.now(), false);

@@ -34,6 +34,8 @@ const INTERVAL_END = 1;
 const EDGE_BYTES = 32;
 const EDGES_A_MESSAGE = 1024;
 const TABLE = "masqd";
+/** Sets of flows that are the kernel's own; their names are of one length. */
+const FLOWS = ["own_flows", "lan_flows"] as const;
 
 export class GuardSets {
 	readonly #io: SetsIo;
@@ -43,8 +45,8 @@ export class GuardSets {
 	#at = 0;
 	#fd: Fd = -1;
 	#sequence = 0;
-	/** The question of {@link hasFlow}, and where in it the flow stands. */
-	#question: DataView | null = null;
+	/** The questions of {@link hasFlow}, and where in them the flow stands. */
+	#questions: readonly DataView[] = [];
 	#key = 0;
 	readonly #answer = new ArrayBuffer(1024);
 
@@ -95,14 +97,17 @@ export class GuardSets {
 	/** Whether the kernel has a flow as its own; addresses are in host order, ports in host order. */
 	hasFlow(protocol: number, peer: number, peerPort: number, port: number): boolean {
 		// Written once: it is asked for every packet that would open a session from outside.
-		const key = this.#question === null ? this.#writeQuestion() : this.#key;
-		const v = this.#question as DataView;
-		// Each part in words of its own.
-		v.setUint32(key, peer);
-		v.setUint8(key + 4, protocol);
-		v.setUint16(key + 8, port);
-		v.setUint16(key + 12, peerPort);
-		return this.#exchange(v.buffer as ArrayBuffer, v.byteLength) === NFT_MSG_NEWSETELEM;
+		if (this.#questions.length === 0) this.#questions = FLOWS.map((set) => this.#writeQuestion(set));
+		const key = this.#key;
+		for (const v of this.#questions) {
+			// Each part in words of its own.
+			v.setUint32(key, peer);
+			v.setUint8(key + 4, protocol);
+			v.setUint16(key + 8, port);
+			v.setUint16(key + 12, peerPort);
+			if (this.#exchange(v.buffer as ArrayBuffer, v.byteLength) === NFT_MSG_NEWSETELEM) return true;
+		}
+		return false;
 	}
 
 	/**
@@ -114,21 +119,20 @@ export class GuardSets {
 		return this.#exchange(this.#buffer, this.#at) === NFT_MSG_NEWSETELEM;
 	}
 
-	/** Takes all flows that the kernel has learned as its own out of the guard. */
-	forgetFlows(): void {
+	/** Takes all flows that the kernel has learned as its own out of a set of the guard. */
+	forgetFlows(set: (typeof FLOWS)[number]): void {
 		this.#begin(256);
 		this.#message(NFNL_BATCH_BEGIN, 0, () => {});
-		this.#message(NFNL_SUBSYS_NFTABLES | NFT_MSG_DELSETELEM, ACK, () => this.#names("own_flows"));
+		this.#message(NFNL_SUBSYS_NFTABLES | NFT_MSG_DELSETELEM, ACK, () => this.#names(set));
 		this.#message(NFNL_BATCH_END, 0, () => {});
 		this.#exchange(this.#buffer, this.#at);
 	}
 
-	#writeQuestion(): number {
-		this.#writeQuery("own_flows", 16, (at) => {
+	#writeQuestion(set: string): DataView {
+		this.#writeQuery(set, 16, (at) => {
 			this.#key = at;
 		});
-		this.#question = new DataView(this.#buffer.slice(0, this.#at));
-		return this.#key;
+		return new DataView(this.#buffer.slice(0, this.#at));
 	}
 
 	#writeQuery(set: string, bytes: number, key: (at: number) => void): void {

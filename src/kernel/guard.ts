@@ -6,21 +6,21 @@
  *
  * Before conntrack and before defragmentation, at prerouting:
  *  - `lan_unicast`: from a LAN of the packet driver, unicast that is neither for the router nor for a network that the
- *    kernel routes elsewhere than by the WAN. With the tun driver the kernel forwards these packets to masqd and must
- *    not lose them, but for those with their last hop: masqd answers them.
+ *    kernel routes elsewhere than by the WAN, but of hosts that the kernel has (`handed`). With the tun driver the
+ *    kernel forwards these packets to masqd and must not lose them, but for those with their last hop: masqd answers
+ *    them.
  *  - `claimed`: TCP and UDP from the WAN or a LAN to an external address at a port of masqd's range or of a port
  *    forward, unless it is the answer in a flow of the router's own or of a network that the kernel masquerades
  *    (`own_flows`, which the kernel learns at postrouting from what it sends). Of a datagram whose first fragment was
  *    dropped the later ones are too (`cut`); other later fragments pass.
  *  - `owned`: everything to external addresses that are masqd's alone, unless a tun-driver LAN is about to deliver it
  *    to masqd.
- *  - what a tun-driver LAN sends to masqd, and what comes out of the TUN device, is tracked by the kernel in a
- *    conntrack zone of its own. The kernel's entries of such flows carry no NAT binding; after masqd's end they must
- *    not be found again, or the flow would leave untranslated instead of being masqueraded anew. Nor must what the
- *    kernel has tracked before masqd's start be in the way: with the zone set in the direction out only, the two
- *    entries of a flow that the kernel had forwarded untranslated have the same reply tuple, and the kernel drops every
- *    packet of the flow, counted nowhere, until the older entry's time is up. Where the kernel has no zones, what is
- *    sent to masqd is not tracked at all.
+ *  - what a tun-driver LAN sends is tracked by the kernel in a conntrack zone of its own, in that direction only. The
+ *    kernel's entries of what went to masqd carry no NAT binding; after masqd's end they must not be found again, or
+ *    the flow would leave untranslated instead of being masqueraded anew. Where a packet goes is not known yet: policy
+ *    rules may lead it into a VPN, a redirect to the router itself, and what is answered there comes in the zone of
+ *    everything else. An entry that the kernel has of the same flow untranslated, from before masqd's start, would be
+ *    in its way (untranslated.ts). Where the kernel has no zones, what goes to masqd is not tracked at all.
  * Where the kernel forwards:
  *  - `inbound`: from the WAN with a source of a translated LAN or straight to one, exempt peers apart: nothing outside
  *    knows these addresses.
@@ -40,7 +40,8 @@
  *  - `leak`: what would leave by the WAN with a source that is not the WAN device's. It must stay 0: masqd's own
  *    packets do not pass here, and the kernel has nothing to send under another address.
  *  - what leaves from a port that masqd claims is a flow of the kernel's: its answers are let in. Not one of a
- *    translated LAN, which the kernel has masqueraded while masqd was away. `own_full` counts packets of flows that
+ *    translated LAN, which the kernel has masqueraded while masqd was away, unless policy rules may lead it by the WAN
+ *    past masqd: those (`lan_flows`) are forgotten at each start. `own_full` counts packets of flows that
  *    found no room: there is more of it than the kernel tracks connections.
  *  - before the firewall's source NAT, the router's own new TCP connections from such a port get another, as the
  *    kernel's NAT would do when a host of the LAN has that port to that server already: the kernel cannot know masqd's
@@ -98,6 +99,11 @@ export interface GuardFacts {
 	exemptSources?: readonly Subnet[];
 	/** Destinations that are not translated: packets to them may leave with any source. */
 	exemptDestinations?: readonly Subnet[];
+	/**
+	 * Hosts that policy rules may lead elsewhere. Of packet-driver LANs they are the kernel's; of the others they may
+	 * leave by the WAN past masqd.
+	 */
+	handed?: readonly Subnet[];
 	/** LAN devices on which PCP requests are answered. */
 	pcp?: readonly string[];
 	/** Every address of the router; used only where the kernel has no `fib` expressions. */
@@ -162,6 +168,7 @@ const POSTROUTING_PRIORITY = 300;
 const UNPRIVILEGED = 1024;
 /** "MQ". */
 const TUN_ZONE = 0x4d51;
+const ZONED = `ct original zone set ${TUN_ZONE}`;
 /**
  * Later fragments to our own address that the kernel may have of senders whose datagrams it has not been getting: its
  * reassembly memory (4 MB for 30 s) is needed for the datagrams of tun-driver LANs, which pass its defragmentation, and
@@ -183,6 +190,7 @@ const RESET = "15s";
  */
 const LEARNED = [
 	["own_flows", "type ipv4_addr . inet_proto . inet_service . inet_service", 0, UDP_FLOW, ""],
+	["lan_flows", "type ipv4_addr . inet_proto . inet_service . inet_service", 0, UDP_FLOW, ""],
 	// What the last fragment has deleted makes room at the next collection only.
 	["cut", "typeof ip saddr . ip protocol . ip id", 4096, "2s", "100ms"],
 	["fragment_peers", "type ipv4_addr", 256, "60s", ""],
@@ -225,6 +233,7 @@ export function guardSets(g: GuardFacts, addressTest: AddressTest): GuardSet[] {
 		addresses("may_leave", mayLeave),
 		addresses("exempt_destinations", (g.exemptDestinations ?? []).map(subnetRange)),
 		addresses("inside", g.internal.map(subnetRange)),
+		addresses("handed", (g.handed ?? []).map(subnetRange)),
 		...(addressTest === "sets" ? [addresses("own", g.ownAddresses.map(single))] : []),
 	];
 }
@@ -275,7 +284,8 @@ export function guardRuleset(
 	const theirs = learns && identifiers === "apart" ? widestGap(masqds) : null;
 	const pinged = `icmp id { ${elementsOf(masqds).join(", ")} }`;
 	const cut = "ip saddr . ip protocol . ip id";
-	const unlearned = learns ? " ip saddr . meta l4proto . th dport . th sport != @own_flows" : "";
+	const answer = "ip saddr . meta l4proto . th dport . th sport";
+	const unlearned = learns ? ` ${answer} != @own_flows ${answer} != @lan_flows` : "";
 	if (learns) {
 		lines.push("\tchain first_fragment {");
 		for (const proto of ["tcp", "udp"]) lines.push(`\t\t${proto} dport @claimed_${proto}${unlearned} goto cut_first`);
@@ -283,16 +293,21 @@ export function guardRuleset(
 		lines.push("\t}", "\tchain cut_first {", `\t\tupdate @cut { ${cut} }`, "\t\tcounter name claimed_wan drop", "\t}");
 		lines.push("\tchain cut_later {", `\t\tip frag-off & 0x2000 == 0 delete @cut { ${cut} }`, "\t\tdrop", "\t}");
 		const flow = "ip daddr . meta l4proto . th sport . th dport";
-		lines.push("\tchain learn {", "\t\tct original ip saddr @inside return");
-		lines.push(`\t\tmeta l4proto tcp ct expiration > ${ESTABLISHED} update @own_flows { ${flow} timeout ${CONNECTION} } return`);
-		lines.push(`\t\tct state new ct original ip saddr != @externals update @own_flows { ${flow} timeout ${UNANSWERED} } return`);
-		lines.push(`\t\tmeta l4proto tcp ct expiration < 11s update @own_flows { ${flow} timeout ${RESET} } return`);
-		lines.push(`\t\tupdate @own_flows { ${flow} } return`, "\t\tcounter name own_full", "\t}");
+		for (const [chain, into, first] of [
+			["learn_lan", "lan_flows", []],
+			["learn", "own_flows", ["\t\tct original ip saddr @handed goto learn_lan", "\t\tct original ip saddr @inside return"]],
+		] as const) {
+			lines.push(`\tchain ${chain} {`, ...first);
+			lines.push(`\t\tmeta l4proto tcp ct expiration > ${ESTABLISHED} update @${into} { ${flow} timeout ${CONNECTION} } return`);
+			lines.push(`\t\tct state new ct original ip saddr != @externals update @${into} { ${flow} timeout ${UNANSWERED} } return`);
+			lines.push(`\t\tmeta l4proto tcp ct expiration < 11s update @${into} { ${flow} timeout ${RESET} } return`);
+			lines.push(`\t\tupdate @${into} { ${flow} } return`, "\t\tcounter name own_full", "\t}");
+		}
 	}
 
 	lines.push("\tchain prerouting {", `\t\ttype filter hook prerouting priority ${PREROUTING_PRIORITY}; policy accept;`);
 	const foreign = `ip daddr != @elsewhere ${fib ? "fib daddr type unicast" : `ip daddr != @own ip daddr < ${MULTICAST_TEXT}`}`;
-	if (packetLans.length > 0) lines.push(`\t\tiifname ${names(packetLans)} ${foreign} counter name lan_unicast drop`);
+	if (packetLans.length > 0) lines.push(`\t\tiifname ${names(packetLans)} ip saddr != @handed ${foreign} counter name lan_unicast drop`);
 	const fromWan = `iifname ${quoted(g.wanDevice)}`;
 	if (tunLans.length > 0) {
 		const foreign = fib ? "fib daddr type unicast" : `ip daddr != @own ip daddr < ${MULTICAST_TEXT}`;
@@ -331,21 +346,21 @@ export function guardRuleset(
 	const toTun = tunLans.length === 0 ? "" : `iifname != ${names(tunLans)} `;
 	lines.push(`\t\t${toTun}ip daddr @owned_externals counter name owned drop`);
 	if (tunLans.length > 0) {
-		const apart = separation === "zone" ? `ct zone set ${TUN_ZONE}` : "notrack";
+		const apart = separation === "zone" ? ZONED : "notrack";
 		lines.push(`\t\tiifname ${names(tunLans)} ${foreign} ${apart}`);
-		if (separation === "zone") lines.push(`\t\tiifname ${names(tunPorts.map((lan) => lan.tun))} ${apart}`);
 	}
 	lines.push("\t}");
 
 	lines.push("\tchain forward {", `\t\ttype filter hook forward priority ${FORWARD_PRIORITY}; policy accept;`);
 	lines.push(`\t\t${fromWan} ip saddr @inside counter name inbound drop`);
-	lines.push(`\t\t${fromWan} ip daddr @inside ip saddr != @exempt_destinations counter name inbound drop`);
+	const translated = learns ? " ct status & (snat | dnat) == 0" : "";
+	lines.push(`\t\t${fromWan} ip daddr @inside ip saddr != @exempt_destinations${translated} counter name inbound drop`);
 	if (learns) {
 		// What the other end says last, or says alone.
 		const answered = "ip saddr . meta l4proto . ct reply proto-dst . th sport";
 		lines.push(
-			`\t\t${fromWan} tcp flags rst ct reply proto-dst @claimed_tcp ct expiration < 11s update @own_flows { ${answered} timeout ${RESET} }`,
-			`\t\t${fromWan} meta l4proto udp ct reply proto-dst @claimed_udp ct direction reply update @own_flows { ${answered} }`,
+			`\t\t${fromWan} ct original ip saddr != @inside tcp flags rst ct reply proto-dst @claimed_tcp ct expiration < 11s update @own_flows { ${answered} timeout ${RESET} }`,
+			`\t\t${fromWan} ct original ip saddr != @inside meta l4proto udp ct reply proto-dst @claimed_udp ct direction reply update @own_flows { ${answered} }`,
 		);
 	}
 	lines.push("\t}");
@@ -356,7 +371,7 @@ export function guardRuleset(
 		const toWan = `\t\toifname ${quoted(g.wanDevice)} ip daddr != @exempt_destinations`;
 		const notOwn = fib ? "fib saddr type != local" : "ip saddr != @own";
 		for (const { tun, net } of steered) {
-			const into = `${separation === "zone" ? `ct zone set ${TUN_ZONE}` : "notrack"} meta mark set ${hex(tunMark(tun))}`;
+			const into = `${separation === "zone" ? ZONED : "notrack"} meta mark set ${hex(tunMark(tun))}`;
 			lines.push(`${toWan} icmp type { ${ERRORS} } ${QUOTED_DESTINATION} & ${hex(net.mask)} == ${hex(net.address)} ${into}`);
 			lines.push(`${toWan} ip saddr ${formatSubnet(net)} ${notOwn} ${into}`);
 		}

@@ -33,6 +33,8 @@ import { CT_DELETE, writeEntryRequest, writeTakenOver } from "../netlink/conntra
 import { MessageReader, MessageWriter, NETLINK_NETFILTER, NLM_F, NLMSG_ERROR } from "../netlink/message.ts";
 import { firstOf, secondOf, TCP } from "../packet/layout.ts";
 
+export { forgetUntranslated } from "./untranslated.ts";
+
 type FlowsIo = Pick<typeof import("masq:native"), "netlinkOpen" | "netlinkSend" | "netlinkReceive" | "close" | "writeFile">;
 
 const ENOENT = 2;
@@ -60,14 +62,21 @@ const NAT_PORT = 192;
  *
  * @param T the words of the session table.
  * @param externals the external addresses by number, raw.
+ * @param of which hosts' (raw addresses), by default everybody's.
  */
-export function handOver(io: FlowsIo, T: Int32Array, externals: Int32Array, sessions: number): void {
+export function handOver(
+	io: FlowsIo,
+	T: Int32Array,
+	externals: Int32Array,
+	sessions: number,
+	of: (internal: number) => boolean = () => true,
+): void {
 	const tcp: number[] = [];
 	const going: number[] = [];
 	for (let i = 1; i <= sessions; i++) {
 		const meta = T[(i << RECORD_SHIFT) + R_META];
 		const state = (meta >>> STATE_SHIFT) & STATE_MASK;
-		if ((meta & 0xff) !== TCP || state === FREE) continue;
+		if ((meta & 0xff) !== TCP || state === FREE || !of(T[(i << RECORD_SHIFT) + R_INTERNAL])) continue;
 		tcp.push(i);
 		const ports = (i << RECORD_SHIFT) + R_OUT;
 		// What no NAT of the kernel's can go on with: sequence numbers that were moved, a peer under another port.

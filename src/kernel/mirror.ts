@@ -242,6 +242,9 @@ export class KernelMirror {
 	links = new Map<number, Link>();
 	/** Policy rules in order of priority. */
 	rules: RuleMessage[] = [];
+	/** Another one when the rules of others have changed, or routes of tables that only they lead to. */
+	policyVersion = 0;
+	#foreignRules = "";
 
 	readonly #io: KernelIo;
 	readonly #buffer = new ArrayBuffer(DATAGRAM_MAX);
@@ -366,15 +369,15 @@ export class KernelMirror {
 	}
 
 	/**
-	 * What the kernel routes elsewhere than by a device: the destinations of all routes but default routes, less those
-	 * of longer prefixes that lead through that device. Disjoint subnets in order. It is what `lookup main
-	 * suppress_prefixlength 0` would find, so both LAN drivers leave the same destinations to the kernel.
+	 * What the kernel routes elsewhere than by a device: the destinations of all routes, less those of longer prefixes
+	 * that lead through that device. Disjoint subnets in order. A default route counts only if it leads through another
+	 * device, a VPN's: what has none, or an unreachable one, is masqd's to answer.
 	 *
 	 * @param ifindex - the WAN device.
 	 */
 	subnetsNotVia(ifindex: number): Subnet[] {
 		return subnetsElsewhere(
-			this.#main.best().filter((route) => route.prefix > 0 && route.type !== RTN.THROW),
+			this.#main.best().filter((route) => (route.prefix > 0 || route.ifindex > 0) && route.type !== RTN.THROW),
 			ifindex,
 		);
 	}
@@ -468,6 +471,14 @@ export class KernelMirror {
 			case "route":
 				if (message.family === AF_INET && (message.routeFlags & RTM_F_CLONED) === 0 && message.table >= TABLE.DEFAULT) {
 					if (message.table <= TABLE.LOCAL) this.#routesStale = true;
+				}
+				if (
+					message.family === AF_INET &&
+					message.protocol !== MASQD_PROTOCOL &&
+					(message.table < TABLE.DEFAULT || message.table > TABLE.LOCAL)
+				) {
+					this.policyVersion++;
+					changes.rules = true;
 				}
 				break;
 			case "rule":
@@ -597,6 +608,11 @@ export class KernelMirror {
 			const signature = JSON.stringify(this.rules.map((rule) => ({ ...rule, flags: 0, sequence: 0 })));
 			if (signature !== this.#ruleSignature) changes.rules = true;
 			this.#ruleSignature = signature;
+			const foreign = JSON.stringify(
+				this.rules.filter((rule) => rule.protocol !== MASQD_PROTOCOL).map(({ sequence, flags, ...rule }) => rule),
+			);
+			if (foreign !== this.#foreignRules) this.policyVersion++;
+			this.#foreignRules = foreign;
 		}
 		const ended = this.#io.now();
 		this.#credit = Math.min(DUMP_CREDIT, this.#credit + (started - this.#creditAt) / DUMP_SHARE) - (ended - started);

@@ -3,7 +3,7 @@
  *
  * One rule a LAN device and one table:
  *
- *     P    iif LAN lookup T
+ *     P    iif LAN lookup T        the last before that of the main table: those of others come first
  *     T    default dev TUN
  *     T    throw SUBNET            one for each subnet that does not lead through the WAN: on to the next rule, as ever
  *
@@ -12,19 +12,21 @@
  *
  * The rules are made last and removed first, so the LAN's packets turn to the TUN device only when it can take them.
  * When masqd dies the kernel removes the device and with it the route; the rules then find table T empty and do no
- * harm. They are known as ours by their protocol number and the next start removes them ({@link removeLeftovers}).
+ * harm. What the rules of others lead elsewhere, into a VPN or nowhere, never comes to masqd; a rule that is put behind
+ * ours later has ours moved behind it. They are known as ours by their protocol number and the next start removes them
+ * ({@link removeLeftovers}).
  *
  * What the kernel itself sends to the Internet about a packet that came out of the TUN device (an ICMP error, a reset)
  * has or quotes an internal address. The guard marks it ({@link tunMark}), and one more rule leads it to masqd, which
  * translates it like what hosts send:
  *
- *     P    iif lo fwmark M lookup T
+ *     Q    iif lo fwmark M lookup T
  *
  * The TUN device has no address. Packets come out of it with the sources of Internet hosts, and on a hairpin with the
  * router's own external address, so reverse path filtering is turned off on it and its own addresses are accepted.
  */
 
-import { RTN, type RtnetlinkError } from "../netlink/route.ts";
+import { RTN, type RtnetlinkError, type RuleMessage, TABLE } from "../netlink/route.ts";
 import type { Subnet } from "../packet/address.ts";
 import { type KernelMirror, MASQD_PROTOCOL, type PolicyRoute, type PolicyRule } from "./mirror.ts";
 
@@ -45,7 +47,7 @@ export interface TunRoutesFacts {
 export const TUN_NAME = "masq";
 const FIRST_TABLE = 7777;
 const FIRST_PRIORITY = 100;
-/** The rule of the main table; ours have to come before it. */
+/** Before the rule of the main table, where the kernel makes it. */
 const LAST_PRIORITY = 32765;
 const STRICT = "1";
 
@@ -57,7 +59,7 @@ export function tunMark(tun: string): number {
 export class TunRoutes {
 	/** The routing table in use. */
 	readonly table: number;
-	/** Priority of the rules. */
+	/** Priority of the LANs' rules at first. */
 	readonly priority: number;
 	/** What the administrator should know, each a sentence with its remedy. */
 	readonly warnings: readonly string[];
@@ -89,12 +91,11 @@ export class TunRoutes {
 	 * Sets the TUN device up and routes the LANs to it. What was done is undone before an
 	 * error is passed on.
 	 *
-	 * @throws RtnetlinkError for a refused request; Error if no table or rule priority is free; the native error of a
-	 * sysctl.
+	 * @throws RtnetlinkError for a refused request; Error if no table is free; the native error of a sysctl.
 	 */
 	static install(view: KernelMirror, io: SysctlIo, facts: TunRoutesFacts): TunRoutes {
 		const table = freeTable(view);
-		const routes = new TunRoutes(view, io, facts.tun, table, freePriority(view), reversePathWarnings(io));
+		const routes = new TunRoutes(view, io, facts.tun, table, lastPriority(view.rules), reversePathWarnings(io));
 		try {
 			routes.#setUp(facts);
 		} catch (error) {
@@ -119,7 +120,7 @@ export class TunRoutes {
 		this.update(elsewhere);
 		this.#view.addRoute({ table: this.table, ifindex: tun.ifindex });
 		for (const iif of lans) this.#addRule({ priority: this.priority, iif, table: this.table });
-		this.#addRule({ priority: this.priority, iif: "lo", mark: tunMark(tun.name), table: this.table });
+		this.#addRule({ priority: firstPriority(this.#view.rules), iif: "lo", mark: tunMark(tun.name), table: this.table });
 	}
 
 	/** Whether the TUN device is still the one that was set up. */
@@ -128,33 +129,70 @@ export class TunRoutes {
 	}
 
 	/**
-	 * Puts back what others have taken away: the device's being up, the route that went with that, a rule. Throws
-	 * RtnetlinkError.
+	 * Puts back what others have taken away: the device's being up, the route that went with that, a rule; and moves
+	 * the rules behind those of others. Throws RtnetlinkError.
 	 */
 	renew(): void {
 		const link = this.#view.links.get(this.#tun.ifindex);
 		if (link !== undefined && !link.up) this.#view.setLinkUp(link.index, link.mtu, link.queueLength);
 		this.#view.addRoute({ table: this.table, ifindex: this.#tun.ifindex });
+		const { rules } = this.#view;
 		for (const rule of this.#rules) {
-			try {
-				this.#view.addRule(rule);
-			} catch (error) {
-				if ((error as RtnetlinkError).code !== "EEXIST") throw error;
+			const priority = rule.iif === "lo" ? firstPriority(rules) : lastPriority(rules);
+			if (!this.#overtaken(rule)) this.#put(rule);
+			else {
+				// There is a moment without, in which the kernel's own masquerade has the LAN, only behind one of the
+				// same priority.
+				const before = { ...rule };
+				rule.priority = priority;
+				if (priority === before.priority) gone(() => this.#view.delRule(before));
+				this.#put(rule);
+				if (priority !== before.priority) gone(() => this.#view.delRule(before));
 			}
 		}
 	}
 
-	/** Changes which destinations stay the kernel's; additions come first, so that nothing of them is ever taken. */
-	update(elsewhere: readonly Subnet[]): void {
-		const wanted = new Map(elsewhere.map((subnet) => [`${subnet.address}/${subnet.prefix}`, subnet]));
-		for (const [key, { address, prefix }] of wanted) {
-			if (this.#thrown.has(key)) continue;
-			this.#view.addRoute({ table: this.table, destination: address, prefix, type: RTN.THROW });
+	#put(rule: PolicyRule): void {
+		try {
+			this.#view.addRule(rule);
+		} catch (error) {
+			if ((error as RtnetlinkError).code !== "EEXIST") throw error;
 		}
-		for (const [key, { address, prefix }] of this.#thrown) {
-			if (!wanted.has(key)) gone(() => this.#view.delRoute({ table: this.table, destination: address, prefix, type: RTN.THROW }));
+	}
+
+	/**
+	 * Whether a rule of others stands between one of ours and that of the main table, or before that for what the
+	 * router sends.
+	 */
+	#overtaken({ priority, iif }: PolicyRule): boolean {
+		const { rules } = this.#view;
+		const ours = rules.findIndex((rule) => rule.protocol === MASQD_PROTOCOL && rule.priority === priority && rule.iif === iif);
+		const others = (some: readonly RuleMessage[]) => some.some((rule) => rule.protocol !== MASQD_PROTOCOL && rule.table !== TABLE.LOCAL);
+		if (iif === "lo") return others(rules.slice(0, Math.max(0, ours)));
+		const main = rules.findIndex(isMain);
+		return ours >= 0 && (main < ours || others(rules.slice(ours, main)));
+	}
+
+	/**
+	 * Changes which destinations stay the kernel's; additions come first, so that nothing of them is ever taken.
+	 * Returns what has changed.
+	 */
+	update(elsewhere: readonly Subnet[]): Subnet[] {
+		const before = this.#thrown;
+		const wanted = new Map(elsewhere.map((subnet) => [`${subnet.address}/${subnet.prefix}`, subnet]));
+		const changed: Subnet[] = [];
+		for (const [key, subnet] of wanted) {
+			if (before.has(key)) continue;
+			this.#view.addRoute({ table: this.table, destination: subnet.address, prefix: subnet.prefix, type: RTN.THROW });
+			changed.push(subnet);
+		}
+		for (const [key, subnet] of before) {
+			if (wanted.has(key)) continue;
+			gone(() => this.#view.delRoute({ table: this.table, destination: subnet.address, prefix: subnet.prefix, type: RTN.THROW }));
+			changed.push(subnet);
 		}
 		this.#thrown = wanted;
+		return changed;
 	}
 
 	#forward(lan: string): void {
@@ -217,13 +255,33 @@ function freeTable(view: KernelMirror): number {
 	throw new Error(`tun routes: routing tables ${FIRST_TABLE} and the thousand after it are all in use`);
 }
 
-function freePriority(view: KernelMirror): number {
-	const taken = new Set<number>();
-	for (const rule of view.listRules()) taken.add(rule.priority);
-	for (let priority = FIRST_PRIORITY; priority < LAST_PRIORITY; priority++) {
-		if (!taken.has(priority)) return priority;
-	}
-	throw new Error("tun routes: no policy rule priority is free before that of the main table");
+/** A priority before those of others. */
+function firstPriority(rules: readonly RuleMessage[]): number {
+	const first = rules.find((rule) => rule.protocol !== MASQD_PROTOCOL && rule.table !== TABLE.LOCAL)?.priority ?? LAST_PRIORITY;
+	return Math.max(0, Math.min(FIRST_PRIORITY, first - 1));
+}
+
+/** The rule by which everything is looked up in the main table. */
+function isMain({
+	protocol,
+	table,
+	source,
+	sourcePrefix,
+	destinationPrefix,
+	narrow,
+	inverted,
+	iif,
+	oif,
+	users,
+	suppressPrefix,
+}: RuleMessage): boolean {
+	if (protocol === MASQD_PROTOCOL || table !== TABLE.MAIN || suppressPrefix >= 0) return false;
+	return source === 0 && sourcePrefix + destinationPrefix === 0 && !narrow && !inverted && iif + oif === "" && !users;
+}
+
+/** The last priority before that of the main table. */
+function lastPriority(rules: readonly RuleMessage[]): number {
+	return (rules.find(isMain)?.priority ?? LAST_PRIORITY + 1) - 1;
 }
 
 function reversePathWarnings(io: SysctlIo): string[] {

@@ -85,6 +85,8 @@ export interface LanLink extends Link {
 	home: number;
 	/** Its hosts may ask for forwards themselves (RFC 6887, RFC 6886). */
 	pcp: boolean;
+	/** Hosts that are the kernel's, because policy rules may lead them elsewhere than by the WAN. */
+	handed: Net[];
 }
 
 /** A subnet without hosts. */
@@ -204,7 +206,7 @@ export interface SpareBlocks {
 export const BLOCK = 2048;
 
 /** Why a session ended. */
-export type EndCause = "timeout" | "evicted" | "flushed" | "wan-address" | "reload" | "refused";
+export type EndCause = "timeout" | "evicted" | "flushed" | "wan-address" | "reload" | "refused" | "policy";
 
 /**
  * Who wants to know of sessions as they come and go. Called in the middle of a batch: must be quick and change nothing.

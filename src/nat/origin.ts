@@ -11,7 +11,7 @@ import { REASON } from "./reason.ts";
 
 /** Judges the addresses of an outbound packet that may make state: -1 or a reason. */
 export function outboundFault(c: Context, internal: number, peer: number, port: number): number {
-	const { nets, address, home, sole } = c.lan[port];
+	const { nets, address, home, sole, handed } = c.lan[port];
 	if (internal === peer) return REASON.land;
 	if (!isUnicast(addressValue(internal))) return REASON["martian-source"];
 	// Nearly always it is where nobody of another LAN port can be.
@@ -19,6 +19,8 @@ export function outboundFault(c: Context, internal: number, peer: number, port: 
 	if (isBroadcast(nets, internal) || internal === address) return REASON["martian-source"];
 	const value = addressValue(peer);
 	if (!isUnicast(value) || isLinkLocal(value) || isBroadcast(c.wan.nets, peer)) return REASON["martian-destination"];
+	// Nearly always there is no such host; what its socket still holds of one is not to leave.
+	if (handed.length > 0 && inNets(handed, internal) && c.externals.find(peer) < 0) return REASON["not-through-wan"];
 	if (c.policy.blockPrivate && isPrivate(value) && c.externals.find(peer) < 0) return REASON["private-destination"];
 	return -1;
 }

@@ -37,7 +37,7 @@ const CTA = {
 	ZONE: 18,
 	MARK_MASK: 21,
 } as const;
-const TUPLE = { IP: 1, PROTO: 2 } as const;
+const TUPLE = { IP: 1, PROTO: 2, ZONE: 3 } as const;
 const IP = { SOURCE: 1, DESTINATION: 2 } as const;
 const PROTO = { NUMBER: 1, SOURCE: 2, DESTINATION: 3, ICMP_ID: 4, ICMP_TYPE: 5, ICMP_CODE: 6 } as const;
 const COUNTERS = { PACKETS: 1, BYTES: 2 } as const;
@@ -62,6 +62,8 @@ export interface Tuple {
 	/** Of ICMP the identifier, and type * 256 + code; of protocols without ports 0. */
 	sourcePort: number;
 	destinationPort: number;
+	/** Where it has a zone of this direction alone. */
+	zone?: number;
 }
 
 /** Packets and bytes of one direction, exact below 2^53. */
@@ -117,8 +119,12 @@ export function parseEntry(reader: MessageReader): Entry | null {
 }
 
 function parseTuple(a: AttributeReader): Tuple {
-	const tuple = { protocol: 0, source: 0, destination: 0, sourcePort: 0, destinationPort: 0 };
+	const tuple: Tuple = { protocol: 0, source: 0, destination: 0, sourcePort: 0, destinationPort: 0 };
 	while (a.next()) {
+		if (a.type === TUPLE.ZONE) {
+			tuple.zone = a.network16(0);
+			continue;
+		}
 		for (const b = a.nested(); b.next(); ) {
 			if (a.type === TUPLE.IP) {
 				if (b.type === IP.SOURCE) tuple.source = b.network(0);
@@ -189,9 +195,10 @@ export function writeEntryRequest(out: MessageWriter, header: RequestHeader, tup
 function writeTuple(
 	out: MessageWriter,
 	type: number,
-	{ protocol, source, destination, sourcePort, destinationPort }: Tuple,
+	{ protocol, source, destination, sourcePort, destinationPort, zone }: Tuple,
 ): MessageWriter {
 	return out.nest(type, () => {
+		if (zone !== undefined) out.network16Attribute(TUPLE.ZONE, zone);
 		out.nest(TUPLE.IP, () => out.networkAttribute(IP.SOURCE, source).networkAttribute(IP.DESTINATION, destination));
 		out.nest(TUPLE.PROTO, () => {
 			out.byteAttribute(PROTO.NUMBER, protocol);

@@ -114,7 +114,21 @@ const IFA = { ADDRESS: 1, LOCAL: 2, BROADCAST: 4, FLAGS: 8 } as const;
 const RTA = { DST: 1, OIF: 4, GATEWAY: 5, PRIORITY: 6, PREFSRC: 7, METRICS: 8, MULTIPATH: 9, TABLE: 15, VIA: 18, ENCAP: 22 } as const;
 const RTAX_MTU = 2;
 const NDA = { DST: 1, LLADDR: 2 } as const;
-const FRA = { SRC: 2, IIFNAME: 3, PRIORITY: 6, FWMARK: 10, SUPPRESS_PREFIXLEN: 14, TABLE: 15, OIFNAME: 17, PROTOCOL: 21 } as const;
+const FRA = {
+	DST: 1,
+	SRC: 2,
+	IIFNAME: 3,
+	PRIORITY: 6,
+	FWMARK: 10,
+	TUN_ID: 12,
+	SUPPRESS_PREFIXLEN: 14,
+	TABLE: 15,
+	OIFNAME: 17,
+	UID_RANGE: 20,
+	PROTOCOL: 21,
+	IP_PROTO: 22,
+	DPORT_RANGE: 24,
+} as const;
 
 /** Size of the fixed header that follows `nlmsghdr`, by the family of messages (`type >> 2`). */
 const FAMILY_HEADER = new Map<number, number>([
@@ -245,6 +259,13 @@ export interface RuleMessage extends Envelope {
 	/** The packet's source (host order) and how many bits of it count, 0 for any. */
 	source: number;
 	sourcePrefix: number;
+	/** The same of its destination. */
+	destination: number;
+	destinationPrefix: number;
+	/** It looks at the packet's mark, TOS, protocol or ports as well. */
+	narrow: boolean;
+	/** It is for users, whose sockets are the router's. */
+	users: boolean;
 	/** It is for what does not match. */
 	inverted: boolean;
 	/** Name of the device the packet came in by, "" for any. */
@@ -547,6 +568,10 @@ function parseRule(view: DataView, at: number, a: AttributeReader, deleted: bool
 		action: view.getUint8(at + 7),
 		source: 0,
 		sourcePrefix: view.getUint8(at + 2),
+		destination: 0,
+		destinationPrefix: view.getUint8(at + 1),
+		narrow: view.getUint8(at + 3) !== 0,
+		users: false,
 		inverted: (view.getUint32(at + 8, little) & FIB_RULE_INVERT) !== 0,
 		iif: "",
 		oif: "",
@@ -557,10 +582,13 @@ function parseRule(view: DataView, at: number, a: AttributeReader, deleted: bool
 		if (a.type === FRA.PRIORITY) rule.priority = a.number(0);
 		else if (a.type === FRA.TABLE) rule.table = a.number(rule.table);
 		else if (a.type === FRA.SRC) rule.source = a.network(0);
+		else if (a.type === FRA.DST) rule.destination = a.network(0);
+		else if (a.type === FRA.UID_RANGE) rule.users = true;
 		else if (a.type === FRA.IIFNAME) rule.iif = a.text();
 		else if (a.type === FRA.OIFNAME) rule.oif = a.text();
 		else if (a.type === FRA.SUPPRESS_PREFIXLEN) rule.suppressPrefix = a.number(0xffffffff) | 0;
 		else if (a.type === FRA.PROTOCOL) rule.protocol = a.byte(0);
+		else if (a.type === FRA.FWMARK || a.type === FRA.TUN_ID || (a.type >= FRA.IP_PROTO && a.type <= FRA.DPORT_RANGE)) rule.narrow = true;
 	}
 	return rule;
 }

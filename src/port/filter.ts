@@ -17,7 +17,17 @@ import { MULTICAST } from "../packet/address-class.ts";
 import { ARP_OPERATION, ARP_REQUEST, ARP_TARGET } from "../packet/arp.ts";
 import { ETHER_HEADER } from "../packet/ethernet.ts";
 import { isError, PARAMETER_PROBLEM } from "../packet/icmp.ts";
-import { FRAGMENT, FRAGMENT_OFFSET, IP_DESTINATION, IP_FLAGS, IP_HEADER, IP_PLAIN_BYTE, IP_PROTOCOL, IP_TTL } from "../packet/ipv4.ts";
+import {
+	FRAGMENT,
+	FRAGMENT_OFFSET,
+	IP_DESTINATION,
+	IP_FLAGS,
+	IP_HEADER,
+	IP_PLAIN_BYTE,
+	IP_PROTOCOL,
+	IP_SOURCE,
+	IP_TTL,
+} from "../packet/ipv4.ts";
 import { DCCP, ICMP, SCTP, TCP, UDP, UDPLITE } from "../packet/layout.ts";
 import { PCP_PORT } from "../packet/pcp-code.ts";
 import { DESTINATION_PORT } from "../packet/udp.ts";
@@ -38,6 +48,8 @@ export interface LanFilterFacts {
 	ownAddresses: readonly number[];
 	/** Destinations that the kernel routes elsewhere than by the WAN. */
 	elsewhere: readonly Subnet[];
+	/** Sources that are the kernel's. */
+	handed?: readonly Subnet[];
 	/** External addresses, for hairpinning. */
 	externals: readonly number[];
 	claimed: readonly ClaimedPorts[];
@@ -239,6 +251,11 @@ function lanFilterOf(facts: LanFilterFacts, most: number): Int32Array {
 	select(f, mergeRanges(facts.externals.map(single)), "external");
 	f.inRanges(largest(mergeRanges([...facts.ownAddresses.map(single), ...facts.elsewhere.map(subnetRange)]), most), "drop", "out");
 	f.at("out");
+	const handed = mergeRanges((facts.handed ?? []).map(subnetRange));
+	if (handed.length > 0)
+		f.op(LD_W_ABS, ip + IP_SOURCE)
+			.inRanges(handed, "drop", "ours")
+			.at("ours");
 	if (facts.expiringOnly) f.op(LD_B_ABS, ip + IP_TTL).jump(JGT, 1, "drop", "accept");
 	else f.goto("accept");
 	f.at("external");

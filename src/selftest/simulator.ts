@@ -91,6 +91,7 @@ export class Simulator {
 			...link(INTERNAL),
 			nets: [{ address: loaded("192.168.1.0"), mask: swap32(0xffffff00) }],
 			kernelForwards: false,
+			handed: [],
 			home: 0,
 			pcp: false,
 			sole: NO_NET,

@@ -1,8 +1,8 @@
 import { describe, expect, it } from "vitest";
-import { foreignRouting, type RoutingFacts } from "../../src/kernel/foreign-routing.ts";
-import type { InterfaceAddress, Route } from "../../src/kernel/mirror.ts";
+import { foreignRouting, ledDestinations, ledHosts, type RoutingFacts, ruleFor } from "../../src/kernel/foreign-routing.ts";
+import type { InterfaceAddress } from "../../src/kernel/mirror.ts";
 import type { RuleMessage } from "../../src/netlink/route.ts";
-import { parseAddress, parseSubnet, type Subnet } from "../../src/packet/address.ts";
+import { formatSubnet, parseAddress, parseSubnet, type Subnet } from "../../src/packet/address.ts";
 
 const subnet = (text: string): Subnet => parseSubnet(text) as Subnet;
 
@@ -16,6 +16,10 @@ function rule(priority: number, table: number, o: Partial<RuleMessage> & { from?
 		deleted: false,
 		family: 2,
 		action: 1,
+		destination: 0,
+		destinationPrefix: 0,
+		narrow: false,
+		users: false,
 		iif: "",
 		oif: "",
 		suppressPrefix: -1,
@@ -25,17 +29,12 @@ function rule(priority: number, table: number, o: Partial<RuleMessage> & { from?
 
 const own = (text: string, prefix: number): InterfaceAddress =>
 	({ address: parseAddress(text), prefix, peer: 0, broadcast: 0, secondary: false }) as unknown as InterfaceAddress;
-const route = (prefix: number, ifindex: number, metric = 0): Route =>
-	({ table: 254, destination: 0, prefix, type: 1, ifindex, gateway: 0, metric, source: 0, mtu: 0 }) as unknown as Route;
-
 const USUAL = [rule(0, 255), rule(32766, 254), rule(32767, 253)];
 const FACTS: RoutingFacts = {
-	wan: { name: "wan0", ifindex: 2, addresses: [own("203.0.113.1", 24)] },
-	lan: [{ name: "br-lan", subnets: [subnet("192.168.1.0/24")] }],
+	wan: { name: "wan0", addresses: [own("203.0.113.1", 24)] },
+	lan: [{ name: "br-lan", kind: "packet", subnets: [subnet("192.168.1.0/24")] }],
 	exempts: [],
 	rules: USUAL,
-	routes: [route(0, 2), route(24, 3)],
-	nameOf: (n) => `vpn${n}`,
 };
 
 const told = (o: Partial<RoutingFacts>) => foreignRouting({ ...FACTS, ...o });
@@ -55,7 +54,7 @@ describe("policy rules of others", () => {
 		it(`${what} are told`, () => {
 			const lines = told({ rules: [...USUAL, one] });
 			expect(lines.length).toBe(1);
-			expect(lines[0]).toContain("policy routing is not followed");
+			expect(lines[0]).toContain("policy routing (");
 			expect(lines[0]).toContain(`${one.priority}:`);
 		});
 	}
@@ -73,6 +72,11 @@ describe("policy rules of others", () => {
 		it(`${what} are not`, () => expect(told({ rules: [...USUAL, one] })).toEqual([]));
 	}
 
+	it("are the kernel's to follow with the other drivers", () => {
+		for (const kind of ["tun", "kernel"])
+			expect(told({ lan: [{ ...FACTS.lan[0], kind } as RoutingFacts["lan"][number]], rules: [...USUAL, rule(29998, 201)] })).toEqual([]);
+	});
+
 	it("are named, the first three", () => {
 		const many = [1, 2, 3, 4, 5].map((n) => rule(n, 100 + n, { from: "192.168.1.0/24" }));
 		expect(told({ rules: many })[0]).toContain("(1: from 192.168.1.0/24 lookup 101; 2: from 192.168.1.0/24 lookup 102; 3:");
@@ -80,15 +84,57 @@ describe("policy rules of others", () => {
 	});
 });
 
-describe("a default route", () => {
-	it("through another device is told", () => {
-		const [line] = told({ routes: [route(0, 5, 3)] });
-		expect(line).toContain("the default route leads through vpn5 (metric 3), not wan0");
+describe("hosts that are led past masqd", () => {
+	const text = (nets: readonly Subnet[]) => nets.map(formatSubnet);
+	const hosts = (kind: string, ...rules: RuleMessage[]) =>
+		text(ledHosts([...USUAL, ...rules], [{ name: "br-lan", kind, subnets: [subnet("192.168.1.0/24")] }]));
+
+	it("are those that a rule names, or everybody", () => {
+		expect(hosts("packet")).toEqual([]);
+		expect(hosts("packet", rule(1000, 200, { from: "192.168.1.20/32" }), rule(1001, 200, { from: "10.0.0.0/8" }))).toEqual([
+			"192.168.1.20",
+		]);
+		expect(hosts("packet", rule(1000, 200, { from: "192.168.0.0/16" }))).toEqual(["192.168.1.0/24"]);
+		expect(hosts("packet", rule(29998, 201, { narrow: true }))).toEqual(["192.168.1.0/24"]);
+		expect(hosts("packet", rule(1, 51820, { inverted: true }))).toEqual(["192.168.1.0/24"]);
+		expect(hosts("packet", rule(1, 0, { from: "192.168.1.20/32", action: 8 }))).toEqual(["192.168.1.20"]);
+		expect(hosts("kernel", rule(29998, 201))).toEqual([]);
 	});
-	it("in two halves, through nothing, or away with the WAN's device is not", () => {
-		expect(told({ routes: [route(0, 2), route(1, 5)] })).toEqual([]);
-		expect(told({ routes: [route(0, 0)] })).toEqual([]);
-		expect(told({ routes: [route(0, 5)], wan: { ...FACTS.wan, ifindex: 0 } })).toEqual([]);
+
+	it("may be led by the WAN with the tun driver", () => {
+		expect(hosts("tun")).toEqual([]);
+		expect(hosts("tun", rule(500, 254, { from: "192.168.1.20/32" }))).toEqual(["192.168.1.0/24"]);
+		expect(hosts("packet", rule(500, 254, { from: "192.168.1.20/32" }))).toEqual([]);
+		expect(hosts("tun", rule(500, 254, { suppressPrefix: 0 }))).toEqual([]);
+	});
+
+	it("are no users of the router, and nobody for what goes to some destinations", () => {
+		const to = rule(100, 7, { destination: subnet("10.0.0.0/8").address, destinationPrefix: 8 });
+		expect(hosts("packet", rule(1000, 200, { users: true }), to)).toEqual([]);
+		expect(text(ledDestinations([...USUAL, to]))).toEqual(["10.0.0.0/8"]);
+		expect(
+			text(
+				ledDestinations([
+					{ ...to, narrow: true },
+					{ ...to, sourcePrefix: 32 },
+					{ ...to, iif: "br-lan" },
+				]),
+			),
+		).toEqual([]);
+		expect(hosts("packet", { ...to, narrow: true })).toEqual(["192.168.1.0/24"]);
+	});
+
+	it("hear by which rule", () => {
+		const [one, other] = ["192.168.1.20", "192.168.1.21"].map((text) => parseAddress(text) as number) as [number, number];
+		const server = parseAddress("198.51.100.10") as number;
+		const rules = [
+			...USUAL,
+			rule(1000, 200, { from: "192.168.1.20/32" }),
+			rule(2000, 201, { destination: server, destinationPrefix: 32 }),
+			rule(29998, 202, { narrow: true }),
+		];
+		const by = (host: number, to: number, each: boolean) => ruleFor(rules, FACTS.lan, host, to, each)?.priority;
+		expect([by(one, 1, true), by(other, 1, true), by(other, 1, false), by(other, server, true)]).toEqual([1000, undefined, 29998, 2000]);
 	});
 });
 

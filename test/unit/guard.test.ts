@@ -88,7 +88,17 @@ table inet masqd {
 		flags interval
 		elements = { 192.168.1.0-192.168.2.255 }
 	}
+	set handed {
+		type ipv4_addr
+		flags interval
+	}
 	set own_flows {
+		type ipv4_addr . inet_proto . inet_service . inet_service
+		size 16384
+		flags dynamic,timeout
+		timeout 200s
+	}
+	set lan_flows {
 		type ipv4_addr . inet_proto . inet_service . inet_service
 		size 16384
 		flags dynamic,timeout
@@ -114,8 +124,8 @@ table inet masqd {
 		timeout 60s
 	}
 	chain first_fragment {
-		tcp dport @claimed_tcp ip saddr . meta l4proto . th dport . th sport != @own_flows goto cut_first
-		udp dport @claimed_udp ip saddr . meta l4proto . th dport . th sport != @own_flows goto cut_first
+		tcp dport @claimed_tcp ip saddr . meta l4proto . th dport . th sport != @own_flows ip saddr . meta l4proto . th dport . th sport != @lan_flows goto cut_first
+		udp dport @claimed_udp ip saddr . meta l4proto . th dport . th sport != @own_flows ip saddr . meta l4proto . th dport . th sport != @lan_flows goto cut_first
 		update @fragment_peers { ip saddr }
 	}
 	chain cut_first {
@@ -126,7 +136,15 @@ table inet masqd {
 		ip frag-off & 0x2000 == 0 delete @cut { ip saddr . ip protocol . ip id }
 		drop
 	}
+	chain learn_lan {
+		meta l4proto tcp ct expiration > 300s update @lan_flows { ip daddr . meta l4proto . th sport . th dport timeout 7440s } return
+		ct state new ct original ip saddr != @externals update @lan_flows { ip daddr . meta l4proto . th sport . th dport timeout 60s } return
+		meta l4proto tcp ct expiration < 11s update @lan_flows { ip daddr . meta l4proto . th sport . th dport timeout 15s } return
+		update @lan_flows { ip daddr . meta l4proto . th sport . th dport } return
+		counter name own_full
+	}
 	chain learn {
+		ct original ip saddr @handed goto learn_lan
 		ct original ip saddr @inside return
 		meta l4proto tcp ct expiration > 300s update @own_flows { ip daddr . meta l4proto . th sport . th dport timeout 7440s } return
 		ct state new ct original ip saddr != @externals update @own_flows { ip daddr . meta l4proto . th sport . th dport timeout 60s } return
@@ -136,10 +154,10 @@ table inet masqd {
 	}
 	chain prerouting {
 		type filter hook prerouting priority -450; policy accept;
-		iifname "br-lan" ip daddr != @elsewhere fib daddr type unicast counter name lan_unicast drop
+		iifname "br-lan" ip saddr != @handed ip daddr != @elsewhere fib daddr type unicast counter name lan_unicast drop
 		iifname "br-guest" ip ttl < 2 ip daddr != @elsewhere fib daddr type unicast counter name lan_unicast drop
-		iifname "pppoe-wan" tcp dport @claimed_tcp ip daddr @externals ip frag-off & 0x3fff == 0 ip saddr . meta l4proto . th dport . th sport != @own_flows counter name claimed_wan drop
-		iifname "pppoe-wan" udp dport @claimed_udp ip daddr @externals ip frag-off & 0x3fff == 0 ip saddr . meta l4proto . th dport . th sport != @own_flows counter name claimed_wan drop
+		iifname "pppoe-wan" tcp dport @claimed_tcp ip daddr @externals ip frag-off & 0x3fff == 0 ip saddr . meta l4proto . th dport . th sport != @own_flows ip saddr . meta l4proto . th dport . th sport != @lan_flows counter name claimed_wan drop
+		iifname "pppoe-wan" udp dport @claimed_udp ip daddr @externals ip frag-off & 0x3fff == 0 ip saddr . meta l4proto . th dport . th sport != @own_flows ip saddr . meta l4proto . th dport . th sport != @lan_flows counter name claimed_wan drop
 		iifname { "br-lan", "br-guest" } tcp dport @claimed_tcp ip daddr @externals ip frag-off & 0x1fff == 0 counter name claimed_lan drop
 		iifname { "br-lan", "br-guest" } udp dport @claimed_udp ip daddr @externals ip frag-off & 0x1fff == 0 counter name claimed_lan drop
 		iifname "pppoe-wan" ip frag-off & 0x3fff == 0x2000 ip daddr @externals jump first_fragment
@@ -147,20 +165,19 @@ table inet masqd {
 		iifname "pppoe-wan" ip frag-off & 0x1fff != 0 ip daddr @externals ip saddr != @fragment_peers meta l4proto { tcp, udp } limit rate over 64/second burst 256 packets drop
 		iifname "pppoe-wan" ip daddr @externals ip frag-off & 0x3fff == 0 icmp type echo-reply icmp id { 32768-65535 } ip saddr . icmp id != @own_pings counter name claimed_wan drop
 		iifname != "br-guest" ip daddr @owned_externals counter name owned drop
-		iifname "br-guest" ip daddr != @elsewhere fib daddr type unicast ct zone set 19793
-		iifname "masq0" ct zone set 19793
+		iifname "br-guest" ip daddr != @elsewhere fib daddr type unicast ct original zone set 19793
 	}
 	chain forward {
 		type filter hook forward priority -10; policy accept;
 		iifname "pppoe-wan" ip saddr @inside counter name inbound drop
-		iifname "pppoe-wan" ip daddr @inside ip saddr != @exempt_destinations counter name inbound drop
-		iifname "pppoe-wan" tcp flags rst ct reply proto-dst @claimed_tcp ct expiration < 11s update @own_flows { ip saddr . meta l4proto . ct reply proto-dst . th sport timeout 15s }
-		iifname "pppoe-wan" meta l4proto udp ct reply proto-dst @claimed_udp ct direction reply update @own_flows { ip saddr . meta l4proto . ct reply proto-dst . th sport }
+		iifname "pppoe-wan" ip daddr @inside ip saddr != @exempt_destinations ct status & (snat | dnat) == 0 counter name inbound drop
+		iifname "pppoe-wan" ct original ip saddr != @inside tcp flags rst ct reply proto-dst @claimed_tcp ct expiration < 11s update @own_flows { ip saddr . meta l4proto . ct reply proto-dst . th sport timeout 15s }
+		iifname "pppoe-wan" ct original ip saddr != @inside meta l4proto udp ct reply proto-dst @claimed_udp ct direction reply update @own_flows { ip saddr . meta l4proto . ct reply proto-dst . th sport }
 	}
 	chain steer {
 		type route hook output priority -450; policy accept;
-		oifname "pppoe-wan" ip daddr != @exempt_destinations icmp type { destination-unreachable, time-exceeded, parameter-problem } @th,192,32 & 0xffffff00 == 0xc0a80200 ct zone set 19793 meta mark set 0x4d510000
-		oifname "pppoe-wan" ip daddr != @exempt_destinations ip saddr 192.168.2.0/24 fib saddr type != local ct zone set 19793 meta mark set 0x4d510000
+		oifname "pppoe-wan" ip daddr != @exempt_destinations icmp type { destination-unreachable, time-exceeded, parameter-problem } @th,192,32 & 0xffffff00 == 0xc0a80200 ct original zone set 19793 meta mark set 0x4d510000
+		oifname "pppoe-wan" ip daddr != @exempt_destinations ip saddr 192.168.2.0/24 fib saddr type != local ct original zone set 19793 meta mark set 0x4d510000
 	}
 	chain output {
 		type filter hook output priority 300; policy accept;
@@ -192,7 +209,9 @@ describe("guard ruleset", () => {
 		expect(script.includes("fib")).toBe(false);
 		expect(script.includes("elements = { 192.168.1.1, 192.168.2.1, 203.0.113.1 }")).toBe(true);
 		expect(
-			script.includes('iifname "br-lan" ip daddr != @elsewhere ip daddr != @own ip daddr < 224.0.0.0 counter name lan_unicast drop'),
+			script.includes(
+				'iifname "br-lan" ip saddr != @handed ip daddr != @elsewhere ip daddr != @own ip daddr < 224.0.0.0 counter name lan_unicast drop',
+			),
 		).toBe(true);
 		expect(script.includes('oifname "pppoe-wan" ip saddr != @may_leave ip daddr != @exempt_destinations counter name leak drop')).toBe(
 			true,
@@ -228,7 +247,7 @@ describe("guard ruleset", () => {
 	it("keeps the kernel's tracking of what goes to the TUN device apart", () => {
 		const tun: GuardFacts = { ...FACTS, lan: [{ device: "br-lan", driver: "tun", tun: "masq0" }] };
 		const match = 'iifname "br-lan" ip daddr != @elsewhere fib daddr type unicast ';
-		expect(guardRuleset(tun)).toContain(`${match}ct zone set 19793\n\t\tiifname "masq0" ct zone set 19793\n`);
+		expect(guardRuleset(tun)).toContain(`${match}ct original zone set 19793\n`);
 		expect(guardRuleset(tun, "fib", "notrack")).toContain(`${match}notrack\n`);
 		expect(guardRuleset({ ...FACTS, lan: [{ device: "br-lan", driver: "packet", tun: "" }] })).not.toMatch(/zone|notrack/);
 	});
@@ -305,7 +324,7 @@ describe("guard installation", () => {
 		expect(other.calls.at(-1)?.stdin).toBe(GOLDEN);
 		const poor = nft(["dynamic"]);
 		expect(installGuard(poor, FACTS)).toEqual({ addressTest: "fib", learning: "none" });
-		expect(poor.calls.at(-1)?.stdin).not.toMatch(/own_flows|@cut|fragment_peers|ct original|_fragment|own_pings|type nat/);
+		expect(poor.calls.at(-1)?.stdin).not.toMatch(/own_flows|@cut|fragment_peers|ct original ip|_fragment|own_pings|type nat/);
 	});
 	it("fails with nft's first line", () => {
 		expect(() => installGuard(nft(["table"]), FACTS)).toThrow("install the guard table: nft: Error: refused");

@@ -299,12 +299,12 @@ describe("TunRoutes", () => {
 		expect(writes).toEqual(["ipv4/conf/lan0/forwarding=0"]);
 	});
 
-	it("keeps out of the way of other rules and tables", () => {
+	it("comes after the rules of others, and keeps out of the way of other tables", () => {
 		const kernel = router();
 		kernel.rules.push(rule(100, "x", 254, 0), rule(101, "x", 7778, 0));
 		kernel.routes.push(route("10.0.0.0", 8, LAN, { table: 7777 }));
 		const routes = TunRoutes.install(opened(kernel), sysctls({}).io, FACTS);
-		expect([routes.priority, routes.table]).toEqual([102, 7779]);
+		expect([routes.priority, routes.table]).toEqual([32765, 7779]);
 	});
 
 	it("warns of strict reverse path filtering", () => {

@@ -356,6 +356,7 @@ export class Rig {
 				home: n,
 				sole: NO_NET,
 				pcp: l.pcp ?? true,
+				handed: [],
 			};
 		});
 		findSoleNets(lan);

@@ -43,6 +43,7 @@ const ALLOWED: Record<string, string[]> = {
 		"kernel/mirror.ts",
 		"kernel/local-ports.ts",
 		"kernel/tun-routes.ts",
+		"kernel/foreign-routing.ts",
 		"daemon/policy.ts",
 	],
 	"daemon/main.ts": ["daemon", "config/plan.ts", "kernel/netifd.ts", "cli/command-line.ts", "masq:native"],

@@ -201,6 +201,7 @@ describe("what passes masqd by", () => {
 		expect(facts).toEqual({
 			ethernet: true,
 			ownAddresses: t.own,
+			handed: [],
 			elsewhere: elsewhere(t),
 			externals: t.externals,
 			claimed: t.claimed,

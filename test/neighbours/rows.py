@@ -1,0 +1,186 @@
+"""The table of neighbours, as data: what each row sets up, asks, and is to come to with each driver.
+
+A row's function gets what makes a house and returns what the outside sees, a value that is compared with that of the router
+without masqd ("as off"), or with True ("works": it says itself what works is). "warned" is as off in nothing, but there
+is a warning that names it; "refused" the same, and what policy sends elsewhere does not leave by the WAN.
+"""
+
+import dataclasses
+import threading
+from collections.abc import Callable
+
+from house import S1, SECRET, H2, VPN_GATEWAY, ask, place, stream, wait_until
+
+AS_OFF, WORKS = "as off", "works"
+
+
+@dataclasses.dataclass
+class Row:
+    """One line of the table; `quick` ones are among `make test`."""
+
+    neighbour: str
+    name: str
+    run: Callable
+    kernel: str
+    tun: str
+    packet: str
+    quick: bool
+
+
+ROWS = []
+
+
+def row(neighbour, kernel=AS_OFF, tun=AS_OFF, packet=AS_OFF, quick=False):
+    def take(function):
+        ROWS.append(Row(neighbour, function.__name__, function, kernel, tun, packet, quick))
+        return function
+
+    return take
+
+
+def both(host, **options):
+    """Where UDP and TCP of a host come out."""
+    return [place(ask(host, kind=kind, **options)) for kind in ("udp", "tcp")]
+
+
+# ---- policy rules ------------------------------------------------------------------------------------------------
+
+TO_VPN = "route add default via 10.8.0.1 dev vpn0 table 200"
+PBR = 'iifname "br-lan" ip saddr 192.168.1.20 meta mark set meta mark & 0xff00ffff | 0x00020000'
+MWAN3 = 'iifname "br-lan" ip saddr 192.168.1.20 meta mark set meta mark & 0xffffc0ff | 0x00000100'
+RULES = {
+    "from": ("rule add from 192.168.1.20 lookup 200 prio 1000",),
+    "first": ("rule add from 192.168.1.20 lookup 200 prio 50",),
+    "last": ("rule add from 192.168.1.20 lookup 200 prio 32765",),
+    "pbr": ("rule add fwmark 0x20000/0xff0000 lookup 200 prio 29998",),
+    "mwan3": ("rule add fwmark 0x100/0x3f00 lookup 200 prio 2001", "rule add fwmark 0x3e00/0x3f00 unreachable prio 2062"),
+    "wg": ("rule add not fwmark 0xca6c lookup 200", "rule add lookup main suppress_prefixlength 0"),
+    "prohibit": ("rule add from 192.168.1.20 to 203.0.113.10 prohibit prio 1000",),
+    "to": ("rule add to 203.0.113.10 lookup 200 prio 1000",),
+    "iif": ("rule add iif br-lan to 203.0.113.10 lookup 200 prio 1000",),
+    "ports": ("rule add from 192.168.1.20 ipproto udp dport 7 lookup 200 prio 1000", "rule add from 192.168.1.20 ipproto tcp lookup 200 prio 1001"),
+}
+
+
+def policy(house_of, kind):
+    """Both hosts before the rules, with them from a start, and when they have come and gone while masqd runs."""
+    mangle = {"pbr": PBR, "mwan3": MWAN3}.get(kind, "")
+    seen = []
+    with house_of(mangle=mangle) as house:
+        house.up(TO_VPN)
+        house.up(*RULES[kind])
+        house.start()
+        seen.append([both(house.h1), both(house.h2), ask(house.h2, sport=40000)])
+    with house_of(mangle=mangle) as house:
+        house.up(TO_VPN)
+        house.start()
+        seen.append([both(house.h1), both(house.h2)])
+        house.up(*RULES[kind])
+        seen.append([both(house.h1), both(house.h2), ask(house.h2, sport=40000)])
+        house.up(*(line.replace("rule add", "rule del") for line in RULES[kind]))
+        seen.append([both(house.h1), both(house.h2)])
+    return seen
+
+
+def policy_row(kind, quick=False):
+    def run(house_of):
+        return policy(house_of, kind)
+
+    run.__name__ = f"rule_{kind}"
+    row("policy rules", quick=quick)(run)
+
+
+for each in RULES:
+    policy_row(each, quick=each in ("from", "pbr", "wg"))
+
+
+@row("policy rules", quick=True)
+def nothing_of_the_vpns_on_the_wan(house_of):
+    """h2 says a word that is for the VPN alone, as long as its rule is there; the other host's stream loses nothing by it."""
+    with house_of() as house:
+        house.up(TO_VPN)
+        house.start()
+        tap = house.tap()
+        stop = threading.Event()
+        thread, back = stream(house.h1, stop)
+        client = house.h2.udp(H2, 40000)
+        for n in range(20):
+            house.up(RULES["from"][0])
+            wait_until(lambda: "vpn" in ask(house.h2, patience=0.1), "the VPN")
+            for _ in range(20):
+                client.sendto(SECRET, (S1, 7))
+            house.up(RULES["from"][0].replace("add", "del"))
+        stop.set()
+        thread.join()
+        return {"on the WAN": tap.close(), "others": {place(one) for one in back}}
+
+
+@row("policy rules")
+def a_rule_that_leads_by_the_wan(house_of):
+    """mwan3's: a mark that says which WAN, and it is this one."""
+    with house_of(mangle=MWAN3) as house:
+        house.up("route add default via 203.0.113.254 dev wan0 table 1", "rule add fwmark 0x100/0x3f00 lookup 1 prio 2001")
+        house.start()
+        return [both(house.h1), both(house.h2), *(place(ask(house.h2, sport=port, kind=kind)) for port in (1000, 20000, 40000) for kind in ("udp", "tcp"))]
+
+
+# ---- default routes ------------------------------------------------------------------------------------------------
+
+FIRST = "route replace default via 203.0.113.254 metric 20", "route del default via 203.0.113.254 metric 0"
+LOWER = f"route add default via {VPN_GATEWAY} dev vpn0 metric 5"
+HALVES = f"route add 0.0.0.0/1 via {VPN_GATEWAY} dev vpn0", f"route add 128.0.0.0/1 via {VPN_GATEWAY} dev vpn0"
+# What the WAN's own subnet does not have.
+FAR_AWAY = "198.51.100.10"
+
+
+def default_route(house_of, lines):
+    seen = []
+    with house_of() as house:
+        for host, name in ((house.wan, "wan"), (house.vpn, "vpn")):
+            host.ip(f"addr add {FAR_AWAY}/32 dev lo")
+            house.serve(host, name, [(FAR_AWAY, 7)])
+        house.wan.ip("route add default via 203.0.113.1 dev eth0")
+        house.up(*FIRST)
+        house.start()
+        for _ in range(2):
+            seen.append(both(house.h1, address=FAR_AWAY))
+            house.up(*lines)
+            seen.append([both(house.h1, address=FAR_AWAY), both(house.h1, address=S1)])
+            house.up(*(line.replace("route add", "route del") for line in lines))
+    return seen
+
+
+@row("default route", quick=True)
+def lower_metric(house_of):
+    return default_route(house_of, [LOWER])
+
+
+@row("default route")
+def two_halves(house_of):
+    return default_route(house_of, HALVES)
+
+
+@row("default route")
+def up_and_down_under_traffic(house_of):
+    """What is sent after the VPN has come up goes by it alone; after it has gone, by the WAN."""
+    with house_of() as house:
+        for host, name in ((house.wan, "wan"), (house.vpn, "vpn")):
+            host.ip(f"addr add {FAR_AWAY}/32 dev lo")
+            house.serve(host, name, [(FAR_AWAY, 7)])
+        house.wan.ip("route add default via 203.0.113.1 dev eth0")
+        house.up(*FIRST)
+        house.start()
+        tap = house.tap()
+        stop = threading.Event()
+        thread, back = stream(house.h1, stop)
+        client = house.h2.udp(H2, 40000)
+        for n in range(10):
+            house.up(LOWER)
+            wait_until(lambda: "vpn" in ask(house.h2, address=FAR_AWAY, patience=0.1), "the VPN")
+            for _ in range(20):
+                client.sendto(SECRET, (FAR_AWAY, 7))
+            house.up(LOWER.replace("add", "del"))
+            wait_until(lambda: "wan" in ask(house.h2, address=FAR_AWAY, patience=0.1), "the WAN")
+        stop.set()
+        thread.join()
+        return {"on the WAN": tap.close(), "others": {place(one) for one in back}}
