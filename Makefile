@@ -11,11 +11,8 @@ include test/bench/build.mk
 include openwrt/package.mk
 include test/conformance/conformance.mk
 include test/guest/guest.mk
-<<<<<<< HEAD
 include test/luci/luci.mk
-=======
 include test/neighbours/neighbours.mk
->>>>>>> c2e56d1 (policy routing: what the owner's rules lead elsewhere goes there)
 
 VERSION := $(shell sed -n 's/.*"version": "\(.*\)",/\1/p' package.json)
 SOURCES := $(shell find src -name '*.ts')
