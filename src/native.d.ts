@@ -39,8 +39,8 @@ declare module "masq:native" {
 	 */
 	export function importBundle(name: string): object;
 	/**
-	 * Ends the process by SIGKILL in so many seconds, even one that is stopped, unless it is called again before, with 0
-	 * for not at all.
+	 * Ends the process by SIGKILL in so many seconds, even one that is stopped, unless it is called again before, with
+	 * 0 for not at all.
 	 */
 	export function alarm(seconds: number): void;
 	/**

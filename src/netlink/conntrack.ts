@@ -5,7 +5,7 @@
  *
  * Addresses are in host order, ports host order.
  */
-import { type AttributeReader, LITTLE_ENDIAN, type MessageReader, MessageWriter, NLM_F, type RequestHeader } from "./message.ts";
+import { AttributeReader, attributeHead, LITTLE_ENDIAN, type MessageReader, MessageWriter, NLM_F, type RequestHeader } from "./message.ts";
 
 /** Message types; events are NEW and DELETE too. */
 export const CT_NEW = 0x0100;
@@ -20,27 +20,44 @@ export const IPS = { EXPECTED: 1, SEEN_REPLY: 2, ASSURED: 4, CONFIRMED: 8, SRC_N
 
 const AF_INET = 2;
 const ICMP = 1;
-/** nfgenmsg. */
+/** nfgenmsg; length and type of an attribute. */
 const FAMILY_HEADER = 4;
+const ATTRIBUTE_HEADER = 4;
+const ATTRIBUTE_TYPE = 0x3fff;
 
-const CTA = {
-	TUPLE_ORIG: 1,
-	TUPLE_REPLY: 2,
-	STATUS: 3,
-	PROTOINFO: 4,
-	NAT_SOURCE: 6,
-	TIMEOUT: 7,
-	MARK: 8,
-	COUNTERS_ORIG: 9,
-	COUNTERS_REPLY: 10,
-	ID: 12,
-	ZONE: 18,
-	MARK_MASK: 21,
-} as const;
-const TUPLE = { IP: 1, PROTO: 2, ZONE: 3 } as const;
-const IP = { SOURCE: 1, DESTINATION: 2 } as const;
-const PROTO = { NUMBER: 1, SOURCE: 2, DESTINATION: 3, ICMP_ID: 4, ICMP_TYPE: 5, ICMP_CODE: 6 } as const;
-const COUNTERS = { PACKETS: 1, BYTES: 2 } as const;
+/** CTA_*: attributes of an entry; plain numbers, because only those does esbuild inline. */
+const TUPLE_ORIG = 1;
+const TUPLE_REPLY = 2;
+const STATUS = 3;
+const PROTOINFO = 4;
+const NAT_SOURCE = 6;
+const TIMEOUT = 7;
+const MARK = 8;
+const COUNTERS_ORIG = 9;
+const COUNTERS_REPLY = 10;
+const ID = 12;
+const ZONE = 18;
+const MARK_MASK = 21;
+/** CTA_TUPLE_*, and what is in them. */
+const TUPLE_IP = 1;
+const TUPLE_PROTO = 2;
+const TUPLE_ZONE = 3;
+const IP_SOURCE = 1;
+const IP_DESTINATION = 2;
+const PROTO_NUMBER = 1;
+const PROTO_SOURCE = 2;
+const PROTO_DESTINATION = 3;
+const PROTO_ICMP_ID = 4;
+const PROTO_ICMP_TYPE = 5;
+const PROTO_ICMP_CODE = 6;
+/** Bytes of a tuple with ports, and the heads of two attributes in it: the protocol's nest, and the source port. */
+const PORTED = 48;
+const PORTED_PROTO = attributeHead(28, 0x8000 | TUPLE_PROTO);
+const PORTED_SOURCE = attributeHead(6, PROTO_SOURCE);
+/** CTA_COUNTERS_* */
+const COUNTERS_PACKETS = 1;
+const COUNTERS_BYTES = 2;
+const PACKETS_HEAD = attributeHead(12, COUNTERS_PACKETS);
 const PROTOINFO_TCP = 1;
 const TCP_INFO = { STATE: 1, FLAGS_ORIGINAL: 4, FLAGS_REPLY: 5 } as const;
 const ESTABLISHED = 3;
@@ -93,69 +110,111 @@ export interface Entry {
 	received: Counters | null;
 }
 
-/** The entry of the message that `reader` stands at, null if it is none of IPv4. */
+/**
+ * The entry of the message that `reader` stands at, null if it is none of IPv4. After a start there are thousands of
+ * them: attributes are walked here by their offsets, with no object for each.
+ */
 export function parseEntry(reader: MessageReader): Entry | null {
-	if ((reader.type !== CT_NEW && reader.type !== CT_DELETE) || reader.end - reader.at < FAMILY_HEADER) return null;
-	if (reader.view.getUint8(reader.at) !== AF_INET) return null;
-	let original: Tuple | null = null;
-	let reply: Tuple | null = null;
-	const entry = { status: 0, timeout: -1, mark: 0, zone: 0, id: 0, tcpState: 0 };
+	const { view, end, little, type, words } = reader;
+	if ((type !== CT_NEW && type !== CT_DELETE) || end - reader.at < FAMILY_HEADER || view.getUint8(reader.at) !== AF_INET) return null;
+	const original: Tuple = { protocol: 0, source: 0, destination: 0, sourcePort: 0, destinationPort: 0 };
+	const reply: Tuple = { protocol: 0, source: 0, destination: 0, sourcePort: 0, destinationPort: 0 };
+	let tuples = 0;
+	let status = 0;
+	let timeout = -1;
+	let mark = 0;
+	let zone = 0;
+	let id = 0;
+	let tcpState = 0;
 	let sent: Counters | null = null;
 	let received: Counters | null = null;
-	for (const a = reader.attributes(FAMILY_HEADER); a.next(); ) {
-		if (a.type === CTA.TUPLE_ORIG) original = parseTuple(a.nested());
-		else if (a.type === CTA.TUPLE_REPLY) reply = parseTuple(a.nested());
-		else if (a.type === CTA.STATUS) entry.status = a.network(0);
-		else if (a.type === CTA.TIMEOUT) entry.timeout = a.network(-1);
-		else if (a.type === CTA.MARK) entry.mark = a.network(0);
-		else if (a.type === CTA.ID) entry.id = a.network(0);
-		else if (a.type === CTA.ZONE) entry.zone = a.network16(0);
-		else if (a.type === CTA.COUNTERS_ORIG) sent = parseCounters(a.nested());
-		else if (a.type === CTA.COUNTERS_REPLY) received = parseCounters(a.nested());
-		else if (a.type === CTA.PROTOINFO) entry.tcpState = parseTcpState(a.nested());
+	for (let at = reader.at + FAMILY_HEADER, next = 0; at + ATTRIBUTE_HEADER <= end; at = next) {
+		const head = words === null ? view.getUint32(at, little) : words[at >> 2];
+		const size = little ? head & 0xffff : head >>> 16;
+		const kind = (little ? head >>> 16 : head) & ATTRIBUTE_TYPE;
+		if (size < ATTRIBUTE_HEADER || at + size > end) break;
+		next = at + ((size + 3) & ~3);
+		const value = at + ATTRIBUTE_HEADER;
+		if (size === 8) {
+			if (kind === STATUS) status = view.getUint32(value);
+			else if (kind === MARK) mark = view.getUint32(value);
+			else if (kind === ID) id = view.getUint32(value);
+			else if (kind === TIMEOUT) timeout = view.getUint32(value);
+		} else if (kind === TUPLE_ORIG) tuples |= readTuple(view, words, value, at + size, little, original);
+		else if (kind === TUPLE_REPLY) tuples |= readTuple(view, words, value, at + size, little, reply) << 1;
+		else if (kind === COUNTERS_ORIG) sent = readCounters(view, words, value, at + size, little);
+		else if (kind === COUNTERS_REPLY) received = readCounters(view, words, value, at + size, little);
+		else if (kind === PROTOINFO) tcpState = readTcpState(view, value, at + size, little);
+		else if (kind === ZONE && size >= 6) zone = view.getUint16(value);
 	}
-	if (original === null || reply === null) return null;
-	return { destroyed: reader.type === CT_DELETE, original, reply, ...entry, sent, received };
+	if (tuples !== 3) return null;
+	return { destroyed: type === CT_DELETE, original, reply, status, timeout, mark, zone, id, tcpState, sent, received };
 }
 
-function parseTuple(a: AttributeReader): Tuple {
-	const tuple: Tuple = { protocol: 0, source: 0, destination: 0, sourcePort: 0, destinationPort: 0 };
-	while (a.next()) {
-		if (a.type === TUPLE.ZONE) {
-			tuple.zone = a.network16(0);
-			continue;
-		}
-		for (const b = a.nested(); b.next(); ) {
-			if (a.type === TUPLE.IP) {
-				if (b.type === IP.SOURCE) tuple.source = b.network(0);
-				else if (b.type === IP.DESTINATION) tuple.destination = b.network(0);
-			} else if (a.type !== TUPLE.PROTO) continue;
-			else if (b.type === PROTO.NUMBER) tuple.protocol = b.byte(0);
-			else if (b.type === PROTO.SOURCE || b.type === PROTO.ICMP_ID) tuple.sourcePort = b.network16(0);
-			else if (b.type === PROTO.DESTINATION) tuple.destinationPort = b.network16(0);
-			else if (b.type === PROTO.ICMP_TYPE) tuple.destinationPort |= b.byte(0) << 8;
-			else if (b.type === PROTO.ICMP_CODE) tuple.destinationPort |= b.byte(0);
-		}
+/** Fills a tuple from the attributes in [`from`, `end`): addresses, and what the protocol has; 1. */
+function readTuple(view: DataView, words: Uint32Array | null, from: number, end: number, little: boolean, tuple: Tuple): number {
+	const w = from >> 2;
+	if (words !== null && end - from === PORTED && words[w + 5] === PORTED_PROTO && words[w + 8] === PORTED_SOURCE) {
+		// As the kernel writes those of TCP and UDP.
+		tuple.source = view.getUint32(from + 8);
+		tuple.destination = view.getUint32(from + 16);
+		tuple.protocol = view.getUint8(from + 28);
+		tuple.sourcePort = view.getUint16(from + 36);
+		tuple.destinationPort = view.getUint16(from + 44);
+		return 1;
 	}
-	return tuple;
+	let nest = 0;
+	// Behind the head of a nest comes what is in it, and what is behind it afterwards: one walk sees both.
+	for (let at = from, inside = from, next = 0; at + ATTRIBUTE_HEADER <= end; at = next) {
+		const head = view.getUint32(at, little);
+		const size = little ? head & 0xffff : head >>> 16;
+		const kind = (little ? head >>> 16 : head) & ATTRIBUTE_TYPE;
+		if (size < ATTRIBUTE_HEADER || at + size > end) break;
+		const value = at + ATTRIBUTE_HEADER;
+		next = at + ((size + 3) & ~3);
+		if (at >= inside) {
+			nest = kind;
+			inside = next;
+			if (kind === TUPLE_IP || kind === TUPLE_PROTO) next = value;
+			else if (kind === TUPLE_ZONE && size >= 6) tuple.zone = view.getUint16(value);
+		} else if (nest === TUPLE_IP) {
+			if (size < 8) continue;
+			if (kind === IP_SOURCE) tuple.source = view.getUint32(value);
+			else if (kind === IP_DESTINATION) tuple.destination = view.getUint32(value);
+		} else if (kind === PROTO_NUMBER && size >= 5) tuple.protocol = view.getUint8(value);
+		else if ((kind === PROTO_SOURCE || kind === PROTO_ICMP_ID) && size >= 6) tuple.sourcePort = view.getUint16(value);
+		else if (kind === PROTO_DESTINATION && size >= 6) tuple.destinationPort = view.getUint16(value);
+		else if (kind === PROTO_ICMP_TYPE && size >= 5) tuple.destinationPort |= view.getUint8(value) << 8;
+		else if (kind === PROTO_ICMP_CODE && size >= 5) tuple.destinationPort |= view.getUint8(value);
+	}
+	return 1;
 }
 
-function parseCounters(a: AttributeReader): Counters {
+function readCounters(view: DataView, words: Uint32Array | null, from: number, end: number, little: boolean): Counters {
+	const w = from >> 2;
+	// Nearly always neither is beyond 32 bits.
+	if (words !== null && end - from === 24 && words[w] === PACKETS_HEAD && words[w + 1] === 0 && words[w + 4] === 0)
+		return { packets: view.getUint32(from + 8), bytes: view.getUint32(from + 20) };
 	const counters = { packets: 0, bytes: 0 };
-	while (a.next()) {
-		if (a.type === COUNTERS.PACKETS) counters.packets = a.network64(0);
-		else if (a.type === COUNTERS.BYTES) counters.bytes = a.network64(0);
+	for (let at = from, next = 0; at + ATTRIBUTE_HEADER + 8 <= end; at = next) {
+		const head = view.getUint32(at, little);
+		const size = little ? head & 0xffff : head >>> 16;
+		const kind = (little ? head >>> 16 : head) & ATTRIBUTE_TYPE;
+		if (size < ATTRIBUTE_HEADER + 8) break;
+		next = at + ((size + 3) & ~3);
+		const value = view.getUint32(at + ATTRIBUTE_HEADER) * 2 ** 32 + view.getUint32(at + ATTRIBUTE_HEADER + 4);
+		if (kind === COUNTERS_PACKETS) counters.packets = value;
+		else if (kind === COUNTERS_BYTES) counters.bytes = value;
 	}
 	return counters;
 }
 
-function parseTcpState(a: AttributeReader): number {
-	let state = 0;
-	while (a.next()) {
+function readTcpState(view: DataView, from: number, end: number, little: boolean): number {
+	for (const a = new AttributeReader(view, from, end, little); a.next(); ) {
 		if (a.type !== PROTOINFO_TCP) continue;
-		for (const b = a.nested(); b.next(); ) if (b.type === TCP_INFO.STATE) state = b.byte(0);
+		for (const b = a.nested(); b.next(); ) if (b.type === TCP_INFO.STATE) return b.byte(0);
 	}
-	return state;
+	return 0;
 }
 
 /** A mark, and the bits of it that count. */
@@ -178,8 +237,8 @@ function marked(header: RequestHeader, mark: Mark, little: boolean): ArrayBuffer
 	return new MessageWriter(little)
 		.message(header)
 		.netfilter(AF_INET)
-		.networkAttribute(CTA.MARK, mark.value)
-		.networkAttribute(CTA.MARK_MASK, mark.mask)
+		.networkAttribute(MARK, mark.value)
+		.networkAttribute(MARK_MASK, mark.mask)
 		.finish();
 }
 
@@ -189,7 +248,7 @@ function marked(header: RequestHeader, mark: Mark, little: boolean): ArrayBuffer
  */
 export function writeEntryRequest(out: MessageWriter, header: RequestHeader, tuple: Tuple, reply = false): MessageWriter {
 	out.message(header).netfilter(AF_INET);
-	return writeTuple(out, reply ? CTA.TUPLE_REPLY : CTA.TUPLE_ORIG, tuple);
+	return writeTuple(out, reply ? TUPLE_REPLY : TUPLE_ORIG, tuple);
 }
 
 function writeTuple(
@@ -198,16 +257,16 @@ function writeTuple(
 	{ protocol, source, destination, sourcePort, destinationPort, zone }: Tuple,
 ): MessageWriter {
 	return out.nest(type, () => {
-		if (zone !== undefined) out.network16Attribute(TUPLE.ZONE, zone);
-		out.nest(TUPLE.IP, () => out.networkAttribute(IP.SOURCE, source).networkAttribute(IP.DESTINATION, destination));
-		out.nest(TUPLE.PROTO, () => {
-			out.byteAttribute(PROTO.NUMBER, protocol);
+		if (zone !== undefined) out.network16Attribute(TUPLE_ZONE, zone);
+		out.nest(TUPLE_IP, () => out.networkAttribute(IP_SOURCE, source).networkAttribute(IP_DESTINATION, destination));
+		out.nest(TUPLE_PROTO, () => {
+			out.byteAttribute(PROTO_NUMBER, protocol);
 			if (protocol === ICMP)
 				out
-					.network16Attribute(PROTO.ICMP_ID, sourcePort)
-					.byteAttribute(PROTO.ICMP_TYPE, destinationPort >> 8)
-					.byteAttribute(PROTO.ICMP_CODE, destinationPort & 0xff);
-			else out.network16Attribute(PROTO.SOURCE, sourcePort).network16Attribute(PROTO.DESTINATION, destinationPort);
+					.network16Attribute(PROTO_ICMP_ID, sourcePort)
+					.byteAttribute(PROTO_ICMP_TYPE, destinationPort >> 8)
+					.byteAttribute(PROTO_ICMP_CODE, destinationPort & 0xff);
+			else out.network16Attribute(PROTO_SOURCE, sourcePort).network16Attribute(PROTO_DESTINATION, destinationPort);
 		});
 	});
 }
@@ -221,16 +280,16 @@ export function writeTakenOver(out: MessageWriter, tuple: Tuple, external = 0, e
 	const reply = { protocol, source: destination, destination: source, sourcePort: destinationPort, destinationPort: sourcePort };
 	writeEntryRequest(out, { type: CT_NEW, flags: NLM_F.REQUEST | NLM_F.CREATE | NLM_F.EXCL, sequence: 1 }, tuple);
 	// Not translated yet: the kernel does that itself, by NAT_SOURCE.
-	return writeTuple(out, CTA.TUPLE_REPLY, reply)
-		.networkAttribute(CTA.STATUS, IPS.SEEN_REPLY | IPS.ASSURED | IPS.CONFIRMED)
-		.networkAttribute(CTA.TIMEOUT, QUIET)
-		.nest(CTA.PROTOINFO, () => {
+	return writeTuple(out, TUPLE_REPLY, reply)
+		.networkAttribute(STATUS, IPS.SEEN_REPLY | IPS.ASSURED | IPS.CONFIRMED)
+		.networkAttribute(TIMEOUT, QUIET)
+		.nest(PROTOINFO, () => {
 			out.nest(PROTOINFO_TCP, () => {
 				out.byteAttribute(TCP_INFO.STATE, ESTABLISHED);
 				out.bytesAttribute(TCP_INFO.FLAGS_ORIGINAL, BE_LIBERAL).bytesAttribute(TCP_INFO.FLAGS_REPLY, BE_LIBERAL);
 			});
 		})
-		.nest(CTA.NAT_SOURCE, () => {
+		.nest(NAT_SOURCE, () => {
 			out.networkAttribute(NAT.ADDRESS, external);
 			out.nest(NAT.PORTS, () => out.network16Attribute(NAT_PORT, externalPort));
 		});
@@ -257,7 +316,7 @@ export function markFilter({ value, mask }: Mark): Int32Array {
 	// biome-ignore format: one instruction a line
 	return Int32Array.of(
 		LD_IMM, 0, 0, 16 + FAMILY_HEADER,
-		LDX_IMM, 0, 0, CTA.MARK,
+		LDX_IMM, 0, 0, MARK,
 		LD_ABS_W, 0, 0, NLATTR,
 		JEQ, 5, 0, 0,
 		TAX, 0, 0, 0,

@@ -65,12 +65,15 @@ export class MessageReader {
 	malformed = false;
 	readonly view: DataView;
 	readonly little: boolean;
+	/** The datagram by whole words, null if it is not in this machine's byte order. */
+	readonly words: Uint32Array | null;
 	#next = 0;
 
 	/** `length` bytes of the buffer are the datagram; offset 0 is the first header. */
 	constructor(buffer: ArrayBuffer, length: number, little: boolean = LITTLE_ENDIAN) {
 		this.view = new DataView(buffer, 0, Math.min(length, buffer.byteLength));
 		this.little = little;
+		this.words = little === LITTLE_ENDIAN ? new Uint32Array(buffer, 0, this.view.byteLength >> 2) : null;
 	}
 
 	next(): boolean {
@@ -100,6 +103,11 @@ export class MessageReader {
 	attributes(header: number): AttributeReader {
 		return new AttributeReader(this.view, this.at + header, this.end, this.little);
 	}
+}
+
+/** First word of an attribute as loaded: its length, this word included, and its type. */
+export function attributeHead(length: number, type: number): number {
+	return (LITTLE_ENDIAN ? length | (type << 16) : (length << 16) | type) >>> 0;
 }
 
 /** Walks attributes. */

@@ -4,7 +4,7 @@
  * The two directions that are taken for every connection, {@link PacketReader} and {@link Verdicts}, are written for
  * speed: plain offsets over views that are made once, no object a packet.
  */
-import { LITTLE_ENDIAN, MessageWriter, NLM_F, NLMSG_ERROR, NLMSG_HEADER } from "./message.ts";
+import { attributeHead, LITTLE_ENDIAN, MessageWriter, NLM_F, NLMSG_ERROR, NLMSG_HEADER } from "./message.ts";
 
 const NFQNL_MSG_PACKET = 0x0300;
 const NFQNL_MSG_VERDICT = 0x0301;
@@ -79,17 +79,12 @@ export class QueuedPacket {
 	length = 0;
 }
 
-/** First word of an attribute, as loaded: its size, header included, and its type. */
-function head(size: number, type: number): number {
-	return LITTLE_ENDIAN ? size | (type << 16) : (size << 16) | type;
-}
-
-const HEAD_HEADER = head(11, PACKET.HEADER);
-const HEAD_INDEV = head(8, PACKET.INDEV);
-const HEAD_OUTDEV = head(8, PACKET.OUTDEV);
-const HEAD_MARK = head(8, PACKET.MARK);
-const HEAD_HWADDR = head(16, PACKET.HWADDR);
-const HEAD_SKB_INFO = head(8, PACKET.SKB_INFO);
+const HEAD_HEADER = attributeHead(11, PACKET.HEADER);
+const HEAD_INDEV = attributeHead(8, PACKET.INDEV);
+const HEAD_OUTDEV = attributeHead(8, PACKET.OUTDEV);
+const HEAD_MARK = attributeHead(8, PACKET.MARK);
+const HEAD_HWADDR = attributeHead(16, PACKET.HWADDR);
+const HEAD_SKB_INFO = attributeHead(8, PACKET.SKB_INFO);
 /** Length of a hardware address of six bytes, and two bytes of nothing, as loaded. */
 const SIX_BYTES = LITTLE_ENDIAN ? 0x600 : 0x60000;
 

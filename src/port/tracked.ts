@@ -13,6 +13,7 @@ import type { OffloadHooks } from "../conntrack/offload-hooks.ts";
 import {
 	EXTERNAL_SHIFT,
 	HALF_SHIFT,
+	R_BYTES_OUT,
 	R_LAST,
 	R_META,
 	R_OUT,
@@ -24,6 +25,7 @@ import {
 import { FREE, QUARANTINED, TCP_CLOSING, TCP_ESTABLISHED, TCP_OPENED, TCP_RESET, UDP_NEW, UDP_OPEN } from "../conntrack/states.ts";
 import type { Table } from "../conntrack/table.ts";
 import {
+	type Counters,
 	CT_DELETE,
 	CT_GET,
 	CT_GROUP,
@@ -142,13 +144,18 @@ export class Tracked implements OffloadHooks {
 		const { table } = this.#o;
 		const seen = new Uint8Array(table.layout.sessions + 1);
 		const told = this.#dump((entry) => {
-			const sides = ((entry.status & IPS.SRC_NAT) === 0 ? 0 : 1) + ((entry.status & IPS.DST_NAT) === 0 ? 0 : 1);
-			if (this.#sessions(entry).length < sides && !this.#o.adopt(entry)) this.#delete(entry.original);
-			for (const i of this.#sessions(entry)) {
-				seen[i] = 1;
-				this.#follow(i, entry);
-				this.#count(i, entry);
+			const [opened, entered] = translated(entry);
+			let from = opened ? this.#find(entry.original) : 0;
+			let to = entered ? this.#find(entry.reply) : 0;
+			if ((opened && from === 0) || (entered && to === 0)) {
+				if (!this.#o.adopt(entry)) this.#delete(entry.original);
+				if (opened) from = this.#find(entry.original);
+				if (entered) to = this.#find(entry.reply);
 			}
+			seen[from] = 1;
+			seen[to] = 1;
+			if (from !== 0) this.#bring(from, entry);
+			if (to !== 0) this.#bring(to, entry);
 		});
 		this.flush();
 		if (!told) return;
@@ -175,31 +182,39 @@ export class Tracked implements OffloadHooks {
 		}
 	}
 
+	/** Brings a session's state and counters up to those of its entry. True if it was in another state. */
+	#bring(i: number, entry: Entry): boolean {
+		this.#count(i, entry);
+		return this.#follow(i, entry);
+	}
+
 	/** Brings a session's counters up to what the kernel has counted. */
 	#count(i: number, { status, sent, received }: Entry): void {
 		if (sent === null || received === null) return;
-		const { table } = this.#o;
 		const opened = (status & IPS.SRC_NAT) !== 0;
-		const packets = table.packets(i);
-		const bytes = table.bytes(i);
-		for (const [inbound, counted] of [opened ? sent : received, opened ? received : sent].entries()) {
-			const more = Math.max(0, counted.packets - packets[inbound]);
-			table.add(i, inbound, more, Math.max(0, counted.bytes - bytes[inbound]));
-			this.#o.forwarded(inbound, more);
-		}
+		this.#countOne(i, 0, opened ? sent : received);
+		this.#countOne(i, 1, opened ? received : sent);
+	}
+
+	#countOne(i: number, inbound: number, { packets, bytes }: Counters): void {
+		const { table } = this.#o;
+		const e = (i << RECORD_SHIFT) + inbound;
+		if (table.T[e + R_PACKETS_OUT] === packets && table.T[e + R_BYTES_OUT] === bytes) return;
+		const more = Math.max(0, packets - table.packets(i)[inbound]);
+		table.add(i, inbound, more, Math.max(0, bytes - table.bytes(i)[inbound]));
+		this.#o.forwarded(inbound, more);
 	}
 
 	/** Sessions of an entry: two if it is between two hosts over an external address. */
-	#sessions({ original, reply, status }: Entry): number[] {
-		const found: number[] = [];
-		const find = ({ protocol, source, destination, sourcePort, destinationPort }: Tuple) => {
-			const ports = protocol === ICMP ? pair(swap16(sourcePort), 0) : pair(swap16(sourcePort), swap16(destinationPort));
-			const i = this.#o.table.findOut(protocol, swap32(source), swap32(destination), ports);
-			if (i !== 0) found.push(i);
-		};
-		if ((status & IPS.SRC_NAT) !== 0) find(original);
-		if ((status & IPS.DST_NAT) !== 0) find(reply);
-		return found;
+	#sessions(entry: Entry): number[] {
+		const [opened, entered] = translated(entry);
+		return [opened ? this.#find(entry.original) : 0, entered ? this.#find(entry.reply) : 0].filter((i) => i !== 0);
+	}
+
+	/** The session whose host sends a tuple, 0 if there is none. */
+	#find({ protocol, source, destination, sourcePort, destinationPort }: Tuple): number {
+		const ports = pair(swap16(sourcePort), protocol === ICMP ? 0 : swap16(destinationPort));
+		return this.#o.table.findOut(protocol, swap32(source), swap32(destination), ports);
 	}
 
 	/** Puts a session into the state that its entry says. True if it was in another. */
@@ -307,8 +322,7 @@ export class Tracked implements OffloadHooks {
 		if (state === QUARANTINED || state === FREE || T[e + R_PACKETS_OUT] + T[e + R_PACKETS_IN] === 0) return false;
 		const entry = this.#entry(i);
 		if (entry === null) return false;
-		this.#count(i, entry);
-		const another = this.#follow(i, entry);
+		const another = this.#bring(i, entry);
 		T16[(i << HALF_SHIFT) + R_LAST] = this.#o.now16() - this.#idle(i, entry);
 		return another;
 	}
@@ -318,10 +332,12 @@ export class Tracked implements OffloadHooks {
 		if (now - this.#dumpedAt < DUMP_EVERY) return;
 		this.#dumpedAt = now;
 		this.#dump((entry) => {
-			for (const i of this.#sessions(entry)) {
-				this.#count(i, entry);
-				this.#follow(i, entry);
-			}
+			for (const i of this.#sessions(entry)) this.#bring(i, entry);
 		});
 	}
+}
+
+/** Whether an entry's beginner, and whether its other side, is a host of ours that is translated. */
+function translated({ status }: Entry): [boolean, boolean] {
+	return [(status & IPS.SRC_NAT) !== 0, (status & IPS.DST_NAT) !== 0];
 }
