@@ -57,7 +57,7 @@ endif
 # For a router: an engine that takes bytecode only, without what nothing of ours uses.
 ifeq ($(WITHOUT_PARSER),1)
 NATIVE_CFLAGS += -DWITHOUT_PARSER
-ENGINE_SOURCES := $(filter-out libunicode.c libregexp.c,$(QUICKJS_SOURCES)) unicode-small.c regexp-small.c math-small.c threads-small.c printf-small.c
+ENGINE_SOURCES := $(filter-out quickjs.c libunicode.c libregexp.c,$(QUICKJS_SOURCES)) engine-small.c unicode-small.c regexp-small.c math-small.c threads-small.c printf-small.c
 else
 ENGINE_SOURCES := $(QUICKJS_SOURCES)
 endif
@@ -80,12 +80,12 @@ INTERPRETER_FLAGS ?= -O2 -fno-gcse
 ifneq ($(SANITIZE),1)
 # heap.c clears for the engine.
 CLEARING := -Dmemset=heap_memset
-$(NATIVE_OBJECTS)/quickjs/quickjs.o: ENGINE_FLAGS = $(INTERPRETER_FLAGS) $(CLEARING)
+$(NATIVE_OBJECTS)/quickjs/quickjs.o $(NATIVE_OBJECTS)/quickjs/engine-small.o: ENGINE_FLAGS = $(INTERPRETER_FLAGS) $(CLEARING)
 endif
 
 # Where nothing is hot.
 ifneq ($(CROSS_COMPILER),)
-$(NATIVE_SHIM_OBJECTS) $(filter-out %/quickjs.o,$(NATIVE_ENGINE_OBJECTS)): OPTIMIZE := -Os
+$(NATIVE_SHIM_OBJECTS) $(filter-out %/quickjs.o %/engine-small.o,$(NATIVE_ENGINE_OBJECTS)): OPTIMIZE := -Os
 endif
 
 $(NATIVE_OUT)/masqd: $(NATIVE_SHIM_OBJECTS) $(NATIVE_ENGINE_OBJECTS)
@@ -125,9 +125,11 @@ $(NATIVE_OBJECTS)/quickjs/%.o: $(QUICKJS_DIR)/.verified $(NATIVE_OBJECTS)/flags
 	@mkdir -p $(@D)
 	$(CC) $(NATIVE_FLAGS) $(ENGINE_FLAGS) $(QUICKJS_SANITIZE) -c -o $@ $(QUICKJS_DIR)/$*.c
 
+$(NATIVE_OBJECTS)/quickjs/engine-small.o: native/engine-unused.h
+
 $(NATIVE_OBJECTS)/quickjs/%-small.o: native/%-small.c $(QUICKJS_DIR)/.verified $(NATIVE_OBJECTS)/flags
 	@mkdir -p $(@D)
-	$(CC) $(NATIVE_FLAGS) -fno-builtin -isystem $(QUICKJS_DIR) -c -o $@ $<
+	$(CC) $(NATIVE_FLAGS) $(ENGINE_FLAGS) $(if $(filter %/engine-small.o,$@),,-fno-builtin) -isystem $(QUICKJS_DIR) -c -o $@ $<
 
 $(QUICKJS_DIR)/.verified: native/fetch-quickjs.sh
 	native/fetch-quickjs.sh $(QUICKJS_DIR)

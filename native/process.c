@@ -662,7 +662,8 @@ static int log_send(const char *line, size_t length)
  */
 NATIVE(native_syslog_write)
 {
-	char line[LOG_LINE_MAX], when[32];
+	static const char months[] = "JanFebMarAprMayJunJulAugSepOctNovDec";
+	char line[LOG_LINE_MAX];
 	const char *text;
 	int32_t priority;
 	struct tm parts;
@@ -675,9 +676,11 @@ NATIVE(native_syslog_write)
 	if (!text)
 		return JS_EXCEPTION;
 	now = time(NULL);
-	strftime(when, sizeof when, "%b %e %T", localtime_r(&now, &parts));
-	length = snprintf(line, sizeof line, "<%d>%s %s[%d]: %s", LOG_DAEMON | priority, when, log_ident, getpid(),
-			  text);
+	localtime_r(&now, &parts);
+	/* strftime() is 4 kB of a router's flash. */
+	length = snprintf(line, sizeof line, "<%d>%.3s %2d %02d:%02d:%02d %s[%d]: %s", LOG_DAEMON | priority,
+			  months + 3 * parts.tm_mon, parts.tm_mday, parts.tm_hour, parts.tm_min, parts.tm_sec,
+			  log_ident, getpid(), text);
 	JS_FreeCString(ctx, text);
 	if (length >= (int)sizeof line)
 		length = sizeof line - 1;

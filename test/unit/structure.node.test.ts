@@ -161,6 +161,31 @@ describe("dependency direction", () => {
 	});
 });
 
+describe("routers' engine", () => {
+	it("has every built-in function that is called", () => {
+		const header = readFileSync(join(SRC, "../native/engine-unused.h"), "utf8");
+		const absent = [...header.matchAll(/^#define UNUSED_\w+ ~, ~ \/\* (.*) \*\/$/gm)].flatMap(([, calls]) => calls.split(" "));
+		expect(absent.length).toBeGreaterThan(50);
+		// Splitting is by texts only: what asks for the compiler of expressions has a test of its own.
+		const calls = [...new Set(absent)].filter((call) => call !== ".split").sort();
+		const missed = (text: string) =>
+			calls.filter((call) => {
+				const name = call.slice(1);
+				return new RegExp(call.startsWith(".") ? `\\.\\s*${name}\\b|["']${name}["']` : `\\b${call}\\b`).test(text);
+			});
+		expect(sources().flatMap(([path, text]) => missed(text).map((call) => `${path}: ${call}`))).toEqual([]);
+		expect(missed("a.toSorted(); Object.groupBy(b, c); b['toReversed'](); isNaN(1)")).toEqual([
+			".toReversed",
+			".toSorted",
+			"Object.groupBy",
+			"isNaN",
+		]);
+		// Nor are they taken off their objects first.
+		const taken = /\} = (Object|Array|Math|Number|String|Promise|Atomics|Reflect|Symbol)\b/;
+		expect(sources().flatMap(([path, text]) => (taken.test(text) ? [path] : []))).toEqual([]);
+	});
+});
+
 describe("size", () => {
 	it("no file of the daemon has more than 400 lines", () => {
 		const long = sources().filter(([path, text]) => path.startsWith("daemon/") && text.split("\n").length > 401);
