@@ -18,6 +18,8 @@ MASQD_BUNDLE = os.path.join(ROOT, "build")
 # connection of a round have room.
 SESSIONS = 65535
 
+COMPARED_ROUNDS = 2
+
 READY_SECONDS = 10
 PING_SECONDS = 5
 
@@ -39,6 +41,10 @@ class Candidate:
     """Why it cannot be run yet."""
     quick = None
     """Measurements that the quick run makes of it, () to leave it out; None: all."""
+    rounds = None
+    """Rounds in which it is measured: fewer for what stands there for comparison only; None: all."""
+    tracks = False
+    """Whether it has a table of sessions and can empty it (flush)."""
     place = False
     """Whether its process is put on the CPU that is not the sender's."""
 
@@ -50,10 +56,6 @@ class Candidate:
     def missing(self):
         """Why it cannot run on this machine, or an empty string."""
         return self.planned
-
-    def counters(self, site):
-        """Packets that went by its flow cache and that its user space saw, and the cache's flows; None without a cache."""
-        return None
 
     def start(self, site):
         """Starts it and returns when it says that it serves; its process, if it is one, becomes site.process."""
@@ -94,13 +96,20 @@ table ip nat {
 }
 """
 
+    tracks = True
+
     def start(self, site):
         run(["nft", "-f", "-"], site.router, text=self.RULES)
         run(["sysctl", "-qw", "net.netfilter.nf_conntrack_checksum=0"], site.router)
 
+    def flush(self, site):
+        run(["conntrack", "-F"], site.router)
+
 
 class Flowtable(Nft):
-    """The same with what owners switch on to save the processor: established connections by a software flowtable."""
+    """The same with what owners switch on to save the processor: established connections by a software flowtable. Not every kernel has one."""
+
+    required = False
 
     RULES = (
         Nft.RULES
@@ -117,6 +126,13 @@ table inet ft {
 }
 """
     )
+
+    def missing(self):
+        try:
+            run(["unshare", "-n", "nft", "-f", "-"], text="table inet ft { flowtable fast { hook ingress priority filter; devices = { lo }; }; }")
+        except Broken:
+            return "this kernel has no flowtable"
+        return ""
 
 
 class Firewall4(Nft):
@@ -149,7 +165,7 @@ class Forward(Candidate):
 
     seen_source = topology.CLIENT
     has_start = False
-    quick = ("tcp1", "udplatency", "tcplatency", "connections", "path1", "path1024", "path16384", "path64000")
+    quick = ("tcp1", "udplatency", "tcplatency", "connections")
 
     def start(self, site):
         run(["ip", "-n", site.server, "route", "add", "192.168.1.0/24", "via", WAN])
@@ -161,6 +177,7 @@ class Redirect(Candidate):
     only between veth devices, which no router has as its ports.)"""
 
     seen_source = topology.CLIENT
+    rounds = COMPARED_ROUNDS
     required = False
     has_start = False
     quick = ()
@@ -179,9 +196,10 @@ class Relay(Candidate):
     does not choose its CPU as masqd does, so it is put on the one that is not the sender's."""
 
     seen_source = topology.CLIENT
+    rounds = COMPARED_ROUNDS
     required = False
     has_start = False
-    quick = ("tcp1", "tcp8", "tcp1r", "tcp8r", "udplatency", "tcplatency", "connections", "udp1", "udp1024")
+    quick = ("tcp1", "tcp8", "tcp1r", "tcp8r", "udplatency", "tcplatency", "connections", "udp1024")
     place = True
 
     def start(self, site):
@@ -208,6 +226,8 @@ class Wire(Candidate):
 
 class Masqd(Candidate):
     """masqd, started as a user starts it. `driver` and `offload` are its options of these names."""
+
+    tracks = True
 
     def __init__(self, key, title, driver, offload, planned=""):
         super().__init__(key, title)
@@ -248,33 +268,36 @@ class Masqd(Candidate):
         site.process = Process([binary, *arguments], site.router, env={"MASQD_JS": MASQD_BUNDLE, **(env or {})}, log=site.log("masqd"))
         site.process.wait_for("masqd: ready:", READY_SECONDS)
 
-    def counters(self, site):
-        if self.offload == "off":
-            return None
-        status = json.loads(run([MASQD, "status", "-j", "--socket", self.socket(site)], env={"MASQD_JS": MASQD_BUNDLE}))
-        one = status["offload"]
-        return {"cached": one["packetsOut"] + one["packetsIn"], "flows": one["flows"], "seen": sum(port["received"] for port in status["ports"])}
+    def flush(self, site):
+        run([MASQD, "flush", "all", "--socket", self.socket(site)], env={"MASQD_JS": MASQD_BUNDLE})
 
     @staticmethod
     def socket(site):
         return os.path.join(site.folder, "masqd.sock")
 
 
-class MasqdFlowtable(Masqd):
-    """The same beside a flowtable of the firewall's."""
+class Carried(Masqd):
+    """masqd with the kernel driver, conntrack set as for nft; `flowtable`: beside one of the firewall's."""
+
+    def __init__(self, key, title, flowtable=False):
+        super().__init__(key, title, driver="kernel", offload="off")
+        self.flowtable = flowtable
 
     def start(self, site, **options):
         super().start(site, **options)
-        run(["nft", "-f", "-"], site.router, text=Flowtable.RULES.removeprefix(Nft.RULES))
+        run(["sysctl", "-qw", "net.netfilter.nf_conntrack_checksum=0"], site.router)
+        if self.flowtable:
+            run(["nft", "-f", "-"], site.router, text=Flowtable.RULES.removeprefix(Nft.RULES))
 
 
 class Slirp(Candidate):
     """slirp4netns with its largest MTU (65520). It gives the client 10.0.2.100/24, its gateway is 10.0.2.2."""
 
     kind = "tap"
+    rounds = COMPARED_ROUNDS
     required = False
     cpu_rate = 20_000
-    quick = ("tcp1", "tcp8", "tcp1r", "tcp8r", "udplatency", "tcplatency", "connections", "udp1", "cpu1", "udp1024")
+    quick = ("tcp1", "tcp8", "tcp1r", "tcp8r", "udplatency", "tcplatency", "connections", "udp1024", "cpu1024")
 
     def missing(self):
         return _program("slirp4netns")
@@ -292,6 +315,7 @@ class Pasta(Candidate):
     """pasta with its default MTU (65520) and no port forwarding. Root, as without it this version cannot join the namespace."""
 
     kind = "tap"
+    rounds = COMPARED_ROUNDS
     required = False
     cpu_rate = 20_000
     quick = ()
@@ -351,6 +375,7 @@ WIRE = Wire("wire", "\nwire")
 
 CANDIDATES = [
     Nft("nft", "nft\nmasquerade"),
+    Flowtable("flowtable", "nft +\nflowtable"),
     Masqd("packet", "masqd\npacket", driver="packet", offload="off"),
     Masqd("tun", "masqd\ntun", driver="tun", offload="off"),
     Masqd("offload", "masqd\noffload", driver="packet", offload="on"),
@@ -369,17 +394,3 @@ def chosen(keys):
     if unknown:
         raise Broken(f"no candidate {', '.join(unknown)}; there are {', '.join(sorted(known))}")
     return [c for c in CANDIDATES if (c.key in keys if keys else not c.planned)]
-
-
-class Carried(Masqd):
-    """masqd with the kernel driver, conntrack set as for nft; `flowtable` beside it as owners switch it on."""
-
-    def __init__(self, key, title, flowtable=False):
-        super().__init__(key, title, driver="kernel", offload="off")
-        self.flowtable = flowtable
-
-    def start(self, site, sessions=SESSIONS, binary=MASQD, env=None):
-        rules = Flowtable.RULES if self.flowtable else Nft.RULES
-        run(["nft", "-f", "-"], site.router, text=rules)
-        run(["sysctl", "-qw", "net.netfilter.nf_conntrack_checksum=0"], site.router)
-        super().start(site, sessions, binary, env)

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from process import Broken, Process, cpu_seconds, run, softirq_threads, status_field
 from topology import CLOSING_PORT, CLOSING_PORTS, ECHO_PORT, GENERATOR_CPU, SERVER, SERVER_CPU, SINK_PORT, tool
 
-FLOWS = (1, 1024, 16384)
+FLOWS = (1024, 16384)
 INJECTED = {1: (1, 1), 1024: (1024, 1), 16384: (16384, 1), 64000: (16000, 4)}
 """Flows of the injected packets: source ports and destination ports."""
 FIRST_SPORT = 1024
@@ -43,13 +43,11 @@ class Settings:
     saturation: float = 0.8
     step: float = 0.5
     steps: int = 5
-    loss_free_flows: tuple = FLOWS
+    loss_free_flows: tuple = (1024,)
     latency: float = 0.8
     connections: float = 1.0
     load: float = 1.0
     idle: float = 3.0
-    injection: float = 0.1
-    injections: int = 4
 
 
 QUICK = Settings(saturation=0.4, step=0.3, steps=3, loss_free_flows=(), latency=0.4, connections=0.4, load=0.5)
@@ -79,6 +77,9 @@ METRICS = [
     Metric("tcp_p50", "TCP 1 B RTT p50", "us", higher=False, digits=1),
     Metric("tcp_p99", "TCP 1 B RTT p99", "us", higher=False, digits=0),
     Metric("connections", "connections", "k/s", digits=1),
+    Metric("establishment", "RFC 9693 establishment", "k/s", digits=1),
+    Metric("teardown", "  tear-down", "k/s", digits=0),
+    Metric("capacity", "  capacity", "", digits=0),
     *[
         metric
         for n in FLOWS
@@ -88,17 +89,6 @@ METRICS = [
         )
     ],
     *[Metric(f"cycles_{n}", f"cycles, {_flows(n)}", "/pkt", higher=False, digits=0) for n in FLOWS],
-    *[
-        metric
-        for n in INJECTED
-        for metric in (
-            Metric(f"path_{n}", f"path, {_flows(n)}", "ns/pkt", higher=False, digits=0),
-            Metric(f"path_cycles_{n}", "  its cycles", "/pkt", higher=False, digits=0),
-        )
-    ],
-    Metric("limit_redirect", "limit: redirect", "ns/pkt", higher=False, digits=0, compared=False),
-    Metric("limit_drop", "limit: drop", "ns/pkt", higher=False, digits=0, compared=False),
-    Metric("seen", "cached, yet in user space", "packets", higher=False, digits=0, compared=False),
     Metric("offload_install", "offload: install a flow", "us", higher=False, compared=False),
     Metric("offload_load", "  load both programs", "ms", higher=False, digits=1, compared=False),
     Metric("offload_bytes", "  memory a flow", "B", higher=False, digits=1, compared=False),
@@ -187,14 +177,14 @@ def _checked(count):
     return count["good"]
 
 
-def warm(site, load):
+def warm(site, load, rate=0):
     """Opens the load's flows, one packet each that is answered, slowly enough for every candidate; how many were carried.
 
     The client has no sockets for the answers; its kernel's errors about them are limited to one a second.
     """
     flows = load.sports * load.dports
     before = site.sink.ask()["answered"]
-    send(site, replace(load, payload="w"), rate=10_000 if site.kind == "tap" else WARM_RATE, packets=flows)
+    send(site, replace(load, payload="w"), rate=rate or (10_000 if site.kind == "tap" else WARM_RATE), packets=flows)
     until = time.monotonic() + 2
     opened = last = 0
     while opened < flows and time.monotonic() < until:
@@ -270,7 +260,7 @@ def udp(flows):
         elif loss < LOSS_FREE:
             result[f"udp_{flows}_lossfree"] = delivered / 1e3
         else:
-            result["unmeasured"] = {f"udp_{flows}_lossfree": "not searched for in the quick run"}
+            result["unmeasured"] = {f"udp_{flows}_lossfree": "not searched for"}
         return result
 
     return measure
@@ -329,7 +319,7 @@ def cpu(flows):
     return measure
 
 
-# ---- the path through the kernel -----------------------------------------------------------------------------------
+# ---- the path through the kernel, for test/guest ------------------------------------------------------------------------
 
 
 IN_KERNEL = ("nft", "offload", "forward", "flowtable", "fw4", "kernel", "kernel-ft")
@@ -366,58 +356,6 @@ def _holding(netns, *arguments):
     holder = Process([tool("inject"), *arguments], netns)
     holder.line(5)
     return holder
-
-
-def _least(site, load, settings, own):
-    """The least of some runs, each less the cost of making the packets, taken beside it: ns, cycles, packets in all."""
-    costs, cycles, packets = [], [], 0
-    for _ in range(settings.injections):
-        ns, counted, sent = _injected(site, load, settings.injection)
-        packets += sent
-        if own:
-            idle = _injected(site, load, settings.injection, "idle")
-            ns, counted = ns - idle[0], counted - idle[1]
-        costs.append(ns)
-        cycles.append(counted)
-    return min(costs), min(cycles), packets
-
-
-def path(flows):
-    """What the router's kernel spends on a packet, the sender's cost left out (inject.c); the server's device drops it."""
-    sports, dports = INJECTED[flows]
-
-    def measure(site, candidate, settings, _context):
-        if candidate.key not in IN_KERNEL:
-            return {}
-        load = Load(sports, dports=dports)
-        opened = warm(site, load)
-        before = candidate.counters(site)
-        held = [_holding(site.server, "drop", "eth0")]
-        try:
-            ns, cycles, packets = _least(site, load, settings, own=True)
-            result = {f"path_{flows}": ns}
-            if cycles > 0:
-                result[f"path_cycles_{flows}"] = cycles
-            if before:
-                after = candidate.counters(site)
-                cached = after["cached"] - before["cached"]
-                result["note"] = f"path, {_flows(flows)}: {after['flows']} sessions in the cache, {cached / packets:.2%} of the packets by it"
-                if cached == packets:
-                    result["seen"] = after["seen"] - before["seen"]
-            if opened < sports * dports * 0.99:
-                result["note"] = f"path, {_flows(flows)}: only {opened} flows were opened"
-            if candidate.key == "forward" and flows == 1:
-                held.append(_holding(site.router, "redirect", "lan0", "wan0"))
-                result["limit_redirect"], *_ = _least(site, load, settings, own=True)
-                held.pop().stop()
-                held.append(_holding(site.router, "drop", "lan0"))
-                result["limit_drop"], *_ = _least(site, load, settings, own=True)
-            return result
-        finally:
-            for one in held:
-                one.stop()
-
-    return measure
 
 
 # ---- TCP and latency -----------------------------------------------------------------------------------------------
@@ -512,7 +450,6 @@ MEASURES = [
     ("connections", connections),
     # From few flows to many, after all else: slirp4netns and pasta keep a socket for each and are slower from then on.
     *[measurement for n in FLOWS for measurement in ((f"udp{n}", udp(n)), (f"cpu{n}", cpu(n)))],
-    *[(f"path{n}", path(n)) for n in INJECTED],
     ("rss", memory),
 ]
 
@@ -525,6 +462,7 @@ class Context:
         self.counter = counter
         self.wire = {}
         self.wire_site = None
+        self.capacities = {}
         self.softirq_threads = softirq_threads()
 
 
@@ -540,6 +478,6 @@ def gives(name):
         "table": "table_bytes",
         **{f"udp{n}": f"udp_{n}" for n in FLOWS},
         **{f"cpu{n}": f"cpu_{n}" for n in FLOWS},
-        **{f"path{n}": f"path_{n}" for n in INJECTED},
         "cost": "offload_install",
+        "rfc9693": "establishment",
     }.get(name, name)

@@ -98,7 +98,7 @@ table ip quiet {{
 """
 
 
-def _answered(site):
+def answered(site):
     """Sends one packet on each of the 4096 sessions and returns how many were answered."""
 
     def count():
@@ -118,13 +118,13 @@ def flood(candidate, settings, context):
     site, _ = candidate.open(context.folder, sessions=SMALL_TABLE)
     try:
         run(["nft", "-f", "-"], site.client, text=QUIET_RULES)
-        _answered(site)
-        filled = _answered(site)
+        answered(site)
+        filled = answered(site)
         if filled < SMALL_TABLE * 0.9:
             raise Broken(f"flood: only {filled} of {SMALL_TABLE} sessions could be opened")
         normal_rate, normal_cost = _handled(site, NORMAL, settings.saturation)
         flood_rate, flood_cost = _handled(site, FLOOD, settings.saturation)
-        kept = _answered(site)
+        kept = answered(site)
         return {
             "normal_kpps": normal_rate / 1e3,
             "normal_cpu": normal_cost * 1e6,
@@ -169,7 +169,7 @@ def exercise(site, candidate, settings, context):
     """The load after which memory is looked at: large frames, small ones, and many in one batch."""
     tcp(8, False)(site, candidate, settings, context)
     run(["nft", "-f", "-"], site.client, text=QUIET_RULES)
-    _answered(site)
+    answered(site)
     send(site, NORMAL, seconds=0.3)
 
 
