@@ -61,6 +61,10 @@ export function* warnings(daemon: DaemonView, nft: NftView): Generator<undefined
 		found.push(
 			`the kernel masquerades too (nft ${masquerades}): it takes over when masqd ends, and translates what passes by masqd until then`,
 		);
+	if (nft.redirects.length > 0 && daemon.lan.some((p) => p.kind === "packet"))
+		found.push(
+			`the firewall redirects connections to the router itself (nft ${[...new Set(nft.redirects)].join(", ")}), as for DNS: not those of LANs with the packet driver, whose packets do not pass it; option driver 'kernel' or 'tun'`,
+		);
 	if (nft.firewall4 && !nft.firewallKnowsUs && daemon.lan.some((p) => p.kind === "tun"))
 		found.push(
 			"firewall4 does not know masqd's TUN devices and refuses what the LAN sends: service masqd reload tells it; the WAN must be in a zone of /etc/config/firewall",

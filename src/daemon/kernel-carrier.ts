@@ -105,7 +105,7 @@ export class KernelCarrier implements Carrier {
 			inside: t.lan.flatMap((p) => p.nets),
 			tcp: ports(t.guarded.tcp, TCP),
 			udp: ports(t.guarded.udp, UDP),
-			exempts: t.exempts,
+			exempts: [...t.exempts, ...t.apart],
 			timeouts: inForce.plan.timeouts,
 			mss: (t.wan.mtu || 1500) - TCP_HEADERS,
 			clamp: t.lan.some((p) => p.device.mtu > translation.hops.least),

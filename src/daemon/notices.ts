@@ -51,7 +51,7 @@ export class Notices implements Follower {
 		return foreignRouting({
 			wan: { name: t.wan.name, addresses: kernel.addresses(t.wan.index) },
 			lan: ledLans(t.lan),
-			exempts: t.exempts,
+			exempts: [...t.exempts, ...t.apart],
 			rules: kernel.rules,
 		});
 	}

@@ -11,6 +11,7 @@ import type { OwnPorts } from "../kernel/local-ports.ts";
 import type { KernelMirror } from "../kernel/mirror.ts";
 import { TUN_NAME } from "../kernel/tun-routes.ts";
 import { type AddressRange, formatSubnet, type Subnet, subnetOf, subnetsOverlap } from "../packet/address.ts";
+import { isPrivate } from "../packet/address-class.ts";
 import { hasPorts, swap32, TCP, UDP } from "../packet/layout.ts";
 import type { ClaimedPorts, LanFilterFacts, WanFilterFacts } from "../port/filter.ts";
 import { forwardsOf, wantedExternals } from "./policy.ts";
@@ -23,7 +24,10 @@ const ARPHRD_ETHER = 1;
 const FILTER_ROUTES = 500;
 
 /** What of the kernel's tables the topology is made of. */
-export type KernelFacts = Pick<KernelMirror, "linkByName" | "addresses" | "ownAddresses" | "subnetsNotVia" | "rules" | "policyVersion">;
+export type KernelFacts = Pick<
+	KernelMirror,
+	"linkByName" | "addresses" | "ownAddresses" | "subnetsNotVia" | "rules" | "policyVersion" | "routes"
+>;
 
 /** A device as it is now; one that does not exist has index 0 and type -1. */
 export interface Device {
@@ -91,7 +95,11 @@ export interface Topology {
 	/** Hosts that policy rules of others may lead past masqd; another number when these say another thing. */
 	handed: readonly Subnet[];
 	policyVersion: number;
-	/** What the kernel routes elsewhere than by the WAN, and destinations that are the kernel's by configuration. */
+	/**
+	 * What the kernel routes elsewhere than by the WAN, or by it from another address of the WAN's (`apart`), and
+	 * destinations that are the kernel's by configuration.
+	 */
+	apart: readonly Subnet[];
 	routed: readonly Subnet[];
 	exempts: readonly Subnet[];
 	/** All addresses of the router. */
@@ -138,6 +146,7 @@ export function topologyOf(plan: Plan, kernel: KernelFacts, own: Pick<OwnPorts, 
 	});
 	const conflict = conflictOf(kernel, wan, lan);
 	const address = conflict === "" ? (wan.addresses[0] ?? 0) : 0;
+	const apart = apartOf(kernel, wan.index);
 	const forwards = forwardsOf(plan).map(({ protocol, first, last }) => ({ proto: protocol, first, last }));
 	return {
 		wan,
@@ -152,7 +161,8 @@ export function topologyOf(plan: Plan, kernel: KernelFacts, own: Pick<OwnPorts, 
 		...claims(plan.ports, forwards, own),
 		policyVersion: kernel.policyVersion,
 		handed: ledHosts(kernel.rules, ledLans(lan)),
-		routed: [...kernel.subnetsNotVia(wan.index), ...ledDestinations(kernel.rules)],
+		apart,
+		routed: [...kernel.subnetsNotVia(wan.index), ...ledDestinations(kernel.rules), ...apart],
 		exempts: plan.exempts.map((e) => e.dest),
 		own: kernel.ownAddresses(),
 	};
@@ -200,6 +210,23 @@ export function knownNets({ lan }: Topology, starting: boolean): Subnet[] {
 	return starting && lan.some((place) => place.known.length === 0) ? [] : lan.flatMap((place) => place.known);
 }
 
+/**
+ * What is reached from another address of the WAN device than its first: private subnets, as a modem's, and what routes
+ * lead to by them. Whoever is there does not know the way to the first one; the kernel's masquerade takes the other.
+ */
+function apartOf(kernel: KernelFacts, wan: number): Subnet[] {
+	const [first, ...others] = kernel.addresses(wan).filter(({ address, peer }) => address === peer);
+	const own = first === undefined ? null : subnetOf(first.address, first.prefix);
+	const nets = others
+		.filter(({ address, prefix }) => prefix < 32 && isPrivate(address))
+		.map(({ address, prefix }) => subnetOf(address, prefix))
+		.filter((net) => own !== null && !subnetsOverlap(net, own));
+	if (nets.length === 0) return nets;
+	const by = (gateway: number) => gateway !== 0 && nets.some((net) => ((gateway ^ net.address) & net.mask) === 0);
+	const routes = kernel.routes().filter((route) => route.ifindex === wan && route.prefix > 0 && by(route.gateway));
+	return [...nets, ...routes.map((route) => subnetOf(route.destination, route.prefix))];
+}
+
 /** The LANs as the kernel's policy rules meet them. */
 export function ledLans(lan: readonly LanPlace[]): LedLan[] {
 	return lan.map(({ name, kind, nets }) => ({ name, kind, subnets: nets }));
@@ -244,5 +271,6 @@ export function passesBy(t: Topology, protocol: number, destination: number, por
 	if (t.own.includes(destination)) return "an address of the router itself";
 	const within = (s: Subnet) => ((destination ^ s.address) & s.mask) === 0;
 	if (t.exempts.some(within)) return "a destination of config exempt";
+	if (t.apart.some(within)) return `reached from another address of ${t.wan.name}`;
 	return t.routed.some(within) ? `not reached through ${t.wan.name}` : null;
 }

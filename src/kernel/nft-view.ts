@@ -72,6 +72,8 @@ export class NftView {
 	guard: Record<GuardCounter, number> | null = null;
 	/** "table chain" of the kernel's own masquerading rules. */
 	readonly masquerades: string[] = [];
+	/** The same of rules that redirect to the router itself. */
+	readonly redirects: string[] = [];
 	/** Whether firewall4's table is there, with any rule. */
 	firewall4 = false;
 	/**
@@ -258,15 +260,17 @@ export class NftView {
 		// The guard's own keeps the router's ping identifiers apart.
 		if (expressions === undefined || table === "masqd") return;
 		let masquerades = false;
+		let redirects = false;
 		this.#each(expressions[0], expressions[1], (_, from, to) => {
 			const e = this.#attributes(from, to);
 			const name = this.#text(e.get(EXPR_NAME));
 			const data = e.get(EXPR_DATA);
-			if (name === "masq") masquerades = true;
 			// As iptables-nft writes it.
-			else if (name === "target" && data !== undefined)
-				masquerades ||= this.#text(this.#attributes(data[0], data[1]).get(TARGET_NAME)) === "MASQUERADE";
+			const target = name === "target" && data !== undefined ? this.#text(this.#attributes(data[0], data[1]).get(TARGET_NAME)) : "";
+			masquerades ||= name === "masq" || target === "MASQUERADE";
+			redirects ||= name === "redir" || name === "tproxy" || target === "REDIRECT" || target === "TPROXY";
 		});
+		if (redirects) this.redirects.push(`${table} ${this.#text(a.get(RULE.CHAIN))}`);
 		if (masquerades) this.masquerades.push(`${table} ${this.#text(a.get(RULE.CHAIN))}`);
 	}
 

@@ -5,11 +5,12 @@ without masqd ("as off"), or with True ("works": it says itself what works is). 
 is a warning that names it; "refused" the same, and what policy sends elsewhere does not leave by the WAN.
 """
 
+import contextlib
 import dataclasses
 import threading
 from collections.abc import Callable
 
-from house import S1, SECRET, H2, VPN_GATEWAY, ask, place, stream, wait_until
+from house import GATEWAY, H2, S1, S2, SECRET, VPN_GATEWAY, ask, place, stream, wait_until
 
 AS_OFF, WORKS = "as off", "works"
 
@@ -184,3 +185,83 @@ def up_and_down_under_traffic(house_of):
         stop.set()
         thread.join()
         return {"on the WAN": tap.close(), "others": {place(one) for one in back}}
+
+
+# ---- networks that masqd does not list, and such as it does ------------------------------------------------------------
+
+
+@row("unlisted network", quick=True)
+def containers(house_of):
+    """docker0, libvirt, a WireGuard server's clients: the kernel's masquerade, from any port, and a published port."""
+    publish = 'iifname "wan0" tcp dport 8080 dnat ip to 172.17.0.2:80\niifname "wan0" udp dport 8081 dnat ip to 172.17.0.2:81'
+    with house_of(dstnat=publish) as house:
+        box = house.box()
+        house.serve(box, "box", [("172.17.0.2", 80), ("172.17.0.2", 81)])
+        house.start()
+        out = [ask(box, kind=kind, sport=port) for port in (1000, 2000, 20000, 40000, 60000) for kind in ("udp", "tcp")]
+        lan = [both(house.h1), both(house.h1, address="172.17.0.2", port=80)]
+        return out, lan, place(ask(house.wan, GATEWAY, 8080, "tcp", S1)), place(ask(house.wan, GATEWAY, 8081, "udp", S1))
+
+
+def answered(told, *words):
+    """Whether each said one of the words."""
+    return all(any(word in one for word in words) for one in told)
+
+
+@row("listed network", WORKS, WORKS, WORKS, quick=True)
+def guests(house_of):
+    """A second LAN beside the first: both go out, each gets its own port."""
+    with house_of() as house:
+        guest = house.box("192.168.7", "guest0")
+        house.sections.append(("lan", None, {"device": "guest0", "driver": house.driver}))
+        house.start()
+        told = [*both(guest, sport=40000), *both(house.h1, sport=40000)]
+        return answered(told, f"wan {GATEWAY}") and answered(both(house.h1, address=S2), f"wan {GATEWAY}")
+
+
+# ---- redirects ---------------------------------------------------------------------------------------------------------
+
+DNS = 'iifname "br-lan" udp dport 7 redirect to :5353\niifname "br-lan" tcp dport 7 redirect to :5353'
+
+
+@row("redirect to the router", packet="warned", quick=True)
+def dns_and_transparent_proxy(house_of):
+    """Everybody's port 53, say, is the router's own: it answers from the address that was asked."""
+    with house_of(dstnat=DNS) as house:
+        house.serve(house.router, "router", [("0.0.0.0", 5353)])
+        house.start()
+        if house.driver == "packet":
+            return house.warned("redirect")
+        return [ask(host, kind=kind, sport=port) for host in (house.h1, house.h2) for kind in ("udp", "tcp") for port in (20000, 40000)]
+
+
+# ---- the WAN's other addresses -----------------------------------------------------------------------------------------
+
+
+@row("second WAN address", quick=True)
+def a_modems_page(house_of):
+    """A modem behind the WAN port that knows its own subnet only, and a network behind it."""
+    with house_of(external=(GATEWAY, "192.168.100.2")) as house:
+        house.up("addr add 192.168.100.2/24 dev wan0", "route add 10.5.0.0/16 via 192.168.100.1 dev wan0")
+        house.wan.ip("addr add 192.168.100.1/24 dev eth0", "addr add 10.5.0.1/32 dev lo")
+        house.serve(house.wan, "modem", [("192.168.100.1", 80), ("10.5.0.1", 80)])
+        house.start()
+        return [both(house.h1, address=address, port=80) for address in ("192.168.100.1", "10.5.0.1")], both(house.h1)
+
+
+# ---- what passes by -------------------------------------------------------------------------------------------------------
+
+
+@row("IPv6")
+def passes_by(house_of):
+    with house_of() as house:
+        for host in (house.router, house.h1, house.wan):
+            for key in ("all", "default", "lo", "eth0", "br-lan", "wan0"):
+                with contextlib.suppress(OSError):
+                    host.sysctl(f"net/ipv6/conf/{key}/disable_ipv6", 0)
+        house.router.sysctl("net/ipv6/conf/all/forwarding", 1)
+        house.up("addr add fd00:1::1/64 dev br-lan nodad", "addr add fd00:2::1/64 dev wan0 nodad")
+        house.h1.ip("addr add fd00:1::2/64 dev eth0 nodad", "route add default via fd00:1::1")
+        house.wan.ip("addr add fd00:2::2/64 dev eth0 nodad", "route add default via fd00:2::1")
+        house.start()
+        return "1 received" in house.h1.run("ping", "-c", "1", "-W", "5", "fd00:2::2", check=False).stdout

@@ -458,16 +458,28 @@ def test_why_knows_policy_rules(make_bed):
 
 
 def test_another_network_on_the_wans_wire(make_bed):
-    """A modem's page, without a way back: by config exempt the kernel's masquerade gives the address that the modem knows."""
+    """A modem's page, without a way back: the kernel's masquerade gives the address that the modem knows, while the address is there."""
     bed = make_bed(external=(GATEWAY, "192.168.100.2"))
-    bed.router.ip("addr add 192.168.100.2/24 dev wan0")
     bed.wan.ip("addr add 192.168.100.1/24 dev eth0")
     bed.router.run("nft", "-f", "-", stdin=MASQUERADE)
     bed.start()
-    assert any("config exempt with option dest '192.168.100.0/24'" in one for one in bed.status()["warnings"])
-    bed.configure(extra=[("exempt", None, {"dest": "192.168.100.0/24"})])
+    for _ in range(2):
+        bed.router.ip("addr add 192.168.100.2/24 dev wan0")
+        modem = bed.wan.udp("192.168.100.1", 80)
+        for port in (20000, 40000):
+            wait_until(lambda: "192.168.100.0" in bed.router.run("nft", "list", "set", "inet", "masqd", "elsewhere").stdout, "the network left to the kernel")
+            assert ask(bed.h1, modem, port, H1) == ("192.168.100.2", port)
+        assert not any("192.168.100" in one for one in bed.status()["warnings"])
+        modem.close()
+        bed.router.ip("addr del 192.168.100.2/24 dev wan0")
+        wait_until(lambda: "192.168.100.0" not in bed.router.run("nft", "list", "set", "inet", "masqd", "elsewhere").stdout, "the network forgotten")
+
+
+def test_another_public_network_on_the_wans_wire_is_told(make_bed):
+    bed = make_bed(external=(GATEWAY, "198.51.100.9"))
+    bed.router.ip("addr add 198.51.100.9/24 dev wan0")
+    bed.start()
+    assert any("config exempt with option dest '198.51.100.0/24'" in one for one in bed.status()["warnings"])
+    bed.configure(extra=[("exempt", None, {"dest": "198.51.100.0/24"})])
     bed.masqd("reload")
-    assert not any("192.168.100" in one for one in bed.status()["warnings"])
-    modem = bed.wan.udp("192.168.100.1", 80)
-    for port in (20000, 40000):
-        assert ask(bed.h1, modem, port, H1) == ("192.168.100.2", port)
+    assert not any("198.51.100" in one for one in bed.status()["warnings"])
