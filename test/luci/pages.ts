@@ -75,7 +75,7 @@ const TESTS: [string, (w: World) => Promise<void>][] = [
 				const shown =
 					(await page.locator("#view").innerText()) +
 					String(await page.evaluate("[...document.querySelectorAll('#view input')].map((i) => i.value).join()"));
-				if (view !== "why") assert.ok(shown.includes(MARKUP.slice(0, 12)), view);
+				if (view !== "why") assert.ok(shown.includes(MARKUP.slice(0, 12)), `${view}: ${shown}`);
 				if (view === "devices") {
 					await page
 						.locator("tr", { hasText: MARKUP.slice(0, 40) })

@@ -239,6 +239,8 @@ ${o.real ? '<script src="/luci-static/resources/cbi.js"></script>' : ""}<script 
 		if (request.method === "POST") {
 			let body = "";
 			for await (const part of request) body += String(part);
+			// LuCI's own scripts apply by its dispatcher.
+			if (pathname.includes("/uci/apply")) uci.call("apply", {});
 			if (!pathname.includes("ubus")) return send(response, 200, "application/json", "{}");
 			const asked = JSON.parse(body);
 			const found = Array.isArray(asked) ? await Promise.all(asked.map((one) => answer(one))) : await answer(asked);

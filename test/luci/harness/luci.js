@@ -168,7 +168,7 @@
 	const ui = {
 		showModal(title, children) {
 			ui.hideModal();
-			const box = E("div", { class: "modal", role: "dialog", "aria-modal": "true" }, [E("h4", {}, [title])]);
+			const box = E("div", { class: "modal", role: "dialog", "aria-modal": "true" }, [E("h4", {}, title)]);
 			dom.append(box, children);
 			document.body.appendChild(E("div", { id: "modal_overlay" }, [box]));
 			document.body.classList.add("modal-overlay-active");
@@ -255,7 +255,7 @@
 			});
 			return E("div", { class: "cbi-value" }, [
 				E("label", { class: "cbi-value-title", for: id }, [this.title]),
-				E("div", { class: "cbi-value-field" }, [node, E("div", { class: "cbi-value-description" }, [this.description])]),
+				E("div", { class: "cbi-value-field" }, [node, E("div", { class: "cbi-value-description" }, this.description)]),
 			]);
 		}
 	}
@@ -279,8 +279,8 @@
 			);
 			const add = E("button", { class: "btn cbi-button-add", click: () => this.map.change(() => uci.add(this.map.config, this.type)) }, ["Add"]);
 			return E("div", { class: "cbi-section", id: `cbi-masqd-${this.type}` }, [
-				E("h3", {}, [this.title]),
-				E("div", { class: "cbi-section-descr" }, [this.description]),
+				E("h3", {}, this.title),
+				E("div", { class: "cbi-section-descr" }, this.description),
 				...parts,
 				...(this.addremove ? [E("div", { class: "cbi-section-create" }, [add])] : []),
 			]);
@@ -310,8 +310,8 @@
 		async render() {
 			await uci.load(this.config);
 			this.node = E("div", { class: "cbi-map" }, [
-				E("h2", {}, [this.title]),
-				E("div", { class: "cbi-map-descr" }, [this.description]),
+				E("h2", {}, this.title),
+				E("div", { class: "cbi-map-descr" }, this.description),
 				...this.all.map((section) => section.render()),
 			]);
 			return this.node;

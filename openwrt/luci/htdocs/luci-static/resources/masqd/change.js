@@ -66,7 +66,8 @@ return baseclass.extend({
 				ui.addNotification(null, E('p', {}, [ error?.message ?? String(error) ]), 'error');
 				end(false);
 			}));
-			ui.showModal(title, [
+			// A title that is no list would be HTML, and this one may have a name that DHCP learned.
+			ui.showModal([ title ], [
 				E('p', {}, [ text ]),
 				E('code', { 'class': 'masqd-uci', 'style': 'white-space:pre-wrap;display:block;margin:1em 0' }, [ this.lines(section).join('\n') ]),
 				E('div', { 'class': 'right' }, [
