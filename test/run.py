@@ -160,6 +160,7 @@ SUITES = [
     Suite("demo", pytest("test/demo", "-p", "no:cacheprovider"), junit),
     Suite("package", pytest("test/openwrt", "-p", "no:cacheprovider"), junit),
     Suite("luci", ["node", "build/test/luci/pages.mjs"], summary),
+    Suite("luci-scripts", ["node", "build/test/luci/scripts.mjs"], summary),
     Suite("size", ["openwrt/size.sh"], summary),
     Suite("shfmt", ["shfmt", "-d", "-sr", "-s", *ROUTER_SCRIPTS]),
     Suite("shellcheck", ["shellcheck", "-x", *SHELL_SCRIPTS]),

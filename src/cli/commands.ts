@@ -2,18 +2,20 @@
  * The commands that ask a running daemon. Everything here is the command line's side: it runs in a process of its own.
  */
 import * as native from "masq:native";
-import type {
-	CapturedPacket,
-	CaptureRequest,
-	DropRow,
-	Flow,
-	FlowFilter,
-	FlushRequest,
-	HostRow,
-	Mapping,
-	ReloadReply,
-	StatusReply,
-	WhyReply,
+import {
+	type CapturedPacket,
+	type CaptureRequest,
+	type DropRow,
+	type Flow,
+	type FlowFilter,
+	type FlowPage,
+	type FlushRequest,
+	type HostRow,
+	type Mapping,
+	PAGE_MAX,
+	type ReloadReply,
+	type StatusReply,
+	type WhyReply,
 } from "../control/protocol.ts";
 import { parseAddress } from "../packet/address.ts";
 import { ControlClient, ControlError } from "./client.ts";
@@ -97,37 +99,31 @@ function status(line: Line): number {
 	return 0;
 }
 
-const SORTS = new Map<string, (f: Flow) => number>([
-	["bytes", (f) => f.bytesOut + f.bytesIn],
-	["age", (f) => f.idle],
-]);
-
 function flows(line: Line): number {
 	const most = rowsOf(line, DEFAULT_ROWS);
 	const show = rowPrinter(line, FLOW_HEADING, renderFlow);
 	const sort = line.options.get("--sort");
-	const key = sort === undefined ? null : SORTS.get(sort);
-	if (key === undefined) throw new UsageError("--sort needs bytes or age");
-	// Sorted, the best so far are kept, twice as many as wanted at most: a router has no memory for the whole table as
-	// text.
-	let best: Flow[] = [];
-	const cut = (by: (f: Flow) => number) => {
-		best = best.sort((a, b) => by(b) - by(a)).slice(0, Math.min(most, best.length));
-	};
+	if (sort !== undefined && sort !== "bytes" && sort !== "age") throw new UsageError("--sort needs bytes or age");
 	const client = connect(line);
-	const limit = key === null && most < Number.POSITIVE_INFINITY ? { limit: most } : {};
-	const { matched, total } = client.request<{ matched: number; total: number }, Flow>(
-		{ command: "flows", ...filterOf(line), ...limit },
-		(f) => {
-			if (key === null) return show(f);
-			best.push(f);
-			if (best.length >= most * 2) cut(key);
-		},
-	);
-	if (key !== null) {
-		cut(key);
-		best.forEach(show);
-	}
+	// Sorted, they come in pages: neither the daemon nor this has memory for the whole table as text.
+	let left = most;
+	let after = null as [number, number] | null;
+	let matched: number;
+	let total: number;
+	do {
+		const page: FlowPage = {
+			...(left < Number.POSITIVE_INFINITY && { limit: left }),
+			...(sort !== undefined && { sort }),
+			...(after !== null && { after }),
+		};
+		let next: [number, number] | null | undefined;
+		({ matched, total, next } = client.request<{ matched: number; total: number; next?: typeof after }, Flow>(
+			{ command: "flows", ...filterOf(line), ...page },
+			show,
+		));
+		after = next ?? null;
+		left -= PAGE_MAX;
+	} while (after !== null && left > 0);
 	if (!line.options.has("-j")) {
 		const shown = Math.min(most, matched);
 		const all = matched < total ? `${matched} of ${total} sessions match` : `${total} sessions`;
@@ -355,6 +351,23 @@ function reload(line: Line): number {
 }
 
 const ASK = { "-j": false, "--socket": true };
+
+/** What the package luci-app-masqd has a script for: scripts are small, and small routers need none of it. */
+function script(name: string): Command {
+	const run = ({ options }: Line) => {
+		const path = `${native.getenv("MASQD_SCRIPTS") ?? "/usr/libexec"}/masqd-${name}`;
+		let done: { status: number; output: string };
+		try {
+			done = native.run([path, ...[...options].map(([name, value]) => (value === "" ? name : `${name}=${value}`))], "", 60_000);
+		} catch {
+			throw new ControlError(`${path} does not run: it is in the package luci-app-masqd`);
+		}
+		out(done.output);
+		return done.status;
+	};
+	return { run, options: { ...ASK, "--collectd": false, "--stun": true } };
+}
+
 const FILTER = { "--host": true, "--proto": true };
 
 /** All commands that ask the daemon. */
@@ -368,5 +381,7 @@ export const COMMANDS: Record<string, Command> = {
 	watch: { run: watch, options: { ...ASK, "--log": false } },
 	flush: { run: flush, options: ASK, words: 3 },
 	capture: { run: capture, options: { ...ASK, "-w": true, "-n": true, "--host": true, "--dropped": false }, words: 1 },
+	metrics: script("metrics"),
+	"nat-type": script("nat-type"),
 	reload: { run: reload, options: ASK },
 };

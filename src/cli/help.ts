@@ -80,6 +80,8 @@ sides of the translation, the verdict as comment: for tshark or Wireshark.
 them. The first 192 bytes of each packet are kept. Costs nothing while off.
 Packets that are offloaded to the kernel are not seen.`,
 	},
+	metrics: { usage: "[--collectd]", summary: "values for Prometheus or collectd (luci-app-masqd)" },
+	"nat-type": { usage: "[-j] [--stun SERVER[:PORT]]", summary: "what the line is, in words (luci-app-masqd)" },
 	selftest: {
 		usage: "[-j]",
 		summary: "check the decision code against RFC requirements",

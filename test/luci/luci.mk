@@ -2,7 +2,7 @@
 #
 #   make luci-test     Debian's Chromium over the package's own files: what the pages show and do; screenshots in build/luci-shots
 
-LUCI_PACKAGES := chromium fonts-dejavu-core
+LUCI_PACKAGES := chromium coturn fonts-dejavu-core
 
 .PHONY: luci-deps luci-tests luci-test
 luci-deps:
@@ -16,8 +16,9 @@ luci-deps:
 	fi
 
 luci-tests: build/luci/.made
-	@node_modules/.bin/esbuild test/luci/pages.ts --bundle --platform=node --format=esm --outfile=build/test/luci/pages.mjs \
+	@node_modules/.bin/esbuild test/luci/pages.ts test/luci/scripts.ts --bundle --platform=node --format=esm --outdir=build/test/luci --out-extension:.js=.mjs \
 		--external:playwright-core --external:masq:native --log-level=warning
 
 luci-test: build luci-deps luci-tests ## the pages of LuCI in Chromium, over a full table; screenshots in build/luci-shots
 	@node build/test/luci/pages.mjs $(ONLY)
+	@node build/test/luci/scripts.mjs

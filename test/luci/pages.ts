@@ -113,6 +113,19 @@ const TESTS: [string, (w: World) => Promise<void>][] = [
 		},
 	],
 	[
+		"the line has a verdict when somebody asks, and nobody else's server is named",
+		async (w) => {
+			const { page, context } = await open(w, "overview");
+			await page.getByRole("button", { name: "What is it?" }).click();
+			await page.getByText("NAT type: moderate").waitFor();
+			assert.ok((await text(page)).includes("<b>203.0.113.1</b>"));
+			await page.getByLabel("STUN server").fill("a.example; reboot");
+			await page.getByRole("button", { name: "What is it?" }).click();
+			await page.getByText("no name or address").waitFor();
+			await context.close();
+		},
+	],
+	[
 		"a remedy is shown as what uci would be told, and nothing is written before it is applied",
 		async (w) => {
 			const { page, context } = await open(w, "overview");
@@ -249,6 +262,7 @@ const TESTS: [string, (w: World) => Promise<void>][] = [
 			for (const call of [
 				["masqd", "flush", { what: "all" }],
 				["masqd", "selftest", {}],
+				["masqd", "nat_type", {}],
 				["uci", "set", { config: "masqd", section: "main", values: { enabled: "0" } }],
 				["uci", "apply", {}],
 			]) {
@@ -286,6 +300,7 @@ const OPTIONS = {
 	files: join(ROOT, "build/luci"),
 	resources: REAL ?? join(ROOT, "test/luci/harness"),
 	program: join(ROOT, "build/masqd"),
+	natType: `printf '{"type":"moderate","line":["The WAN has <b>203.0.113.1</b>."],"change":["Ask."]}'`,
 	real: REAL !== undefined,
 };
 

@@ -30,6 +30,8 @@ export interface Options {
 	/** Path of the control socket. */
 	socket: string;
 	program: string;
+	/** In the place of the script. */
+	natType: string;
 	real: boolean;
 }
 
@@ -138,7 +140,11 @@ export interface Served {
 export function serve(o: Options): Promise<Served> {
 	const { server: daemon, rig, stats } = listen(o.socket);
 	const uci = new Uci();
-	const plugin = load(join(o.files, "usr/share/rpcd/ucode/masqd"), { MASQD_SOCKET: o.socket, MASQD_PROGRAM: o.program }, uci.config);
+	const plugin = load(
+		join(o.files, "usr/share/rpcd/ucode/masqd"),
+		{ MASQD_SOCKET: o.socket, MASQD_PROGRAM: o.program, MASQD_NAT_TYPE: o.natType },
+		uci.config,
+	);
 	const acl = JSON.parse(readFileSync(join(o.files, "usr/share/rpcd/acl.d/luci-app-masqd.json"), "utf8"))["luci-app-masqd"] as {
 		read: Acl;
 		write: Acl;

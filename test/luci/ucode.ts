@@ -4,8 +4,9 @@
  * were seen to: a connect to nobody fails at once, `recv` gives null and error 11 when there is nothing, calls are
  * deferred before they are answered or rpcd throws.
  */
-import { spawn } from "node:child_process";
-import { existsSync, readFileSync } from "node:fs";
+import { execFileSync, spawn, spawnSync } from "node:child_process";
+import { randomBytes } from "node:crypto";
+import { existsSync, readFileSync, renameSync, writeFileSync } from "node:fs";
 import { connect, type Socket } from "node:net";
 
 /** Sections of a configuration in their order; `.name` and `.type` as libuci has them. */
@@ -105,6 +106,37 @@ const uloop = {
 	},
 };
 
+/** Functions of ucode's own that both plugins and scripts use. */
+function commonBuiltIns(environment: Record<string, string>) {
+	return {
+		getenv: (name: string) => environment[name] ?? null,
+		json(text: unknown) {
+			if (typeof text !== "string") throw new Error("Passed value is neither a string nor an object");
+			return JSON.parse(text);
+		},
+		length: (value: { length: number }) => value.length,
+		push: (list: unknown[], ...values: unknown[]) => list.push(...values),
+		shift: (list: unknown[]) => list.shift(),
+		exists: (value: object, name: string) => Object.hasOwn(value, name),
+		index: (text: string, part: string) => text.indexOf(part),
+		substr: (text: string, from: number, length?: number) => text.substr(from, length),
+		split: (text: string, by: string | RegExp, most?: number) => {
+			const parts = text.split(by);
+			return most === undefined || parts.length <= most ? parts : [...parts.slice(0, most - 1), parts.slice(most - 1).join(String(by))];
+		},
+		sprintf: (_format: string, value: unknown) => JSON.stringify(value),
+		filter: (list: unknown[], test: (value: unknown) => boolean) => list.filter(test),
+		join: (by: string, list: unknown[]) => list.join(by),
+		type: (value: unknown) => (value === null || value === undefined ? null : Array.isArray(value) ? "array" : typeof value),
+		match: (text: string, by: RegExp) => by.exec(text),
+		uc: (text: string) => text.toUpperCase(),
+		lc: (text: string) => text.toLowerCase(),
+		trim: (text: string) => text.trim(),
+		/** `for (let x in list)` of ucode goes over a list's values. */
+		each: (value: object) => (Array.isArray(value) ? value : Object.keys(value ?? {})),
+	};
+}
+
 /** What a plugin declares: methods by object. `config` is /etc/config. */
 export function load(
 	file: string,
@@ -132,37 +164,138 @@ export function load(
 		},
 		uloop,
 	};
-	const builtIns = {
-		getenv: (name: string) => environment[name] ?? null,
-		json: JSON.parse,
-		length: (value: { length: number }) => value.length,
-		push: (list: unknown[], ...values: unknown[]) => list.push(...values),
-		shift: (list: unknown[]) => list.shift(),
-		exists: (value: object, name: string) => Object.hasOwn(value, name),
-		index: (text: string, part: string) => text.indexOf(part),
-		substr: (text: string, from: number, length?: number) => text.substr(from, length),
-		split: (text: string, by: string, most?: number) => {
-			const parts = text.split(by);
-			return most === undefined || parts.length <= most ? parts : [...parts.slice(0, most - 1), parts.slice(most - 1).join(by)];
-		},
-		sprintf: (_format: string, value: unknown) => JSON.stringify(value),
-		filter: (list: unknown[], test: (value: unknown) => boolean) => list.filter(test),
-		join: (by: string, list: unknown[]) => list.join(by),
-		type: (value: unknown) => (value === null || value === undefined ? null : Array.isArray(value) ? "array" : typeof value),
-		uc: (text: string) => text.toUpperCase(),
-		lc: (text: string) => text.toLowerCase(),
-		trim: (text: string) => text.trim(),
-		/** `for (let x in list)` of ucode goes over a list's values. */
-		each: (value: object) => (Array.isArray(value) ? value : Object.keys(value ?? {})),
-	};
-	const text = readFileSync(file, "utf8")
+	const builtIns = commonBuiltIns(environment);
+	return new Function("modules", ...Object.keys(builtIns), translated(file))(modules, ...Object.values(builtIns));
+}
+
+/** A script's text in JavaScript's words. */
+function translated(file: string): string {
+	return readFileSync(file, "utf8")
 		.replace(/^#!.*\n/, "")
 		.replace(/^import (\{.*\}) from '(\w+)';$/gm, "const $1 = modules.$2;")
 		.replace(/^import \* as (\w+) from '(\w+)';$/gm, "const $1 = modules.$2;")
 		.replace(/for \(let (\w+) in (.+)\)$/gm, "for (let $1 of each($2))")
 		.replace(/for \(let (\w+) in (.+)\) \{$/gm, "for (let $1 of each($2)) {");
-	return new Function("modules", ...Object.keys(builtIns), text)(modules, ...Object.values(builtIns));
 }
+
+/** Sends a datagram from a port and waits for one: Node has no such call. Prints it in hexadecimal. */
+const EXCHANGE = `
+import socket, sys
+own, address, port, wait, data = sys.argv[1:]
+s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+s.bind(("", int(own)))
+s.settimeout(int(wait) / 1000)
+s.sendto(bytes.fromhex(data), (address, int(port)))
+try:
+    print(s.recv(1500).hex())
+except OSError:
+    pass
+`;
+
+/** A UDP socket, with a port of its own from the first datagram on. */
+class Datagrams {
+	static #next = 40_000 + (process.pid % 10_000);
+	readonly #port = Datagrams.#next++;
+	#wanted: { text: string; address: string; port: number } | null = null;
+	#heard: string | null = null;
+
+	send(text: string, _flags: number, to: { address: string; port: number }): void {
+		this.#wanted = { text, ...to };
+	}
+	await(milliseconds: number): boolean {
+		if (this.#wanted === null) return false;
+		const { text, address, port } = this.#wanted;
+		this.#wanted = null;
+		const words = [String(this.#port), address, String(port), String(milliseconds), Buffer.from(text, "latin1").toString("hex")];
+		const heard = execFileSync("/usr/bin/python3", ["-c", EXCHANGE, ...words], { encoding: "utf8" }).trim();
+		this.#heard = heard === "" ? null : Buffer.from(heard, "hex").toString("latin1");
+		return this.#heard !== null;
+	}
+	recv(): string | null {
+		return this.#heard;
+	}
+	close(): void {}
+}
+
+class Exit extends Error {
+	readonly status: number;
+	constructor(status: number) {
+		super(`exit ${status}`);
+		this.status = status;
+	}
+}
+
+/** Runs a script as `ucode FILE WORD...` does: what it prints, and its status. */
+export function execute(
+	file: string,
+	words: string[],
+	environment: Record<string, string>,
+): { output: string; errors: string; status: number } {
+	let output = "";
+	let errors = "";
+	const text = (path: string, most?: number) => {
+		try {
+			// A device has no end.
+			if (path === "/dev/urandom") return randomBytes(most ?? 0).toString("latin1");
+			return readFileSync(path, "latin1").slice(0, most);
+		} catch {
+			return null;
+		}
+	};
+	const modules = {
+		fs: {
+			popen(command: string) {
+				const { stdout, status } = spawnSync("/bin/sh", ["-c", command], { encoding: "utf8" });
+				return { read: () => stdout, close: () => status };
+			},
+			readfile: text,
+			writefile(path: string, data: string) {
+				writeFileSync(path, data);
+				return data.length;
+			},
+			rename: renameSync,
+		},
+		socket: {
+			AF_INET: 2,
+			SOCK_DGRAM: 2,
+			POLLIN: 1,
+			create: () => new Datagrams(),
+			poll: (milliseconds: number, [s]: [Datagrams]) => (s.await(milliseconds) ? [[s, 1]] : [[s, 0]]),
+			addrinfo: (host: string) => (/^[\d.]+$/.test(host) ? [{ addr: { address: host } }] : []),
+		},
+	};
+	const builtIns = {
+		...commonBuiltIns(environment),
+		ARGV: words,
+		int: (value: string) => Math.trunc(Number.parseInt(String(value), 10)),
+		hex: (value: string) => Number.parseInt(value, 16),
+		chr: (...codes: number[]) => String.fromCharCode(...codes),
+		ord: (value: string, at = 0) => (at < value.length ? value.charCodeAt(at) : null),
+		keys: Object.keys,
+		sort: (list: unknown[]) => list.sort(),
+		reverse: (list: unknown[]) => [...list].reverse(),
+		map: (list: unknown[], make: (value: unknown) => unknown) => list.map(make),
+		replace: (value: string, by: RegExp, other: string) => String(value ?? "").replace(by, other),
+		print: (...values: unknown[]) => {
+			output += values.join("");
+		},
+		warn: (...values: unknown[]) => {
+			errors += values.join("");
+		},
+		exit: (status: number) => {
+			throw new Exit(status);
+		},
+	};
+	try {
+		new Function("modules", ...Object.keys(builtIns), translated(file))(modules, ...Object.values(builtIns));
+		return { output, errors, status: 0 };
+	} catch (error) {
+		if (error instanceof Exit) return { output, errors, status: error.status };
+		throw error;
+	}
+}
+
+const DEFERRED = {};
 
 /** Calls a method as rpcd does: what is answered, or ubus' number of what is wrong. */
 export function call(method: Method, args: Record<string, unknown>): Promise<object | number> {
@@ -179,7 +312,7 @@ export function call(method: Method, args: Record<string, unknown>): Promise<obj
 			args,
 			defer() {
 				if (replied) throw new Error("Reply has already been sent");
-				return {};
+				return DEFERRED;
 			},
 			reply(data) {
 				if (replied) throw new Error("Reply has already been sent");
@@ -187,6 +320,8 @@ export function call(method: Method, args: Record<string, unknown>): Promise<obj
 				resolve(data);
 			},
 		});
-		if (given === undefined && !replied) resolve(5);
+		if (replied || given === DEFERRED) return;
+		// A plain object is the answer; UBUS_STATUS_NO_DATA.
+		resolve(typeof given === "object" && given !== null ? given : 5);
 	});
 }

@@ -559,3 +559,28 @@ def test_pages_of_sessions_and_the_end_of_one(bed):
     assert gone["internal"] not in [flow["internal"] for flow in bed.flows()]
     assert ask(bed, command="forwards") == ([], {})
     assert len(ask(bed, command="hosts", limit=1)[0]) == 1
+
+
+def test_sorted_flows_of_several_pages(bed):
+    """The command gathers pages of the daemon's until it has as many rows as are wanted."""
+    for number in range(230):
+        bed.lan_wire.send(udp("192.168.1.30", 1024 + number, S1, 7, bytes(number)))
+    wait_until(lambda: bed.status()["sessions"]["used"] >= 230, "230 sessions")
+    for words, expected in (((), 230), (("-n", "150"), 150), (("-n", "3"), 3)):
+        rows = [json.loads(line) for line in bed.masqd("flows", "-j", "--sort", "bytes", *words).stdout.splitlines()]
+        sizes = [row["bytesOut"] for row in rows]
+        assert len(rows) == len({row["id"] for row in rows}) == expected
+        assert sizes == sorted(sizes, reverse=True) and sizes[0] > sizes[-1]
+    assert "of 230 sessions shown" in bed.masqd("flows", "--sort", "age", "-n", "120").stdout
+
+
+def test_scripts_of_another_package(bed, monkeypatch):
+    """`metrics` and `nat-type` are scripts: run if they are there, named if they are not."""
+    asked = bed.masqd("metrics", check=False)
+    assert asked.returncode == 1 and "it is in the package luci-app-masqd" in asked.stderr
+    script = bed.folder / "masqd-nat-type"
+    script.write_text('#!/bin/sh\necho "$@"\nexit 3\n')
+    script.chmod(0o755)
+    monkeypatch.setenv("MASQD_SCRIPTS", str(bed.folder))
+    asked = bed.masqd("nat-type", "-j", "--stun", "stun.example:3478", check=False)
+    assert (asked.returncode, asked.stdout) == (3, f"-j --stun=stun.example:3478 --socket={bed.socket_path}\n")

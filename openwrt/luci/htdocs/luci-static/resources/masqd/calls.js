@@ -26,7 +26,7 @@ return baseclass.extend({
 	why: declare('why', [ 'protocol', 'source', 'destination', 'direction' ]),
 	forwards: declare('forwards'),
 	flush: declare('flush', [ 'what', 'host', 'id', 'protocol', 'internal', 'peer' ]),
-	natType: declare('nat_type'),
+	natType: declare('nat_type', [ 'server' ]),
 	selftest: declare('selftest'),
 
 	/** Names of hosts by address, as DHCP and the router's other files have them: anything that a host has sent. */

@@ -147,12 +147,29 @@ return view.extend({
 		];
 	},
 
+	/* What the line is, asked for by the owner: it takes seconds, and by STUN only with a server that is typed. */
+	line() {
+		const server = E('input', { 'type': 'text', 'placeholder': _('STUN server, if you like'), 'aria-label': _('STUN server') });
+		const answer = E('div', { 'aria-live': 'polite' });
+		const ask = () => calls.natType({ server: server.value.trim() || undefined }).then((f) => answer.replaceChildren(
+			E('div', { 'class': `masqd-state ${f.type == 'open' ? '' : 'amiss'}` }, [ _('NAT type: %s').format(f.type) ]),
+			E('ul', {}, [ ...f.line, ...f.change ].map((text) => E('li', {}, [ text ])))
+		), (error) => answer.replaceChildren(parts.failure(error)));
+		return [
+			E('h3', {}, [ _('The line') ]),
+			E('div', { 'class': 'masqd-tools' }, [ server, E('button', {
+				'class': 'btn cbi-button-action', 'disabled': L.hasViewPermission() ? null : true, 'click': ui.createHandlerFn(this, ask)
+			}, [ _('What is it?') ]) ]),
+			answer
+		];
+	},
+
 	render(found) {
 		const body = E('div', {}, this.content(found));
 		poll.add(() => this.fetch().then((again) => {
 			body.replaceChildren(...this.content(again));
 		}), REFRESH);
-		return parts.page(_('Masquerading'), _('Who uses the line, and what was kept off it.'), [ body ]);
+		return parts.page(_('Masquerading'), _('Who uses the line, and what was kept off it.'), [ body, ...this.line() ]);
 	},
 
 	handleSaveApply: null,
