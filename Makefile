@@ -106,7 +106,7 @@ trace: $(BUNDLES) ## turn a stack trace on stdin into source lines
 	@node test/tools/trace.mjs $(BUNDLES:=.map)
 
 .PHONY: demo
-demo: build ## show masqd at work on real traffic (SHELL=1: keep the hosts and open a shell)
+demo: build ## show masqd at work on real traffic (SHELL=1: keep the hosts and open a shell; DRIVER=packet|tun|kernel)
 	@$(DEMO)
 
 .PHONY: test
@@ -159,6 +159,7 @@ differential: build ## hold the offload's programs against the slow path, frame 
 soak: build ## kill the daemon a thousand times, restart it under load, and move sessions in and out of the kernel for a minute (KILLS=n RESTARTS=n SECONDS=n)
 	KILLS=$(or $(KILLS),1000) /usr/bin/python3 -m pytest test/net/test_life.py -k test_kills -q
 	RESTARTS=$(or $(RESTARTS),100) /usr/bin/python3 -m pytest test/net/test_life.py -k after_a_restart -q
+	LIFE=$(or $(RESTARTS),100) /usr/bin/python3 -m pytest test/net/test_kernel_driver.py -k killed_and_restarted -q
 	OFFLOAD_SOAK=$(or $(SECONDS),60) /usr/bin/python3 -m pytest -q test/net/test_offload.py -k switched
 
 .PHONY: bench

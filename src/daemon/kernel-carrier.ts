@@ -65,6 +65,11 @@ export class KernelCarrier implements Carrier {
 			ports.lan[port].received++;
 			return translation.slowPath.carried(slot, length, port);
 		},
+		yields: (i) => {
+			if (!(this.#tracked as Tracked).isTaken(i)) return false;
+			(this.#with as CarrierSurroundings).admission.end(i, "timeout");
+			return true;
+		},
 		outbound: (rx, count, port) => {
 			const { ports, wanAddress, translation } = this.#with as CarrierSurroundings;
 			ports.lan[port].received += count;

@@ -18,7 +18,7 @@
  */
 
 import * as native from "masq:native";
-import { EXTERNAL_SHIFT, R_IN, R_META, RECORD_SHIFT } from "../conntrack/record.ts";
+import { EXTERNAL_SHIFT, R_IN, R_META, R_PACKETS_OUT, RECORD_SHIFT } from "../conntrack/record.ts";
 import type { Context, NextHops } from "../nat/context.ts";
 import { MessageReader, NETLINK_NETFILTER, NLMSG_ERROR } from "../netlink/message.ts";
 import { encodeBind, HOOK_POSTROUTING, PacketReader, QueuedPacket, Verdicts } from "../netlink/queue.ts";
@@ -49,6 +49,8 @@ export interface Decisions {
 	 * {@link outbound}; -1 if it is to be handed to that.
 	 */
 	carried(slot: number, length: number, port: number): number;
+	/** Ends a session that cannot be, because the kernel has its external endpoint towards its peer for another. */
+	yields(i: number): boolean;
 	outbound(rx: Int32Array, count: number, port: number): void;
 	inbound(rx: Int32Array, count: number): void;
 }
@@ -196,7 +198,7 @@ export class QueueDriver {
 		this.#hops.asked = s;
 		this.#hops.delivered = -1;
 		const i = routed && lan >= 0 && isPlain(c.views.B, payload) ? decisions.carried(s, length, lan) : -1;
-		if (i > 0) return this.#leaveBy(i);
+		if (i > 0) return this.#leaveOrNot(decisions, i);
 		if (i < 0) this.#hand(decisions, s, lan, routed);
 		const delivered = this.#hops.delivered === s || this.#take(s, false);
 		if (this.#take(s, true)) this.#leave(s);
@@ -318,6 +320,15 @@ export class QueueDriver {
 		const i = c.table.findMapping(protocol, P[w + IP_SOURCE_W], port);
 		if (i === 0) return this.#verdicts.accept(queue, id);
 		this.#leaveBy(i);
+	}
+
+	/**
+	 * The first packet of a session leaves. Another one is asked about only if the kernel could make no entry of that:
+	 * where it has what the peer answers with for another's connection, this one is left to the kernel.
+	 */
+	#leaveOrNot(decisions: Decisions, i: number): void {
+		if (this.#c.table.T[(i << RECORD_SHIFT) + R_PACKETS_OUT] === 1 || !decisions.yields(i)) return this.#leaveBy(i);
+		this.#verdicts.accept(this.#packet.queue, this.#packet.id);
 	}
 
 	/** The packet leaves by the external endpoint of a session. */

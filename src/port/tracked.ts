@@ -14,6 +14,7 @@ import {
 	EXTERNAL_SHIFT,
 	HALF_SHIFT,
 	R_BYTES_OUT,
+	R_IN,
 	R_LAST,
 	R_META,
 	R_OUT,
@@ -274,10 +275,32 @@ export class Tracked implements OffloadHooks {
 		};
 	}
 
+	/** True if the kernel has another's connection with what the peer of a session would send. */
+	isTaken(i: number): boolean {
+		const { T, addresses } = this.#o.table;
+		const own = this.#tuple(i);
+		const { protocol, destination, destinationPort } = own;
+		const meta = T[(i << RECORD_SHIFT) + R_META];
+		const answer: Tuple = {
+			protocol,
+			source: destination,
+			destination: addressValue(addresses[(meta >> EXTERNAL_SHIFT) & 0xff]),
+			sourcePort: destinationPort,
+			destinationPort: swap16(secondOf(T[(i << RECORD_SHIFT) + R_IN])),
+		};
+		const entry = this.#get(answer, true);
+		return entry !== null && (entry.original.source !== own.source || entry.original.sourcePort !== own.sourcePort);
+	}
+
 	/** The kernel's entry of a session, null if there is none. */
 	#entry(i: number): Entry | null {
+		return this.#get(this.#tuple(i), false);
+	}
+
+	/** The kernel's entry of a tuple, or of one that answers with it. */
+	#get(tuple: Tuple, reply: boolean): Entry | null {
 		const header = { type: CT_GET, flags: NLM_F.REQUEST, sequence: 1 };
-		const request = writeEntryRequest(new MessageWriter(), header, this.#tuple(i)).finish();
+		const request = writeEntryRequest(new MessageWriter(), header, tuple, reply).finish();
 		native.netlinkSend(this.#ask, request, request.byteLength);
 		let entry: Entry | null = null;
 		for (let length = native.netlinkReceive(this.#ask, this.#buffer); length > 0; length = native.netlinkReceive(this.#ask, this.#buffer)) {

@@ -379,6 +379,7 @@ CANDIDATES = [
     Masqd("packet", "masqd\npacket", driver="packet", offload="off"),
     Masqd("tun", "masqd\ntun", driver="tun", offload="off"),
     Masqd("offload", "masqd\noffload", driver="packet", offload="on"),
+    Carried("kernel", "masqd\nkernel"),
     Forward("forward", "forward\nno NAT"),
     Redirect("redirect", "bare\nBPF"),
     Relay("relay", "C relay\nno NAT"),

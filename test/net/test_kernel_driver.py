@@ -1,5 +1,6 @@
 """The kernel driver: the kernel forwards, tracks and translates, and asks masqd about the first packet of each connection."""
 
+import contextlib
 import os
 import re
 import signal
@@ -15,6 +16,8 @@ from test_translation import said
 
 pytestmark = [pytest.mark.masqd, pytest.mark.drivers("kernel")]
 
+# Times that the daemon is killed, and restarted.
+LIFE = int(os.environ.get("LIFE", "2"))
 FLOOD = ROOT / "test" / "conformance" / "flood.py"
 EIF = {"filtering": "endpoint-independent"}
 FORWARD = ("redirect", None, {"proto": "tcp", "src_dport": "8080", "dest_ip": H2, "dest_port": "80"})
@@ -316,38 +319,93 @@ def test_a_stopped_daemon_ends_and_the_kernel_goes_on(make_bed):
     bed.daemon = None
 
 
-def test_killed_under_load_no_connection_fails(make_bed):
-    """While nobody listens the kernel's own masquerade goes on, and nothing leaves untranslated."""
+def test_killed_and_restarted_under_load_no_connection_fails(make_bed):
+    """While nobody listens the kernel's own masquerade goes on, and nothing leaves untranslated (LIFE=100 in `make soak`)."""
     bed = make_bed()
     bed.router.run("nft", "-f", "-", stdin=MASQUERADE)
     bed.start()
+    bed.wan.run("nft", "-f", "-", stdin="table ip seen { chain c { type filter hook prerouting priority -300; ip saddr 192.168.0.0/16 counter; }; }")
     listener = bed.wan.listener(S1, 80)
     listener.settimeout(None)
+    listener.listen(128)
     over = threading.Event()
+    done, failed = [], []
 
     def serve():
+        with contextlib.suppress(OSError):
+            while True:
+                accepted, _ = listener.accept()
+                accepted.sendall(b"ok")
+                accepted.close()
+
+    def connect(host, address):
         while not over.is_set():
-            accepted, _ = listener.accept()
-            accepted.sendall(b"ok")
-            accepted.close()
+            client = host.tcp(address, 0)
+            client.settimeout(GUARD)
+            try:
+                client.connect((S1, 80))
+                assert client.recv(10) == b"ok"
+                done.append(address)
+            except (AssertionError, OSError) as error:
+                failed.append(error)
+            client.close()
+
+    def more():
+        before = len(done)
+        wait_until(lambda: len(done) > before + 20 or failed, "connections go on")
 
     threading.Thread(target=serve, daemon=True).start()
-    done = 0
-    for kill in range(5):
-        for n in range(20):
-            client = bed.h1.tcp(H1, 0)
-            client.settimeout(GUARD)
-            if n == 5:
-                os.kill(bed.daemon.pid, signal.SIGKILL)
-            client.connect((S1, 80))
-            assert client.recv(10) == b"ok"
-            client.close()
-            done += 1
-            if n == 15:
-                bed.daemon.wait()
-                bed.launch().expect(r"^masqd: ready:")
+    clients = [threading.Thread(target=connect, args=where, daemon=True) for where in ((bed.h1, H1), (bed.h2, H2)) * 2]
+    for client in clients:
+        client.start()
+    for n in range(2 * LIFE):
+        more()
+        if n % 2:
+            bed.stop()
+        else:
+            bed.daemon.kill()
+        more()
+        bed.launch().expect(r"^masqd: ready:")
     over.set()
-    assert done == 100
+    for client in clients:
+        client.join()
+    assert failed == []
+    assert "counter packets 0 " in bed.wan.run("nft", "list", "table", "ip", "seen").stdout
+
+
+@pytest.mark.parametrize("protocol", ["tcp", "udp"])
+def test_a_connection_that_the_kernel_has_is_not_in_the_way_of_another(make_bed, protocol):
+    """The kernel's own masquerade has given away the port that masqd gives another host towards the same server: one packet is lost, not all."""
+    bed = make_bed()
+    bed.router.run("nft", "-f", "-", stdin=MASQUERADE)
+    bed.start()
+    bed.daemon.kill()
+    hosts = ((bed.h1, H1), (bed.h2, H2))
+    if protocol == "tcp":
+        listener = bed.wan.listener(S1, 80)
+    else:
+        server = bed.wan.udp(S1, 3478)
+    clients = []
+    for n, (host, address) in enumerate(hosts):
+        client = getattr(host, protocol)(address, 40000)
+        clients.append(client)
+        if protocol == "tcp":
+            client.settimeout(GUARD)
+            client.connect((S1, 80))
+            accepted, peer = listener.accept()
+            clients.append(accepted)
+        else:
+            client.settimeout(1)
+            for _ in range(int(GUARD)):
+                client.sendto(b"hello", (S1, 3478))
+                try:
+                    peer = server.recvfrom(100)[1]
+                    break
+                except TimeoutError:
+                    pass
+        assert peer == (GATEWAY, 40000) if n == 0 else peer[1] != 40000, peer
+        if n == 0:
+            bed.launch().expect(r"^masqd: ready:")
 
 
 def test_a_deleted_table_is_put_back(bed):
