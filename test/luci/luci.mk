@@ -4,7 +4,7 @@
 
 LUCI_PACKAGES := chromium coturn fonts-dejavu-core
 
-.PHONY: luci-deps luci-tests luci-test
+.PHONY: luci-deps luci-tests luci-pictures luci-test
 luci-deps:
 	@missing=$$(for p in $(LUCI_PACKAGES); do dpkg-query -W -f '$${Status}' $$p 2>/dev/null | grep -q 'ok installed' || echo $$p; done); \
 	if [ -n "$$missing" ]; then \
@@ -18,6 +18,9 @@ luci-deps:
 luci-tests: build/luci/.made
 	@node_modules/.bin/esbuild test/luci/pages.ts test/luci/scripts.ts --bundle --platform=node --format=esm --outdir=build/test/luci --out-extension:.js=.mjs \
 		--external:playwright-core --external:masq:native --log-level=warning
+
+luci-pictures: build luci-deps luci-tests
+	@node build/test/luci/pages.mjs --pictures
 
 luci-test: build luci-deps luci-tests ## the pages of LuCI in Chromium, over a full table; screenshots in build/luci-shots
 	@node build/test/luci/pages.mjs $(ONLY)

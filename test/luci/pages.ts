@@ -304,6 +304,30 @@ const OPTIONS = {
 	real: REAL !== undefined,
 };
 
+/** Those of the README: openwrt/luci/pictures. */
+async function pictures(w: World): Promise<void> {
+	const folder = join(ROOT, "openwrt/luci/pictures");
+	mkdirSync(folder, { recursive: true });
+	w.served.names["192.168.1.11"] = "laptop";
+	w.served.names["192.168.1.12"] = "games-console";
+	const shot = async (view: string, height: number, before: (page: Page) => Promise<void>) => {
+		const { page, context } = await open(w, view, "owner", 820);
+		await page.setViewportSize({ width: 820, height });
+		await before(page);
+		await page.screenshot({ path: join(folder, `${view}.png`) });
+		await context.close();
+	};
+	await shot("overview", 520, (page) => page.waitForTimeout(12_500));
+	await shot("why", 470, async (page) => {
+		await page.locator("tr", { hasText: "filtered" }).first().getByRole("button", { name: "Why?" }).click();
+		await page.waitForSelector(".masqd-steps li");
+	});
+	await shot("devices", 420, async (page) => {
+		await page.locator("tr", { hasText: "games-console" }).getByRole("checkbox").click();
+		await page.waitForSelector(".modal");
+	});
+}
+
 async function main(part = ""): Promise<void> {
 	mkdirSync(SHOTS, { recursive: true });
 	const folder = mkdtempSync(join(tmpdir(), "masqd-luci-"));
@@ -312,6 +336,10 @@ async function main(part = ""): Promise<void> {
 	const world: World = { served, browser };
 	let passed = 0;
 	let failed = 0;
+	if (part === "--pictures") {
+		await pictures(world);
+		process.exit(0);
+	}
 	for (const [name, run] of TESTS) {
 		if (!name.includes(part)) continue;
 		try {
