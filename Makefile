@@ -128,6 +128,7 @@ unit: node_modules/.ready ## unit tests, on Node
 .PHONY: types
 types: node_modules/.ready ## check the types
 	node_modules/.bin/tsc -p tsconfig.json
+	node test/tools/indexed-access.mjs
 
 .PHONY: lint
 lint: deps ## check format and style of TypeScript, C, Python and shell scripts

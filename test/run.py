@@ -151,6 +151,7 @@ SUITES = [
     Suite("black", ["black", "-q", "--check", "-l", "160", "test"]),
     Suite("flake8", ["flake8", "test"]),
     Suite("types", ["node_modules/.bin/tsc", "-p", "tsconfig.json"]),
+    Suite("indexed-access", ["node", "test/tools/indexed-access.mjs"]),
     Suite("native", ["test/engine/run-native.sh", "build/masqd"], summary),
     Suite("native-musl", ["test/engine/run-native.sh", "build/musl/masqd"], summary),
     Suite("native-sanitize", ["test/engine/run-native.sh", "build/sanitize/masqd"], summary),

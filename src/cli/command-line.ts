@@ -32,11 +32,12 @@ export const STATE = "/var/run/masqd.state";
 /** Reads options and words; throws {@link UsageError}. */
 export function parseLine(words: string[], command: Command): Line {
 	const line: Line = { options: new Map(), words: [] };
-	for (let n = 0; n < words.length; n++) {
-		const word = words[n];
+	const left = words.values();
+	for (const word of left) {
 		if (Object.hasOwn(command.options, word)) {
-			if (command.options[word] && n + 1 === words.length) throw new UsageError(`${word} needs a value`);
-			line.options.set(word, command.options[word] ? words[++n] : "");
+			const value = command.options[word] ? left.next().value : "";
+			if (value === undefined) throw new UsageError(`${word} needs a value`);
+			line.options.set(word, value);
 		} else if (!word.startsWith("-") && line.words.length < (command.words ?? 0)) line.words.push(word);
 		else throw new UsageError(`unknown argument '${word}'`);
 	}

@@ -187,11 +187,13 @@ function lastDrops(client: ControlClient, host?: string): DropRow[] {
 }
 
 function why(line: Line): number {
-	const { words } = line;
-	if (words.length === 1 && parseAddress(words[0]) === null) throw new UsageError(`'${words[0]}' is not the address of a host`);
-	if (words.length <= 1) return explainDrops(line, connect(line), words[0]);
-	if (words.length === 2) throw new UsageError("why takes a host, or PROTO SRC:PORT DST:PORT");
-	const [protocol, source, destination, direction] = words;
+	const [protocol, source, destination, direction] = line.words;
+	// The one word is a host.
+	if (source === undefined) {
+		if (protocol !== undefined && parseAddress(protocol) === null) throw new UsageError(`'${protocol}' is not the address of a host`);
+		return explainDrops(line, connect(line), protocol);
+	}
+	if (protocol === undefined || destination === undefined) throw new UsageError("why takes a host, or PROTO SRC:PORT DST:PORT");
 	const reply = connect(line).request<WhyReply>({
 		command: "why",
 		protocol,
@@ -255,11 +257,12 @@ function flush(line: Line): number {
 	const wanted = FLUSHED.get(what);
 	if (wanted === undefined) throw new UsageError(`unknown flush target '${what}'`);
 	if (rest.length !== wanted.length) throw new UsageError(`it is flush ${[what, ...wanted].join(" ")}`);
+	const [first = "", second = ""] = rest;
 	const request: FlushRequest =
 		what === "host"
-			? { what, host: rest[0] }
+			? { what, host: first }
 			: what === "mapping"
-				? { what, protocol: rest[0], external: rest[1] }
+				? { what, protocol: first, external: second }
 				: { what: what === "wan" ? "wan" : "all" };
 	const { sessions } = connect(line).request<{ sessions: number }>({ command: "flush", ...request });
 	if (line.options.has("-j")) json({ sessions });
@@ -332,10 +335,12 @@ function bytesOf(hex: string): Uint8Array {
 function describe(hex: string): string {
 	const b = bytesOf(hex);
 	if (b.length < 20) return "a short packet";
-	const at = (b[0] & 15) * 4;
-	const ported = (b[9] === 6 || b[9] === 17) && b.length >= at + 4;
-	const end = (from: number, port: number) => b.slice(from, from + 4).join(".") + (ported ? `:${b[port] * 256 + b[port + 1]}` : "");
-	const name = { 1: "icmp", 6: "tcp", 17: "udp" }[b[9]] ?? `protocol ${b[9]}`;
+	const view = new DataView(b.buffer);
+	const at = (view.getUint8(0) & 15) * 4;
+	const protocol = view.getUint8(9);
+	const ported = (protocol === 6 || protocol === 17) && b.length >= at + 4;
+	const end = (from: number, port: number) => b.slice(from, from + 4).join(".") + (ported ? `:${view.getUint16(port)}` : "");
+	const name = { 1: "icmp", 6: "tcp", 17: "udp" }[protocol] ?? `protocol ${protocol}`;
 	return `${name} ${end(12, at)} > ${end(16, at + 2)}`;
 }
 

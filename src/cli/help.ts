@@ -121,7 +121,7 @@ export function helpText(): string {
 
 /** `masqd help COMMAND`; null if there is no such command. */
 export function helpOn(name: string): string | null {
-	if (!Object.hasOwn(HELP, name)) return null;
-	const h = HELP[name];
+	const h = Object.hasOwn(HELP, name) ? HELP[name] : undefined;
+	if (h === undefined) return null;
 	return `usage: masqd ${name} ${h.usage}\n\n${h.summary}\n${h.text === undefined ? "" : `\n${h.text}\n`}`;
 }

@@ -15,7 +15,7 @@ export interface RemedySection {
 /** What to change; null if configuration does not help. */
 export function remedySection(w: WhyReply): RemedySection | null {
 	const { facts } = w;
-	const [source] = w.packet.source.split(":");
+	const [source = ""] = w.packet.source.split(":");
 	const port = w.packet.destination.split(":")[1];
 	switch (w.reason) {
 		case "spoofed-source":
@@ -60,7 +60,7 @@ export function remedySection(w: WhyReply): RemedySection | null {
 
 /** A host of the first subnet, as an example. */
 function insideHost(subnets: string[]): string {
-	const [base] = (subnets[0] ?? "192.168.1.0/24").split("/");
+	const [base = ""] = (subnets[0] ?? "192.168.1.0/24").split("/");
 	return base.replace(/\d+$/, "10");
 }
 
@@ -71,16 +71,16 @@ function insideHost(subnets: string[]): string {
 function morePorts(ranges: string[]): string | null {
 	const taken = ranges
 		.map((r) => r.split("-").map(Number))
-		.map(([first, last]) => [first, last ?? first])
-		.sort((a, b) => a[0] - b[0]);
-	let best = [0, -1];
+		.map(([first = 0, last = first]) => ({ first, last }))
+		.sort((a, b) => a.first - b.first);
+	let best = { first: 0, last: -1 };
 	let from = 1024;
-	for (const [first, last] of [...taken, [65536, 65536]]) {
-		if (first - from > best[1] - best[0] + 1) best = [from, first - 1];
+	for (const { first, last } of [...taken, { first: 65536, last: 65536 }]) {
+		if (first - from > best.last - best.first + 1) best = { first: from, last: first - 1 };
 		from = Math.max(from, last + 1);
 	}
-	const middle = Math.ceil((best[0] + best[1]) / 2);
-	return best[1] - middle < 1 ? null : `${middle}-${best[1]}`;
+	const middle = Math.ceil((best.first + best.last) / 2);
+	return best.last - middle < 1 ? null : `${middle}-${best.last}`;
 }
 
 /** The section as UCI lines. */

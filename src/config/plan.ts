@@ -264,7 +264,8 @@ class Planner {
 			this.#error(where, values.device.given ? "device" : "interface", message);
 		}
 		const carried = ({ values }: (typeof lans)[number]) => values.driver.value === "kernel";
-		const odd = lans.find((l) => carried(l) !== carried(lans[0]));
+		const [first] = lans;
+		const odd = first && lans.find((l) => carried(l) !== carried(first));
 		if (odd !== undefined) this.#error(odd.where, "driver", "'kernel' is for all LANs or for none");
 		const users = new Map<string, Where>();
 		for (const { values, where } of [...wans.slice(0, 1), ...lans]) {

@@ -136,7 +136,7 @@ export class Daemon implements DaemonView {
 	passesBy(protocol: number, destination: number, port: number, host: number): string | null {
 		const t = this.#parts.inStep.topology;
 		const { kernel } = this;
-		const rule = t.own.includes(destination) ? null : ruleFor(kernel.rules, ledLans(t.lan), host, destination, t.lan[0].kind !== "packet");
+		const rule = t.own.includes(destination) ? null : ruleFor(kernel.rules, ledLans(t.lan), host, destination, t.lan[0]?.kind !== "packet");
 		if (rule === null) return passesBy(t, protocol, destination, port, this.ownPorts.has(protocol, port));
 		const way = kernel.listRoutes().find(({ table, prefix }) => table === rule.table && prefix === 0);
 		const device = way === undefined ? undefined : kernel.links.get(way.ifindex)?.name;
@@ -267,7 +267,8 @@ export class Daemon implements DaemonView {
 			waits("wan", this.wan);
 		}
 		// One LAN that is away keeps no other off; nobody who has misspelt the only one is to wait for it.
-		if (this.lan.every(missing)) throw new StartError(`lan device '${this.lan[0].name}' does not exist`);
+		const [first] = this.lan;
+		if (first !== undefined && this.lan.every(missing)) throw new StartError(`lan device '${first.name}' does not exist`);
 		for (const p of this.lan) if (missing(p)) waits("lan", p);
 	}
 

@@ -121,7 +121,7 @@ export class InStep {
 			this.#followNews();
 		} finally {
 			if (!this.behind) this.#failures = 0;
-			const pause = this.behind ? PAUSES[Math.min(this.#failures++, PAUSES.length - 1)] : 0;
+			const pause = this.behind ? (PAUSES[Math.min(this.#failures++, PAUSES.length - 1)] ?? 0) : 0;
 			this.#notBefore = this.#with.milliseconds() + pause;
 		}
 	}

@@ -44,7 +44,7 @@ export class Lines {
 			if (this.#ask) {
 				this.#poll.set([this.#fd, native.POLLOUT, 0]);
 				native.poll(this.#poll, 1, 0);
-				if ((this.#poll[2] & native.POLLOUT) === 0) return this.#lose();
+				if (((this.#poll[2] ?? 0) & native.POLLOUT) === 0) return this.#lose();
 			}
 			const length = native.encode(`${line.slice(0, LINE_MAX)}\n`, this.#buffer, 0);
 			return native.write(this.#fd, this.#buffer, 0, length) === length || this.#lose();

@@ -126,15 +126,15 @@ export class OwnPorts {
 
 /** Ranges (sorted, disjoint) without some ports. */
 function without(ranges: readonly PortRange[], ports: number[]): PortRange[] {
-	ports.sort((a, b) => a - b);
+	ports.sort((a, b) => b - a);
 	const left: PortRange[] = [];
-	let n = 0;
+	let port = ports.pop();
 	for (const { first, last } of ranges) {
 		let from = first;
-		for (; n < ports.length && ports[n] <= last; n++) {
-			if (ports[n] < from) continue;
-			if (ports[n] > from) left.push({ first: from, last: ports[n] - 1 });
-			from = ports[n] + 1;
+		for (; port !== undefined && port <= last; port = ports.pop()) {
+			if (port < from) continue;
+			if (port > from) left.push({ first: from, last: port - 1 });
+			from = port + 1;
 		}
 		if (from <= last) left.push({ first: from, last });
 	}
@@ -152,7 +152,7 @@ export function separateEphemeral(io: FileIo, ranges: PortRange[], warnings: str
 	} catch {
 		return null;
 	}
-	const [first, last] = (before.match(/\S+/g) ?? []).map(Number);
+	const [first = Number.NaN, last = Number.NaN] = (before.match(/\S+/g) ?? []).map(Number);
 	if (!ranges.some((r) => first <= r.last && last >= r.first)) return null;
 	const gap = largestGap(ranges);
 	if (gap === null || gap.last - gap.first < FEW) {

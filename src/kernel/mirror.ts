@@ -416,7 +416,7 @@ export class KernelMirror {
 		} catch (error) {
 			this.#allStale = true;
 			const ended = this.#io.now();
-			const pause = RETRY_MS[Math.min(this.#failures++, RETRY_MS.length - 1)];
+			const pause = RETRY_MS[Math.min(this.#failures++, RETRY_MS.length - 1)] ?? 0;
 			this.#listNotBefore = ended + Math.max(pause, Math.min(DUMP_WAIT, (ended - started - DUMP_CREDIT) * DUMP_SHARE));
 			throw error;
 		}
@@ -898,21 +898,21 @@ function subnetsElsewhere(routes: readonly Route[], wan: number): Subnet[] {
 	const segments: { first: number; last: number }[] = [];
 	const around: { route: Route; last: number }[] = [];
 	let at = 0;
-	const upTo = (last: number) => {
-		const { route } = around[around.length - 1];
+	const upTo = (last: number, { route }: { route: Route }) => {
 		if (route.ifindex !== wan && at <= last) segments.push({ first: at, last });
 		at = last + 1;
 	};
 	for (const route of sorted) {
-		while (around.length > 0 && around[around.length - 1].last < route.destination) {
-			upTo(around[around.length - 1].last);
+		let inner = around.at(-1);
+		for (; inner !== undefined && inner.last < route.destination; inner = around.at(-1)) {
+			upTo(inner.last, inner);
 			around.pop();
 		}
-		if (around.length > 0) upTo(route.destination - 1);
+		if (inner !== undefined) upTo(route.destination - 1, inner);
 		at = route.destination;
 		around.push({ route, last: (route.destination | ~prefixMask(route.prefix)) >>> 0 });
 	}
-	for (; around.length > 0; around.pop()) upTo(around[around.length - 1].last);
+	for (const inner of around.reverse()) upTo(inner.last, inner);
 	return joined(segments).flatMap(subnetsOfRange);
 }
 

@@ -78,7 +78,7 @@ export function* resolution(plan: Attachments, known: readonly Attachment[] = []
 		if (silent && problem !== null) kept.push(`${problem}; its device stays ${device}`);
 		port.device = device;
 	}
-	return end(plan.lan.length > 0 ? null : leftOut[0]);
+	return end(plan.lan.length > 0 ? null : (leftOut[0] ?? null));
 }
 
 /** As {@link resolution}, waiting for ubus. */

@@ -104,8 +104,9 @@ export class RouterProtocols {
 		for (const line of this.#file("raw").split("\n")) {
 			const found = /^ *\d+: [0-9A-F]{8}:([0-9A-F]{4}) ([0-9A-F]{8}):/.exec(line);
 			if (found === null) continue;
-			const protocol = Number.parseInt(found[1], 16);
-			if (protocol !== ICMP && protocol !== IPPROTO_RAW) this.#add(protocol, Number.parseInt(found[2], 16) | 0);
+			const [, kind = "", peer = ""] = found;
+			const protocol = Number.parseInt(kind, 16);
+			if (protocol !== ICMP && protocol !== IPPROTO_RAW) this.#add(protocol, Number.parseInt(peer, 16) | 0);
 		}
 	}
 

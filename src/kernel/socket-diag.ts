@@ -162,9 +162,14 @@ export class SocketDiag {
 
 	// ---- sock_diag ---------------------------------------------------------------------------------------
 
+	/** The dump in hand. */
+	get #asked(): (typeof DUMPS)[number] {
+		return DUMPS[this.#dump] ?? DUMPS[0];
+	}
+
 	/** Asks for the next dump. A socket of its own for each: an answer cannot be that to an earlier question. */
 	#request(): void {
-		const [protocol, family] = DUMPS[this.#dump];
+		const [protocol, family] = this.#asked;
 		const v = this.#view;
 		const filter = this.#filter(NLMSG_HEADER + REQUEST + 4);
 		const length = NLMSG_HEADER + REQUEST + 4 + filter;
@@ -249,7 +254,7 @@ export class SocketDiag {
 
 	#socket(at: number, end: number): void {
 		const v = this.#view;
-		const [protocol, family] = DUMPS[this.#dump];
+		const [protocol, family] = this.#asked;
 		const state = v.getUint8(at + STATE);
 		const device = v.getUint32(at + DEVICE, this.#little);
 		let address = v.getUint32(at + ADDRESS);
@@ -290,7 +295,8 @@ export class SocketDiag {
 	 * byte order.
 	 */
 	#readFile(): void {
-		const [protocol, family, name] = DUMPS[this.#dump++];
+		const [protocol, family, name] = this.#asked;
+		this.#dump++;
 		let text: string;
 		try {
 			text = this.#io.readFile(`/proc/net/${name}`);

@@ -176,7 +176,9 @@ export class Simulator {
 	}
 
 	#probe(protocol: string, source: string, destination: string, flags: number, reply: boolean, ttl: number): number {
-		const [from, to] = [source, destination].map((text) => parseEndpoint(text) ?? { address: 0, port: 0 });
+		const endpoint = (text: string) => parseEndpoint(text) ?? { address: 0, port: 0 };
+		const from = endpoint(source);
+		const to = endpoint(destination);
 		const probe: Probe = {
 			protocol: parseProtocol(protocol),
 			source: swap32(from.address),
@@ -194,7 +196,7 @@ export class Simulator {
 		this.#rx[1] = length;
 		if (outbound) this.#fast.outbound(this.#rx, 1, 0);
 		else this.#fast.inbound(this.#rx, 1);
-		const dropped = c.dropLog.sequence > before ? REASONS[c.dropLog.last][0] : "";
+		const dropped = c.dropLog.sequence > before ? (REASONS[c.dropLog.last]?.[0] ?? "") : "";
 		return this.#result(dropped);
 	}
 
@@ -206,20 +208,20 @@ export class Simulator {
 		const c = this.context;
 		const { P, H, B } = c.views;
 		let result = dropped || "kernel";
-		for (const [name, { queue }] of [
-			["wan", c.wan],
-			["lan", c.lan[0]],
-		] as const) {
+		const at = (array: ArrayLike<number>, n: number) => array[n] ?? 0;
+		const queues: [string, Queue][] = [["wan", c.wan.queue], ...c.lan.map(({ queue }): [string, Queue] => ["lan", queue])];
+		for (const [name, queue] of queues) {
 			if (queue.count === 0) continue;
-			const ip = queue.pairs[0] + SLOT_IP;
+			const ip = at(queue.pairs, 0) + SLOT_IP;
 			queue.count = 0;
 			const w = ip >> 2;
-			const l4 = (ip + (B[ip] & 15) * 4) >> 1;
-			const show = (address: number, at: number) =>
-				hasPorts(B[ip + IP_PROTOCOL]) ? formatEndpoint(address, H[at]) : formatAddress(addressValue(address));
-			const id = B[ip + IP_PROTOCOL] === 1 ? ` id ${swap16(H[l4 + ICMP_ID_H])}` : "";
+			const l4 = (ip + (at(B, ip) & 15) * 4) >> 1;
+			const protocol = at(B, ip + IP_PROTOCOL);
+			const show = (address: number, port: number) =>
+				hasPorts(protocol) ? formatEndpoint(address, at(H, port)) : formatAddress(addressValue(address));
+			const id = protocol === 1 ? ` id ${swap16(at(H, l4 + ICMP_ID_H))}` : "";
 			if (dropped !== "") result = `${dropped} error ${B[l4 * 2]}/${B[l4 * 2 + 1]}`;
-			else result = `${name} ${show(P[w + IP_SOURCE_W], l4)} > ${show(P[w + IP_DESTINATION_W], l4 + 1)}${id}`;
+			else result = `${name} ${show(at(P, w + IP_SOURCE_W), l4)} > ${show(at(P, w + IP_DESTINATION_W), l4 + 1)}${id}`;
 		}
 		return result;
 	}
@@ -228,7 +230,7 @@ export class Simulator {
 /** Checksum of `count` halfwords, raw. */
 function complement(H: Uint16Array, from: number, count: number): number {
 	let sum = 0;
-	for (let i = from; i < from + count; i++) sum += H[i];
+	for (const half of H.subarray(from, from + count)) sum += half;
 	while (sum > 0xffff) sum = (sum & 0xffff) + (sum >>> 16);
 	return sum ^ 0xffff;
 }
