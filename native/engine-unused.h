@@ -58,6 +58,7 @@
 #define UNUSED_js_reflect_ownKeys ~, ~ /* Reflect.ownKeys */
 #define UNUSED_js_reflect_set ~, ~ /* Reflect.set */
 #define UNUSED_js_reflect_setPrototypeOf ~, ~ /* Reflect.setPrototypeOf */
+#define UNUSED_js_regexp_Symbol_matchAll ~, ~ /* .matchAll */
 #define UNUSED_js_regexp_Symbol_search ~, ~ /* .search */
 #define UNUSED_js_regexp_Symbol_split ~, ~ /* .split */
 #define UNUSED_js_regexp_compile ~, ~ /* .compile */

@@ -13,6 +13,8 @@ const text = ["src", "test/unit", "test/engine", "test/fuzz", "test/net"]
 	.flatMap((folder) => readdirSync(folder, { recursive: true }).map((name) => `${folder}/${name}`))
 	.filter((path) => path.endsWith(".ts") && !/\.node\.test\.ts$/.test(path))
 	.map((path) => readFileSync(path, "utf8"))
+	// Those are Node's alone.
+	.filter((text) => !/from "node:/.test(text))
 	.join("\n");
 
 /** What the engine itself may look up by name. */
