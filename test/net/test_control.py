@@ -1,5 +1,6 @@
 """The control socket and the commands behind it, under traffic."""
 
+import contextlib
 import json
 import os
 import re
@@ -584,3 +585,31 @@ def test_scripts_of_another_package(bed, monkeypatch):
     monkeypatch.setenv("MASQD_SCRIPTS", str(bed.folder))
     asked = bed.masqd("nat-type", "-j", "--stun", "stun.example:3478", check=False)
     assert (asked.returncode, asked.stdout) == (3, f"-j --stun=stun.example:3478 --socket={bed.socket_path}\n")
+
+
+@pytest.mark.drivers("packet")
+def test_ten_pages_are_open(bed):
+    """What ten browsers ask while a table of thousands of sessions forwards: nothing is lost, and an answer is small."""
+    for number in range(3000):
+        bed.lan_wire.send(udp("192.168.1.30", 1024 + number, S1, 7))
+    wait_until(lambda: bed.status()["sessions"]["used"] >= 3000, "3000 sessions")
+    ping = bed.h1.start("ping", "-n", "-i", "0.005", "-c", "800", S1)
+    sizes = []
+    for _ in range(8):
+        with contextlib.ExitStack() as stack:
+            # Twelve have a place in the daemon, the eleventh is this test's own.
+            browsers = [stack.enter_context(connect(bed)) for _ in range(10)]
+            for browser in browsers:
+                browser.sendall(b'{"v":1,"command":"status"}\n{"v":1,"command":"hosts","limit":6}\n{"v":1,"command":"flows","sort":"bytes","limit":50}\n')
+            for browser in browsers:
+                lines = browser.makefile()
+                size, data = 0, 0
+                while data < 3:
+                    line = lines.readline()
+                    assert line and "error" not in json.loads(line)
+                    if data < 2:
+                        size += len(line)
+                    data += "data" in json.loads(line)
+                sizes.append(size)
+    assert max(sizes) <= 30 * 1024
+    ping.expect(" 0% packet loss")
