@@ -296,7 +296,7 @@ export const SECTIONS = {
 			sessions: option(autoOr(integer(256, 65535)), "auto", {
 				help: "size of the session table; auto takes one session for 32 kB of memory, 1024 to 16384",
 			}),
-			ports: list(PORT_RANGE, ["600-1023", "32768-65535"], { help: "external ports that mappings may use" }),
+			ports: list(PORT_RANGE, ["123", "500", "512-9999", "27000-65535"], { help: "external ports that mappings may use" }),
 			filtering: option(FILTERING, "address-and-port-dependent", { help: "which peers may answer through a mapping" }),
 			max_sessions: option(integer(0, 65535), "0", { help: "sessions that a host may hold at most; 0 is its fair share of the table" }),
 			max_rate: option(integer(0, 65535), "0", { unit: "/s", help: "sessions that a host may open per second; 0 is any number" }),

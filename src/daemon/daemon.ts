@@ -159,7 +159,8 @@ export class Daemon implements DaemonView {
 	}
 
 	foreignRouting(): string[] {
-		return this.#parts.notices.routing();
+		const { notices, firewallForwards } = this.#parts;
+		return [...notices.routing(), ...firewallForwards.warnings()];
 	}
 
 	/** What `status` shows. */
@@ -182,7 +183,10 @@ export class Daemon implements DaemonView {
 		const { paths, context, admission, requested, inForce, inStep, ports, guard, offload, log, kernel } = this.#parts;
 		return reload({
 			path: paths.config,
-			load: () => loadPlan(paths.config),
+			load: () => {
+				const loaded = loadPlan(paths.config);
+				return loaded.plan === null ? loaded : { ...loaded, plan: this.#parts.firewallForwards.into(loaded.plan) };
+			},
 			resolve: (other, before) => resolution(other, [before.wan, ...before.lan]),
 			problemOf: (plan) =>
 				isCarried(plan) === (this.carrier !== null) ? tunProblem(plan) : "option driver 'kernel' comes and goes with a restart",
@@ -245,6 +249,8 @@ export class Daemon implements DaemonView {
 		const problem = tunProblem(this.plan);
 		if (problem !== "") throw new StartError(problem);
 		this.#parts.routerPorts.separate(this.plan.ports);
+		this.#parts.inStep.look();
+		this.#takeForwards();
 		this.#parts.routerPorts.begin(this.plan);
 		this.#parts.inStep.look();
 		// Before the sessions, whose ports they may be.
@@ -257,6 +263,17 @@ export class Daemon implements DaemonView {
 		this.#loop.control = new ControlServer(this.#parts.paths.socket, this);
 		this.#parts.listened = true;
 		native.keepCapabilities(2 ** CAP_NET_ADMIN + 2 ** CAP_NET_RAW + this.#parts.offload.capabilities);
+	}
+
+	/** What the firewall forwards is to be known before sessions are judged by it. */
+	#takeForwards(): void {
+		const { firewallForwards, inStep, inForce, routerPorts, state } = this.#parts;
+		const taken = firewallForwards.look(inStep.topology);
+		routerPorts.published = firewallForwards.published;
+		if (!taken) return;
+		inForce.plan = firewallForwards.into(this.plan);
+		const addresses = state?.image?.addresses ?? new Int32Array(0);
+		inForce.renew(inForce.plan, addresses[0] ?? 0, addresses);
 	}
 
 	#needDevices(): void {

@@ -72,6 +72,16 @@ export function makeLoop(p: Parts, asked: Asked): Loop {
 				context.drops[REASON["tun-queue"]] += p.tuns.overruns();
 			},
 		],
+		[
+			"firewall's forwards",
+			() => {
+				const forwards = p.firewallForwards;
+				forwards.dirty ||= guard.rulesChanged;
+				guard.rulesChanged = false;
+				if (forwards.look(inStep.topology)) asked.reloads.ask(() => {});
+				routerPorts.published = forwards.published;
+			},
+		],
 		["rates", () => p.rates.tick()],
 		["limits", () => tellLimits(p)],
 		["guard limits", () => tellGuardLimits(p)],
@@ -133,7 +143,7 @@ function portFailed({ inStep, kernel, ports, log, clock }: Parts, port: Port, er
 
 /** Sockets of the router itself come and go: their ports are not masqd's meanwhile. */
 function yieldPorts(p: Parts): void {
-	const look = p.routerPorts.step();
+	const look = p.routerPorts.step(p.inForce.plan);
 	if (look === null) return;
 	if (look.settled.length > 0) p.log.notice(`the router itself uses port ${look.settled.join(", ")} now`);
 	if (look.changed || look.lasting) p.inStep.followPorts((t) => withPorts(t, p.ownPorts), [p.guard, p.ports]);

@@ -17,6 +17,8 @@ export interface Watcher {
 	readonly fd: number;
 	/** Chains may have come or gone. */
 	chains: boolean;
+	/** Rules have come or gone. */
+	rules: boolean;
 	/** Reads what has come; true if the table `name` was deleted. */
 	drain(name: string): boolean;
 	close(): void;
@@ -57,6 +59,8 @@ export class GuardFollower implements Follower {
 	before = false;
 	/** Something has happened to nftables when this can be read; -1 for none. */
 	fd = -1;
+	/** Rules of others may have changed since somebody has looked. */
+	rulesChanged = false;
 	/** Milliseconds that the next walk waits for a guard which knows new devices. */
 	patience = 0;
 	readonly #with: GuardSurroundings;
@@ -124,6 +128,8 @@ export class GuardFollower implements Follower {
 		}
 		const { chains } = watcher;
 		watcher.chains = false;
+		this.rulesChanged ||= watcher.rules;
+		watcher.rules = false;
 		return chains;
 	}
 

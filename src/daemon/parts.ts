@@ -33,6 +33,7 @@ import type { Carrier } from "./carrier.ts";
 import { Clock } from "./clock.ts";
 import { Connections, handOverBundle } from "./connections.ts";
 import { Egress, type Meter } from "./egress.ts";
+import { FirewallForwards } from "./firewall-forwards.ts";
 import { type Follower, StartError } from "./follower.ts";
 import { ftpReaderAt } from "./ftp-reader.ts";
 import { GuardFollower, guardFactsOf } from "./guard-follower.ts";
@@ -102,6 +103,7 @@ export class Parts {
 	readonly notices: Notices;
 	/** The guard's counters, as they were when somebody looked last. */
 	readonly guardView = new NftView(native);
+	readonly firewallForwards = new FirewallForwards();
 	readonly inStep: InStep;
 
 	/** What carries the packets if not masqd's ports. */

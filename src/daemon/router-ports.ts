@@ -7,7 +7,7 @@ import type { PortRange } from "../conntrack/ports.ts";
 import type { OwnPorts } from "../kernel/local-ports.ts";
 import { separateEphemeral } from "../kernel/local-ports.ts";
 import type { SavedSysctls } from "../kernel/saved-sysctls.ts";
-import type { SocketDiag, SocketPlace } from "../kernel/socket-diag.ts";
+import type { OwnSocket, SocketDiag, SocketPlace } from "../kernel/socket-diag.ts";
 import type { Follower } from "./follower.ts";
 import type { KernelFacts, Topology } from "./topology.ts";
 
@@ -34,6 +34,8 @@ export class RouterPorts implements Follower {
 	readonly #settings: SavedSysctls;
 	readonly #kernel: KernelFacts;
 	readonly #warnings: string[];
+	/** Ports that the firewall leads to others. */
+	published: readonly OwnSocket[] = [];
 	#ranges = "";
 	#restore: (() => void) | null = null;
 
@@ -66,12 +68,16 @@ export class RouterPorts implements Follower {
 
 	/** All ports are free again: takes those of all sockets there are. */
 	begin(plan: Plan): void {
-		this.ports.begin(this.sockets.all(this.#place(plan)));
+		this.ports.begin([...this.sockets.all(this.#place(plan)), ...this.#within(plan)]);
 	}
 
 	#place({ ports, wan }: Plan): SocketPlace {
 		const ifindex = this.#kernel.linkByName(wan.device)?.index ?? 0;
 		return { ranges: ports, ifindex, addresses: this.#kernel.addresses(ifindex).map((a) => a.address) };
+	}
+
+	#within({ ports }: Plan): OwnSocket[] {
+		return this.published.filter(({ port }) => ports.some(({ first, last }) => port >= first && port <= last));
 	}
 
 	/** Begins a look. */
@@ -81,10 +87,10 @@ export class RouterPorts implements Follower {
 	}
 
 	/** One step of a look; what it has found when that was the last one, null before. */
-	step(): Look | null {
+	step(plan: Plan): Look | null {
 		const sockets = this.sockets.step();
 		if (sockets === null) return null;
-		const { changed, settled, left } = this.ports.look(sockets);
+		const { changed, settled, left } = this.ports.look([...sockets, ...this.#within(plan)]);
 		return { changed, lasting: settled.length > 0 || left, settled: settled.map((s) => s.port) };
 	}
 

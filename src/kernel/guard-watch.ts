@@ -13,6 +13,8 @@ export type GuardWatchIo = Pick<typeof import("masq:native"), "netlinkOpen" | "n
 
 const NETLINK_NETFILTER = 12;
 const NFNLGRP_NFTABLES = 7;
+const NFT_MSG_NEWRULE = (10 << 8) | 6;
+const NFT_MSG_DELRULE = (10 << 8) | 8;
 const NFT_MSG_NEWTABLE = 0x0a00;
 const NFT_MSG_DELTABLE = 0x0a02;
 const NFT_MSG_NEWCHAIN = 0x0a03;
@@ -28,6 +30,8 @@ export class GuardWatch {
 	fd: Fd;
 	/** Tables or chains have come or gone, whoever's; for the reader to reset. */
 	chains = false;
+	/** Rules have come or gone. */
+	rules = false;
 	readonly #io: GuardWatchIo;
 	readonly #family: number;
 	readonly #buffer = new ArrayBuffer(DATAGRAM_MAX);
@@ -51,6 +55,7 @@ export class GuardWatch {
 				if (code !== "ENOBUFS" && code !== "EMSGSIZE") throw error;
 				gone = true;
 				this.chains = true;
+				this.rules = true;
 				continue;
 			}
 			if (length === 0) return gone;
@@ -73,6 +78,7 @@ export class GuardWatch {
 			const type = v.getUint16(at + 4, little);
 			if (type === NFT_MSG_NEWTABLE || type === NFT_MSG_DELTABLE || type === NFT_MSG_NEWCHAIN || type === NFT_MSG_DELCHAIN)
 				this.chains = true;
+			if (type === NFT_MSG_NEWRULE || type === NFT_MSG_DELRULE || type === NFT_MSG_DELTABLE || type === NFT_MSG_DELCHAIN) this.rules = true;
 			if ((type === NFT_MSG_NEWTABLE || type === NFT_MSG_DELTABLE) && v.getUint8(at + 16) === this.#family) {
 				if (this.#name(v, at + HEADER, at + size, little) === name) gone = type === NFT_MSG_DELTABLE;
 			}

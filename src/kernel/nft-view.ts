@@ -5,6 +5,7 @@
  */
 import type { Fd } from "masq:native";
 import { GUARD_COUNTERS, type GuardCounter } from "./guard.ts";
+import { NftForwards } from "./nft-forwards.ts";
 
 /** The system calls that are made: `masq:native` itself, or a test's stand-in. */
 export type NftIo = Pick<typeof import("masq:native"), "netlinkOpen" | "netlinkSend" | "netlinkReceive" | "close" | "decode">;
@@ -72,6 +73,8 @@ export class NftView {
 	guard: Record<GuardCounter, number> | null = null;
 	/** "table chain" of the kernel's own masquerading rules. */
 	readonly masquerades: string[] = [];
+	/** The firewall's port forwards. */
+	readonly forwards = new NftForwards();
 	/** The same of rules that redirect to the router itself. */
 	readonly redirects: string[] = [];
 	/** Whether firewall4's table is there, with any rule. */
@@ -90,6 +93,12 @@ export class NftView {
 	/** Netlink headers are in the machine's byte order, nftables' numbers in the network's. */
 	readonly #little = new Uint8Array(new Uint16Array([1]).buffer)[0] === 1;
 	#fd: Fd = -1;
+	readonly #reader = {
+		view: this.#view,
+		little: this.#little,
+		attributes: ([at, end]: readonly [number, number]) => this.#attributes(at, end),
+		text: (span: readonly [number, number] | undefined) => this.#text(span),
+	};
 
 	/** `family` is that of the guard's table. */
 	constructor(io: NftIo, family = NFPROTO_INET) {
@@ -194,7 +203,7 @@ export class NftView {
 		}
 	}
 
-	#text(span: [number, number] | undefined): string {
+	#text(span: readonly [number, number] | undefined): string {
 		if (span === undefined) return "";
 		return this.#io.decode(this.#buffer, span[0], span[1] - span[0]).replace(/\0.*$/s, "");
 	}
@@ -259,17 +268,20 @@ export class NftView {
 		const expressions = a.get(RULE.EXPRESSIONS);
 		// The guard's own keeps the router's ping identifiers apart.
 		if (expressions === undefined || table === "masqd") return;
+		const list: { name: string; a: Map<number, [number, number]> }[] = [];
 		let masquerades = false;
 		let redirects = false;
 		this.#each(expressions[0], expressions[1], (_, from, to) => {
 			const e = this.#attributes(from, to);
 			const name = this.#text(e.get(EXPR_NAME));
 			const data = e.get(EXPR_DATA);
+			list.push({ name, a: data === undefined ? new Map() : this.#attributes(data[0], data[1]) });
 			// As iptables-nft writes it.
 			const target = name === "target" && data !== undefined ? this.#text(this.#attributes(data[0], data[1]).get(TARGET_NAME)) : "";
 			masquerades ||= name === "masq" || target === "MASQUERADE";
 			redirects ||= name === "redir" || name === "tproxy" || target === "REDIRECT" || target === "TPROXY";
 		});
+		this.forwards.rule(this.#reader, table, this.#text(a.get(RULE.CHAIN)), list);
 		if (redirects) this.redirects.push(`${table} ${this.#text(a.get(RULE.CHAIN))}`);
 		if (masquerades) this.masquerades.push(`${table} ${this.#text(a.get(RULE.CHAIN))}`);
 	}

@@ -25,7 +25,11 @@ VPN, VPN_GATEWAY, BOX = "10.8.0.2", "10.8.0.1", "172.17.0.2"
 PATIENCE = 0.5
 SECRET = b"only by the VPN"
 FIREWALL = """table inet fw4 {
+	chain dstnat_wan {
+%(redirects)s
+	}
 	chain dstnat { type nat hook prerouting priority dstnat; policy accept;
+		iifname "wan0" jump dstnat_wan comment "!fw4: Handle wan IPv4/IPv6 dstnat traffic"
 %(dstnat)s
 	}
 	chain mangle { type filter hook prerouting priority mangle; policy accept;
@@ -113,7 +117,7 @@ class Tap(threading.Thread):
 class House:
     """The router and its neighbours, with one driver of masqd's or "off"."""
 
-    def __init__(self, driver, dstnat="", mangle="", forward="", external=(GATEWAY,), sections=(), main=None, offload="auto"):
+    def __init__(self, driver, dstnat="", redirects="", mangle="", forward="", external=(GATEWAY,), sections=(), main=None, offload="auto"):
         self.driver = driver
         self._closing = contextlib.ExitStack()
         self.bed = Bed("packet" if driver == "off" else driver, external=external)
@@ -121,16 +125,17 @@ class House:
         self.sections, self.main = list(sections), {"offload": offload, **(main or {})}
         self.router, self.h1, self.h2, self.wan = self.bed.router, self.bed.h1, self.bed.h2, self.bed.wan
         self.bed.guard_may_drop = True
-        self.firewall(dstnat, mangle, forward)
+        self.bed.ports = None
+        self.firewall(dstnat, redirects, mangle, forward)
         self.vpn = self._beside("vpn", "vpn0", VPN, VPN_GATEWAY)
         self.vpn.ip(f"addr add {S1}/32 dev lo", f"addr add {S2}/32 dev lo")
         self._servers = []
         self.serve(self.wan, "wan", [(S1, 7), (S2, 7)])
         self.serve(self.vpn, "vpn", [(S1, 7), (S2, 7)])
 
-    def firewall(self, dstnat="", mangle="", forward=""):
+    def firewall(self, dstnat="", redirects="", mangle="", forward=""):
         """Makes the router's firewall anew, as a reload does."""
-        lines = {"dstnat": dstnat, "mangle": mangle, "forward": forward}
+        lines = {"dstnat": dstnat, "redirects": redirects, "mangle": mangle, "forward": forward}
         self.router.run("nft", "-f", "-", stdin="table inet fw4 {\n}\ndelete table inet fw4\n" + FIREWALL % lines)
 
     def _beside(self, role, device, here, there):

@@ -235,6 +235,44 @@ def dns_and_transparent_proxy(house_of):
         return [ask(host, kind=kind, sport=port) for host in (house.h1, house.h2) for kind in ("udp", "tcp") for port in (20000, 40000)]
 
 
+FIREWALL4 = """meta nfproto ipv4 tcp dport 8080 counter dnat ip to 192.168.1.20:80 comment "!fw4: web"
+meta nfproto ipv4 udp dport 8080 counter dnat ip to 192.168.1.20:80 comment "!fw4: web"
+meta nfproto ipv4 tcp dport 50000-50003 counter dnat ip to 192.168.1.20 comment "!fw4: range"
+meta nfproto ipv4 udp dport 12000 counter dnat ip to 192.168.1.10:81 comment "!fw4: low"
+"""
+LEASE = 'iif "wan0" th dport 6000 meta l4proto udp dnat ip to 192.168.1.20:82'
+
+
+@row("redirects", quick=True)
+def of_firewall4_and_miniupnpd(house_of):
+    """They work from a start, and as they come and go while masqd runs; the hosts' own connections do, too."""
+    seen = []
+
+    def look(house):
+        asked = ((8080, "tcp"), (8080, "udp"), (50002, "tcp"), (12000, "udp"), (6000, "udp"))
+        return [place(ask(house.wan, GATEWAY, port, kind, S1, patience=0.3)) for port, kind in asked] + both(house.h2)
+
+    def settled(house, wanted):
+        """Following may take a second or two."""
+        with contextlib.suppress(AssertionError):
+            wait_until(lambda: look(house) == wanted, "the redirects", guard=6)
+        return look(house)
+
+    with house_of(redirects=FIREWALL4) as house:
+        house.serve(house.h2, "h2", [("192.168.1.20", 80), ("192.168.1.20", 50002), ("192.168.1.20", 82)])
+        house.serve(house.h1, "h1", [("192.168.1.10", 81)])
+        house.start()
+        h2, wan = f"h2 {S1}", [f"wan {GATEWAY}"] * 2
+        seen.append(look(house))
+        house.firewall(redirects=FIREWALL4, dstnat=LEASE)
+        seen.append(settled(house, [h2, h2, h2, f"h1 {S1}", h2, *wan]))
+        house.firewall()
+        # Nobody answers at ports of masqd's, where the router would refuse.
+        gone = settled(house, ["nothing"] * 5 + wan)
+        seen.append(["nothing" if one == "refused" else one for one in gone])
+    return seen
+
+
 # ---- the WAN's other addresses -----------------------------------------------------------------------------------------
 
 
@@ -247,6 +285,19 @@ def a_modems_page(house_of):
         house.serve(house.wan, "modem", [("192.168.100.1", 80), ("10.5.0.1", 80)])
         house.start()
         return [both(house.h1, address=address, port=80) for address in ("192.168.100.1", "10.5.0.1")], both(house.h1)
+
+
+# ---- ports ----------------------------------------------------------------------------------------------------------------
+
+KEPT = (123, 500, 1024, 3074, 3478, 4500, 5060, 6881, 9308, 27015, 33333, 60000)
+
+
+@row("source ports", quick=True)
+def of_games_and_phones_are_kept(house_of):
+    """What a single host sends from."""
+    with house_of() as house:
+        house.start()
+        return [ask(house.h1, sport=port) for port in KEPT] + [ask(house.h1, kind="tcp", sport=port) for port in (1024, 5060, 33333)]
 
 
 # ---- what passes by -------------------------------------------------------------------------------------------------------

@@ -65,6 +65,8 @@ class Bed:
         self.prefix = f"mq{os.getpid()}-{_serial}"
         self.driver = driver
         self.baseline = baseline
+        # As most tests have them: what a host sends from 1024 to 32767 is seen to be moved. None: the default.
+        self.ports = ["600-1023", "32768-65535"]
         self.lan_device = "br-lan" if lan == "bridge" else "lan0"
         self.wan_kind = wan
         self.wan_mtu = wan_mtu
@@ -183,7 +185,7 @@ class Bed:
     def sections(self, main=None, extra=()):
         """The usual configuration as (type, name, options) with a list's value as a list."""
         return [
-            ("masqd", "main", {"enabled": "1", "sessions": "4096", "offload": OFFLOAD, **(main or {})}),
+            ("masqd", "main", {"enabled": "1", "sessions": "4096", "offload": OFFLOAD, **({"ports": self.ports} if self.ports else {}), **(main or {})}),
             ("wan", None, {"device": "wan0"}),
             ("lan", None, {"device": self.lan_device, "driver": self.driver}),
             *extra,

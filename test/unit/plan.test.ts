@@ -66,8 +66,10 @@ describe("the plan", () => {
 			enabled: false,
 			sessions: 4096,
 			ports: [
-				{ first: 600, last: 1023 },
-				{ first: 32768, last: 65535 },
+				{ first: 123, last: 123 },
+				{ first: 500, last: 500 },
+				{ first: 512, last: 9999 },
+				{ first: 27000, last: 65535 },
 			],
 			filtering: "address-and-port-dependent",
 			maxSessions: 0,
