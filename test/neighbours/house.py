@@ -170,6 +170,11 @@ class House:
     def status(self):
         return self.bed.status()
 
+    def followed(self):
+        """masqd has followed the kernel's news until now: it answers after that."""
+        if self.driver != "off":
+            self.status()
+
     def warned(self, pattern):
         """Whether there is a warning, now or soon."""
         if self.driver == "off":

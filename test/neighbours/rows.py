@@ -108,6 +108,7 @@ def nothing_of_the_vpns_on_the_wan(house_of):
         for n in range(20):
             house.up(RULES["from"][0])
             wait_until(lambda: "vpn" in ask(house.h2, patience=0.1), "the VPN")
+            house.followed()
             for _ in range(20):
                 client.sendto(SECRET, (S1, 7))
             house.up(RULES["from"][0].replace("add", "del"))
@@ -178,6 +179,7 @@ def up_and_down_under_traffic(house_of):
         for n in range(10):
             house.up(LOWER)
             wait_until(lambda: "vpn" in ask(house.h2, address=FAR_AWAY, patience=0.1), "the VPN")
+            house.followed()
             for _ in range(20):
                 client.sendto(SECRET, (FAR_AWAY, 7))
             house.up(LOWER.replace("add", "del"))
