@@ -16,6 +16,7 @@ import {
 	HOST_PORT_SHIFT,
 	HOST_REACHABLE,
 	HOST_SESSIONS,
+	HOST_SHIFT,
 	HOST_WORDS,
 } from "./record.ts";
 import type { TableLayout } from "./table-layout.ts";
@@ -28,6 +29,8 @@ export class Hosts {
 	readonly #heads: Uint16Array;
 	readonly #capacity: number;
 	readonly #key: number;
+	/** Shift that turns a hash into a chain. */
+	readonly #shift: number;
 	readonly #layout: TableLayout;
 	/** New sessions refused, by host number; for the operator only. */
 	readonly refused: Uint32Array;
@@ -55,6 +58,7 @@ export class Hosts {
 		this.#halves = new Uint16Array(buffer, layout.hostRecords * 4, n * 8);
 		this.#heads = new Uint16Array(buffer, layout.hostHeads * 4, 1 << (31 - Math.clz32(layout.hosts)));
 		this.#key = key | 1;
+		this.#shift = Math.clz32(this.#heads.length) + 1;
 		this.refused = new Uint32Array(n);
 		this.#mappings = new Uint16Array(n * 4);
 		if (copied === null) this.clear();
@@ -84,13 +88,14 @@ export class Hosts {
 	}
 
 	#chain(address: number): number {
-		return Math.imul(address ^ (address >>> 16), this.#key) >>> (Math.clz32(this.#heads.length) + 1);
+		return Math.imul(address ^ (address >>> 16), this.#key) >>> this.#shift;
 	}
 
 	/** Number of the host with this address, 0 if it has no sessions. */
 	find(address: number): number {
-		let i = this.#heads[this.#chain(address)];
-		while (i !== 0 && this.W[i * HOST_WORDS] !== address) i = this.#halves[i * HOST_HALVES + HOST_NEXT];
+		const { W } = this;
+		let i = this.#heads[Math.imul(address ^ (address >>> 16), this.#key) >>> this.#shift];
+		while (i !== 0 && W[i << HOST_SHIFT] !== address) i = this.#halves[i * HOST_HALVES + HOST_NEXT];
 		return i;
 	}
 

@@ -98,15 +98,20 @@ export class PortMap {
 		const bit = (port - this.#base) >> 1;
 		const word = plane + (bit >> 5);
 		const mask = 1 << (bit & 31);
-		if ((this.#words[word] & mask) === 0) return false;
-		this.#words[word] &= ~mask;
-		if (this.#words[word] === 0) {
-			const up = plane + this.#l1 + (bit >> 10);
-			this.#words[up] &= ~(1 << ((bit >> 5) & 31));
-			if (this.#words[up] === 0) this.#words[plane + this.#l2] &= ~(1 << ((bit >> 10) & 31));
-		}
+		const w = this.#words;
+		const v = w[word];
+		if ((v & mask) === 0) return false;
+		w[word] = v ^ mask;
+		if (v === mask) this.#emptied(plane, bit);
 		this.free--;
 		return true;
+	}
+
+	/** The word that has bit `bit` of a plane is zero: the levels above know it. */
+	#emptied(plane: number, bit: number): void {
+		const up = plane + this.#l1 + (bit >> 10);
+		this.#words[up] &= ~(1 << ((bit >> 5) & 31));
+		if (this.#words[up] === 0) this.#words[plane + this.#l2] &= ~(1 << ((bit >> 10) & 31));
 	}
 
 	/** Gives a taken port back. */
@@ -120,6 +125,19 @@ export class PortMap {
 	 */
 	takeAny(like: number, random: number): number {
 		const start = ((random & 0x7fffffff) % this.#bits) | 0;
+		// Nearly always there is one in the start's own word.
+		const plane = (like & 1) * this.#stride;
+		const w = this.#words;
+		const v = w[plane + (start >> 5)];
+		const from = v & (-1 << (start & 31));
+		if (from !== 0) {
+			const bit = (start & -32) + 31 - Math.clz32(from & -from);
+			const mask = 1 << (bit & 31);
+			w[plane + (start >> 5)] = v ^ mask;
+			if (v === mask) this.#emptied(plane, bit);
+			this.free--;
+			return this.#base + bit * 2 + (like & 1);
+		}
 		let port = this.#search(like & 1, start);
 		if (port < 0) port = this.#search((like & 1) ^ 1, start);
 		if (port >= 0) this.take(port);

@@ -34,7 +34,7 @@
  * The record's layout is in record.ts. Addresses, ports and acknowledgment numbers are raw (packet/layout.ts).
  */
 import { fold, halfDelta, wordDelta } from "../packet/checksum.ts";
-import { firstOf, pair, secondOf } from "../packet/layout.ts";
+import { firstOf, LITTLE, secondOf } from "../packet/layout.ts";
 import { L_BYTES, L_PACKETS, LargeCounters } from "./large-counters.ts";
 import type { OffloadHooks } from "./offload-hooks.ts";
 import {
@@ -571,27 +571,34 @@ export class Table {
 
 	/** A session of the mapping of an internal endpoint, 0 if there is no such mapping. `port` raw. */
 	findMapping(protocol: number, internal: number, port: number): number {
-		return this.#findInternal(protocol, internal, port, false);
+		const t = this.T;
+		const h = Math.imul(port ^ this.key0, this.key1) ^ internal;
+		let i = this.#mapOutHeads[Math.imul(h ^ (h >>> 15) ^ port, this.key2) >>> (this.shift + 1)];
+		while (i !== 0) {
+			const e = i << RECORD_SHIFT;
+			const meta = t[e + R_META];
+			if (
+				t[e] === internal &&
+				(meta & 0xff) === protocol &&
+				firstOf(t[e + R_OUT]) === port &&
+				((meta >> STATE_SHIFT) & STATE_MASK) !== QUARANTINED
+			)
+				break;
+			i = this.#chains[i << 1];
+		}
+		return i;
 	}
 
 	/**
 	 * The record that keeps the port at rest which an internal endpoint's mapping had, 0 if there is none. `port` raw.
 	 */
 	findQuarantined(protocol: number, internal: number, port: number): number {
-		return this.#counts[QUARANTINED] === 0 ? 0 : this.#findInternal(protocol, internal, port, true);
-	}
-
-	#findInternal(protocol: number, internal: number, port: number, resting: boolean): number {
+		if (this.#counts[QUARANTINED] === 0) return 0;
 		const t = this.T;
 		let i = this.#mapOutHeads[this.#hashEndpoint(internal, port)];
 		while (i !== 0) {
 			const e = i << RECORD_SHIFT;
-			if (
-				t[e] === internal &&
-				firstOf(t[e + R_OUT]) === port &&
-				(t[e + R_META] & 0xff) === protocol &&
-				(this.state(i) === QUARANTINED) === resting
-			)
+			if (t[e] === internal && firstOf(t[e + R_OUT]) === port && (t[e + R_META] & 0xff) === protocol && this.state(i) === QUARANTINED)
 				break;
 			i = this.#chains[i << 1];
 		}
@@ -655,8 +662,9 @@ export class Table {
 		const { key0, key1, key2, shift, outHeads, inHeads } = this;
 		const e = i << RECORD_SHIFT;
 		const h16 = i << HALF_SHIFT;
-		const out = pair(n.internalPort, n.peerPortInternal);
-		const inn = pair(n.peerPort, externalPort);
+		const { internalPort, mapped } = n;
+		const out = LITTLE ? internalPort | (n.peerPortInternal << 16) : (internalPort << 16) | n.peerPortInternal;
+		const inn = LITTLE ? n.peerPort | (externalPort << 16) : (n.peerPort << 16) | externalPort;
 		// Off the head of the list of the free.
 		const free = t16[h16 + R_NEXT];
 		l[FREE << 1] = free;
@@ -666,7 +674,13 @@ export class Table {
 		t[e + R_PEER] = peer;
 		t[e + R_OUT] = out;
 		t[e + R_IN] = inn;
-		t[e + R_DELTA] = deltaOf(internal, address, out, inn);
+		// As deltaOf() has it.
+		let delta = (~internal & 0xffff) + (~internal >>> 16) + (address & 0xffff) + (address >>> 16);
+		delta = (delta & 0xffff) + (delta >>> 16);
+		delta = (delta & 0xffff) + (delta >>> 16);
+		let both = delta + (internalPort ^ 0xffff) + externalPort;
+		both = (both & 0xffff) + (both >>> 16);
+		t[e + R_DELTA] = delta | (((both & 0xffff) + (both >>> 16)) << 16);
 		t.fill(0, e + R_ACK_OUT, e + RECORD_WORDS);
 		if (this.large.used) this.large.forget((k) => k === i || this.state(k) === FREE);
 		t16[h16 + R_LAST] = now16;
@@ -678,8 +692,9 @@ export class Table {
 		if (tail === 0) l[state << 1] = i;
 		else t16[(tail << HALF_SHIFT) + R_NEXT] = i;
 		l[(state << 1) + 1] = i;
-		this.#counts[FREE]--;
-		this.#counts[state]++;
+		const counts = this.#counts;
+		counts[FREE]--;
+		counts[state]++;
 		let h = Math.imul(out ^ key0, key1) ^ internal;
 		h = Math.imul(h ^ (h >>> 15) ^ peer, key2) >>> shift;
 		t16[h16 + R_CHAIN_OUT] = outHeads[h];
@@ -688,11 +703,24 @@ export class Table {
 		h = Math.imul(h ^ (h >>> 15) ^ address, key2) >>> shift;
 		t16[h16 + R_CHAIN_IN] = inHeads[h];
 		inHeads[h] = i;
-		if (n.mapped !== 0) this.#join(i, n.mapped, address);
+		if (mapped !== 0) this.#join(i, mapped, address);
 		else {
-			this.#ring[i << 1] = i;
-			this.#ring[(i << 1) + 1] = i;
-			this.#lead(i, address);
+			const r = this.#ring;
+			const chains = this.#chains;
+			const w = i << 1;
+			r[w] = i;
+			r[w + 1] = i;
+			// As #lead() has it.
+			let heads = this.#mapOutHeads;
+			h = Math.imul(internalPort ^ key0, key1) ^ internal;
+			h = Math.imul(h ^ (h >>> 15) ^ internalPort, key2) >>> (shift + 1);
+			chains[w] = heads[h];
+			heads[h] = i;
+			heads = this.#mapInHeads;
+			h = Math.imul(externalPort ^ key0, key1) ^ address;
+			h = Math.imul(h ^ (h >>> 15) ^ externalPort, key2) >>> (shift + 1);
+			chains[w + 1] = heads[h];
+			heads[h] = i;
 		}
 		const kind = SPARE[state];
 		if (kind !== UNANSWERED || this.spare.pressed) this.spare.add(i, kind);

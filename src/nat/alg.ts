@@ -69,7 +69,7 @@ import { DESTINATION_PORT_H } from "../packet/udp.ts";
 import { LINE_MAX, mayBeFtp, mayMatter, readCommand, readReply } from "./alg-ftp.ts";
 import type { Context } from "./context.ts";
 import { EditedStream, STREAM_BYTES } from "./edited-stream.ts";
-import { type AlgNote, CONTROL, FIRST_PORT, type FtpReader, leaveUnread, noteAlg } from "./ftp-control.ts";
+import { type AlgNote, FIRST_PORT, FTP_CONTROL, type FtpReader, leaveUnread, noteAlg } from "./ftp-control.ts";
 import { REASON, type ReasonName } from "./reason.ts";
 import { sessionReset } from "./tcp-reset.ts";
 
@@ -261,7 +261,7 @@ export class FtpAlg implements FtpReader {
 		const expected = swap32(table.T[e + R_ACK_IN]);
 		const ahead = (seq - expected) | 0;
 		k.stream.reset(expected !== 0 && ahead > -0x10000 && ahead < 0x10000 ? expected : seq);
-		W[K_FLAGS] = TAKEN | READING | (secondOf(W[K_OUT]) === CONTROL ? FROM_CLIENT : 0);
+		W[K_FLAGS] = TAKEN | READING | (secondOf(W[K_OUT]) === FTP_CONTROL ? FROM_CLIENT : 0);
 		return k;
 	}
 

@@ -308,7 +308,7 @@ export const CONTEXT_START = {
 	now16: 0,
 } as const;
 
-/** False if there is no forward at all: most often, and it is asked for every new session. */
+/** False if there is no forward at all. */
 export function hasForwards(c: Context): boolean {
 	return c.policy.forwards.length > 0 || c.requested.length > 0;
 }
@@ -321,19 +321,6 @@ export function findForward(c: Context, fits: (f: Forward) => boolean): Forward 
 /** Zeroed counters for all reasons. */
 export function makeDrops(): Float64Array {
 	return new Float64Array(REASONS.length);
-}
-
-/**
- * True if a raw address is the first (network) or last (broadcast) of one of the subnets; a /31 and a /32 have neither
- * (RFC 3021).
- */
-export function isBroadcast(nets: Net[], address: number): boolean {
-	for (let i = 0; i < nets.length; i++) {
-		const { address: net, mask } = nets[i];
-		const host = address & ~mask;
-		if ((host === 0 || host === ~mask) && ((address ^ net) & mask) === 0 && addressValue(~mask) > 1) return true;
-	}
-	return false;
 }
 
 /**

@@ -204,9 +204,13 @@ export class Externals {
 	 * parity and class from a random start (of the upper class too when the lower one is full). -1 when all are taken.
 	 */
 	takePort(n: number, protocol: number, port: number, random: number): number {
-		const map = this.#map(n, protocol, port);
-		this.scarce = map !== undefined && map.free <= map.low;
-		if (map === undefined) return -1;
+		const maps = this.#maps[n * 3 + (protocol === TCP ? 0 : protocol === UDP ? 1 : 2)];
+		const map = maps[maps.length === 2 && port >= 1024 ? 1 : 0];
+		if (map === undefined) {
+			this.scarce = false;
+			return -1;
+		}
+		this.scarce = map.free <= map.low;
 		if (map.take(port)) return port;
 		const taken = map.takeAny(port, random);
 		// Ports below 1024 are few: rather one above than none.

@@ -102,6 +102,8 @@ import type { SlowPath } from "./slow-path.ts";
  * all. Where something carries packets beside the table it decides which of them a session is in.
  */
 const OPEN_STATES = ~3;
+/** Stands for the state of a TCP session that the packet in hand has made. */
+const BEGUN = -1;
 
 /** The two batch functions. */
 export interface FastPath {
@@ -118,6 +120,7 @@ export function makeFastPath(c: Context, slow: SlowPath): FastPath {
 	var imul = Math.imul;
 	var table = c.table;
 	var track = slow.track;
+	var opening = slow.opening;
 	var T0 = table.T;
 	var T16 = table.T16;
 	var outHeads = table.outHeads;
@@ -250,7 +253,7 @@ export function makeFastPath(c: Context, slow: SlowPath): FastPath {
 			}
 			if (i === 0) {
 				queue.count = m >> 1;
-				i = slow.openOutbound(s, length, port);
+				i = opening.first(s, length, port);
 				m = queue.count << 1;
 				if (i === 0) {
 					skipped++;
@@ -258,26 +261,31 @@ export function makeFastPath(c: Context, slow: SlowPath): FastPath {
 				}
 				e = i << RECORD_SHIFT;
 				meta = t[e + R_META];
+				// What a first packet does to the state is done.
+				f = protocol === TCP ? BEGUN : UDP_NEW;
+			} else {
+				if (
+					((internal ^ sole) & soleMask) !== 0 &&
+					((hw[(t16[(i << HALF_SHIFT) + R_HOST] << HOST_SHIFT) + HOST_PLACE] >>> HOST_PORT_SHIFT) & 0xff) !== home &&
+					!slow.comesFrom(i, s, port)
+				) {
+					skipped++;
+					continue;
+				}
+				f = (meta >> STATE_SHIFT) & STATE_MASK;
 			}
-			if (
-				((internal ^ sole) & soleMask) !== 0 &&
-				((hw[(t16[(i << HALF_SHIFT) + R_HOST] << HOST_SHIFT) + HOST_PLACE] >>> HOST_PORT_SHIFT) & 0xff) !== home &&
-				!slow.comesFrom(i, s, port)
-			) {
-				skipped++;
-				continue;
-			}
-			f = (meta >> STATE_SHIFT) & STATE_MASK;
 			if (protocol === TCP) {
 				field = h + PLAIN_TCP_SUM_H;
 				v = P[w + PLAIN_TCP_FLAGS_W] >> flagShift;
 				if ((v & 7) !== 0 || (f & openStates) !== TCP_ESTABLISHED) {
-					length = track.tcpOutbound(i, s, IP_HEADER, length);
-					if (length === 0) {
-						skipped++;
-						continue;
+					if (f !== BEGUN) {
+						length = track.tcpOutbound(i, s, IP_HEADER, length);
+						if (length === 0) {
+							skipped++;
+							continue;
+						}
+						w2 = P[w + IP_TTL_W];
 					}
-					w2 = P[w + IP_TTL_W];
 				} else {
 					t[e + R_ACK_OUT] = P[w + PLAIN_TCP_ACK_W];
 					if (t16[(i << HALF_SHIFT) + R_LAST] !== now16) table.touch(i, now16);

@@ -15,7 +15,7 @@ import type { Context } from "./context.ts";
 export const GROWTH = 192;
 /** An ALG opens no port below it. */
 export const FIRST_PORT = 1024;
-export const CONTROL = swap16(21);
+export const FTP_CONTROL = swap16(21);
 
 /** What the ALG has done or refused to do: name, sentence, remedy. No packet is dropped for these. */
 export const ALG_NOTES = [
@@ -47,7 +47,9 @@ export function noteAlg(c: Context, note: AlgNote): void {
 export function isFtpControl({ table: { T }, policy }: Context, i: number, fromInternal: boolean): boolean {
 	const e = i << RECORD_SHIFT;
 	if (!policy.algFtp) return false;
-	return fromInternal ? secondOf(T[e + R_OUT]) === CONTROL : firstOf(T[e + R_OUT]) === CONTROL || secondOf(T[e + R_IN]) === CONTROL;
+	return fromInternal
+		? secondOf(T[e + R_OUT]) === FTP_CONTROL
+		: firstOf(T[e + R_OUT]) === FTP_CONTROL || secondOf(T[e + R_IN]) === FTP_CONTROL;
 }
 
 /** Session `i` is an ordinary one from now on. */

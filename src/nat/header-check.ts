@@ -1,13 +1,10 @@
 /**
- * Whether headers can be right: of IPv4 as RFC 1812 section 5.2.2 has it, of transport protocols what every sender
- * keeps to. Values in, values out.
+ * Whether an IPv4 header can be right, as RFC 1812 section 5.2.2 has it. Values in, values out.
  */
 
 import { sumOf } from "../packet/checksum.ts";
 import { IP_HEADER, IP_LENGTH_H } from "../packet/ipv4.ts";
-import { DCCP, ETHER_GROUP, SCTP, SLOT_ETHER, SLOT_IP, swap16, TCP, UDP, UDPLITE, type Views } from "../packet/layout.ts";
-import { ACK, FIN, RST, SYN, TCP_FLAGS_H, TCP_HEADER } from "../packet/tcp.ts";
-import { DESTINATION_PORT_H, UDP_HEADER, UDP_LENGTH_H } from "../packet/udp.ts";
+import { ETHER_GROUP, SLOT_ETHER, SLOT_IP, swap16, type Views } from "../packet/layout.ts";
 import { REASON, refusal } from "./reason.ts";
 
 /** IPv4 options (RFC 791 section 3.1): one byte long; loose and strict source route. */
@@ -36,25 +33,4 @@ export function checkHeader({ H, B }: Views, s: number, received: number, ethern
 		else at += B[at + 1];
 	}
 	return length;
-}
-
-/**
- * True if the transport header at halfword `l4` cannot be right; `room` are the bytes of the packet from there on,
- * `flags` are TCP's.
- */
-export function isBadTransport(H: Uint16Array, protocol: number, l4: number, room: number, flags: number): boolean {
-	if (protocol === UDP) {
-		const stated = swap16(H[l4 + UDP_LENGTH_H]);
-		return room < UDP_HEADER || stated < UDP_HEADER || stated > room;
-	}
-	if (protocol === TCP) {
-		const header = (swap16(H[l4 + TCP_FLAGS_H]) >> 12) * 4;
-		if (room < TCP_HEADER || header < TCP_HEADER || header > room || H[l4] === 0 || H[l4 + DESTINATION_PORT_H] === 0) return true;
-		// No flags, SYN with FIN, or FIN without ACK: no TCP sends these.
-		return (flags & (SYN | RST | ACK | FIN)) === 0 || (flags & (SYN | FIN)) === (SYN | FIN) || (flags & (FIN | ACK | RST)) === FIN;
-	}
-	return (
-		(protocol === UDPLITE || protocol === DCCP || protocol === SCTP) &&
-		(room < (protocol === SCTP ? 12 : 8) || H[l4] === 0 || H[l4 + DESTINATION_PORT_H] === 0)
-	);
 }

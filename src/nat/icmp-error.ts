@@ -3,7 +3,7 @@
  * caused them.
  */
 
-import { isUnicast } from "../packet/address-class.ts";
+import { isBroadcast, isUnicast } from "../packet/address-class.ts";
 import { fold, sumOf } from "../packet/checksum.ts";
 import { ETHER_SOURCE, ETHER_TYPE } from "../packet/ethernet.ts";
 import { ICMP_HEADER, ICMP_MTU, ICMP_SUM_H, isError } from "../packet/icmp.ts";
@@ -22,7 +22,7 @@ import {
 	IP_TTL,
 } from "../packet/ipv4.ts";
 import { addressValue, ICMP, IP_OFFSET, IP_WORD, SLOT_ETHER, SLOT_IP } from "../packet/layout.ts";
-import { type Context, isBroadcast, lanOf } from "./context.ts";
+import { type Context, lanOf } from "./context.ts";
 
 /** As much of the offending packet as fits an ICMP datagram of 576 bytes (RFC 1812 section 4.3.2.3). */
 const QUOTE_MAX = 576 - (IP_HEADER + ICMP_HEADER);

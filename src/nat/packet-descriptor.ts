@@ -9,7 +9,7 @@
 
 import type { NewSession } from "../conntrack/table.ts";
 import { ICMP_ID_H } from "../packet/icmp.ts";
-import { IP_DESTINATION_W, IP_PROTOCOL, IP_SOURCE_W } from "../packet/ipv4.ts";
+import { IP_DESTINATION_W, IP_HEADER, IP_HEADER_W, IP_PROTOCOL, IP_SOURCE_W, PLAIN_TCP_FLAGS } from "../packet/ipv4.ts";
 import { hasPorts, ICMP, SLOT_IP, swap16, TCP, UDP, type Views } from "../packet/layout.ts";
 import { TCP_FLAGS_H, TCP_FLAGS_MASK } from "../packet/tcp.ts";
 import { DESTINATION_PORT_H } from "../packet/udp.ts";
@@ -94,6 +94,29 @@ export class PacketDescriptor implements NewSession {
 			this.peerPort = ported ? H[l4] : 0;
 			this.externalPort = ported ? H[l4 + DESTINATION_PORT_H] : id;
 		}
+		return this;
+	}
+
+	/** As {@link read} a TCP or UDP packet without IP options from LAN port `port`, of which only this is needed. */
+	readPlain(s: number, length: number, port: number): this {
+		const { P, H, B } = this.#v;
+		const w = (s + SLOT_IP) >> 2;
+		const l4 = (w + IP_HEADER_W) << 1;
+		const protocol = B[s + (SLOT_IP + IP_PROTOCOL)];
+		this.slot = s;
+		this.length = length;
+		this.header = IP_HEADER;
+		this.port = port;
+		this.hairpin = false;
+		this.protocol = protocol;
+		this.l4 = l4;
+		this.room = length - IP_HEADER;
+		this.frames = 1;
+		this.flags = protocol === TCP ? B[s + (SLOT_IP + PLAIN_TCP_FLAGS)] & TCP_FLAGS_MASK : 0;
+		this.internal = P[w + IP_SOURCE_W];
+		this.peer = P[w + IP_DESTINATION_W];
+		this.internalPort = H[l4];
+		this.peerPort = this.peerPortInternal = H[l4 + DESTINATION_PORT_H];
 		return this;
 	}
 

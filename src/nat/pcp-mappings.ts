@@ -7,7 +7,9 @@
  * When the list is full, who has least takes the place that ends first of who has most, so that nobody keeps the others
  * out.
  */
+
 import { EXTERNAL_SHIFT, R_IN, R_META, RECORD_SHIFT } from "../conntrack/record.ts";
+import { isBroadcast } from "../packet/address-class.ts";
 import { addressValue, secondOf, swap16, swap32, TCP, UDP } from "../packet/layout.ts";
 import type { PortAnswer, PortRequest } from "../packet/pcp.ts";
 import {
@@ -20,7 +22,7 @@ import {
 	SUCCESS,
 	USER_EX_QUOTA,
 } from "../packet/pcp-code.ts";
-import { type Context, type Forward, isBroadcast, isConfigured, lanOf } from "./context.ts";
+import { type Context, type Forward, isConfigured, lanOf } from "./context.ts";
 import { portKind } from "./externals.ts";
 import { poolOf } from "./pool.ts";
 import { BORROW_FREE } from "./shares.ts";

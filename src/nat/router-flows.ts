@@ -21,7 +21,7 @@ export class RouterFlows {
 	#asked = 0;
 	#askedAt = 0;
 	/** Second until which the router is known to have flows from ports of ours. */
-	#until = 0;
+	until = 0;
 
 	constructor(c: Context) {
 		this.#c = c;
@@ -31,7 +31,7 @@ export class RouterFlows {
 	isAnswer(p: PacketDescriptor): boolean {
 		const c = this.#c;
 		if (!c.kernelShare.hasFlow(p.protocol, p.peer, p.peerPort, p.externalPort)) return false;
-		this.#until = c.now + SHARED_SECONDS;
+		this.until = c.now + SHARED_SECONDS;
 		return true;
 	}
 
@@ -51,6 +51,6 @@ export class RouterFlows {
 	/** True if the router has a flow from this port of its own address (raw) to the peer of a packet. */
 	has(p: PacketDescriptor, port: number): boolean {
 		const c = this.#c;
-		return c.now < this.#until && c.kernelShare.hasFlow(p.protocol, p.peer, p.peerPort, port);
+		return c.now < this.until && c.kernelShare.hasFlow(p.protocol, p.peer, p.peerPort, port);
 	}
 }

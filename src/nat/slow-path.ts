@@ -25,13 +25,14 @@ import {
 } from "../packet/ipv4.ts";
 import { ICMP, IP_DF, IP_FRAGMENT, IP_WORD, pair, SLOT_IP, swap16, TCP, UDP } from "../packet/layout.ts";
 import { ACK, FIN, RST, SYN } from "../packet/tcp.ts";
+import { isBadTransport } from "../packet/transport.ts";
 import type { Admission } from "./admission.ts";
 import { type Context, HAIRPIN, NO_ROUTE, type Queue } from "./context.ts";
 import { FragmentPool } from "./fragment-pool.ts";
 import { Fragmentation, segmentsFit } from "./fragmentation.ts";
 import type { MakeFtpReader } from "./ftp-control.ts";
 import { Hairpin } from "./hairpin.ts";
-import { checkHeader, isBadTransport } from "./header-check.ts";
+import { checkHeader } from "./header-check.ts";
 import type { IcmpSender } from "./icmp-error.ts";
 import { IcmpTransit } from "./icmp-transit.ts";
 import { Inbound } from "./inbound.ts";
@@ -55,7 +56,8 @@ export class SlowPath {
 	readonly #errors: IcmpSender;
 	readonly fragments: FragmentPool;
 	readonly #unsolicited: UnsolicitedSyns;
-	readonly #outbound: Outbound;
+	/** Opens sessions from inside. */
+	readonly opening: Outbound;
 	readonly #inbound: Inbound;
 	readonly track: Track;
 	readonly #fragmentation: Fragmentation;
@@ -72,14 +74,14 @@ export class SlowPath {
 		this.#errors = errors;
 		this.fragments = new FragmentPool(c);
 		this.#unsolicited = new UnsolicitedSyns(c, this.fragments, errors);
-		this.#outbound = new Outbound(c, admission, flows);
-		this.#inbound = new Inbound(c, admission, flows);
 		this.track = new Track(c, makeFtp);
+		this.#packet = new PacketDescriptor(c);
+		this.opening = new Outbound(c, admission, flows, errors, this.track, this.#packet);
+		this.#inbound = new Inbound(c, admission, flows);
 		this.#fragmentation = new Fragmentation(c, this.fragments, errors);
 		this.#translator = new Translator(c, this.#fragmentation, (s, length) => this.#hairpin.turn(s, length));
 		this.#hairpin = new Hairpin(c, admission, this.#translator, (p) => this.#inward(p));
 		this.#transit = new IcmpTransit(c, this.#translator);
-		this.#packet = new PacketDescriptor(c);
 	}
 
 	/** As {@link Track.takeOver}. */
@@ -116,14 +118,6 @@ export class SlowPath {
 		this.#c.dropLog.add(REASON["martian-source"], s, -1, this.#c.now);
 	}
 
-	/** First packet of an outbound TCP or UDP session: its record, or 0 if the packet was dealt with. */
-	openOutbound(s: number, length: number, port: number): number {
-		const p = this.#packet.read(s, length, port);
-		if (this.#admission.full(p.internal)) return this.#refuse(p, REASON["table-full"]);
-		if (isBadTransport(this.#c.views.H, p.protocol, p.l4, p.room, p.flags)) return p.drop(REASON["bad-transport"]);
-		return this.#openOutbound(p);
-	}
-
 	/**
 	 * A plain outbound TCP or UDP packet, which is none of a known session as a rule, from LAN port `port`, that others
 	 * carry: the session by which it leaves; 0 if it was dealt with, or goes to one of our own addresses and is queued.
@@ -135,7 +129,7 @@ export class SlowPath {
 		let i = c.table.findOut(p.protocol, p.internal, p.peer, pair(p.internalPort, p.peerPort));
 		if (i === 0) {
 			if (this.#admission.full(p.internal)) return this.#refuse(p, REASON["table-full"]);
-			i = this.#openOutbound(p);
+			i = this.opening.begin(p);
 			if (i === 0) return 0;
 		} else if (!isAt(c, i, s, port)) return p.drop(REASON["spoofed-source"]);
 		else p.length = this.track.outbound(p, i);
@@ -146,14 +140,6 @@ export class SlowPath {
 			return i;
 		}
 		this.#translator.outbound(p, i, s, p.length, false);
-		return 0;
-	}
-
-	#openOutbound(p: PacketDescriptor): number {
-		const i = this.#outbound.open(p);
-		if (i > 0) return i;
-		if (i !== LEFT_TO_KERNEL) return this.#refuse(p, refused(i));
-		this.#c.leftToKernel += p.frames;
 		return 0;
 	}
 
@@ -265,7 +251,7 @@ export class SlowPath {
 		}
 		let i = table.findOut(protocol, p.internal, p.peer, pair(p.internalPort, p.peerPort));
 		if (i === 0) {
-			if (asks) i = this.#openOutbound(p);
+			if (asks) i = this.opening.begin(p);
 			// A reply to what the router itself asked of an internal host under its external address.
 			else if (p.peer === c.externals.A[0]) c.leftToKernel += frames;
 			else p.drop(REASON["no-mapping"], frames);

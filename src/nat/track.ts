@@ -31,19 +31,15 @@ import {
 } from "../conntrack/states.ts";
 import { tcpIn, tcpOut } from "../conntrack/tcp.ts";
 import { DCCP, hasPorts, ICMP, SCTP, SLOT_IP, secondOf, swap16, TCP, UDP, UDPLITE } from "../packet/layout.ts";
-import { SYN, TCP_ACK_W, TCP_FLAGS, TCP_FLAGS_MASK, TCP_HEADER, TCP_SEQUENCE_W } from "../packet/tcp.ts";
+import { clampMss, MSS_HEADERS, mayAnnounceMore } from "../packet/mss.ts";
+import { SYN, TCP_ACK_W, TCP_FLAGS, TCP_FLAGS_MASK, TCP_SEQUENCE_W } from "../packet/tcp.ts";
 import type { Context } from "./context.ts";
 import { type FtpReader, GROWTH, isFtpControl, leaveUnread, type MakeFtpReader, noteAlg } from "./ftp-control.ts";
-import { clampMss } from "./mss.ts";
 import type { PacketDescriptor } from "./packet-descriptor.ts";
 import { REASON } from "./reason.ts";
 import { isRenamed, renamePeer } from "./renamed-peer.ts";
 import { mtuOut } from "./session-way.ts";
 
-/** TCP's option of the maximum segment size, and the headers that are not in it. */
-const MSS = 2;
-const MSS_BYTES = 4;
-const HEADERS = 40;
 const DNS_PORT = swap16(53);
 /** Queries that a resolver asks at once from one port. */
 const DNS_QUERIES = 2;
@@ -104,7 +100,7 @@ export class Track {
 	}
 
 	/** A SYN opens session `i`: it is marked if it is to be read. */
-	#openedFtp(i: number, fromInternal: boolean): void {
+	openedFtp(i: number, fromInternal: boolean): void {
 		if (!isFtpControl(this.#c, i, fromInternal)) return;
 		const reader = this.#reader();
 		if (reader !== null) return reader.opened(i);
@@ -173,7 +169,7 @@ export class Track {
 		}
 		tcpOut(table, i, flags, seq, ack, c.now16);
 		if (renamed) renamePeer(c, i, s, w << 1, true);
-		else if (flags & SYN && table.state(i) === TCP_SYN_OUT) this.#openedFtp(i, true);
+		else if (flags & SYN && table.state(i) === TCP_SYN_OUT) this.openedFtp(i, true);
 		return length;
 	}
 
@@ -190,7 +186,7 @@ export class Track {
 		const inspected = (table.T[(i << RECORD_SHIFT) + R_META] & ALG_INSPECTED) !== 0;
 		const renamed = inspected && isRenamed(table, i);
 		if (renamed) renamePeer(c, i, s, w << 1, false);
-		else if (flags & SYN && table.state(i) === TCP_SYN_IN) this.#openedFtp(i, false);
+		else if (flags & SYN && table.state(i) === TCP_SYN_IN) this.openedFtp(i, false);
 		const tended = !renamed && (table.T[(i << RECORD_SHIFT) + R_META] & ALG_INSPECTED) !== 0;
 		if (flags & SYN) this.#clampMss(i, s, w, length - header, tended ? GROWTH : 0);
 		if (!tended) return true;
@@ -204,11 +200,8 @@ export class Track {
 	 */
 	#clampMss(i: number, s: number, w: number, room: number, growth: number): void {
 		const { views, hops } = this.#c;
-		const { B } = views;
-		const at = (w << 2) + TCP_HEADER;
-		// Nearly always the option stands first and fits every way; what is no option there is no SYN's with one.
-		if (B[at] === MSS && B[at + 1] === MSS_BYTES && B[at + 2] * 256 + B[at + 3] <= hops.least - HEADERS - growth) return;
-		clampMss(views, s, w << 1, room, mtuOut(this.#c, i) - HEADERS - growth);
+		if (!mayAnnounceMore(views.B, w << 2, hops.least - MSS_HEADERS - growth)) return;
+		clampMss(views, s, w << 1, room, mtuOut(this.#c, i) - MSS_HEADERS - growth);
 	}
 
 	/** An outbound UDP packet of a session whose query had been answered, or that the outside has opened. */

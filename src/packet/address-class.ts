@@ -1,4 +1,7 @@
-/** Kinds of IPv4 addresses. All take an address in host order, unsigned or signed. */
+/**
+ * Kinds of IPv4 addresses. All take an address in host order, unsigned or signed, but {@link isBroadcast}.
+ */
+import { addressValue } from "./layout.ts";
 
 /** First address that is no host's: multicast (224/4), reserved (240/4) and broadcast follow. */
 export const MULTICAST = 0xe0000000;
@@ -27,4 +30,18 @@ export function isPrivate(address: number): boolean {
 /** True for those, loopback, link-local and "this network": nobody outside can reach it. */
 export function isUnreachableFromOutside(address: number): boolean {
 	return isPrivate(address) || isLinkLocal(address) || address >>> 24 === 127 || address >>> 24 === 0;
+}
+
+/**
+ * True if a raw address is the first (network) or last (broadcast) of one of the subnets; a /31 and a /32 have neither
+ * (RFC 3021).
+ */
+export function isBroadcast(nets: readonly { address: number; mask: number }[], address: number): boolean {
+	for (let n = 0; n < nets.length; n++) {
+		const { address: net, mask } = nets[n];
+		if (((address ^ net) & mask) !== 0) continue;
+		const host = address & ~mask;
+		if ((host === 0 || host === ~mask) && addressValue(~mask) > 1) return true;
+	}
+	return false;
 }

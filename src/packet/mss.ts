@@ -3,9 +3,23 @@
  * it.
  */
 
-import { adjust, halfDelta } from "../packet/checksum.ts";
-import { swap16, type Views, VNET_PARTIAL } from "../packet/layout.ts";
-import { TCP_FLAGS_H, TCP_HEADER, TCP_SUM_H } from "../packet/tcp.ts";
+import { adjust, halfDelta } from "./checksum.ts";
+import { swap16, type Views, VNET_PARTIAL } from "./layout.ts";
+import { TCP_FLAGS_H, TCP_HEADER, TCP_SUM_H } from "./tcp.ts";
+
+const MSS = 2;
+const MSS_BYTES = 4;
+/** Headers of a segment without options: what an MSS leaves of an MTU. */
+export const MSS_HEADERS = 40;
+
+/**
+ * False if a SYN, whose TCP header begins at byte `tcp`, surely announces no more than `most`. Nearly always the option
+ * stands first; what looks like it behind a header without options is none, and then there is nothing to lower either.
+ */
+export function mayAnnounceMore(B: Uint8Array, tcp: number, most: number): boolean {
+	const at = tcp + TCP_HEADER;
+	return B[at] !== MSS || B[at + 1] !== MSS_BYTES || B[at + 2] * 256 + B[at + 3] > most;
+}
 
 /**
  * Lowers the MSS option of a SYN to `most`. `l4` is the TCP header's first halfword, `room` its bytes with data. The
@@ -21,7 +35,7 @@ export function clampMss(v: Views, slot: number, l4: number, room: number, most:
 		}
 		const size = B[at + 1];
 		if (size < 2 || at + size > end) return;
-		if (B[at] === 2 && size === 4) {
+		if (B[at] === MSS && size === MSS_BYTES) {
 			if (B[at + 2] * 256 + B[at + 3] <= most) return;
 			// The option may stand at an odd offset: update the sum over the two halfwords that it touches.
 			const first = (at + 2) >> 1;
