@@ -55,6 +55,8 @@ export interface Carrier extends Follower {
 	breathe(decisions: FastPath): number;
 	/** Brings the counters up to what the kernel has counted. */
 	refresh(): void;
+	/** The loop is about to sleep for so many milliseconds at most (-1: for ever), or has woken (0). */
+	sleeps(milliseconds: number): void;
 	/** Ends the kernel's entries of sessions that have been ended. */
 	flush(): void;
 }

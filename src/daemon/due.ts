@@ -18,9 +18,9 @@ import { withPorts } from "./topology.ts";
 export const SIGHUP = 1;
 export const SIGINT = 2;
 export const SIGTERM = 15;
-/** Seconds between two looks at what the router itself speaks besides TCP and UDP, while a host does so too. */
+/** Least seconds between two looks at what the router itself speaks besides TCP and UDP, while a host does so too. */
 const YIELD_PROTOCOLS_SECONDS = 3;
-/** Seconds between two looks at whether the guard has room. */
+/** The same, at whether the guard has room. */
 const GUARD_LIMITS_SECONDS = 10;
 
 /** What signals ask of the daemon. */
@@ -53,18 +53,21 @@ export function makeLoop(p: Parts, asked: Asked): Loop {
 		reload: () => asked.reloads.look(),
 		"own ports": () => routerPorts.look(p.inForce.plan, clock.milliseconds),
 		"own ports step": () => yieldPorts(p),
+		expiry: () => {
+			requested.expire();
+			admission.expire(EXPIRE_BUDGET);
+		},
 		"lost state": () => startAnew(p.paths.state, p.boot, context, p.inForce, (i) => offload.offload?.ended(i), p.log),
 	};
+	const stirredAt = () => loop.stirredAt;
 	const everySecond: Step[] = [
 		["placement", () => placement.rest(clock.milliseconds)],
 		["offload timer", () => offload.offload?.everySecond()],
-		["expiry", () => admission.expire(EXPIRE_BUDGET)],
 		["slow path timer", () => slowPath.everySecond()],
-		["requested ports timer", () => requested.expire()],
 		["guard timer", () => guard.keeper.wanting && guard.keeper.keep()],
-		["own protocols timer", () => lookForOwnProtocols(p)],
+		["own protocols timer", every(YIELD_PROTOCOLS_SECONDS, p, stirredAt, lookForOwnProtocols)],
 		["next hops timer", () => hops.waiting > 0 && hops.flush()],
-		["next hops confirmation", () => hops.everySecond()],
+		["next hops confirmation", () => (loop.busyAt !== 0 || offload.offload?.used) && hops.everySecond()],
 		// What the queues of the TUN devices had no room for, of which masqd has seen nothing.
 		[
 			"tun queue",
@@ -84,7 +87,7 @@ export function makeLoop(p: Parts, asked: Asked): Loop {
 		],
 		["rates", () => p.rates.tick()],
 		["limits", () => tellLimits(p)],
-		["guard limits", () => tellGuardLimits(p)],
+		["guard limits", every(GUARD_LIMITS_SECONDS, p, stirredAt, tellGuardLimits)],
 		["log timer", () => p.log.tick(clock.milliseconds)],
 		["control timer", () => loop.control?.tick(clock.milliseconds)],
 		["memory timer", () => releaseMemory(p, loop)],
@@ -112,7 +115,15 @@ export function makeLoop(p: Parts, asked: Asked): Loop {
 		announcements,
 		placement,
 		reloads: asked.reloads,
-		pending: () => slowPath.pending || requested.pending,
+		pending: () => slowPath.pending,
+		dueAt: () =>
+			Math.min(
+				admission.dueAt,
+				requested.dueAt,
+				offload.offload?.dueAt ?? Number.POSITIVE_INFINITY,
+				placement.restAt / 1000,
+				p.log.dueAt / 1000,
+			),
 		portFailed: (port, error) => portFailed(p, port, error),
 		steps,
 		everySecond,
@@ -149,8 +160,20 @@ function yieldPorts(p: Parts): void {
 	if (look.changed || look.lasting) p.inStep.followPorts((t) => withPorts(t, p.ownPorts), [p.guard, p.ports]);
 }
 
+/**
+ * An action that is passed over until so many seconds have gone by since the last time, or more while nothing comes.
+ */
+function every(seconds: number, p: Parts, stirredAt: () => number, action: (p: Parts) => void): () => void {
+	let last = Number.NEGATIVE_INFINITY;
+	return () => {
+		if (p.context.now < last + Math.max(seconds, last - stirredAt() / 1000)) return;
+		last = p.context.now;
+		action(p);
+	};
+}
+
 function lookForOwnProtocols(p: Parts): void {
-	if (p.context.table.count(OTHER) > 0 && p.context.now % YIELD_PROTOCOLS_SECONDS === 0) p.yieldProtocols();
+	if (p.context.table.count(OTHER) > 0) p.yieldProtocols();
 }
 
 function tellLimits({ watch, log, clock }: Parts): void {
@@ -158,8 +181,8 @@ function tellLimits({ watch, log, clock }: Parts): void {
 }
 
 /** The kernel's flows that found no room in the guard since the last look. */
-function tellGuardLimits({ carrier, context, guardView, log, clock }: Parts): void {
-	if (carrier !== null || context.now % GUARD_LIMITS_SECONDS !== 0) return;
+function tellGuardLimits({ carrier, guardView, log, clock }: Parts): void {
+	if (carrier !== null) return;
 	const before = guardView.guard?.own_full ?? 0;
 	const more = (guardView.guardCounters()?.own_full ?? 0) - before;
 	if (more > 0) log.rateLimited("warning", "own_full", OWN_FULL, clock.milliseconds, more);

@@ -178,6 +178,10 @@ export class KernelCarrier implements Carrier {
 		this.#slowFlooders();
 	}
 
+	sleeps(milliseconds: number): void {
+		if (this.queueFd >= 0) native.alarm(milliseconds < 0 ? 0 : Math.ceil(milliseconds / 1000) + HUNG_SECONDS);
+	}
+
 	/**
 	 * Whoever was refused hundreds of connections in the last second asks the kernel for less: what others want is
 	 * decided about meanwhile.

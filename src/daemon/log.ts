@@ -77,6 +77,13 @@ export class Log {
 		}
 	}
 
+	/** Millisecond at which {@link tick} has something to say; Infinity if it has not. */
+	get dueAt(): number {
+		let due = Number.POSITIVE_INFINITY;
+		for (const r of this.#repeated.values()) if (r.count > 0) due = Math.min(due, r.until);
+		return due;
+	}
+
 	/** Says how often lines repeated whose minute is over. */
 	tick(now: number): void {
 		for (const [kind, r] of this.#repeated) {

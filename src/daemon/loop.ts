@@ -1,6 +1,11 @@
 /**
  * The loop breathes: read the clock, poll, receive a batch of each port, one call into the batch function, send, do
  * what is due. It moves packets and knows when others are to be called; what they do is theirs.
+ *
+ * While packets come, and for two seconds after, it turns at least once a second. Then it sleeps until the first thing
+ * that is due by time alone ({@link LoopParts.dueAt}), however far away that is. What needs no more than to be right
+ * when somebody looks has no time of its own: it is done at the next waking, before anything else if packets or answers
+ * depend on it.
  */
 import * as native from "masq:native";
 import { MAX_LANS } from "../config/limits.ts";
@@ -35,8 +40,10 @@ const POLL_TURNS = 32;
  */
 const FIXED = 9;
 const POLL_ENTRIES = 1 + 3 * MAX_LANS + FIXED + CONTROL_ENTRIES;
-/** Milliseconds of sleep when nothing is to expire and nothing waits: until the hops want confirming. */
-const IDLE_MS = 30_000;
+/** Sessions that end at once, at most, before what has come is looked at. */
+const CATCH_UP = 16 * EXPIRE_BUDGET;
+/** Longest sleep that poll(2) is asked for at once, in milliseconds. */
+const SLEEP_MAX = 0x7fffffff;
 
 /** A step that runs behind the barrier. */
 export type Step = readonly [name: string, action: () => void];
@@ -71,6 +78,8 @@ export interface LoopParts {
 	reloads: Pick<Reloads, "fd" | "dueAt">;
 	/** Something of the slow kind waits for its second. */
 	pending(): boolean;
+	/** Second in which something is due though nothing comes; Infinity if nothing is. */
+	dueAt(): number;
 	/** A port's device reported an error. */
 	portFailed(p: Port, error: native.NativeError): void;
 	/** Steps of a turn by name, and those of a second in their order. */
@@ -84,7 +93,8 @@ export interface LoopParts {
 		| "kernel news"
 		| "guard watch"
 		| "nft"
-		| "reload",
+		| "reload"
+		| "expiry",
 		() => void
 	>;
 	everySecond: readonly Step[];
@@ -99,6 +109,8 @@ export class Loop {
 	control: ControlServer | null = null;
 	/** Milliseconds of the last frame, 0 once the frame memory has been given back. */
 	busyAt = 0;
+	/** Milliseconds when something last came: a packet, news, a client. */
+	stirredAt = 0;
 	readonly #with: LoopParts;
 	readonly #context: Context;
 	readonly #wan: Port;
@@ -158,7 +170,10 @@ export class Loop {
 			if (polled) {
 				this.#poll(empty >= SPIN ? this.#timeout() : 0);
 				turns = 0;
-			} else clock.read(this.#context);
+			} else {
+				clock.read(this.#context);
+				if (clock.milliseconds >= this.#secondAt) this.#catchUp();
+			}
 			let moved = polled && set[2] === 0 ? 0 : this.#breatheWan();
 			if (carrier !== null && (!polled || set[this.#fixed * 3 + 20] !== 0 || set[this.#fixed * 3 + 23] !== 0)) {
 				const asked = carrier.breathe(this.#fast);
@@ -169,9 +184,10 @@ export class Loop {
 			empty = moved === 0 ? empty + 1 : 0;
 			this.#egress.flushRest();
 			const now = clock.milliseconds;
-			if (now >= placement.dueAt) this.#barrier.attempt("placement", steps.placement);
+			if (this.busyAt !== 0 && now >= placement.dueAt) this.#barrier.attempt("placement", steps.placement);
 			if (now >= announcements.dueAt) this.#barrier.attempt("announcements", steps.announcements);
-			if (now >= routerPorts.lookAt && !routerPorts.sockets.busy) this.#barrier.attempt("own ports", steps["own ports"]);
+			if (now >= routerPorts.lookAt && !routerPorts.sockets.busy && (this.busyAt !== 0 || now >= routerPorts.restUntil(this.stirredAt)))
+				this.#barrier.attempt("own ports", steps["own ports"]);
 			if (now >= this.#secondAt) this.#everySecond();
 			else if (admission.overdue) admission.expire(EXPIRE_BUDGET);
 			carrier?.flush();
@@ -185,10 +201,21 @@ export class Loop {
 		return frames;
 	}
 
+	/** Another second has begun, or many: what has ended meanwhile is no longer there for what has come. */
+	#catchUp(): void {
+		const { admission, context, steps } = this.#with;
+		// A record must not be newer than this by more than restore.ts expects.
+		context.table.header[H_CLOCK] = context.now;
+		let left = CATCH_UP;
+		do {
+			this.#barrier.attempt("expiry", steps.expiry);
+			left -= EXPIRE_BUDGET;
+		} while (admission.overdue && left > 0);
+	}
+
 	#everySecond(): void {
 		const { context } = this.#with;
 		this.#secondAt = (context.now + 1) * 1000;
-		context.table.header[H_CLOCK] = context.now;
 		for (const [step, action] of this.#with.everySecond) this.#barrier.attempt(step, action);
 		this.#egress.flushRest();
 	}
@@ -226,8 +253,13 @@ export class Loop {
 		this.#controlAt = n;
 		if (this.control !== null) n = this.control.pollEntries(set, n, this.#clock.milliseconds);
 		const barrier = this.#barrier;
+		const looking = sockets.busy;
+		const asleep = carrier !== null && (timeout < 0 || timeout > 1000);
+		let came = 0;
 		try {
-			native.poll(set, n, timeout);
+			if (asleep) carrier.sleeps(timeout);
+			came = native.poll(set, n, timeout);
+			if (asleep) carrier.sleeps(0);
 			if (barrier.ailing) barrier.passed("poll");
 		} catch (error) {
 			// Whatever is there is found by looking.
@@ -236,6 +268,9 @@ export class Loop {
 			barrier.failed("poll", error);
 		}
 		this.#clock.read(this.#context);
+		// The answers to a look at the router's own sockets are nothing new.
+		if (came > 0 && !looking) this.stirredAt = this.#clock.milliseconds;
+		if (this.#clock.milliseconds >= this.#secondAt) this.#catchUp();
 		if (set[fixed * 3 + 2] !== 0) barrier.attempt("signals", steps.signals);
 		const news = Math.min(kernel.pendingAt(), inStep.dueAt);
 		if (set[fixed * 3 + 5] !== 0 || this.#clock.milliseconds >= news) barrier.attempt("kernel news", steps["kernel news"]);
@@ -254,21 +289,22 @@ export class Loop {
 		for (let k = 0; k < responders.length; k++) if (this.#pollSet[(this.#fixed + FIXED + k) * 3 + 2] !== 0) responders[k].serve();
 	}
 
-	/** Milliseconds that the loop may sleep. */
+	/** Milliseconds that the loop may sleep, -1: until something comes. */
 	#timeout(): number {
-		const { admission, context, hops, guard, inStep, kernel, announcements, routerPorts, reloads, carrier, pending } = this.#with;
+		const { admission, hops, guard, inStep, kernel, announcements, routerPorts, reloads, pending, dueAt } = this.#with;
 		if (admission.overdue) return 0;
 		// Serving the control socket takes time.
 		this.#clock.read(this.#context);
 		const now = this.#clock.milliseconds;
 		const { sockets } = routerPorts;
 		if (sockets.busy && sockets.fd < 0) return 0;
-		const waits = context.table.used > 0 || hops.waiting > 0 || this.busyAt !== 0 || guard.keeper.wanting || pending() || carrier !== null;
-		const idle = waits ? this.#secondAt - now : IDLE_MS;
-		const control = this.control === null ? idle : this.control.dueIn(now);
-		const looks = sockets.busy ? idle : routerPorts.lookAt - now;
-		const due = Math.min(kernel.pendingAt(), inStep.dueAt, announcements.dueAt, guard.keeper.dueAt, reloads.dueAt);
-		return Math.ceil(Math.max(0, Math.min(idle, due - now, control, looks)));
+		const waits = this.busyAt !== 0 || hops.waiting > 0 || guard.keeper.wanting || pending();
+		const idle = waits ? this.#secondAt : dueAt() * 1000;
+		const control = this.control === null ? Number.POSITIVE_INFINITY : this.control.dueIn(now);
+		const looks = sockets.busy ? Number.POSITIVE_INFINITY : waits ? routerPorts.lookAt : routerPorts.restUntil(this.stirredAt);
+		const due = Math.min(idle, looks, kernel.pendingAt(), inStep.dueAt, announcements.dueAt, guard.keeper.dueAt, reloads.dueAt);
+		const sleep = Math.ceil(Math.max(0, Math.min(due - now, control)));
+		return sleep > SLEEP_MAX ? -1 : sleep;
 	}
 
 	#breatheLan(n: number): number {

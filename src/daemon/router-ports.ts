@@ -13,6 +13,8 @@ import type { KernelFacts, Topology } from "./topology.ts";
 
 /** Milliseconds between two looks at the router's own sockets, at least. */
 const LOOK_EVERY = 1000;
+/** While nothing comes, each pause is so many times as long as it was quiet at its begin. */
+const PAUSE = 3;
 
 /** What a look has found. */
 export interface Look {
@@ -36,6 +38,7 @@ export class RouterPorts implements Follower {
 	readonly #warnings: string[];
 	/** Ports that the firewall leads to others. */
 	published: readonly OwnSocket[] = [];
+	#lookedAt = 0;
 	#ranges = "";
 	#restore: (() => void) | null = null;
 
@@ -82,8 +85,18 @@ export class RouterPorts implements Follower {
 
 	/** Begins a look. */
 	look(plan: Plan, now: number): void {
+		this.#lookedAt = now;
 		this.lookAt = now + Math.max(LOOK_EVERY, this.sockets.rest);
 		this.sockets.begin(this.#place(plan));
+	}
+
+	/**
+	 * Milliseconds at which to look though nothing has come since `stirredAt`: the rarer the longer that is ago. What
+	 * comes for a new service is something.
+	 */
+	restUntil(stirredAt: number): number {
+		const rests = this.ports.settling ? 0 : PAUSE * (this.#lookedAt - stirredAt);
+		return Math.max(this.lookAt, this.#lookedAt + rests);
 	}
 
 	/** One step of a look; what it has found when that was the last one, null before. */

@@ -74,6 +74,11 @@ export class CpuAffinity {
 		return idle;
 	}
 
+	/** When {@link rest} has something to do; Infinity if it has not. */
+	get restAt(): number {
+		return this.#moved ? this.#busyAt + REST_MS : Number.POSITIVE_INFINITY;
+	}
+
 	/**
 	 * Looks, and moves if that helps. `frames` is how many frames have been received since the start. Where looking or
 	 * moving is forbidden, never again.

@@ -1,10 +1,10 @@
 /**
  * The router's own sockets and masqd's port range on one address: kept apart.
  *
- * A service that the router opens in the range is looked for every second (socket-diag.ts) and has its port at once: no
- * session gets it, and the guard lets in what comes for it. Sockets with a peer need no port of their own: the guard
- * has learned their flow. What has lasted for some looks is logged, and taken out of the socket filters, which costs
- * more.
+ * A service that the router opens in the range is looked for every second while anything comes, and rarely while
+ * nothing does (socket-diag.ts). It has its port at once: no session gets it, and the guard lets in what comes for it.
+ * Sockets with a peer need no port of their own: the guard has learned their flow. What has lasted for some looks is
+ * logged, and taken out of the socket filters, which costs more.
  */
 import type { PortRange } from "../conntrack/ports.ts";
 import type { OwnSocket } from "./socket-diag.ts";
@@ -99,6 +99,12 @@ export class OwnPorts {
 			}
 		}
 		return { changed, settled, left };
+	}
+
+	/** Some have not lasted long enough yet to be told of. */
+	get settling(): boolean {
+		for (const own of this.#own.values()) if (own.looks < SETTLED) return true;
+		return false;
 	}
 
 	#room(protocol: number): boolean {

@@ -26,6 +26,7 @@ import {
 import {
 	FREE,
 	GIVEN,
+	grainOf,
 	QUARANTINED,
 	STATES,
 	STRANGER,
@@ -429,6 +430,20 @@ export class Admission {
 		this.overdue = ended === budget;
 		this.#clearAt = this.overdue ? -1 : c.now;
 		return ended;
+	}
+
+	/** Second in which {@link expire} is to be called though nothing else happens; Infinity if nothing is to end. */
+	get dueAt(): number {
+		const { table, now, now16 } = this.#c;
+		let due = Number.POSITIVE_INFINITY;
+		for (let state = 1; state < STATES; state++) {
+			const i = table.head(state);
+			if (i === 0) continue;
+			const life = table.timeouts[state];
+			const grain = grainOf(life);
+			due = Math.min(due, Math.ceil((now + Math.max(0, life - table.age(i, now16)) + 1) / grain) * grain);
+		}
+		return due;
 	}
 
 	/**

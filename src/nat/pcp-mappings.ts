@@ -311,8 +311,8 @@ export class PcpMappings {
 		this.#remove(this.#entries.filter((e) => !stands(e.forward)));
 	}
 
-	/** True if there is something that time will end. */
-	get pending(): boolean {
-		return this.#entries.length > 0;
+	/** Second in which {@link expire} has something to end; Infinity if nothing has. */
+	get dueAt(): number {
+		return this.#entries.reduce((due, e) => Math.min(due, e.until), Number.POSITIVE_INFINITY);
 	}
 }

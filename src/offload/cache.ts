@@ -152,9 +152,10 @@ export class FlowCache {
 
 	/**
 	 * Puts a session into the cache, which must be {@link ready} for it. `links` are link headers of 16 bytes by number
-	 * (packet/link-header.ts), as halfwords. False if there is no room in a chain.
+	 * (packet/link-header.ts), as halfwords; `last` is what its last use is said to be. False if there is no room in a
+	 * chain.
 	 */
-	enter(i: number, protocol: number, out: Direction, back: Direction, links: Uint16Array, now: number): boolean {
+	enter(i: number, protocol: number, out: Direction, back: Direction, links: Uint16Array, last: number): boolean {
 		const outHead = this.#head(out.source, out.destination, out.ports);
 		const backHead = this.#head(back.source, back.destination, back.ports);
 		if (this.#length(outHead) >= CHAIN_MAX || this.#length(backHead) >= CHAIN_MAX - 1) {
@@ -162,14 +163,14 @@ export class FlowCache {
 			return false;
 		}
 		// Replies first: no packet is sent by the cache whose answer would not come back by it.
-		this.#publish(i * 2 + 1, protocol, back, links, now, backHead);
-		this.#publish(i * 2, protocol, out, links, now, outHead);
+		this.#publish(i * 2 + 1, protocol, back, links, last, backHead);
+		this.#publish(i * 2, protocol, out, links, last, outHead);
 		this.#moments[i] = CACHED;
 		this.count++;
 		return true;
 	}
 
-	#publish(slot: number, protocol: number, d: Direction, links: Uint16Array, now: number, head: number): void {
+	#publish(slot: number, protocol: number, d: Direction, links: Uint16Array, last: number, head: number): void {
 		const w = this.#W;
 		const h = this.#H;
 		const at = this.#slots + slot * WORDS;
@@ -195,7 +196,7 @@ export class FlowCache {
 			h[to + 5] = links[from + 5];
 		}
 		h[half + (SLOT_SEEN >> 1)] = 0;
-		w[at + (SLOT_LAST >> 2)] = now;
+		w[at + (SLOT_LAST >> 2)] = last;
 		w[at + (SLOT_PACKETS >> 2)] = 0;
 		w[at + (SLOT_BYTES >> 2)] = 0;
 		w[at + (SLOT_BYTES >> 2) + 1] = 0;
@@ -223,7 +224,7 @@ export class FlowCache {
 		return this.#W[this.#slots + (i * 2 + inbound) * WORDS + (offset >> 2)];
 	}
 
-	/** Last use of one direction, in the seconds of the header's clock. */
+	/** Last use of one direction, by the header's clock. */
 	last(i: number, inbound: 0 | 1): number {
 		return this.#word(i, inbound, SLOT_LAST);
 	}
@@ -287,6 +288,11 @@ export class FlowCache {
 	bytes(i: number, inbound: 0 | 1): number {
 		const at = this.#slots + (i * 2 + inbound) * WORDS;
 		return (this.#W[at + BYTES_HIGH] >>> 0) * 2 ** 32 + (this.#W[at + BYTES_LOW] >>> 0);
+	}
+
+	/** One word of the header. */
+	header(offset: number): number {
+		return this.#W[offset >> 2];
 	}
 
 	/** Writes one word of the header. */

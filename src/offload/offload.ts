@@ -12,9 +12,16 @@
  *
  * While a session is in the cache its record stands still. Its last use is looked up when the record's own time is up,
  * and before that by a sweep, which moves used sessions on in their timeout's list: so they are never at its head when
- * they are in use, and an idle one ends at most {@link SWEEP_PART} of its timeout late. Its counters and acknowledgment
- * numbers, and the state that the segments carried have led to, are brought home by that sweep, when it leaves, or when
- * someone asks: a SYN, which always goes by user space, or a RST that does, the list of sessions, a table that is full.
+ * they are in use. Its counters and acknowledgment numbers, and the state that the segments carried have led to, are
+ * brought home by that sweep, when it leaves, or when someone asks: a SYN, which always goes by user space, or a RST
+ * that does, the list of sessions, a table that is full.
+ *
+ * Nobody wakes for the clock alone. The programs copy a word into the slots that they use, the second in which the
+ * engine was last awake: what has it was used then or later, but before the engine wrote the next
+ * ({@link Offload.tick}). A look at one more word ({@link CACHE_USED}) tells whether any was; only then does the sweep
+ * go round, a part a second. So a session that was used ends at most an eighth of its timeout late. One that was not
+ * leaves the cache before its time is up: its end is in user space, where no packet finds it any more, whoever is
+ * awake.
  *
  * Attaching: tcx links (Linux 6.6), which go with their descriptor however the process ends; before that a clsact
  * queueing discipline with a classic filter, which does not, so those programs watch a sign of life.
@@ -45,7 +52,7 @@ import {
 	STATE_MASK,
 	STATE_SHIFT,
 } from "../conntrack/record.ts";
-import { ICMP_QUERY, TCP_CLOSING, TCP_ESTABLISHED, TCP_FIN_IN, TCP_FIN_OUT, TCP_OPENED, UDP_OPEN } from "../conntrack/states.ts";
+import { grainOf, ICMP_QUERY, TCP_CLOSING, TCP_ESTABLISHED, TCP_FIN_IN, TCP_FIN_OUT, TCP_OPENED, UDP_OPEN } from "../conntrack/states.ts";
 import type { Table } from "../conntrack/table.ts";
 import { afterOffload } from "../conntrack/tcp.ts";
 import { HEADER_SIZE, HOST_HEADERS } from "../packet/header-tag.ts";
@@ -55,18 +62,22 @@ import { LITTLE_ENDIAN } from "./asm.ts";
 import { type CacheLayout, type Direction, FlowCache, layoutCache } from "./cache.ts";
 import { CAP_BPF, CAP_PERFMON } from "./capabilities.ts";
 import { ALIVE_SHIFT, lanProgram, type ProgramFacts, wanProgram } from "./program.ts";
-import { CACHE_ALIVE, CACHE_NOW, PORTS_MAX, WAN_PORT } from "./slot.ts";
+import { CACHE_ALIVE, CACHE_NOW, CACHE_USED, PORTS_MAX, WAN_PORT } from "./slot.ts";
 
 const MAP_ARRAY = 2;
 const MAP_MMAPABLE = 0x400;
 const SCHED_CLS = 3;
 const TCX_INGRESS = 46;
-/** A used session is noticed, and an idle one ends, within this part of the shortest timeout. */
-const SWEEP_PART = 8;
-/** Longest time between two visits of the sweep, in seconds. */
+/** Parts of the shortest timeout after which it is looked whether any session was used, and that a sweep takes. */
+const LOOK_PART = 10;
+const SWEEP_PART = 40;
+/** Longest time between two looks, and longest sweep, in seconds. */
+const LOOK_MAX = 30;
 const SWEEP_MAX = 16;
-/** States whose timeouts are counted by what the sweep finds. */
-const SWEPT = [UDP_OPEN, ICMP_QUERY, TCP_OPENED, TCP_ESTABLISHED, TCP_CLOSING];
+/** Moments of {@link Offload.tick} that are remembered: a power of two above the seconds of a look and a sweep. */
+const TICKS = 64;
+/** States of sessions in the cache. */
+const CARRIED = [UDP_OPEN, ICMP_QUERY, TCP_OPENED, TCP_ESTABLISHED, TCP_FIN_OUT, TCP_FIN_IN];
 /** A look at all sessions that moves less than this part of the table is not repeated for so many milliseconds. */
 const SYNC_PART = 64;
 const SYNC_PAUSE = 250;
@@ -190,7 +201,14 @@ export class Offload implements OffloadHooks {
 	 */
 	readonly #via: Float64Array;
 	readonly #viaFor: Int32Array;
-	#swept = 0;
+	/** The last session that the sweep has visited, -1 while none is under way; and the second of its next step. */
+	#swept = -1;
+	#sweepAt = 0;
+	/** Second in which sessions whose time is nearly up are to leave. */
+	#retireAt = 0;
+	/** The header's word "now"; by its value modulo {@link TICKS} those before it, each with the second of its end. */
+	#stamp = 0;
+	readonly #stamps = new Uint32Array(TICKS * 2);
 	/** Milliseconds at which {@link syncAll} may look again. */
 	#syncAt = 0;
 	#packetsOut = 0;
@@ -358,7 +376,9 @@ export class Offload implements OffloadHooks {
 
 	age(i: number): number {
 		if (!this.#cache.has(i)) return -1;
-		return Math.max(0, (this.#owner.seconds() - this.#last(i)) | 0);
+		const age = this.#owner.table.age(i, this.#owner.now16());
+		const last = this.#last(i);
+		return last === 0 ? age : Math.min(age, Math.max(0, (this.#owner.seconds() - this.#until(last)) | 0));
 	}
 
 	sync(i: number): boolean {
@@ -393,7 +413,14 @@ export class Offload implements OffloadHooks {
 		if (moved < this.#cache.layout.sessions / SYNC_PART) this.#syncAt = now + SYNC_PAUSE;
 	}
 
-	/** Last use that counts: of TCP in either direction, of the others outbound only (RFC 4787 REQ-6). */
+	/** The last second that a slot may have been used in which says so. Long ago the sweep has written it down. */
+	#until(stamp: number): number {
+		if (stamp === this.#stamp) return this.#owner.seconds();
+		const k = (stamp & (TICKS - 1)) << 1;
+		return this.#stamps[k] === stamp ? this.#stamps[k + 1] : stamp;
+	}
+
+	/** Stamp of the last use that counts: of TCP in either direction, of the others outbound only (RFC 4787 REQ-6). */
 	#last(i: number): number {
 		const out = this.#cache.last(i, 0);
 		if ((this.#owner.table.T[(i << RECORD_SHIFT) + R_META] & 0xff) !== TCP) return out;
@@ -439,8 +466,9 @@ export class Offload implements OffloadHooks {
 		back.device = lan.index;
 		back.mtu = this.#mtu(lan, back.newAddress);
 		back.link = lan.ethernet ? HOST_HEADERS + host : -1;
-		// One that goes in again without being used is as old as it was.
-		this.#cache.enter(i, protocol, out, back, this.#links, o.seconds() - o.table.age(i, o.now16()));
+		if (!this.#cache.enter(i, protocol, out, back, this.#links, 0)) return;
+		const life = o.table.timeouts[o.table.state(i)];
+		this.#retireAt = Math.min(this.#retireAt, retirement(o.seconds() + life - o.table.age(i, o.now16()), life));
 	}
 
 	/** Largest packet to a destination (raw) by a device: what the device takes, or its route. */
@@ -575,27 +603,69 @@ export class Offload implements OffloadHooks {
 
 	// ---- time -------------------------------------------------------------------------------------------------------
 
-	/** Sets the clock that the programs copy. */
+	/** Sets the clock that the programs copy: what they used before this was used before this second. */
 	tick(): void {
-		this.#cache.setHeader(CACHE_NOW, this.#owner.seconds());
+		const now = this.#owner.seconds();
+		if (now !== this.#stamp) {
+			this.#stamps.set([this.#stamp, now], (this.#stamp & (TICKS - 1)) << 1);
+			this.#stamp = now;
+			this.#cache.setHeader(CACHE_NOW, now);
+		}
 		this.#cache.setHeader(CACHE_ALIVE, Math.floor(native.nanoseconds() / 2 ** ALIVE_SHIFT));
 	}
 
-	/** Once a second: the clock, who may go in again, and a part of the sweep. */
+	/** Second in which {@link everySecond} is to be called though nothing else happens; Infinity if it is not. */
+	get dueAt(): number {
+		if (this.#returning && this.#open) return this.#owner.seconds() + 1;
+		if (this.#cache.count === 0) return Number.POSITIVE_INFINITY;
+		// Without a sign of life the programs do nothing, so that one is needed only while they are used.
+		if (this.#attachment === "clsact" && this.#cache.header(CACHE_USED) !== 0) return this.#owner.seconds() + 1;
+		return Math.min(this.#sweepAt, this.#retireAt);
+	}
+
+	/** Packets have gone by the cache since the last look. */
+	get used(): boolean {
+		return this.#swept >= 0 || this.#cache.header(CACHE_USED) !== 0;
+	}
+
+	/** Once a second while masqd is awake: the clock, who may go in again, a part of the sweep, who retires. */
 	everySecond(): void {
 		this.tick();
-		const { table } = this.#owner;
 		if (this.#returning && this.#open) {
 			this.#returning = false;
 			for (let i = 1; i <= this.#cache.layout.sessions; i++) if (this.#away[i] !== 0) this.#return(i);
 		}
 		if (this.#cache.count === 0) return;
+		const now = this.#owner.seconds();
+		if (now >= this.#sweepAt) this.#sweep(now);
+		if (now >= this.#retireAt) this.#retire(now);
+	}
+
+	/** Shortest timeout of the sessions that there are. */
+	#least(): number {
+		const { table } = this.#owner;
+		let least = 0xffff;
+		for (const state of CARRIED) if (table.head(state) !== 0) least = Math.min(least, table.timeouts[state]);
+		// What closes in the cache is noticed then.
+		if (table.head(TCP_ESTABLISHED) !== 0) least = Math.min(least, table.timeouts[TCP_CLOSING]);
+		return least;
+	}
+
+	/** Looks whether any session was used, or visits the next of them. */
+	#sweep(now: number): void {
+		const least = this.#least();
+		if (this.#swept < 0) {
+			if (this.#cache.header(CACHE_USED) === 0) {
+				this.#sweepAt = now + clamp(least / LOOK_PART, LOOK_MAX);
+				return;
+			}
+			this.#cache.setHeader(CACHE_USED, 0);
+			this.#swept = 0;
+		}
+		const { table } = this.#owner;
 		const now16 = this.#owner.now16();
-		const { timeouts } = table;
-		const least = Math.min(...SWEPT.map((state) => timeouts[state]));
-		const rounds = Math.max(1, Math.min(SWEEP_MAX, Math.floor(least / SWEEP_PART)));
 		const last = this.#cache.layout.sessions;
-		const end = Math.min(last, this.#swept + Math.ceil(last / rounds));
+		const end = Math.min(last, this.#swept + Math.ceil(last / clamp(least / SWEEP_PART, SWEEP_MAX)));
 		for (let i = this.#swept + 1; i <= end; i++) {
 			if (!this.#cache.has(i) || this.sync(i)) continue;
 			if (this.age(i) < table.age(i, now16)) {
@@ -604,7 +674,31 @@ export class Offload implements OffloadHooks {
 			}
 			if (this.#cache.isFull(i)) this.#leaveForNow(i);
 		}
-		this.#swept = end === last ? 0 : end;
+		this.#swept = end === last ? -1 : end;
+		this.#sweepAt = now + 1;
+	}
+
+	/** Has the sessions go by user space whose time is up before the next moment at which some are due. */
+	#retire(now: number): void {
+		const { table } = this.#owner;
+		const now16 = this.#owner.now16();
+		this.#retireAt = Number.POSITIVE_INFINITY;
+		for (const state of CARRIED) {
+			const life = table.timeouts[state];
+			for (let i = table.head(state); i !== 0; ) {
+				const moment = retirement(now + life - table.age(i, now16), life);
+				if (moment > now) {
+					this.#retireAt = Math.min(this.#retireAt, moment);
+					break;
+				}
+				const after = table.next(i);
+				if (this.#cache.has(i) && !this.sync(i)) {
+					if (this.age(i) < table.age(i, now16)) table.touch(i, now16);
+					else this.#leave(i);
+				}
+				i = after;
+			}
+		}
 	}
 
 	/** Enters a session that was away and still goes on; one that has left just now has to wait for another second. */
@@ -666,6 +760,17 @@ function carries(meta: number, answered: boolean): boolean {
 		default:
 			return false;
 	}
+}
+
+/** When a session leaves whose last second of `life` is `last`: together with others, and not after it. */
+function retirement(last: number, life: number): number {
+	const grain = grainOf(life);
+	return Math.floor(last / grain) * grain;
+}
+
+/** A part of a timeout as whole seconds, `most` at most. */
+function clamp(seconds: number, most: number): number {
+	return Math.max(1, Math.min(most, Math.floor(seconds)));
 }
 
 /** Why nothing is attached for the time being: `filters` of others, in words. */

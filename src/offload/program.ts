@@ -57,6 +57,7 @@ import {
 	CACHE_IDS,
 	CACHE_IDS_BITS,
 	CACHE_NOW,
+	CACHE_USED,
 	CHAIN_MAX,
 	SEEN_FIN,
 	SEEN_RESET,
@@ -278,8 +279,8 @@ function deadman(a: Assembler, f: ProgramFacts): void {
 function verify(a: Assembler, base: number): void {
 	a.load(4, R1, R7, base);
 	for (const field of [4, 8, IP_SOURCE, IP_DESTINATION]) a.load(4, R2, R7, base + field).alu64("add", R1, R2);
-	a.alu64("mov", R2, R1).alu64("rsh", R2, 32).alu32("mov", R1, R1).alu64("add", R1, R2);
-	for (let n = 0; n < 3; n++) a.alu64("mov", R2, R1).alu64("rsh", R2, 16).alu64("and", R1, 0xffff).alu64("add", R1, R2);
+	// Five words are below 2^35, so twice is enough.
+	for (let n = 0; n < 2; n++) a.alu64("mov", R2, R1).alu64("rsh", R2, 16).alu64("and", R1, 0xffff).alu64("add", R1, R2);
 	a.jump("ne", R1, 0xffff, "pass");
 	a.load(2, R5, R7, base + IP_LENGTH)
 		.bigEndian(R5, 16)
@@ -372,7 +373,8 @@ function count(a: Assembler, f: ProgramFacts, base: number, kind: Kind): void {
 		.load(4, R1, R7, base + L4_ACK)
 		.store(4, R8, SLOT_ACK, R1);
 	a.label("seen");
-	a.mapValue(R1, f.map, CACHE_NOW).load(4, R1, R1, 0).store(4, R8, SLOT_LAST, R1);
+	a.mapValue(R1, f.map, CACHE_NOW).load(4, R2, R1, 0).load(4, R3, R8, SLOT_LAST);
+	a.jump("eq", R2, R3, "used").store(4, R8, SLOT_LAST, R2).store(4, R1, CACHE_USED, R2).label("used");
 	a.load(4, R1, R8, SLOT_PACKETS).alu32("add", R1, 1).store(4, R8, SLOT_PACKETS, R1);
 	a.load(8, R1, R8, SLOT_BYTES).alu64("add", R1, R5).store(8, R8, SLOT_BYTES, R1);
 }

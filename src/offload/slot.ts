@@ -2,9 +2,10 @@
  * Layout of the flow cache's memory: one value of an array map, which programs and engine share. Only constants and no
  * imports stand here, so that esbuild inlines them.
  *
- *     header               word 0: now, seconds modulo 2^32, written by the engine; word 1: sign of life, see
- *                          program.ts "deadman"; from byte 64: counters of identifications given to packets without DF,
- *                          by a hash of the destination
+ *     header               word 0: now, seconds modulo 2^32, as the engine wrote it when it was last awake; word 1:
+ *                          sign of life, see program.ts "deadman"; byte 64: word "now" when a slot was last found that
+ *                          had not been used in it, 0 since the engine last looked; from byte 128: counters of
+ *                          identifications given to packets without DF, by a hash of the destination
  *     heads, 4 bytes each  number of the first slot of a chain, 0 for none
  *     slots, 64 bytes each slot 0 is not used
  *
@@ -15,10 +16,12 @@
 
 export const CACHE_NOW = 0;
 export const CACHE_ALIVE = 4;
-export const CACHE_IDS = 64;
+/** In a line of its own: many read word "now" and few write this. */
+export const CACHE_USED = 64;
+export const CACHE_IDS = 128;
 /** log2 of their number. */
 export const CACHE_IDS_BITS = 8;
-export const CACHE_HEADER = 64 + (4 << CACHE_IDS_BITS);
+export const CACHE_HEADER = 128 + (4 << CACHE_IDS_BITS);
 
 /**
  * Key: source, destination, both ports as the header has them, or an ICMP query's identifier as a number; and
@@ -57,7 +60,7 @@ export const SLOT_SEEN = 46;
  * has come since.
  */
 export const SLOT_MARK = 47;
-/** Last use: the header's word "now" at that time. */
+/** Last use: the header's word "now" at that time; 0: none since it was entered. */
 export const SLOT_LAST = 48;
 export const SLOT_PACKETS = 52;
 /** Bytes of IPv4, a 64-bit number. */

@@ -17,7 +17,7 @@ ROOT = pathlib.Path(__file__).resolve().parents[2]
 GUEST = ROOT / "build" / "guest"
 HERE = pathlib.Path(__file__).parent
 # Cases with their words: the whole ones, and those that take a minute or two for `make test`.
-CASES = {"wans": (["100"], ["2", "pppoe"]), "costs": ([], ["quick"]), "timers": ([], ["tun"])}
+CASES = {"wans": (["100"], ["2", "pppoe"]), "costs": ([], ["quick"]), "timers": ([], ["tun"]), "sleep": ([], ["tun+offload"])}
 # A guest that runs longer, in seconds, hangs.
 LIMIT = {False: 7200, True: 900}
 # Without the processor's fast string instructions: their copies would count one instruction a byte, eight times what others take.

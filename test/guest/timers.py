@@ -3,7 +3,7 @@
 Each timer by two sessions: one hears from outside a second before its end, the other when it must be over. With the kernel's masquerade
 beside, which is not judged.
 
-    timers.py [DRIVER...]
+    timers.py [DRIVER[+offload]...]
 """
 
 import pathlib
@@ -114,24 +114,25 @@ def walk(b):
 
 def main(drivers):
     results = Results()
-    for driver in drivers:
+    for name in drivers:
+        driver, _, offload = name.partition("+")
         baseline = driver == "nft"
         bed = RawBed("packet" if baseline else driver, baseline)
         try:
-            b = Case(bed, offload="off")
+            b = Case(bed, offload="on" if offload else "off")
             b.config()
             found = walk(b)
-            for name, seconds, more, _ in timers(b):
+            for timer, seconds, more, _ in timers(b):
                 for kind, when in (("alive", seconds - 1), ("over", seconds + more + 1 + GRACE)):
-                    wrong = found[name, kind]
-                    text = f"{driver:<7} {name:<29} {kind:<5} after {when:>5} s {'' if wrong is None else '- ' + wrong}"
+                    wrong = found[timer, kind]
+                    text = f"{name:<14} {timer:<29} {kind:<5} after {when:>5} s {'' if wrong is None else '- ' + wrong}"
                     if baseline:
                         print(f"{'' if wrong is None else 'not '}as asked: {text}", flush=True)
                     else:
                         results.row(wrong is None, text)
             if not baseline:
                 for fault in b.finish():
-                    results.row(False, f"{driver}: {fault}")
+                    results.row(False, f"{name}: {fault}")
         finally:
             bed.close()
     results.end()
@@ -139,4 +140,4 @@ def main(drivers):
 
 if __name__ == "__main__":
     pathlib.Path("/run/netns").mkdir(exist_ok=True)
-    main(sys.argv[1:] or ["nft", "packet", "tun", "kernel"])
+    main(sys.argv[1:] or ["nft", "packet", "tun", "packet+offload", "tun+offload", "kernel"])
