@@ -351,10 +351,11 @@ export function guardRuleset(
 	}
 	lines.push("\t}");
 
+	// What has no entry at all is INVALID, and no comparison with its entry holds: it must not be what lets through.
+	if (learns) lines.push("\tchain inbound {", "\t\tct status & (snat | dnat) != 0 return", "\t\tcounter name inbound drop", "\t}");
 	lines.push("\tchain forward {", `\t\ttype filter hook forward priority ${FORWARD_PRIORITY}; policy accept;`);
 	lines.push(`\t\t${fromWan} ip saddr @inside counter name inbound drop`);
-	const translated = learns ? " ct status & (snat | dnat) == 0" : "";
-	lines.push(`\t\t${fromWan} ip daddr @inside ip saddr != @exempt_destinations${translated} counter name inbound drop`);
+	lines.push(`\t\t${fromWan} ip daddr @inside ip saddr != @exempt_destinations ${learns ? "jump inbound" : "counter name inbound drop"}`);
 	if (learns) {
 		// What the other end says last, or says alone.
 		const answered = "ip saddr . meta l4proto . ct reply proto-dst . th sport";

@@ -167,10 +167,14 @@ table inet masqd {
 		iifname != "br-guest" ip daddr @owned_externals counter name owned drop
 		iifname "br-guest" ip daddr != @elsewhere fib daddr type unicast ct original zone set 19793
 	}
+	chain inbound {
+		ct status & (snat | dnat) != 0 return
+		counter name inbound drop
+	}
 	chain forward {
 		type filter hook forward priority -10; policy accept;
 		iifname "pppoe-wan" ip saddr @inside counter name inbound drop
-		iifname "pppoe-wan" ip daddr @inside ip saddr != @exempt_destinations ct status & (snat | dnat) == 0 counter name inbound drop
+		iifname "pppoe-wan" ip daddr @inside ip saddr != @exempt_destinations jump inbound
 		iifname "pppoe-wan" ct original ip saddr != @inside tcp flags rst ct reply proto-dst @claimed_tcp ct expiration < 11s update @own_flows { ip saddr . meta l4proto . ct reply proto-dst . th sport timeout 15s }
 		iifname "pppoe-wan" ct original ip saddr != @inside meta l4proto udp ct reply proto-dst @claimed_udp ct direction reply update @own_flows { ip saddr . meta l4proto . ct reply proto-dst . th sport }
 	}
