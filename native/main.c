@@ -287,6 +287,10 @@ static bool is_of_build(const char *file, size_t length)
 	return memcmp(line ? line : none, running_build, BUILD_LENGTH) == 0;
 }
 
+/* The bundle that native_hold_bundle() keeps open, and how it is called. */
+static int held = -1;
+static char held_name[16];
+
 /**
  * import_bundle() - a bundle that another imports, from its folder
  * @name: as the engine has made it of the import
@@ -304,6 +308,8 @@ static JSModuleDef *import_bundle(JSContext *ctx, const char *name, void *opaque
 	base = base ? base + 1 : name;
 	snprintf(path, sizeof path, "%.*s%.*s" BUNDLE_SUFFIX, slash ? (int)(slash + 1 - beside) : 0, beside,
 		 (int)strcspn(base, "."), base);
+	if (held >= 0 && strcmp(base, held_name) == 0)
+		snprintf(path, sizeof path, "/proc/self/fd/%d", held);
 	file = read_bundle(path, &length);
 	if (!file) {
 		JS_ThrowReferenceError(ctx, "cannot read the program %s: %s", path, strerror(errno));
@@ -405,6 +411,25 @@ NATIVE(native_import_bundle)
 	result = bundle_exports(ctx, name);
 	JS_FreeCString(ctx, name);
 	return result;
+}
+
+/**
+ * native_hold_bundle() - keep the file of a bundle open that has not been wanted yet
+ *
+ * native_import_bundle() finds what it was when the program began, whatever has come in its place.
+ */
+NATIVE(native_hold_bundle)
+{
+	const char *name = argument_string(ctx, argv[0], "name"), *slash = strrchr(running, '/');
+	char path[PATH_MAX];
+
+	if (!name)
+		return JS_EXCEPTION;
+	snprintf(path, sizeof path, "%.*s%s" BUNDLE_SUFFIX, slash ? (int)(slash + 1 - running) : 0, running, name);
+	snprintf(held_name, sizeof held_name, "%s", name);
+	JS_FreeCString(ctx, name);
+	held = open(path, O_RDONLY | O_CLOEXEC);
+	return held < 0 ? throw_errno(ctx, errno, "open", "%s", path) : JS_UNDEFINED;
 }
 
 /**

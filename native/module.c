@@ -14,6 +14,7 @@ static const JSCFunctionListEntry exports[] = {
 	JS_CFUNC_DEF("exit", 1, native_exit),
 	JS_CFUNC_DEF("getenv", 1, native_getenv),
 	JS_CFUNC_DEF("importBundle", 1, native_import_bundle),
+	JS_CFUNC_DEF("holdBundle", 1, native_hold_bundle),
 	JS_CFUNC_DEF("alarm", 1, native_alarm),
 	JS_CFUNC_DEF("ask", 2, native_ask),
 	JS_CFUNC_DEF("getpid", 0, native_getpid),

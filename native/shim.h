@@ -137,6 +137,7 @@ NATIVE(native_args);
 NATIVE(native_exit);
 NATIVE(native_getenv);
 NATIVE(native_import_bundle);
+NATIVE(native_hold_bundle);
 NATIVE(native_alarm);
 NATIVE(native_ask);
 NATIVE(native_getpid);

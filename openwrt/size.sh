@@ -33,7 +33,7 @@ goal() {
 # count; theirs is missed since every packet is asked where it came from and nothing ends the daemon.
 daemon=$(($(size build/masqd.js) + $(size build/core.js)))
 goal "the daemon's bundles, goal" "$daemon" $((96 * kilobyte))
-budget "the daemon's bundles, may not grow beyond" "$daemon" $((272 * kilobyte))
+budget "the daemon's bundles, may not grow beyond" "$daemon" $((276 * kilobyte))
 # Read by the daemon besides: with the first control connection of FTP, for `why` and `capture`, at a stop,
 budget "the bundle that reads FTP" "$(size build/ftp.js)" $((14 * kilobyte))
 budget "the bundle of why and capture" "$(size build/inspect.js)" $((14 * kilobyte))

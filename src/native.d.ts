@@ -39,6 +39,11 @@ declare module "masq:native" {
 	 */
 	export function importBundle(name: string): object;
 	/**
+	 * Keeps the file of the bundle `name` open, one for all: {@link importBundle} finds it as it is now, whatever an
+	 * upgrade puts in its place. Throws a native error.
+	 */
+	export function holdBundle(name: string): void;
+	/**
 	 * Ends the process by SIGKILL in so many seconds, even one that is stopped, unless it is called again before, with
 	 * 0 for not at all.
 	 */

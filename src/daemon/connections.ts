@@ -29,6 +29,8 @@ export class Connections implements Follower {
 		this.#context = context;
 		this.#admission = admission;
 		this.#carried = carried;
+		// An upgrade stops the daemon when it has replaced the files.
+		if (!carried) native.holdBundle("hand-over");
 	}
 
 	follow(): void {}

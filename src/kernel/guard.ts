@@ -15,12 +15,13 @@
  *    dropped the later ones are too (`cut`); other later fragments pass.
  *  - `owned`: everything to external addresses that are masqd's alone, unless a tun-driver LAN is about to deliver it
  *    to masqd.
- *  - what a tun-driver LAN sends is tracked by the kernel in a conntrack zone of its own, in that direction only. The
- *    kernel's entries of what went to masqd carry no NAT binding; after masqd's end they must not be found again, or
- *    the flow would leave untranslated instead of being masqueraded anew. Where a packet goes is not known yet: policy
- *    rules may lead it into a VPN, a redirect to the router itself, and what is answered there comes in the zone of
- *    everything else. An entry that the kernel has of the same flow untranslated, from before masqd's start, would be
- *    in its way (untranslated.ts). Where the kernel has no zones, what goes to masqd is not tracked at all.
+ *  - what a tun-driver LAN sends, and what comes out of the TUN device, is tracked by the kernel in a conntrack zone of
+ *    its own, in that direction only. The kernel's entries of what went to masqd carry no NAT binding; after masqd's
+ *    end they must not be found again, or the flow would leave untranslated instead of being masqueraded anew. Where a
+ *    packet goes is not known yet: policy rules may lead it into a VPN, a redirect to the router itself, and what is
+ *    answered there comes in the zone of everything else. An entry that the kernel has of the same flow untranslated,
+ *    from before masqd's start, would be in its way (untranslated.ts). Where the kernel has no zones, what goes to
+ *    masqd is not tracked at all.
  * Where the kernel forwards:
  *  - `inbound`: from the WAN with a source of a translated LAN or straight to one, exempt peers apart: nothing outside
  *    knows these addresses.
@@ -348,6 +349,7 @@ export function guardRuleset(
 	if (tunLans.length > 0) {
 		const apart = separation === "zone" ? ZONED : "notrack";
 		lines.push(`\t\tiifname ${names(tunLans)} ${foreign} ${apart}`);
+		if (separation === "zone") lines.push(`\t\tiifname ${names(tunPorts.map((lan) => lan.tun))} ${apart}`);
 	}
 	lines.push("\t}");
 

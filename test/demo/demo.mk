@@ -11,4 +11,4 @@ override SHELL := /bin/sh
 MAKEOVERRIDES := $(filter-out SHELL=%,$(MAKEOVERRIDES))
 endif
 
-DEMO = /usr/bin/python3 test/demo/demo.py $(if $(demo_shell),--shell) $(DRIVER)
+DEMO = /usr/bin/python3 test/demo/demo.py $(if $(demo_shell),--shell)$(if $(DRIVER), $(DRIVER))

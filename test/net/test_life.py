@@ -833,7 +833,8 @@ def test_an_upgrade_below_a_running_daemon(make_bed, tmp_path, monkeypatch):
 
     daemon = bed.daemon
     bed.stop()
-    assert re.search(f"stop: .*hand-over.*{refused}", daemon.output)
+    # What gives the kernel the connections at the stop is the one of its own build.
+    assert "hand-over" not in daemon.output
     bed.start()
     talk.go_on()
     assert "session" in bed.masqd("why", "tcp", f"{H1}:4000", f"{S1}:7000").stdout

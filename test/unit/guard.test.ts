@@ -166,6 +166,7 @@ table inet masqd {
 		iifname "pppoe-wan" ip daddr @externals ip frag-off & 0x3fff == 0 icmp type echo-reply icmp id { 32768-65535 } ip saddr . icmp id != @own_pings counter name claimed_wan drop
 		iifname != "br-guest" ip daddr @owned_externals counter name owned drop
 		iifname "br-guest" ip daddr != @elsewhere fib daddr type unicast ct original zone set 19793
+		iifname "masq0" ct original zone set 19793
 	}
 	chain inbound {
 		ct status & (snat | dnat) != 0 return
@@ -251,7 +252,7 @@ describe("guard ruleset", () => {
 	it("keeps the kernel's tracking of what goes to the TUN device apart", () => {
 		const tun: GuardFacts = { ...FACTS, lan: [{ device: "br-lan", driver: "tun", tun: "masq0" }] };
 		const match = 'iifname "br-lan" ip daddr != @elsewhere fib daddr type unicast ';
-		expect(guardRuleset(tun)).toContain(`${match}ct original zone set 19793\n`);
+		expect(guardRuleset(tun)).toContain(`${match}ct original zone set 19793\n\t\tiifname "masq0" ct original zone set 19793\n`);
 		expect(guardRuleset(tun, "fib", "notrack")).toContain(`${match}notrack\n`);
 		expect(guardRuleset({ ...FACTS, lan: [{ device: "br-lan", driver: "packet", tun: "" }] })).not.toMatch(/zone|notrack/);
 	});

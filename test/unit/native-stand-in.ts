@@ -15,7 +15,7 @@ type Call = (...args: never[]) => unknown;
 
 /** What only looks, or is about memory of the process itself: not written down. */
 const QUIET = new Set(
-	"args ask decode encode fileSize frameSum getFeature getenv importBundle mapFile nanoseconds netlinkReceive now poll processors random readDir readFile wallClock".split(
+	"args ask decode encode fileSize frameSum getFeature getenv holdBundle importBundle mapFile nanoseconds netlinkReceive now poll processors random readDir readFile wallClock".split(
 		" ",
 	),
 );
