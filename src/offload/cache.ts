@@ -131,6 +131,13 @@ export class FlowCache {
 		return this.#moments[i] === CACHED;
 	}
 
+	/** The first session from `i` to `end` that is in the cache, 0 if there is none. */
+	next(i: number, end: number): number {
+		const moments = this.#moments;
+		for (let n = i; n <= end; n++) if (moments[n] === CACHED) return n;
+		return 0;
+	}
+
 	/** True if the session can be entered at `milliseconds`: it has slots and no packet can hold them any more. */
 	ready(i: number, milliseconds: number): boolean {
 		if (i > this.layout.sessions) return false;

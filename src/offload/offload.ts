@@ -69,8 +69,8 @@ const MAP_MMAPABLE = 0x400;
 const SCHED_CLS = 3;
 const TCX_INGRESS = 46;
 /** Parts of the shortest timeout after which it is looked whether any session was used, and that a sweep takes. */
-const LOOK_PART = 10;
-const SWEEP_PART = 40;
+const LOOK_PART = 16;
+const SWEEP_PART = 16;
 /** Longest time between two looks, and longest sweep, in seconds. */
 const LOOK_MAX = 30;
 const SWEEP_MAX = 16;
@@ -666,8 +666,8 @@ export class Offload implements OffloadHooks {
 		const now16 = this.#owner.now16();
 		const last = this.#cache.layout.sessions;
 		const end = Math.min(last, this.#swept + Math.ceil(last / clamp(least / SWEEP_PART, SWEEP_MAX)));
-		for (let i = this.#swept + 1; i <= end; i++) {
-			if (!this.#cache.has(i) || this.sync(i)) continue;
+		for (let i = this.#cache.next(this.#swept + 1, end); i !== 0; i = this.#cache.next(i + 1, end)) {
+			if (this.sync(i)) continue;
 			if (this.age(i) < table.age(i, now16)) {
 				table.touch(i, now16);
 				this.#owner.inUse(table.T16[(i << HALF_SHIFT) + R_HOST]);
@@ -738,7 +738,8 @@ export class Offload implements OffloadHooks {
 
 	#each(visit: (i: number) => void): void {
 		if (this.#cache.count === 0) return;
-		for (let i = 1; i <= this.#cache.layout.sessions; i++) if (this.#cache.has(i)) visit(i);
+		const { sessions } = this.#cache.layout;
+		for (let i = this.#cache.next(1, sessions); i !== 0; i = this.#cache.next(i + 1, sessions)) visit(i);
 	}
 }
 
