@@ -68,9 +68,11 @@ const MAP_ARRAY = 2;
 const MAP_MMAPABLE = 0x400;
 const SCHED_CLS = 3;
 const TCX_INGRESS = 46;
-/** Parts of the shortest timeout after which it is looked whether any session was used, and that a sweep takes. */
-const LOOK_PART = 16;
-const SWEEP_PART = 16;
+/** Part of the shortest timeout in which there is a look whether any session was used, and a sweep if one was. */
+const ROUND_PART = 8;
+/** Part of that time which the sweep takes, in no less than so many seconds if there are: the rest of the loop waits. */
+const SWEEP_PART = 5;
+const SWEEP_LEAST = 4;
 /** Longest time between two looks, and longest sweep, in seconds. */
 const LOOK_MAX = 30;
 const SWEEP_MAX = 16;
@@ -653,10 +655,11 @@ export class Offload implements OffloadHooks {
 
 	/** Looks whether any session was used, or visits the next of them. */
 	#sweep(now: number): void {
-		const least = this.#least();
+		const round = Math.floor(this.#least() / ROUND_PART);
+		const seconds = clamp(Math.max(SWEEP_LEAST, round / SWEEP_PART), Math.min(SWEEP_MAX, round - 1));
 		if (this.#swept < 0) {
 			if (this.#cache.header(CACHE_USED) === 0) {
-				this.#sweepAt = now + clamp(least / LOOK_PART, LOOK_MAX);
+				this.#sweepAt = now + clamp(round - seconds, LOOK_MAX);
 				return;
 			}
 			this.#cache.setHeader(CACHE_USED, 0);
@@ -665,7 +668,7 @@ export class Offload implements OffloadHooks {
 		const { table } = this.#owner;
 		const now16 = this.#owner.now16();
 		const last = this.#cache.layout.sessions;
-		const end = Math.min(last, this.#swept + Math.ceil(last / clamp(least / SWEEP_PART, SWEEP_MAX)));
+		const end = Math.min(last, this.#swept + Math.ceil(last / seconds));
 		for (let i = this.#cache.next(this.#swept + 1, end); i !== 0; i = this.#cache.next(i + 1, end)) {
 			if (this.sync(i)) continue;
 			if (this.age(i) < table.age(i, now16)) {
