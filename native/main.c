@@ -299,7 +299,8 @@ static char held_name[16];
 static JSModuleDef *import_bundle(JSContext *ctx, const char *name, void *opaque)
 {
 	const char *beside = opaque, *slash = strrchr(beside, '/'), *base = strrchr(name, '/');
-	char path[PATH_MAX];
+	char path[PATH_MAX], open_file[32];
+	bool is_held = false;
 	JSModuleDef *result;
 	JSValue module;
 	size_t length;
@@ -308,9 +309,11 @@ static JSModuleDef *import_bundle(JSContext *ctx, const char *name, void *opaque
 	base = base ? base + 1 : name;
 	snprintf(path, sizeof path, "%.*s%.*s" BUNDLE_SUFFIX, slash ? (int)(slash + 1 - beside) : 0, beside,
 		 (int)strcspn(base, "."), base);
-	if (held >= 0 && strcmp(base, held_name) == 0)
-		snprintf(path, sizeof path, "/proc/self/fd/%d", held);
-	file = read_bundle(path, &length);
+	if (held >= 0 && strcmp(base, held_name) == 0) {
+		is_held = true;
+		snprintf(open_file, sizeof open_file, "/proc/self/fd/%d", held);
+	}
+	file = read_bundle(is_held ? open_file : path, &length);
 	if (!file) {
 		JS_ThrowReferenceError(ctx, "cannot read the program %s: %s", path, strerror(errno));
 		return NULL;
