@@ -186,7 +186,11 @@ export class Loop {
 			const now = clock.milliseconds;
 			if (this.busyAt !== 0 && now >= placement.dueAt) this.#barrier.attempt("placement", steps.placement);
 			if (now >= announcements.dueAt) this.#barrier.attempt("announcements", steps.announcements);
-			if (now >= routerPorts.lookAt && !routerPorts.sockets.busy && (this.busyAt !== 0 || now >= routerPorts.restUntil(this.stirredAt)))
+			if (
+				now >= routerPorts.lookAt &&
+				!routerPorts.sockets.busy &&
+				(this.busyAt !== 0 || now >= routerPorts.restUntil(this.stirredAt, true))
+			)
 				this.#barrier.attempt("own ports", steps["own ports"]);
 			if (now >= this.#secondAt) this.#everySecond();
 			else if (admission.overdue) admission.expire(EXPIRE_BUDGET);
@@ -268,12 +272,17 @@ export class Loop {
 			barrier.failed("poll", error);
 		}
 		this.#clock.read(this.#context);
-		// The answers to a look at the router's own sockets are nothing new.
-		if (came > 0 && !looking) this.stirredAt = this.#clock.milliseconds;
+		const told = set[fixed * 3 + 5] !== 0;
+		// The answers to a look at the router's own sockets are nothing new, nor is the age of a neighbour.
+		if (came > (told ? 1 : 0) && !looking) this.stirredAt = this.#clock.milliseconds;
 		if (this.#clock.milliseconds >= this.#secondAt) this.#catchUp();
 		if (set[fixed * 3 + 2] !== 0) barrier.attempt("signals", steps.signals);
 		const news = Math.min(kernel.pendingAt(), inStep.dueAt);
-		if (set[fixed * 3 + 5] !== 0 || this.#clock.milliseconds >= news) barrier.attempt("kernel news", steps["kernel news"]);
+		if (told || this.#clock.milliseconds >= news) {
+			const { topology } = inStep;
+			barrier.attempt("kernel news", steps["kernel news"]);
+			if (inStep.topology !== topology) this.stirredAt = this.#clock.milliseconds;
+		}
 		if (set[fixed * 3 + 8] !== 0) barrier.attempt("arp", this.#serveArp);
 		if (set[fixed * 3 + 11] !== 0) barrier.attempt("guard watch", steps["guard watch"]);
 		if (set[fixed * 3 + 17] !== 0 || this.#clock.milliseconds >= guard.keeper.dueAt) barrier.attempt("guard", steps.nft);
@@ -301,7 +310,7 @@ export class Loop {
 		const waits = this.busyAt !== 0 || hops.waiting > 0 || guard.keeper.wanting || pending();
 		const idle = waits ? this.#secondAt : dueAt() * 1000;
 		const control = this.control === null ? Number.POSITIVE_INFINITY : this.control.dueIn(now);
-		const looks = sockets.busy ? Number.POSITIVE_INFINITY : waits ? routerPorts.lookAt : routerPorts.restUntil(this.stirredAt);
+		const looks = sockets.busy ? Number.POSITIVE_INFINITY : waits ? routerPorts.lookAt : routerPorts.restUntil(this.stirredAt, false);
 		const due = Math.min(idle, looks, kernel.pendingAt(), inStep.dueAt, announcements.dueAt, guard.keeper.dueAt, reloads.dueAt);
 		const sleep = Math.ceil(Math.max(0, Math.min(due - now, control)));
 		return sleep > SLEEP_MAX ? -1 : sleep;

@@ -15,6 +15,9 @@ import type { KernelFacts, Topology } from "./topology.ts";
 const LOOK_EVERY = 1000;
 /** While nothing comes, each pause is so many times as long as it was quiet at its begin. */
 const PAUSE = 3;
+/** Longest pause in milliseconds, and the longest while masqd is awake for something else. */
+const PAUSE_MOST = 30_000;
+const PAUSE_AWAKE = 20_000;
 
 /** What a look has found. */
 export interface Look {
@@ -91,12 +94,12 @@ export class RouterPorts implements Follower {
 	}
 
 	/**
-	 * Milliseconds at which to look though nothing has come since `stirredAt`: the rarer the longer that is ago. What
-	 * comes for a new service is something.
+	 * Milliseconds at which to look though nothing has come since `stirredAt`: the rarer the longer that is ago, a little
+	 * sooner if masqd is `awake` anyway. What comes for a new service is something.
 	 */
-	restUntil(stirredAt: number): number {
+	restUntil(stirredAt: number, awake: boolean): number {
 		const rests = this.ports.settling ? 0 : PAUSE * (this.#lookedAt - stirredAt);
-		return Math.max(this.lookAt, this.#lookedAt + rests);
+		return Math.max(this.lookAt, this.#lookedAt + Math.min(rests, awake ? PAUSE_AWAKE : PAUSE_MOST));
 	}
 
 	/** One step of a look; what it has found when that was the last one, null before. */
