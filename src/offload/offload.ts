@@ -70,7 +70,7 @@ const SCHED_CLS = 3;
 const TCX_INGRESS = 46;
 /** Part of the shortest timeout in which there is a look whether any session was used, and a sweep if one was. */
 const ROUND_PART = 8;
-/** Part of that time which the sweep takes, in no less than so many seconds if there are: the rest of the loop waits. */
+/** Part of that time which the sweep takes, in no less than so many seconds if there are: the loop waits for it. */
 const SWEEP_PART = 5;
 const SWEEP_LEAST = 4;
 /** Longest time between two looks, and longest sweep, in seconds. */
