@@ -166,7 +166,9 @@ SUITES = [
     Suite("shfmt", ["shfmt", "-d", "-sr", "-s", *ROUTER_SCRIPTS]),
     Suite("shellcheck", ["shellcheck", "-x", *SHELL_SCRIPTS]),
     Suite(
-        "bench", [PYTHON, "test/bench/bench.py", "--quick", "--only", "nft,packet,tun", "--measure", "tcp1,udplatency,tcplatency,rss", "--json", "{report}"], cores=2
+        "bench",
+        [PYTHON, "test/bench/bench.py", "--quick", "--only", "nft,packet,tun", "--measure", "tcp1,udplatency,tcplatency,rss", "--json", "{report}"],
+        cores=2,
     ),
 ]
 
