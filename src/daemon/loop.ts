@@ -186,12 +186,7 @@ export class Loop {
 			const now = clock.milliseconds;
 			if (this.busyAt !== 0 && now >= placement.dueAt) this.#barrier.attempt("placement", steps.placement);
 			if (now >= announcements.dueAt) this.#barrier.attempt("announcements", steps.announcements);
-			if (
-				now >= routerPorts.lookAt &&
-				!routerPorts.sockets.busy &&
-				(this.busyAt !== 0 || now >= routerPorts.restUntil(this.stirredAt, true))
-			)
-				this.#barrier.attempt("own ports", steps["own ports"]);
+			if (routerPorts.wantsLook(now, this.busyAt !== 0, this.stirredAt)) this.#barrier.attempt("own ports", steps["own ports"]);
 			if (now >= this.#secondAt) this.#everySecond();
 			else if (admission.overdue) admission.expire(EXPIRE_BUDGET);
 			carrier?.flush();
@@ -310,7 +305,7 @@ export class Loop {
 		const waits = this.busyAt !== 0 || hops.waiting > 0 || guard.keeper.wanting || pending();
 		const idle = waits ? this.#secondAt : dueAt() * 1000;
 		const control = this.control === null ? Number.POSITIVE_INFINITY : this.control.dueIn(now);
-		const looks = sockets.busy ? Number.POSITIVE_INFINITY : waits ? routerPorts.lookAt : routerPorts.restUntil(this.stirredAt, false);
+		const looks = sockets.busy ? Number.POSITIVE_INFINITY : waits ? routerPorts.lookAt : routerPorts.restUntil(this.stirredAt);
 		const due = Math.min(idle, looks, kernel.pendingAt(), inStep.dueAt, announcements.dueAt, guard.keeper.dueAt, reloads.dueAt);
 		const sleep = Math.ceil(Math.max(0, Math.min(due - now, control)));
 		return sleep > SLEEP_MAX ? -1 : sleep;
