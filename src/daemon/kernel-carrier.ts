@@ -7,12 +7,14 @@
  * listens never tells of its end.
  */
 import * as native from "masq:native";
+import type { Plan } from "../config/plan.ts";
 import type { PortRange } from "../conntrack/ports.ts";
 import type { NextHops } from "../nat/context.ts";
 import type { FastPath } from "../nat/fast-path.ts";
 import { NFPROTO } from "../netlink/nftables.ts";
 import { mergeRanges } from "../packet/address.ts";
 import { addressValue, swap32, TCP, UDP } from "../packet/layout.ts";
+import { BusyEndpoints } from "../port/busy-endpoints.ts";
 import { type Decisions, KernelHops, QueueDriver } from "../port/queue-driver.ts";
 import { QueueHosts } from "../port/queue-hosts.ts";
 import { QueueKeeper } from "../port/queue-keeper.ts";
@@ -44,6 +46,8 @@ export class KernelCarrier implements Carrier {
 	queueFd = -1;
 	endsFd = -1;
 	readonly #hosts = new QueueHosts();
+	#busy: BusyEndpoints | null = null;
+	#plan: Plan | null = null;
 	#hops: KernelHops | null = null;
 	#with: CarrierSurroundings | null = null;
 	#queue: QueueDriver | null = null;
@@ -84,6 +88,7 @@ export class KernelCarrier implements Carrier {
 
 	begin(surroundings: CarrierSurroundings): void {
 		this.#with = surroundings;
+		this.#busy = new BusyEndpoints(surroundings.context, this.#hosts);
 	}
 
 	hops(own: NextHops): NextHops {
@@ -92,7 +97,17 @@ export class KernelCarrier implements Carrier {
 	}
 
 	keeper(owner: KeeperOwner): Keeper {
-		return new QueueKeeper(native, { ...owner, wanted: () => this.#facts(owner.wanted()) }, this.#hosts);
+		return new QueueKeeper(
+			native,
+			{ ...owner, wanted: () => this.#facts(owner.wanted()) },
+			{
+				forget: () => {
+					this.#hosts.forget();
+					this.#busy?.forget();
+				},
+				close: () => this.#hosts.close(),
+			},
+		);
 	}
 
 	/** What the rules are made of. */
@@ -124,12 +139,21 @@ export class KernelCarrier implements Carrier {
 		for (const [n, place] of t.lan.entries()) if (place.device.index !== 0) this.#lans.set(swap32(place.device.index) >>> 0, n);
 		const { context, admission, clock, translation, inForce, settings } = this.#with as CarrierSurroundings;
 		setTracking(settings, native.readFile, inForce.plan.timeouts, inForce.plan.sessions);
+		const busy = this.#busy as BusyEndpoints;
+		// Another policy may let fewer in.
+		if (inForce.plan !== this.#plan) busy.clear();
+		this.#plan = inForce.plan;
 		if (this.#queue !== null) return;
 		if (this.#tracked === null) {
 			const keeper = inForce.keeper();
 			this.#tracked = new Tracked({
 				table: context.table,
-				adopt: (entry) => rebuild({ context, admission, keeper }, entry),
+				adopt: (entry, isNew) => {
+					const made = rebuild({ context, admission, keeper }, entry, isNew);
+					if (!made && isNew) busy.refused(entry);
+					return made;
+				},
+				ends: (i) => busy.ended(i),
 				forwarded: (inbound, packets) => {
 					if (inbound === 0) context.forwardedOut += packets;
 					else context.forwardedIn += packets;
@@ -142,7 +166,7 @@ export class KernelCarrier implements Carrier {
 			context.table.hooks = this.#tracked;
 			this.#tracked.reconcile();
 		}
-		this.#queue = new QueueDriver(context, translation.memory.rx, this.#hops as KernelHops, this.#hosts);
+		this.#queue = new QueueDriver(context, translation.memory.rx, this.#hops as KernelHops, this.#hosts, busy);
 		this.queueFd = this.#queue.fd;
 	}
 

@@ -35,13 +35,16 @@ export interface RebuildSurroundings {
 	keeper: Pick<Revalidator, "permits" | "placeHost">;
 }
 
-/** Makes the sessions of an entry that are not there; false if it is none that masqd can go on with. */
-export function rebuild(r: RebuildSurroundings, entry: Entry): boolean {
+/**
+ * Makes the sessions of an entry that are not there; false if it is none that masqd can go on with. One that `isNew`
+ * has to be admitted, as if masqd had been asked.
+ */
+export function rebuild(r: RebuildSurroundings, entry: Entry, isNew = false): boolean {
 	const { original, reply, status } = entry;
 	const sides: Side[] = [];
 	if ((status & IPS.SRC_NAT) !== 0) sides.push(sideOf(original, reply.destination, reply.destinationPort, reply.sourcePort));
 	if ((status & IPS.DST_NAT) !== 0) sides.push(sideOf(reply, original.destination, original.destinationPort, original.sourcePort));
-	return sides.length > 0 && sides.every((side, n) => make(r, side, n === 0 && (status & IPS.SRC_NAT) !== 0));
+	return sides.length > 0 && sides.every((side, n) => make(r, side, n === 0 && (status & IPS.SRC_NAT) !== 0, isNew));
 }
 
 /**
@@ -61,29 +64,34 @@ function sideOf(own: Tuple, external: number, externalPort: number, identifier: 
 	};
 }
 
-function make(r: RebuildSurroundings, s: Side, opened: boolean): boolean {
+function make(r: RebuildSurroundings, s: Side, opened: boolean, isNew: boolean): boolean {
 	const { context: c, admission, keeper } = r;
 	const { table, externals, hosts, policy } = c;
 	const { protocol, internal, internalPort, peer, peerPort, address, externalPort } = s;
 	const external = externals.find(address);
-	if (external < 0 || lanOf(c.lan, internal) < 0 || table.count(FREE) === 0) return false;
+	if (external < 0 || lanOf(c.lan, internal) < 0 || (!isNew && table.count(FREE) === 0)) return false;
 	const x = externals.list[external];
 	const bits = protocol === TCP || protocol === UDP || protocol === ICMP;
 	const ported = bits || hasPorts(protocol);
+	const admitted = isNew ? admission.admit(internal, !opened) : 0;
+	if (admitted < 0) return false;
 	const leader = ported ? table.findMapping(protocol, internal, internalPort) : 0;
 	const mapped = ported ? table.findExternal(protocol, address, external, externalPort) : 0;
 	// One endpoint is another's mapping on neither side.
-	if ((leader === 0) !== (mapped === 0) || (mapped !== 0 && !isOf(c, mapped, s))) return false;
+	if ((leader === 0) !== (mapped === 0) || (mapped === 0 ? isNew : !isOf(c, mapped, s))) {
+		if (isNew) hosts.release(admitted);
+		return false;
+	}
 	const forward = external === 0 ? forwardOf(policy.forwards, s) : undefined;
 	if (leader === 0 && bits && x.shared && forward === undefined) {
 		admission.endRest(protocol, internal, internalPort, external);
 		if (!externals.reservePort(external, protocol, swap16(externalPort))) return false;
 	}
-	const known = hosts.find(internal);
+	const known = admitted || hosts.find(internal);
 	const host = known || hosts.obtain(internal, policy.hosts.get(internal)?.flags ?? policy.filtering);
 	if (host === 0) return false;
 	if (known === 0) keeper.placeHost(host);
-	hosts.retain(host);
+	if (!isNew) hosts.retain(host);
 	const i = table.create(
 		{
 			...s,
@@ -100,6 +108,10 @@ function make(r: RebuildSurroundings, s: Side, opened: boolean): boolean {
 	if (x.pool >= 0) {
 		claimPoolAddress(x, internal);
 		hosts.pair(host, external);
+	}
+	if (isNew) {
+		c.events?.created(i, false);
+		return true;
 	}
 	if (keeper.permits(i)) return true;
 	admission.end(i, "reload");

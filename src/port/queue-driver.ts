@@ -27,6 +27,7 @@ import { ICMP_ID_H } from "../packet/icmp.ts";
 import { IP_DESTINATION_W, IP_PLAIN_BYTE, IP_PROTOCOL, IP_SOURCE_W } from "../packet/ipv4.ts";
 import { ETHERTYPE_IPV4, hasPorts, ICMP, IP_WORD, SLOT_IP, secondOf, swap16, TCP, UDP } from "../packet/layout.ts";
 import { DESTINATION_PORT_H } from "../packet/udp.ts";
+import type { BusyEndpoints } from "./busy-endpoints.ts";
 import type { QueueHosts } from "./queue-hosts.ts";
 import { IN, OUT, QUEUE_IN, QUEUE_OUT } from "./queue-rules.ts";
 
@@ -101,6 +102,7 @@ export class QueueDriver {
 	readonly #rx: Int32Array;
 	readonly #hops: KernelHops;
 	readonly #hosts: QueueHosts;
+	readonly #busy: BusyEndpoints;
 	readonly #reader: PacketReader;
 	readonly #packet = new QueuedPacket();
 	readonly #verdicts = new Verdicts();
@@ -111,11 +113,12 @@ export class QueueDriver {
 	 * Binds the queues. Throws a native error, or an Error that says who has them. `rx` is the registered descriptor
 	 * array.
 	 */
-	constructor(c: Context, rx: Int32Array, hops: KernelHops, hosts: QueueHosts) {
+	constructor(c: Context, rx: Int32Array, hops: KernelHops, hosts: QueueHosts, busy: BusyEndpoints) {
 		this.#c = c;
 		this.#rx = rx;
 		this.#hops = hops;
 		this.#hosts = hosts;
+		this.#busy = busy;
 		this.#reader = new PacketReader(c.views.B.buffer as ArrayBuffer);
 		this.fd = native.netlinkOpen(NETLINK_NETFILTER, []);
 		try {
@@ -304,7 +307,10 @@ export class QueueDriver {
 		const address = c.views.P[(s >> 2) + IP_WORD + IP_DESTINATION_W];
 		const host = c.hosts.find(address);
 		if (host === 0 || !this.#hosts.has(IN | host, address)) return this.#verdicts.drop(queue, id);
-		this.#verdicts.acceptWith(queue, id, ((this.#port(s, true) << 16) | IN | host) >>> 0);
+		const port = this.#port(s, true);
+		this.#verdicts.acceptWith(queue, id, ((port << 16) | IN | host) >>> 0);
+		const i = c.table.findMapping(c.views.B[s + SLOT_IP + IP_PROTOCOL], address, swap16(port));
+		if (i !== 0) this.#busy.opened(i, 0);
 	}
 
 	/** The second question about a packet between two hosts: its source's mapping was made with the first. */
@@ -327,7 +333,9 @@ export class QueueDriver {
 	 * where it has what the peer answers with for another's connection, this one is left to the kernel.
 	 */
 	#leaveOrNot(decisions: Decisions, i: number): void {
-		if (this.#c.table.T[(i << RECORD_SHIFT) + R_PACKETS_OUT] === 1 || !decisions.yields(i)) return this.#leaveBy(i);
+		const isNew = this.#c.table.T[(i << RECORD_SHIFT) + R_PACKETS_OUT] === 1;
+		if (isNew) this.#busy.opened(i, this.#packet.inDevice);
+		if (isNew || !decisions.yields(i)) return this.#leaveBy(i);
 		this.#verdicts.accept(this.#packet.queue, this.#packet.id);
 	}
 

@@ -28,18 +28,19 @@ export class QueueHosts {
 		if (known === address) return true;
 		const key = new Uint8Array(Uint32Array.of(index).buffer);
 		const data = new Uint8Array(Int32Array.of(address).buffer);
-		if (known !== undefined) this.#change("hosts", NFT.DELSETELEM, 0, key, new Uint8Array(Int32Array.of(known).buffer));
-		if (!this.#change("hosts", NFT.NEWSETELEM, NLM_F.CREATE, key, data)) return false;
+		if (known !== undefined) this.change("hosts", NFT.DELSETELEM, 0, key, new Uint8Array(Int32Array.of(known).buffer));
+		if (!this.change("hosts", NFT.NEWSETELEM, NLM_F.CREATE, key, data)) return false;
 		this.#known.set(index, address);
 		return true;
 	}
 
 	/** The host of an address (as loaded) asks for more than it can have. */
 	floods(address: number): void {
-		this.#change("flooders", NFT.NEWSETELEM, NLM_F.CREATE, new Uint8Array(Int32Array.of(address).buffer));
+		this.change("flooders", NFT.NEWSETELEM, NLM_F.CREATE, new Uint8Array(Int32Array.of(address).buffer));
 	}
 
-	#change(set: string, type: number, flags: number, key: Uint8Array, data?: Uint8Array): boolean {
+	/** Adds or deletes an element, with `data` one of a map; false if the kernel refuses. */
+	change(set: string, type: number, flags: number, key: Uint8Array, data?: Uint8Array): boolean {
 		if (this.#fd < 0) this.#fd = native.netlinkOpen(NETLINK_NETFILTER, []);
 		const header = { type, flags: NLM_F.REQUEST | NLM_F.ACK | flags, sequence: 2 };
 		const request = encodeBatch(1, (out) =>

@@ -3,7 +3,6 @@
  * names. nft is waited for, a few milliseconds at a change of addresses, devices or ports; connections that are there
  * do not notice.
  */
-import type { QueueHosts } from "./queue-hosts.ts";
 import { installQueueRules, type QueueIo, removeQueueRules } from "./queue-install.ts";
 import type { QueueFacts } from "./queue-rules.ts";
 
@@ -17,6 +16,12 @@ export interface QueueOwner {
 	failed(error: Error): void;
 }
 
+/** What is put into the rules' sets besides: forgotten when they are made anew. */
+export interface Elements {
+	forget(): void;
+	close(): void;
+}
+
 export class QueueKeeper {
 	/** Nothing goes on beside the loop. */
 	readonly fd = -1;
@@ -25,16 +30,15 @@ export class QueueKeeper {
 	readonly dueAt = Number.POSITIVE_INFINITY;
 	readonly #io: QueueIo;
 	readonly #owner: QueueOwner;
-	readonly #hosts: QueueHosts;
+	readonly #elements: Elements;
 	/** Facts of the rules in force, as text; "" if they are not there. */
 	#text = "";
 	#ours = false;
 
-	/** `hosts` are forgotten when the rules are made anew. */
-	constructor(io: QueueIo, owner: QueueOwner, hosts: QueueHosts) {
+	constructor(io: QueueIo, owner: QueueOwner, elements: Elements) {
 		this.#io = io;
 		this.#owner = owner;
-		this.#hosts = hosts;
+		this.#elements = elements;
 	}
 
 	/** Whether the rules are not there: {@link keep} is to be called every second. */
@@ -69,7 +73,7 @@ export class QueueKeeper {
 
 	/** The rules stay. */
 	close(): void {
-		this.#hosts.close();
+		this.#elements.close();
 	}
 
 	/** Removes the rules if there are any of ours. */
@@ -92,7 +96,7 @@ export class QueueKeeper {
 		this.#text = "";
 		this.#ours = true;
 		installQueueRules(this.#io, facts);
-		this.#hosts.forget();
+		this.#elements.forget();
 		this.#text = JSON.stringify(facts);
 	}
 }

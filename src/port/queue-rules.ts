@@ -69,6 +69,11 @@ const NEVER = ["0.0.0.0/8", "127.0.0.0/8", "224.0.0.0/3"];
  */
 export const FLOOD_RATE = 200;
 const FLOODERS = 4096;
+/** Busy endpoints that the kernel answers for itself, and their new sessions a second; more are asked about. */
+export const BUSY_MOST = 1024;
+const BUSY_RATE = 500;
+/** Peers about which more is to be known than that the endpoint is busy. */
+const UNSURE = [...NEVER, "10.0.0.0/8", "100.64.0.0/10", "169.254.0.0/16", "172.16.0.0/12", "192.168.0.0/16"];
 /** Seconds that a question to a name server waits for its answer at least. */
 const DNS_LEAST = 10;
 /** Packets a second from the WAN that are asked about; more are left to the kernel. */
@@ -165,11 +170,18 @@ export function queueRuleset(f: QueueFacts): string {
 		externals.map((e) => `0x${e.index.toString(16)} : ${formatAddress(e.address)}`),
 	);
 	set("map", "hosts", "mark : ipv4_addr", []);
+	// What a verdict would say, by internal and by external endpoint (busy-endpoints.ts).
+	for (const [name, key] of [
+		["busy", "iface_index . ipv4_addr"],
+		["reached", "inet_proto . ipv4_addr"],
+	])
+		lines.push(`\tmap ${name} {`, `\t\ttype ${key} . inet_service : classid`, `\t\tsize ${BUSY_MOST}`, "\t}");
 	set("set", "lans", "ifname", f.lans.map(quoted));
 	set("set", "own", "ipv4_addr", [...new Set([...externals.map((e) => e.address), ...f.own])].map(formatAddress));
 	set("set", "router", "ipv4_addr", [...new Set(f.router)].map(formatAddress));
 	set("set", "inside", "ipv4_addr", f.inside.map(formatSubnet), "interval");
 	set("set", "never", "ipv4_addr", NEVER, "interval");
+	set("set", "unsure", "ipv4_addr", UNSURE, "interval");
 	set("set", "alone", "ipv4_addr", alone);
 	set("set", "exempts", "ipv4_addr", f.exempts.map(formatSubnet), "interval");
 	set("set", "claimed_tcp", "inet_service", f.tcp.map(rangeText), "interval");
@@ -193,10 +205,19 @@ export function queueRuleset(f: QueueFacts): string {
 		'meta l4proto tcp ct timeout set "t_tcp"',
 	];
 	const inboundTimes = ['meta l4proto udp ct timeout set "t_udp"', 'meta l4proto tcp ct timeout set "t_tcp"'];
+	const seldom = `limit rate ${BUSY_RATE}/second burst ${BUSY_RATE} packets`;
+	// masqd knows that it begins.
+	const silent = "ct event set destroy";
 	chain(
 		"asked_in",
 		`iifname ${quoted(wan)} limit rate over ${ASKED_RATE}/second burst ${ASKED_RATE} packets return`,
 		...inboundTimes,
+		...["udp", "tcp"].map(
+			(l4) =>
+				`iifname ${quoted(wan)} ip saddr != @unsure ${l4 === "tcp" ? "tcp flags & (fin | syn | rst | ack) == syn" : ""} ` +
+				`meta priority set meta l4proto . ip daddr . ${l4} dport map @reached ${seldom} accept`,
+		),
+		silent,
 		"goto queue_in",
 	);
 	// What is of no connection and begins none is nobody's: the router would answer it.
@@ -222,7 +243,14 @@ export function queueRuleset(f: QueueFacts): string {
 	);
 	chain("translate_in", "type nat hook prerouting priority -101; policy accept;");
 	const often = `limit rate over ${FLOOD_RATE}/second burst ${FLOOD_RATE * 2} packets`;
-	chain("asked_out", `ip saddr @flooders update @asking { ip saddr ${often} } counter drop`, ...times, "goto queue_out");
+	chain(
+		"asked_out",
+		`ip saddr @flooders update @asking { ip saddr ${often} } counter drop`,
+		...times,
+		`udp dport != 53 ip daddr != @unsure meta priority set iif . ip saddr . udp sport map @busy ${seldom} accept`,
+		silent,
+		"goto queue_out",
+	);
 	// What is to leave with a source that is none of ours: of a known connection that is what it is translated to.
 	const stray = (state: string, source: string) =>
 		`${state} oifname ${quoted(wan)} ${source} != @own ip daddr != @exempts counter name leak drop`;

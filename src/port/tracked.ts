@@ -3,7 +3,8 @@
  * packets: the end of an entry ends its session, and what the table wants to know of one that is due (is it used?
  * answered? closing?) it asks for when it wants to know it.
  *
- * Theory of operation. An event tells of each entry's end, of ours alone: a socket filter looks at the mark. Events may
+ * Theory of operation. An event tells of each entry's end, and of the beginning of those that masqd was not asked about
+ * (busy-endpoints.ts); of ours alone: a socket filter looks at the mark. Events may
  * be lost, and nothing rests on them: a session whose time is up in the table is looked up before it ends, as one on
  * any {@link OffloadHooks}; and one that ends otherwise (flushed, evicted, by a reload) takes the kernel's entry with
  * it.
@@ -65,10 +66,15 @@ const ECHO = 0x0800;
 /** What the sessions' owner does for the mirror. */
 export interface TrackedOwner {
 	readonly table: Table;
-	/** Makes the sessions of an entry that are not there; false if it is none to go on with. */
-	adopt(entry: Entry): boolean;
+	/**
+	 * Makes the sessions of an entry that are not there; false if it is none to go on with. One that `isNew` has to be
+	 * admitted.
+	 */
+	adopt(entry: Entry, isNew: boolean): boolean;
 	/** So many packets more were forwarded, out (0) or in (1). */
 	forwarded(inbound: number, packets: number): void;
+	/** A session is about to end, for whatever reason. */
+	ends(i: number): void;
 	/** Ends a session whose entry has gone. */
 	end(i: number): void;
 	/** Seconds modulo 2^16, and milliseconds. */
@@ -96,7 +102,7 @@ export class Tracked implements OffloadHooks {
 	 */
 	constructor(o: TrackedOwner) {
 		this.#o = o;
-		this.fd = native.netlinkOpen(NETLINK_NETFILTER, [CT_GROUP.DESTROY]);
+		this.fd = native.netlinkOpen(NETLINK_NETFILTER, [CT_GROUP.NEW, CT_GROUP.DESTROY]);
 		native.packetFilter(this.fd, markFilter(MARK));
 		this.#ask = native.netlinkOpen(NETLINK_NETFILTER, []);
 	}
@@ -121,7 +127,8 @@ export class Tracked implements OffloadHooks {
 			if (length === 0) return;
 			for (const reader = new MessageReader(this.#buffer, length); reader.next(); ) {
 				const entry = parseEntry(reader);
-				if (entry !== null) this.#ended(entry);
+				if (entry?.destroyed) this.#ended(entry);
+				else if (entry !== null) this.#begun(entry);
 			}
 		}
 	}
@@ -149,7 +156,7 @@ export class Tracked implements OffloadHooks {
 			let from = opened ? this.#find(entry.original) : 0;
 			let to = entered ? this.#find(entry.reply) : 0;
 			if ((opened && from === 0) || (entered && to === 0)) {
-				if (!this.#o.adopt(entry)) this.#delete(entry.original);
+				if (!this.#o.adopt(entry, false)) this.#delete(entry.original);
 				if (opened) from = this.#find(entry.original);
 				if (entered) to = this.#find(entry.reply);
 			}
@@ -170,6 +177,14 @@ export class Tracked implements OffloadHooks {
 		this.#ending = i;
 		this.#o.end(i);
 		this.#ending = 0;
+	}
+
+	/** The kernel has let a session pass without asking. */
+	#begun(entry: Entry): void {
+		if (this.#sessions(entry).length > 0) return;
+		if (!this.#o.adopt(entry, true)) return this.#delete(entry.original);
+		const inbound = translated(entry)[0] ? 0 : 1;
+		for (const i of this.#sessions(entry)) this.#countOne(i, inbound, { packets: 1, bytes: 0 });
 	}
 
 	#ended(entry: Entry): void {
@@ -315,6 +330,7 @@ export class Tracked implements OffloadHooks {
 	changed(): void {}
 
 	ended(i: number): void {
+		this.#o.ends(i);
 		if (i === this.#ending) return;
 		this.#delete(this.#tuple(i));
 	}

@@ -89,6 +89,98 @@ def test_tcp_and_its_end(bed):
     wait_until(lambda: bed.flows() == [], "the session has ended with its entry")
 
 
+def elements(bed, name):
+    """What is in a map of the kernel's: endpoints and what a verdict would say."""
+    text = bed.router.run("nft", "-a", "list", "map", "ip", "masqd", name).stdout
+    return re.findall(r"[\w.:\"]+ \. [\d.]+ \. [\w-]+ : [\w:]+", text)
+
+
+def test_further_destinations_of_a_busy_endpoint_do_not_come_to_user_space(make_bed):
+    """From the fourth on: they have the endpoint's mapping, and their sessions are known as any."""
+    bed = make_bed().start()
+    bed.h2.udp(H2, 40000).sendto(b"first", (S1, 3478))
+    client = bed.h1.udp(H1, 40000)
+    servers = [bed.wan.udp(S1, 5000 + n) for n in range(20)]
+    ports = {exchange(client, server, S1, 5000 + n) for n, server in enumerate(servers[:4])}
+    assert len(elements(bed, "busy")) == 1
+    before = asked(bed)
+    ports |= {exchange(client, server, S1, 5000 + n) for n, server in enumerate(servers[4:], 4)}
+    assert asked(bed) == before
+    assert len(ports) == 1 and ports != {40000}, ports
+    mine = [flow for flow in bed.flows() if flow["internal"] == f"{H1}:40000"]
+    assert {flow["peer"] for flow in mine} == {f"{S1}:{5000 + n}" for n in range(20)}
+    assert {flow["state"] for flow in mine} == {"open"}, mine
+    # As many as the others have been exchanged by each.
+    assert all(flow["packetsOut"] == 1 and flow["packetsIn"] == 1 for flow in mine), mine
+    # Its end is the mapping's.
+    bed.masqd("flush", "all")
+    wait_until(lambda: elements(bed, "busy") == [], "the kernel asks about it again")
+    exchange(client, servers[0], S1, 5000)
+    assert asked(bed) == before + 1
+
+
+def test_a_busy_endpoint_has_its_quota(make_bed):
+    """Who opens more than it may is refused as anybody, and is told; what it has goes on."""
+    bed = make_bed().start(main={"refusal": "prohibited"}, extra=[("host", None, {"ip": H1, "max_sessions": "8"})])
+    client = bed.h1.udp(H1, 40000)
+    servers = [bed.wan.udp(S1, 5000 + n) for n in range(10)]
+    for n, server in enumerate(servers[:8]):
+        exchange(client, server, S1, 5000 + n)
+    assert len(bed.flows()) == 8
+    client.sendto(b"one too many", (S1, 5008))
+    wait_until(lambda: elements(bed, "busy") == [], "the kernel asks about it again")
+    wait_until(lambda: len(entries(bed)) == 8, "nothing of it is left with the kernel")
+    before = bed.drops("host-limit")
+    client.sendto(b"and another", (S1, 5009))
+    bed.await_drops("host-limit", before + 1)
+    assert len(bed.flows()) == 8
+    with pytest.raises(OSError):
+        client.recv(10)
+    for n, server in enumerate(servers[:8]):
+        exchange(client, server, S1, 5000 + n)
+
+
+def test_strangers_at_a_busy_endpoint_do_not_come_to_user_space(make_bed):
+    """Where filtering is endpoint-independent; at a forward, connections are those of one endpoint as well."""
+    bed = make_bed().start(main=EIF, extra=[FORWARD])
+    client, server = bed.h1.udp(H1, 40000), bed.wan.udp(S1, 3478)
+    port = exchange(client, server, S1)
+    strangers = [bed.wan.udp(S2, 5000 + n) for n in range(10)]
+
+    def knock(stranger):
+        stranger.sendto(b"knock", (GATEWAY, port))
+        heard, source = client.recvfrom(100)
+        client.sendto(b"yes?", source)
+        stranger.settimeout(GUARD)
+        assert (heard, source[0], stranger.recv(100)) == (b"knock", S2, b"yes?")
+
+    for stranger in strangers[:3]:
+        knock(stranger)
+    assert len(elements(bed, "reached")) == 1
+    before = asked(bed)
+    for stranger in strangers[3:]:
+        knock(stranger)
+    assert asked(bed) == before
+    assert len(bed.flows()) == 11
+    listener = bed.h2.listener(H2, 80)
+    held = []
+    for n in range(8):
+        if n == 4:
+            before = asked(bed)
+        caller = bed.wan.tcp(S1, 0)
+        caller.settimeout(GUARD)
+        caller.connect((GATEWAY, 8080))
+        held += [caller, listener.accept()[0]]
+    assert asked(bed) == before
+    assert len([flow for flow in bed.flows() if flow["internal"] == f"{H2}:80"]) == 8
+    # Another policy lets nobody in whom it has not let in.
+    bed.configure(extra=[FORWARD])
+    bed.daemon.send_signal(signal.SIGHUP)
+    wait_until(lambda: elements(bed, "reached") == [], "the kernel asks about strangers again")
+    bed.wan.udp(S2, 6000).sendto(b"knock", (GATEWAY, port))
+    bed.await_drops("filtered", 1)
+
+
 def test_ping(bed):
     assert bed.h1.run("ping", "-c", "3", "-i", "0.2", "-W", "5", S1).stdout.count("bytes from") == 3
     assert asked(bed) == 1

@@ -39,6 +39,23 @@ describe("the kernel driver's rules", () => {
 		expect(text).toContain("elements = { 80, 32768-65535 }");
 	});
 
+	it("answer for busy endpoints before they ask, but not where more is to be known of the peer", () => {
+		for (const way of ["in", "out"]) {
+			const rules = (text.split(`\tchain asked_${way} {`)[1] ?? "").split("\t}")[0].trim().split("\n");
+			const answers = rules.flatMap((rule, n) => (rule.includes("meta priority set") ? [n] : []));
+			const timed = rules.findLastIndex((rule) => rule.includes("ct timeout set"));
+			expect(answers[0]).toBeGreaterThan(timed);
+			expect(answers.at(-1)).toBe(rules.length - 3);
+			expect(rules.at(-1)?.trim()).toBe(`goto queue_${way}`);
+			for (const n of answers) {
+				expect(rules[n]).toContain(way === "in" ? "ip saddr != @unsure" : "ip daddr != @unsure");
+				expect(rules[n]).toMatch(/limit rate 500\/second burst 500 packets accept$/);
+			}
+		}
+		expect(text).toContain("udp dport != 53 ip daddr != @unsure meta priority set iif . ip saddr . udp sport map @busy");
+		expect(text).toContain("tcp flags & (fin | syn | rst | ack) == syn meta priority set");
+	});
+
 	it("give the kernel's timers the configured times", () => {
 		expect(text).toContain("policy = { unreplied : 300, replied : 300 }");
 		expect(text).toContain("policy = { unreplied : 10, replied : 10 }");
