@@ -159,8 +159,8 @@ export class Daemon implements DaemonView {
 	}
 
 	foreignRouting(): string[] {
-		const { notices, firewallForwards } = this.#parts;
-		return [...notices.routing(), ...firewallForwards.warnings()];
+		const { notices, firewallForwards, bans } = this.#parts;
+		return [...notices.routing(), ...firewallForwards.warnings(), ...(bans?.warnings() ?? [])];
 	}
 
 	/** What `status` shows. */
@@ -268,7 +268,7 @@ export class Daemon implements DaemonView {
 	/** What the firewall forwards is to be known before sessions are judged by it. */
 	#takeForwards(): void {
 		const { firewallForwards, inStep, inForce, routerPorts, state } = this.#parts;
-		const taken = firewallForwards.look(inStep.topology);
+		const taken = firewallForwards.look(inStep.topology, this.#parts.bans);
 		routerPorts.published = firewallForwards.published;
 		if (!taken) return;
 		inForce.plan = firewallForwards.into(this.plan);

@@ -8,10 +8,11 @@ import { OWN_FULL } from "../kernel/guard.ts";
 import { EXPIRE_BUDGET } from "../nat/admission.ts";
 import { REASON } from "../nat/reason.ts";
 import { addressValue } from "../packet/layout.ts";
-import { Loop, type LoopParts, type Step } from "./loop.ts";
+import { Loop, type LoopParts } from "./loop.ts";
 import type { Parts } from "./parts.ts";
 import type { Port } from "./ports.ts";
 import type { Reloads } from "./reloads.ts";
+import type { Step } from "./steps.ts";
 import { startAnew } from "./take-over.ts";
 import { withPorts } from "./topology.ts";
 
@@ -53,6 +54,7 @@ export function makeLoop(p: Parts, asked: Asked): Loop {
 		reload: () => asked.reloads.look(),
 		"own ports": () => routerPorts.look(p.inForce.plan, clock.milliseconds),
 		"own ports step": () => yieldPorts(p),
+		bans: () => p.bans?.step(),
 		expiry: () => {
 			requested.expire();
 			admission.expire(EXPIRE_BUDGET);
@@ -81,7 +83,9 @@ export function makeLoop(p: Parts, asked: Asked): Loop {
 				const forwards = p.firewallForwards;
 				forwards.dirty ||= guard.rulesChanged;
 				guard.rulesChanged = false;
-				if (forwards.look(inStep.topology)) asked.reloads.ask(() => {});
+				if (guard.elementsChanged) p.bans?.changed();
+				guard.elementsChanged = false;
+				if (forwards.look(inStep.topology, p.bans)) asked.reloads.ask(() => {});
 				routerPorts.published = forwards.published;
 			},
 		],
@@ -114,6 +118,7 @@ export function makeLoop(p: Parts, asked: Asked): Loop {
 		hops,
 		announcements,
 		placement,
+		bans: p.bans,
 		reloads: asked.reloads,
 		pending: () => slowPath.pending,
 		dueAt: () =>

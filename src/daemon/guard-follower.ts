@@ -17,8 +17,9 @@ export interface Watcher {
 	readonly fd: number;
 	/** Chains may have come or gone. */
 	chains: boolean;
-	/** Rules have come or gone. */
+	/** Rules have come or gone; elements of others' sets have. */
 	rules: boolean;
+	elements: boolean;
 	/** Reads what has come; true if the table `name` was deleted. */
 	drain(name: string): boolean;
 	close(): void;
@@ -61,6 +62,8 @@ export class GuardFollower implements Follower {
 	fd = -1;
 	/** Rules of others may have changed since somebody has looked. */
 	rulesChanged = false;
+	/** The same of what is in others' sets. */
+	elementsChanged = false;
 	/** Milliseconds that the next walk waits for a guard which knows new devices. */
 	patience = 0;
 	readonly #with: GuardSurroundings;
@@ -130,6 +133,8 @@ export class GuardFollower implements Follower {
 		watcher.chains = false;
 		this.rulesChanged ||= watcher.rules;
 		watcher.rules = false;
+		this.elementsChanged ||= watcher.elements;
+		watcher.elements = false;
 		return chains;
 	}
 

@@ -28,6 +28,7 @@ import type { Port, Ports } from "./ports.ts";
 import type { Reloads } from "./reloads.ts";
 import type { ArpFollower, PcpFollower } from "./responders.ts";
 import type { RouterPorts } from "./router-ports.ts";
+import type { Step, TurnStep } from "./steps.ts";
 import type { WanAddress } from "./wan-address.ts";
 
 /** Turns without a frame after which the loop sleeps: a wake-up costs more than one more look, but not than two. */
@@ -44,9 +45,6 @@ const POLL_ENTRIES = 1 + 3 * MAX_LANS + FIXED + CONTROL_ENTRIES;
 const CATCH_UP = 16 * EXPIRE_BUDGET;
 /** Longest sleep that poll(2) is asked for at once, in milliseconds. */
 const SLEEP_MAX = 0x7fffffff;
-
-/** A step that runs behind the barrier. */
-export type Step = readonly [name: string, action: () => void];
 
 /** What is called from the loop. */
 export interface LoopParts {
@@ -74,6 +72,8 @@ export interface LoopParts {
 	announcements: Announcements;
 	/** The placement on processors wants a look at this millisecond. */
 	placement: { dueAt: number };
+	/** Sessions are to be looked at, whether the firewall has barred their peers. */
+	bans: { readonly busy: boolean } | null;
 	/** A reload that waits for ubus. */
 	reloads: Pick<Reloads, "fd" | "dueAt">;
 	/** Something of the slow kind waits for its second. */
@@ -83,20 +83,7 @@ export interface LoopParts {
 	/** A port's device reported an error. */
 	portFailed(p: Port, error: native.NativeError): void;
 	/** Steps of a turn by name, and those of a second in their order. */
-	steps: Record<
-		| "lost state"
-		| "placement"
-		| "announcements"
-		| "own ports"
-		| "own ports step"
-		| "signals"
-		| "kernel news"
-		| "guard watch"
-		| "nft"
-		| "reload"
-		| "expiry",
-		() => void
-	>;
+	steps: Record<TurnStep, () => void>;
 	everySecond: readonly Step[];
 }
 
@@ -157,7 +144,7 @@ export class Loop {
 	/** Runs until it is told to stop. */
 	run(): void {
 		const set = this.#pollSet;
-		const { steps, placement, announcements, routerPorts, admission, carrier } = this.#with;
+		const { steps, placement, announcements, routerPorts, admission, carrier, bans } = this.#with;
 		const { header } = this.#context.table;
 		const clock = this.#clock;
 		let empty = 0;
@@ -187,6 +174,7 @@ export class Loop {
 			if (this.busyAt !== 0 && now >= placement.dueAt) this.#barrier.attempt("placement", steps.placement);
 			if (now >= announcements.dueAt) this.#barrier.attempt("announcements", steps.announcements);
 			if (routerPorts.wantsLook(now, this.busyAt !== 0, this.stirredAt)) this.#barrier.attempt("own ports", steps["own ports"]);
+			if (bans?.busy) this.#barrier.attempt("bans", steps.bans);
 			if (now >= this.#secondAt) this.#everySecond();
 			else if (admission.overdue) admission.expire(EXPIRE_BUDGET);
 			carrier?.flush();
@@ -295,8 +283,8 @@ export class Loop {
 
 	/** Milliseconds that the loop may sleep, -1: until something comes. */
 	#timeout(): number {
-		const { admission, hops, guard, inStep, kernel, announcements, routerPorts, reloads, pending, dueAt } = this.#with;
-		if (admission.overdue) return 0;
+		const { admission, hops, guard, inStep, kernel, announcements, routerPorts, reloads, pending, dueAt, bans } = this.#with;
+		if (admission.overdue || bans?.busy) return 0;
 		// Serving the control socket takes time.
 		this.#clock.read(this.#context);
 		const now = this.#clock.milliseconds;

@@ -33,6 +33,7 @@ import type { Carrier } from "./carrier.ts";
 import { Clock } from "./clock.ts";
 import { Connections, handOverBundle } from "./connections.ts";
 import { Egress, type Meter } from "./egress.ts";
+import { FirewallBans } from "./firewall-bans.ts";
 import { FirewallForwards } from "./firewall-forwards.ts";
 import { type Follower, StartError } from "./follower.ts";
 import { ftpReaderAt } from "./ftp-reader.ts";
@@ -104,6 +105,8 @@ export class Parts {
 	/** The guard's counters, as they were when somebody looked last. */
 	readonly guardView = new NftView(native);
 	readonly firewallForwards = new FirewallForwards();
+	/** Null where the kernel's own rules see every packet. */
+	readonly bans: FirewallBans | null;
 	readonly inStep: InStep;
 
 	/** What carries the packets if not masqd's ports. */
@@ -150,6 +153,7 @@ export class Parts {
 		this.context = context;
 		this.admission = admission;
 		this.ports = ports;
+		this.bans = carrier === null ? new FirewallBans(context, admission) : null;
 		this.watch = new Watch(context, native.wallClock);
 		this.rates = new Rates(context, native.now);
 		const requested = new PcpMappings(context, mapOrMemory(`${paths.state}.pcp`, PCP_MAPPINGS_BYTES).memory);

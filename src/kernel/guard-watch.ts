@@ -19,6 +19,8 @@ const NFT_MSG_NEWTABLE = 0x0a00;
 const NFT_MSG_DELTABLE = 0x0a02;
 const NFT_MSG_NEWCHAIN = 0x0a03;
 const NFT_MSG_DELCHAIN = 0x0a05;
+const NFT_MSG_NEWSETELEM = 0x0a0c;
+const NFT_MSG_DELSETELEM = 0x0a0e;
 const NFPROTO_INET = 1;
 const NFTA_TABLE_NAME = 1;
 /** nlmsghdr and nfgenmsg. */
@@ -32,6 +34,8 @@ export class GuardWatch {
 	chains = false;
 	/** Rules have come or gone. */
 	rules = false;
+	/** Elements of sets have, of others'. */
+	elements = false;
 	readonly #io: GuardWatchIo;
 	readonly #family: number;
 	readonly #buffer = new ArrayBuffer(DATAGRAM_MAX);
@@ -56,6 +60,7 @@ export class GuardWatch {
 				gone = true;
 				this.chains = true;
 				this.rules = true;
+				this.elements = true;
 				continue;
 			}
 			if (length === 0) return gone;
@@ -79,6 +84,8 @@ export class GuardWatch {
 			if (type === NFT_MSG_NEWTABLE || type === NFT_MSG_DELTABLE || type === NFT_MSG_NEWCHAIN || type === NFT_MSG_DELCHAIN)
 				this.chains = true;
 			if (type === NFT_MSG_NEWRULE || type === NFT_MSG_DELRULE || type === NFT_MSG_DELTABLE || type === NFT_MSG_DELCHAIN) this.rules = true;
+			if (!this.elements && (type === NFT_MSG_NEWSETELEM || type === NFT_MSG_DELSETELEM))
+				this.elements = this.#name(v, at + HEADER, at + size, little) !== name;
 			if ((type === NFT_MSG_NEWTABLE || type === NFT_MSG_DELTABLE) && v.getUint8(at + 16) === this.#family) {
 				if (this.#name(v, at + HEADER, at + size, little) === name) gone = type === NFT_MSG_DELTABLE;
 			}

@@ -5,7 +5,7 @@
 import { TCP, UDP } from "../packet/layout.ts";
 
 /** Attributes of an expression: offset of a value and its end, by number. */
-type Attributes = ReadonlyMap<number, readonly [number, number]>;
+export type Attributes = ReadonlyMap<number, readonly [number, number]>;
 
 /** A rule with `dnat to`. */
 export interface NftForward {

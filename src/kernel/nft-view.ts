@@ -4,6 +4,7 @@
  * between two parts packets can be forwarded.
  */
 import type { Fd } from "masq:native";
+import type { ForeignBans } from "./foreign-bans.ts";
 import { GUARD_COUNTERS, type GuardCounter } from "./guard.ts";
 import { NftForwards } from "./nft-forwards.ts";
 
@@ -24,12 +25,15 @@ const NFT_MSG_NEWFLOWTABLE = 22;
 const NFT_MSG_GETFLOWTABLE = 23;
 const NFT_OBJECT_COUNTER = 1;
 const NFPROTO_INET = 1;
+const NFPROTO_IPV4 = 2;
 const NFPROTO_NETDEV = 5;
 /** Hooks of devices, by family. */
 const DEVICE_HOOKS: Record<number, Record<number, "ingress" | "egress">> = {
 	[NFPROTO_INET]: { 5: "ingress" },
 	[NFPROTO_NETDEV]: { 0: "ingress", 1: "egress" },
 };
+const PREROUTING = 0;
+const FORWARD = 2;
 const FAMILY_NAMES: Record<number, string> = { [NFPROTO_INET]: "inet", [NFPROTO_NETDEV]: "netdev" };
 /** NLM_F_REQUEST | NLM_F_DUMP. */
 const REQUEST_DUMP = 0x301;
@@ -93,6 +97,7 @@ export class NftView {
 	/** Netlink headers are in the machine's byte order, nftables' numbers in the network's. */
 	readonly #little = new Uint8Array(new Uint16Array([1]).buffer)[0] === 1;
 	#fd: Fd = -1;
+	#bans: ForeignBans | null = null;
 	readonly #reader = {
 		view: this.#view,
 		little: this.#little,
@@ -106,12 +111,21 @@ export class NftView {
 		this.#guardFamily = family;
 	}
 
-	/** Reads everything; what the kernel does not tell stays as it was. Yields between parts. */
-	*read(): Generator<undefined, void> {
+	/**
+	 * Reads everything; what the kernel does not tell stays as it was. Yields between parts. `bans` collects the rules
+	 * that may bar somebody.
+	 */
+	*read(bans: ForeignBans | null = null): Generator<undefined, void> {
 		try {
 			this.#fd = this.#io.netlinkOpen(NETLINK_NETFILTER, []);
 		} catch {
 			return;
+		}
+		this.#bans = bans;
+		if (bans !== null) {
+			const off = new Set<string>();
+			yield* this.#dump(NFT_MSG_GETTABLE, 0, (at, end) => this.#dormant(at, end, off));
+			yield* this.#dump(NFT_MSG_GETCHAIN, 0, (at, end) => this.#chain(at, end, off, []));
 		}
 		yield* this.#dump(NFT_MSG_GETOBJ, this.#guardFamily, (at, end) => this.#object(at, end));
 		yield* this.#dump(NFT_MSG_GETRULE, 0, (at, end) => this.#rule(at, end));
@@ -240,7 +254,10 @@ export class NftView {
 		if (span === undefined || off.has(`${family} ${table}`)) return;
 		const h = this.#attributes(span[0], span[1]);
 		const number = h.get(HOOK.NUMBER);
-		const hook = number && DEVICE_HOOKS[family]?.[v.getUint32(number[0])];
+		const where = number === undefined ? -1 : v.getUint32(number[0]);
+		if ((family === NFPROTO_INET || family === NFPROTO_IPV4) && (where === PREROUTING || where === FORWARD))
+			this.#bans?.base(family, table, this.#text(a.get(CHAIN.NAME)), where === PREROUTING);
+		const hook = DEVICE_HOOKS[family]?.[where];
 		if (!hook) return;
 		const names = h.has(HOOK.DEVICE) ? [this.#text(h.get(HOOK.DEVICE))] : [];
 		const prefixes: string[] = [];
@@ -281,6 +298,9 @@ export class NftView {
 			masquerades ||= name === "masq" || target === "MASQUERADE";
 			redirects ||= name === "redir" || name === "tproxy" || target === "REDIRECT" || target === "TPROXY";
 		});
+		const family = this.#view.getUint8(at + 16);
+		if (family === NFPROTO_INET || family === NFPROTO_IPV4)
+			this.#bans?.rule(this.#reader, family, table, this.#text(a.get(RULE.CHAIN)), list);
 		this.forwards.rule(this.#reader, table, this.#text(a.get(RULE.CHAIN)), list);
 		if (redirects) this.redirects.push(`${table} ${this.#text(a.get(RULE.CHAIN))}`);
 		if (masquerades) this.masquerades.push(`${table} ${this.#text(a.get(RULE.CHAIN))}`);

@@ -249,6 +249,11 @@ export interface Context {
 	readonly drops: Float64Array;
 	/** Counts drops there and remembers the last ones. */
 	readonly dropLog: DropLog;
+	/**
+	 * What the firewall's rules bar a peer (raw) from, as bits (conntrack/barred.ts); null while they bar nobody. It
+	 * may ask the kernel.
+	 */
+	barred: ((peer: number, protocol: number) => number) | null;
 	/** Listener to sessions, null while nobody listens. */
 	events: SessionEvents | null;
 	/** What the ALG has done, by the number of its notes. */
@@ -294,6 +299,7 @@ export interface Context {
 /** What of a context is the same at every start. */
 export const CONTEXT_START = {
 	kernelShare: { hasPort: () => false, hasFlow: () => false },
+	barred: null,
 	events: null,
 	leftToKernel: 0,
 	forwardedOut: 0,

@@ -3,6 +3,7 @@
  * 5), port forwards, static NAT, and what an ALG expects. Everything is checked before state is made.
  */
 
+import { BARRED_IN } from "../conntrack/barred.ts";
 import {
 	ALG_INSPECTED,
 	EXTERNAL_SHIFT,
@@ -96,6 +97,7 @@ export class Inbound {
 			return refusal(internal === 0 ? known : REASON["tcp-no-session"]);
 		}
 		if (protocol === UDP && external === 0 && !hairpin && this.#flows.isAnswer(p)) return LEFT_TO_KERNEL;
+		if (c.barred !== null && !hairpin && c.barred(peer, protocol) & BARRED_IN) return refusal(REASON.banned);
 		p.peerPortInternal = peerPort;
 		if (c.table.findOut(protocol, internal, peer, pair(internalPort, peerPort)) !== 0) {
 			p.peerPortInternal = protocol === TCP ? otherPeerPort(c, internal, internalPort, peer) : -1;

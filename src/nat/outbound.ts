@@ -3,6 +3,7 @@
  * REQ-3). Everything is checked before state is made (RFC 7857 section 6: a packet that is dropped changes nothing).
  */
 
+import { BARRED_ALOUD, BARRED_OUT } from "../conntrack/barred.ts";
 import {
 	EXTERNAL_SHIFT,
 	FORWARDED,
@@ -157,6 +158,11 @@ export class Outbound {
 		if (hop === HAIRPIN && peer === externals.A[0] && c.kernelShare.hasPort(protocol, swap16(p.peerPort))) return LEFT_TO_KERNEL;
 		if (hop === ELSEWHERE) return refusal(REASON["not-through-wan"]);
 		if (hop === NO_ROUTE) return refusal(externals.A[0] === 0 ? REASON["no-external-address"] : REASON["no-route"]);
+
+		if (c.barred !== null && hop !== HAIRPIN) {
+			const bits = c.barred(peer, protocol);
+			if (bits & BARRED_OUT) return refusal(REASON[bits & BARRED_ALOUD ? "rejected" : "banned"]);
+		}
 
 		const ported = protocol === UDP || protocol === TCP || protocol === ICMP || hasPorts(protocol);
 		const leader = ported ? table.findMapping(protocol, internal, internalPort) : 0;

@@ -122,6 +122,17 @@ export const REASONS = [
 		"An exception inside masqd cost the frame's batch.",
 		"Please report this with the lines of the log: it is a bug in masqd.",
 	],
+	[
+		"banned",
+		"A rule of the router's firewall drops what comes from this peer, or goes to it.",
+		"To let it pass: take the peer out of that rule or its set; nft list ruleset shows them.",
+	],
+	[
+		"rejected",
+		"A rule of the router's firewall rejects what goes to this peer.",
+		"To let it pass: take the peer out of that rule or its set; nft list ruleset shows them.",
+		PROHIBITED,
+	],
 	["leak", "A frame without one of our addresses reached the WAN port.", "Please report this: it is a bug in masqd."],
 ] as const satisfies readonly (readonly [string, string, string, number?])[];
 

@@ -204,7 +204,7 @@ class House:
             self.close()
 
 
-def ask(host, address=S1, port=7, kind="udp", source="", sport=0, patience=PATIENCE):
+def ask(host, address=S1, port=7, kind="udp", source="", sport=0, patience=PATIENCE, tries=3):
     """What the server there says: who it is and whom it sees; "nothing" or "refused"."""
     if kind == "tcp":
         client = host.tcp(source, sport)
@@ -221,7 +221,7 @@ def ask(host, address=S1, port=7, kind="udp", source="", sport=0, patience=PATIE
     client = host.udp(source, sport)
     client.settimeout(patience)
     try:
-        for _ in range(3):
+        for _ in range(tries):
             try:
                 client.sendto(b"who", (address, port))
                 return client.recv(100).decode()

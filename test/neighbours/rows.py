@@ -275,6 +275,124 @@ def of_firewall4_and_miniupnpd(house_of):
     return seen
 
 
+# ---- blocklists ----------------------------------------------------------------------------------------------------------
+
+SET = "set bad { type ipv4_addr; flags interval; auto-merge; }"
+BLOCKLISTS = {
+    # What a hand-written one has, and CrowdSec's.
+    "prerouting": "chain in { type filter hook prerouting priority -175; iifname wan0 ip saddr @bad counter drop; }",
+    "forward": "chain in { type filter hook forward priority -1; iifname wan0 ip saddr @bad counter drop; }",
+    # banIP's: what is established goes on, and what the LAN opens is refused aloud.
+    "banip": """chain refuse { reject; }
+        chain wan-forward { type filter hook forward priority -100; iifname != { "wan0" } counter accept
+            ct state established,related counter accept
+            ip saddr @bad counter drop; }
+        chain lan-forward { type filter hook forward priority -100; oifname != { "wan0" } counter accept
+            ct state established,related counter accept
+            ip daddr @bad counter goto refuse; }""",
+    # With firewall4's verdict map and its default of TCP and UDP.
+    "src_wan": """chain wan { meta l4proto { tcp, udp } ip saddr @bad counter jump drop_wan; }
+        chain drop_wan { counter drop; }
+        chain forward { type filter hook forward priority 0; ct state vmap { established : accept, related : accept }
+            iifname "wan0" jump wan; }""",
+}
+
+
+def settled(house, look, wanted):
+    """What is there when masqd has followed, which may take a second."""
+    if house.driver != "off":
+        with contextlib.suppress(AssertionError):
+            wait_until(lambda: look() == wanted, "the firewall", guard=4)
+    return look()
+
+
+def blocklist(house_of, chains, family="inet"):
+    """A peer comes into a set and leaves it again: what becomes of sessions, of new ones both ways, and of other peers."""
+    seen = []
+    with house_of(redirects=FIREWALL4) as house:
+        house.serve(house.h2, "h2", [("192.168.1.20", 80)])
+        house.router.run("nft", "-f", "-", stdin=f"table {family} ban {{\n{SET}\n{chains}\n}}\n")
+        house.start()
+        client = house.h1.udp()
+        client.settimeout(0.2)
+
+        def again():
+            with contextlib.suppress(TimeoutError):
+                while client.recv(100):
+                    pass
+            client.sendto(b"again", (S1, 7))
+            try:
+                return place(client.recv(100).decode())
+            except TimeoutError:
+                return "nothing"
+
+        def look():
+            told = [again(), again()]
+            told += [place(ask(house.h1, address=address, kind=kind, patience=0.15, tries=1)) for address in (S1, S2) for kind in ("udp", "tcp")]
+            return told + [place(ask(house.wan, GATEWAY, 8080, kind, S, patience=0.15, tries=1)) for S in (S1, S2) for kind in ("udp", "tcp")]
+
+        free = look()
+        seen.append(free)
+        house.router.run("nft", "add", "element", family, "ban", "bad", f"{{ {S1}/32 }}")
+        keeps = "established" in chains
+        barred = free[:2] if keeps else ["nothing"] * 2
+        out = free[2:4] if "vmap" in chains else ["nothing", "refused" if keeps else "nothing"]
+        seen.append(settled(house, look, [*barred, *out, *free[4:6], "nothing", "nothing", *free[8:]]))
+        house.router.run("nft", "delete", "element", family, "ban", "bad", f"{{ {S1}/32 }}")
+        seen.append(settled(house, look, free))
+        client.close()
+    return seen
+
+
+def blocklist_row(kind, quick=False):
+    def run(house_of):
+        return blocklist(house_of, BLOCKLISTS[kind])
+
+    run.__name__ = f"bans_in_{kind}"
+    row("blocklists", quick=quick)(run)
+
+
+for each in BLOCKLISTS:
+    blocklist_row(each, quick=each in ("prerouting", "banip"))
+
+
+@row("blocklists", tun="warned", packet="warned")
+def bans_that_ask_for_more(house_of):
+    """By the port, say: that is the firewall's alone."""
+    with house_of(redirects=FIREWALL4) as house:
+        chain = "chain in { type filter hook forward priority -1; iifname wan0 ip saddr @bad tcp dport 80 counter drop; }"
+        house.router.run("nft", "-f", "-", stdin=f"table inet ban {{\n{SET}\n{chain}\n}}\n")
+        house.start()
+        if house.driver in ("tun", "packet"):
+            return house.warned(r"cannot follow \(nft ban in\)")
+        return both(house.h1)
+
+
+@row("blocklists")
+def bans_at_the_device(house_of):
+    """Where the offload would go past them."""
+    return blocklist(house_of, "chain in { type filter hook ingress device wan0 priority 0; ip saddr @bad counter drop; }", "netdev")
+
+
+@row("blocklists")
+def bans_that_come_while_masqd_runs(house_of):
+    """The table itself, in one transaction, as a reload of banIP's makes it; and it goes."""
+    seen = []
+    with house_of(redirects=FIREWALL4) as house:
+        house.start()
+        look = lambda: [
+            place(ask(house.h1, address=address, kind=kind, patience=0.15, tries=1)) for address in (S1, S2) for kind in ("udp", "tcp")
+        ]  # noqa: E731
+        free = look()
+        seen.append(free)
+        full = SET.replace("; }", f"; elements = {{ {S1} }}; }}")
+        house.router.run("nft", "-f", "-", stdin=f"table inet ban {{\n{full}\n{BLOCKLISTS['forward']}\n}}\n")
+        seen.append(settled(house, look, ["nothing", "nothing", *free[2:]]))
+        house.router.run("nft", "delete", "table", "inet", "ban")
+        seen.append(settled(house, look, free))
+    return seen
+
+
 # ---- the WAN's other addresses -----------------------------------------------------------------------------------------
 
 

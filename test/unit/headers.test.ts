@@ -239,6 +239,8 @@ const OF_THE_PORTS = [
 	"tun-queue",
 	"pcp-crowded",
 	"send-refused",
+	"banned",
+	"rejected",
 	"leak",
 ];
 

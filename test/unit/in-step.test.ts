@@ -235,7 +235,7 @@ describe("followers compare, then apply", () => {
 				return keeper;
 			},
 			present: () => true,
-			watch: () => ({ fd: 5, chains: true, rules: false, drain: () => true, close: say("unwatch") }),
+			watch: () => ({ fd: 5, chains: true, rules: false, elements: false, drain: () => true, close: say("unwatch") }),
 			opened: say("opened"),
 			log,
 			clock: { milliseconds: 0 } as never,

@@ -1,7 +1,9 @@
 /** `drops` and `why` name the right reason for every drop there is, and a dry run leaves no trace. */
+
 import { describe, expect, it } from "vitest";
 import { remedyLines, remedySection } from "../../src/cli/remedy.ts";
 import { renderDrop, renderWhy } from "../../src/cli/render.ts";
+import { BARRED_ALOUD, BARRED_OUT } from "../../src/conntrack/barred.ts";
 import type { DecisionsView } from "../../src/control/daemon-view.ts";
 import { why } from "../../src/control/dry-run.ts";
 import type { DropRow, WhyReply } from "../../src/control/protocol.ts";
@@ -305,6 +307,24 @@ const CASES: Record<ReasonName, Case> = {
 	"pcp-crowded": { run: byHand("pcp-crowded", udp(`${X}:5`, `${S1}:9`), 0), from: `${X}:5`, to: `${S1}:9` },
 	"send-refused": { run: byHand("send-refused", udp(`${X}:5`, `${S1}:9`), 0), from: `${X}:5`, to: `${S1}:9` },
 	"internal-error": { run: byHand("internal-error", udp(`${H1}:5`, `${S1}:9`), 0), from: `${H1}:5`, to: `${S1}:9` },
+	banned: {
+		before: (rig) => {
+			rig.context.barred = () => BARRED_OUT;
+		},
+		out: udp(`${H1}:5`, `${S1}:9`),
+		from: `${H1}:5`,
+		to: `${S1}:9`,
+		dry: true,
+	},
+	rejected: {
+		before: (rig) => {
+			rig.context.barred = () => BARRED_OUT | BARRED_ALOUD;
+		},
+		out: udp(`${H1}:5`, `${S1}:9`),
+		from: `${H1}:5`,
+		to: `${S1}:9`,
+		dry: true,
+	},
 	leak: { run: byHand("leak", udp(`${H1}:5`, `${S1}:9`), 0), from: `${H1}:5`, to: `${S1}:9` },
 };
 
