@@ -354,7 +354,18 @@ export function guardRuleset(
 	lines.push("\t}");
 
 	// What has no entry at all is INVALID, and no comparison with its entry holds: it must not be what lets through.
-	if (learns) lines.push("\tchain inbound {", "\t\tct status & (snat | dnat) != 0 return", "\t\tcounter name inbound drop", "\t}");
+	if (learns) {
+		lines.push("\tchain inbound {");
+		// An error has the entry of the flow that it tells of: masqd's connection may still be one of the kernel's, which
+		// had it while masqd was away, and would get the error twice.
+		const told = "ct reply ip saddr . ct reply protocol . ct reply proto-dst . ct reply proto-src";
+		const unlearned = `${told} != @own_flows ${told} != @lan_flows`;
+		for (const proto of ["tcp", "udp"])
+			lines.push(
+				`\t\tmeta l4proto icmp ct reply protocol ${proto} ct reply proto-dst @claimed_${proto} ct reply ip daddr @externals ${unlearned} counter name claimed_wan drop`,
+			);
+		lines.push("\t\tct status & (snat | dnat) != 0 return", "\t\tcounter name inbound drop", "\t}");
+	}
 	lines.push("\tchain forward {", `\t\ttype filter hook forward priority ${FORWARD_PRIORITY}; policy accept;`);
 	lines.push(`\t\t${fromWan} ip saddr @inside counter name inbound drop`);
 	lines.push(`\t\t${fromWan} ip daddr @inside ip saddr != @exempt_destinations ${learns ? "jump inbound" : "counter name inbound drop"}`);

@@ -799,6 +799,36 @@ def test_no_room_for_the_state(make_bed):
         run("umount", bed.state_folder)
 
 
+def masquerade(bed):
+    """The router without masqd: the kernel goes on with what it is given."""
+    bed.router.sysctl("net/ipv4/ip_forward", "1")
+    firewall = 'table ip fw { chain post { type nat hook postrouting priority srcnat; oifname "wan0" masquerade; }; }'
+    bed.router.run("nft", "-f", "-", stdin=firewall)
+
+
+def test_an_error_after_a_restart_comes_once(make_bed):
+    """The kernel has an entry of the connection that it has carried meanwhile, and an error about it is one for masqd alone again."""
+    bed = make_bed()
+    masquerade(bed)
+    bed.start()
+    talk = Talk(bed, bed.h1, H1, 4000)
+    bed.stop()
+    talk.tcp()
+    assert "dport=7000" in bed.router.run("conntrack", "-L", "-p", "tcp").stdout
+    bed.start()
+    talk.tcp()
+    errors = bed.h1.socket(socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_ICMP)
+    bed.wan_wire.arrived()
+    talk.tcp()
+    quoted = bed.wan_wire.expect(lambda p: TCP in p and p.dst == S1 and p[TCP].payload)
+    bed.wan_wire.send(IP(src=R, dst=GATEWAY) / ICMP(type=3, code=1) / quoted)
+    talk.inbound()
+    assert IP(errors.recv(200))[ICMP].code == 1
+    errors.setblocking(False)
+    with pytest.raises(BlockingIOError):
+        errors.recv(200)
+
+
 def test_an_upgrade_below_a_running_daemon(make_bed, tmp_path, monkeypatch):
     """A daemon reads no bundle of another build: connections go on, what it would have read says so, a restart has all of it again."""
     source = pathlib.Path(os.environ.get("MASQD_JS") or beds.MASQD.parent)
@@ -807,10 +837,7 @@ def test_an_upgrade_below_a_running_daemon(make_bed, tmp_path, monkeypatch):
         shutil.copy(source / name, tmp_path)
     monkeypatch.setenv("MASQD_JS", str(tmp_path))
     bed = make_bed()
-    # The router without masqd: the kernel goes on with what it is given.
-    bed.router.sysctl("net/ipv4/ip_forward", "1")
-    firewall = 'table ip fw { chain post { type nat hook postrouting priority srcnat; oifname "wan0" masquerade; }; }'
-    bed.router.run("nft", "-f", "-", stdin=firewall)
+    masquerade(bed)
     bed.start()
     talk = Talk(bed, bed.h1, H1, 4000)
     for name in names:

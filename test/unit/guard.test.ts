@@ -169,6 +169,8 @@ table inet masqd {
 		iifname "masq0" ct original zone set 19793
 	}
 	chain inbound {
+		meta l4proto icmp ct reply protocol tcp ct reply proto-dst @claimed_tcp ct reply ip daddr @externals ct reply ip saddr . ct reply protocol . ct reply proto-dst . ct reply proto-src != @own_flows ct reply ip saddr . ct reply protocol . ct reply proto-dst . ct reply proto-src != @lan_flows counter name claimed_wan drop
+		meta l4proto icmp ct reply protocol udp ct reply proto-dst @claimed_udp ct reply ip daddr @externals ct reply ip saddr . ct reply protocol . ct reply proto-dst . ct reply proto-src != @own_flows ct reply ip saddr . ct reply protocol . ct reply proto-dst . ct reply proto-src != @lan_flows counter name claimed_wan drop
 		ct status & (snat | dnat) != 0 return
 		counter name inbound drop
 	}
