@@ -469,7 +469,7 @@ export class Table {
 			if (this.hooks?.sync(i)) continue;
 			const age = this.hooks === null ? -1 : this.hooks.age(i);
 			if (age < 0 || age > this.timeouts[state]) return i;
-			this.touch(i, now16);
+			this.touch(i, now16 - age);
 		}
 	}
 

@@ -55,11 +55,14 @@ export interface Carrier extends Follower {
 	breathe(decisions: FastPath): number;
 	/** Brings the counters up to what the kernel has counted. */
 	refresh(): void;
-	/** The loop is about to sleep for so many milliseconds at most (-1: for ever), or has woken (0). */
+	/** The loop is about to sleep for so many milliseconds, {@link SLEEP} at most, or has woken (0). */
 	sleeps(milliseconds: number): void;
 	/** Ends the kernel's entries of sessions that have been ended. */
 	flush(): void;
 }
+
+/** Longest sleep in milliseconds: the kernel waits for a daemon that is stopped meanwhile. */
+export const SLEEP = 30_000;
 
 /** Whether the kernel carries the packets of a plan. */
 export function isCarried(plan: Plan): boolean {

@@ -11,6 +11,7 @@ import type { Plan } from "../config/plan.ts";
 import type { PortRange } from "../conntrack/ports.ts";
 import type { NextHops } from "../nat/context.ts";
 import type { FastPath } from "../nat/fast-path.ts";
+import type { Revalidator } from "../nat/revalidate.ts";
 import { NFPROTO } from "../netlink/nftables.ts";
 import { mergeRanges } from "../packet/address.ts";
 import { addressValue, swap32, TCP, UDP } from "../packet/layout.ts";
@@ -48,6 +49,8 @@ export class KernelCarrier implements Carrier {
 	readonly #hosts = new QueueHosts();
 	#busy: BusyEndpoints | null = null;
 	#plan: Plan | null = null;
+	/** Judges sessions that are read back. */
+	#keeper: Revalidator | null = null;
 	#hops: KernelHops | null = null;
 	#with: CarrierSurroundings | null = null;
 	#queue: QueueDriver | null = null;
@@ -145,11 +148,10 @@ export class KernelCarrier implements Carrier {
 		this.#plan = inForce.plan;
 		if (this.#queue !== null) return;
 		if (this.#tracked === null) {
-			const keeper = inForce.keeper();
 			this.#tracked = new Tracked({
 				table: context.table,
 				adopt: (entry, isNew) => {
-					const made = rebuild({ context, admission, keeper }, entry, isNew);
+					const made = rebuild({ context, admission, keeper: this.#keeper as Revalidator }, entry, isNew);
 					if (!made && isNew) busy.refused(entry);
 					return made;
 				},
@@ -164,10 +166,16 @@ export class KernelCarrier implements Carrier {
 			});
 			this.endsFd = this.#tracked.fd;
 			context.table.hooks = this.#tracked;
-			this.#tracked.reconcile();
+			this.#reconcile();
 		}
 		this.#queue = new QueueDriver(context, translation.memory.rx, this.#hops as KernelHops, this.#hosts, busy);
 		this.queueFd = this.#queue.fd;
+	}
+
+	/** Sessions are as the kernel's entries are, and those as the policy in force has it. */
+	#reconcile(): void {
+		this.#keeper = (this.#with as CarrierSurroundings).inForce.keeper();
+		this.#tracked?.reconcile();
 	}
 
 	breathe(fast: FastPath): number {
@@ -195,6 +203,7 @@ export class KernelCarrier implements Carrier {
 
 	flush(): void {
 		const { context } = this.#with as CarrierSurroundings;
+		if (this.#tracked?.missed) this.#reconcile();
 		this.#tracked?.flush();
 		if (context.now === this.#aliveAt || this.queueFd < 0) return;
 		this.#aliveAt = context.now;
@@ -203,7 +212,7 @@ export class KernelCarrier implements Carrier {
 	}
 
 	sleeps(milliseconds: number): void {
-		if (this.queueFd >= 0) native.alarm(milliseconds < 0 ? 0 : Math.ceil(milliseconds / 1000) + HUNG_SECONDS);
+		if (this.queueFd >= 0) native.alarm(Math.ceil(milliseconds / 1000) + HUNG_SECONDS);
 	}
 
 	/**

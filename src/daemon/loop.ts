@@ -19,7 +19,7 @@ import type { SlowPath } from "../nat/slow-path.ts";
 import type { NextHopTable } from "../port/next-hops.ts";
 import type { Announcements } from "../port/pcp-responder.ts";
 import type { Barrier } from "./barrier.ts";
-import type { Carrier } from "./carrier.ts";
+import { type Carrier, SLEEP } from "./carrier.ts";
 import type { Clock } from "./clock.ts";
 import type { Egress, Meter } from "./egress.ts";
 import type { GuardFollower } from "./guard-follower.ts";
@@ -241,7 +241,7 @@ export class Loop {
 		if (this.control !== null) n = this.control.pollEntries(set, n, this.#clock.milliseconds);
 		const barrier = this.#barrier;
 		const looking = sockets.busy;
-		const asleep = carrier !== null && (timeout < 0 || timeout > 1000);
+		const asleep = carrier !== null && timeout > 1000;
 		let came = 0;
 		try {
 			if (asleep) carrier.sleeps(timeout);
@@ -283,7 +283,7 @@ export class Loop {
 
 	/** Milliseconds that the loop may sleep, -1: until something comes. */
 	#timeout(): number {
-		const { admission, hops, guard, inStep, kernel, announcements, routerPorts, reloads, pending, dueAt, bans } = this.#with;
+		const { admission, hops, guard, inStep, kernel, announcements, routerPorts, reloads, carrier, pending, dueAt, bans } = this.#with;
 		if (admission.overdue || bans?.busy) return 0;
 		// Serving the control socket takes time.
 		this.#clock.read(this.#context);
@@ -291,7 +291,7 @@ export class Loop {
 		const { sockets } = routerPorts;
 		if (sockets.busy && sockets.fd < 0) return 0;
 		const waits = this.busyAt !== 0 || hops.waiting > 0 || guard.keeper.wanting || pending();
-		const idle = waits ? this.#secondAt : dueAt() * 1000;
+		const idle = waits ? this.#secondAt : Math.min(dueAt() * 1000, carrier === null ? Number.POSITIVE_INFINITY : now + SLEEP);
 		const control = this.control === null ? Number.POSITIVE_INFINITY : this.control.dueIn(now);
 		const looks = sockets.busy ? Number.POSITIVE_INFINITY : waits ? routerPorts.lookAt : routerPorts.restUntil(this.stirredAt);
 		const due = Math.min(idle, looks, kernel.pendingAt(), inStep.dueAt, announcements.dueAt, guard.keeper.dueAt, reloads.dueAt);

@@ -88,6 +88,8 @@ export class Tracked implements OffloadHooks {
 	readonly #ask: native.Fd;
 	readonly #o: TrackedOwner;
 	readonly #buffer = new ArrayBuffer(DATAGRAM_MAX);
+	/** Some beginnings and ends have not been told: {@link reconcile} is to be called. */
+	missed = false;
 	/** The session that an event ends. */
 	#ending = 0;
 	#dumpedAt = Number.NEGATIVE_INFINITY;
@@ -120,9 +122,9 @@ export class Tracked implements OffloadHooks {
 			try {
 				length = native.netlinkReceive(this.fd, this.#buffer);
 			} catch (error) {
-				// Some ends are not known: each session is looked up when it is due.
-				if ((error as native.NativeError).code === "ENOBUFS") continue;
-				throw error;
+				if ((error as native.NativeError).code !== "ENOBUFS") throw error;
+				this.missed = true;
+				continue;
 			}
 			if (length === 0) return;
 			for (const reader = new MessageReader(this.#buffer, length); reader.next(); ) {
@@ -149,6 +151,7 @@ export class Tracked implements OffloadHooks {
 	 * deleted where masqd has no place for them. Ends the sessions that have no entry.
 	 */
 	reconcile(): void {
+		this.missed = false;
 		const { table } = this.#o;
 		const seen = new Uint8Array(table.layout.sessions + 1);
 		const told = this.#dump((entry) => {
@@ -169,7 +172,8 @@ export class Tracked implements OffloadHooks {
 		if (!told) return;
 		for (let i = 1; i < seen.length; i++) {
 			const state = table.state(i);
-			if (seen[i] === 0 && state !== FREE && state !== QUARANTINED) this.#end(i);
+			// It may have begun behind the dump.
+			if (seen[i] === 0 && state !== FREE && state !== QUARANTINED && this.#entry(i) === null) this.#end(i);
 		}
 	}
 

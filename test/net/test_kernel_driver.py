@@ -181,6 +181,23 @@ def test_strangers_at_a_busy_endpoint_do_not_come_to_user_space(make_bed):
     bed.await_drops("filtered", 1)
 
 
+def test_sessions_end_with_their_entries_however_many_and_whatever_was_not_told(make_bed):
+    """More ends at once than there is room for to tell of them."""
+    bed = make_bed().start(main={"sessions": "8192"})
+    # Nobody answers.
+    bed.wan.run("nft", "-f", "-", stdin="table ip deaf { chain c { type filter hook prerouting priority -300; udp dport != 3478 drop; }; }")
+    client, server = bed.h1.udp(H1, 40000), bed.wan.udp(S1, 3478)
+    exchange(client, server, S1)
+    for n in range(10000, 15000):
+        client.sendto(b"x", (S1, n))
+        if n % 100 == 0:
+            wait_until(lambda: bed.status()["sessions"]["used"] > n - 10000, "the session is known")
+    bed.daemon.send_signal(signal.SIGSTOP)
+    bed.router.run("conntrack", "-F")
+    bed.daemon.send_signal(signal.SIGCONT)
+    wait_until(lambda: bed.status()["sessions"]["used"] == 0, "all have ended")
+
+
 def test_ping(bed):
     assert bed.h1.run("ping", "-c", "3", "-i", "0.2", "-W", "5", S1).stdout.count("bytes from") == 3
     assert asked(bed) == 1
