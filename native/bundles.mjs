@@ -24,6 +24,7 @@ const SHARING = {
 	offload: "offload/main",
 	"kernel-carrier": "daemon/kernel-carrier",
 	"hand-over": "kernel/hand-over",
+	bans: "daemon/firewall-bans",
 };
 
 const [version, folder] = process.argv.slice(2);

@@ -38,6 +38,8 @@ budget "the daemon's bundles, may not grow beyond" "$daemon" $((276 * kilobyte))
 budget "the bundle that reads FTP" "$(size build/ftp.js)" $((14 * kilobyte))
 budget "the bundle of why and capture" "$(size build/inspect.js)" $((14 * kilobyte))
 budget "the bundle of the hand-over" "$(size build/hand-over.js)" $((8 * kilobyte))
+# with the first rule of the firewall's that looks at an address,
+budget "the bundle of the firewall's bans" "$(size build/bans.js)" $((8 * kilobyte))
 # where the kernel carries the packets,
 budget "the kernel driver's bundle" "$(size build/kernel-carrier.js)" $((40 * kilobyte))
 # and where there is to be an offload.

@@ -10,6 +10,8 @@ import type { Admission } from "../nat/admission.ts";
 import type { Context } from "../nat/context.ts";
 import type { Topology } from "./topology.ts";
 
+export { ForeignBans } from "../kernel/foreign-bans.ts";
+
 /** Sessions that are looked at in one turn of the loop. */
 const SLICE = 64;
 

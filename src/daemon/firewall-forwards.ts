@@ -5,12 +5,11 @@
  */
 import * as native from "masq:native";
 import type { Plan, RedirectPlan } from "../config/plan.ts";
-import { ForeignBans } from "../kernel/foreign-bans.ts";
 import type { NftForward } from "../kernel/nft-forwards.ts";
 import { NftView } from "../kernel/nft-view.ts";
 import type { OwnSocket } from "../kernel/socket-diag.ts";
 import { TCP, UDP } from "../packet/layout.ts";
-import type { FirewallBans } from "./firewall-bans.ts";
+import type { Bans } from "./bans.ts";
 import type { Topology } from "./topology.ts";
 
 /** Ports of one forward, and forwards that are taken over, at most. */
@@ -29,16 +28,16 @@ export class FirewallForwards {
 	left: string[] = [];
 
 	/**
-	 * Looks if there may be others; returns whether others are to be taken over. `bans` takes the rules against peers.
+	 * Looks if there may be others; returns whether others are to be taken over. `bans` follows the rules against
+	 * peers.
 	 */
-	look(t: Topology, bans: FirewallBans | null): boolean {
+	look(t: Topology, bans: Bans | null): boolean {
 		if (!this.dirty) return false;
 		this.dirty = false;
 		const view = new NftView(native);
-		const against = bans === null ? null : new ForeignBans(native);
-		for (const _ of view.read(against));
+		for (const _ of view.read());
 		view.close();
-		if (against !== null) bans?.take(against, t);
+		bans?.read(view.asksAddresses, t);
 		const before = JSON.stringify(this.taken);
 		this.taken = [];
 		this.left = [];

@@ -28,12 +28,12 @@ import { addressValue, swap16 } from "../packet/layout.ts";
 import { ArpResponder } from "../port/arp-responder.ts";
 import { TunDriver } from "../port/driver.ts";
 import { Announcements } from "../port/pcp-responder.ts";
+import { Bans } from "./bans.ts";
 import { Barrier } from "./barrier.ts";
 import type { Carrier } from "./carrier.ts";
 import { Clock } from "./clock.ts";
 import { Connections, handOverBundle } from "./connections.ts";
 import { Egress, type Meter } from "./egress.ts";
-import { FirewallBans } from "./firewall-bans.ts";
 import { FirewallForwards } from "./firewall-forwards.ts";
 import { type Follower, StartError } from "./follower.ts";
 import { ftpReaderAt } from "./ftp-reader.ts";
@@ -106,7 +106,7 @@ export class Parts {
 	readonly guardView = new NftView(native);
 	readonly firewallForwards = new FirewallForwards();
 	/** Null where the kernel's own rules see every packet. */
-	readonly bans: FirewallBans | null;
+	readonly bans: Bans | null;
 	readonly inStep: InStep;
 
 	/** What carries the packets if not masqd's ports. */
@@ -153,7 +153,7 @@ export class Parts {
 		this.context = context;
 		this.admission = admission;
 		this.ports = ports;
-		this.bans = carrier === null ? new FirewallBans(context, admission) : null;
+		this.bans = carrier === null ? new Bans(context, admission) : null;
 		this.watch = new Watch(context, native.wallClock);
 		this.rates = new Rates(context, native.now);
 		const requested = new PcpMappings(context, mapOrMemory(`${paths.state}.pcp`, PCP_MAPPINGS_BYTES).memory);

@@ -93,14 +93,17 @@ export class RouterPorts implements Follower {
 		this.sockets.begin(this.#place(plan));
 	}
 
-	/** There is to be a look now, while masqd is awake; nothing has come since millisecond `stirredAt` if it is not `busy`. */
+	/**
+	 * There is to be a look now, while masqd is awake; nothing has come since millisecond `stirredAt` if it is not
+	 * `busy`.
+	 */
 	wantsLook(now: number, busy: boolean, stirredAt: number): boolean {
 		return now >= this.lookAt && !this.sockets.busy && (busy || now >= this.restUntil(stirredAt, PAUSE_AWAKE));
 	}
 
 	/**
-	 * Milliseconds at which to look though nothing has come since `stirredAt`: the rarer the longer that is ago, at most
-	 * `pause` after the last look. What comes for a new service is something.
+	 * Milliseconds at which to look though nothing has come since `stirredAt`: the rarer the longer that is ago, at
+	 * most `pause` after the last look. What comes for a new service is something.
 	 */
 	restUntil(stirredAt: number, pause = PAUSE_MOST): number {
 		const rests = this.ports.settling ? 0 : PAUSE * (this.#lookedAt - stirredAt);

@@ -58,6 +58,8 @@ const TO_TUN = "masqd: to ";
 const EXPR_NAME = 1;
 const EXPR_DATA = 2;
 const TARGET_NAME = 1;
+const PAYLOAD = { BASE: 2, OFFSET: 3 } as const;
+const NETWORK_HEADER = 1;
 const FLOWTABLE_FLAGS = 7;
 const FLOWTABLE_HW = 1;
 const NLA_TYPE = 0x3fff;
@@ -87,6 +89,8 @@ export class NftView {
 	 * Whether a rule of it is about what goes to masqd's TUN devices: /etc/init.d/masqd writes those, with a comment.
 	 */
 	firewallKnowsUs = false;
+	/** Whether a rule of others asks for an IPv4 address. */
+	asksAddresses = false;
 	/** Flow offload of the kernel's own forwarding. */
 	flowOffload: "none" | "software" | "hardware" = "none";
 
@@ -292,7 +296,9 @@ export class NftView {
 			const e = this.#attributes(from, to);
 			const name = this.#text(e.get(EXPR_NAME));
 			const data = e.get(EXPR_DATA);
-			list.push({ name, a: data === undefined ? new Map() : this.#attributes(data[0], data[1]) });
+			const of = data === undefined ? new Map() : this.#attributes(data[0], data[1]);
+			list.push({ name, a: of });
+			if (name === "payload") this.asksAddresses ||= this.#loadsAddress(of);
 			// As iptables-nft writes it.
 			const target = name === "target" && data !== undefined ? this.#text(this.#attributes(data[0], data[1]).get(TARGET_NAME)) : "";
 			masquerades ||= name === "masq" || target === "MASQUERADE";
@@ -304,6 +310,12 @@ export class NftView {
 		this.forwards.rule(this.#reader, table, this.#text(a.get(RULE.CHAIN)), list);
 		if (redirects) this.redirects.push(`${table} ${this.#text(a.get(RULE.CHAIN))}`);
 		if (masquerades) this.masquerades.push(`${table} ${this.#text(a.get(RULE.CHAIN))}`);
+	}
+
+	/** Whether an expression loads the source or the destination of an IPv4 packet, or their beginning. */
+	#loadsAddress(a: ReadonlyMap<number, readonly [number, number]>): boolean {
+		const [base, offset] = [PAYLOAD.BASE, PAYLOAD.OFFSET].map((n) => this.#view.getUint32(a.get(n)?.[0] ?? 0));
+		return base === NETWORK_HEADER && (offset === 12 || offset === 16);
 	}
 
 	#flowTable(at: number, end: number): void {
