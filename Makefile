@@ -96,7 +96,7 @@ build: known-arch deps ## build/masqd and its bundles (SANITIZE=1, FAULTS=1, LIB
 .PHONY: bundle
 bundle: $(BUNDLES)
 
-$(BUNDLES) &: $(SOURCES) native/bundles.mjs native/hoist.mjs package.json node_modules/.ready
+$(BUNDLES) &: $(SOURCES) native/bundles.mjs native/hoist.mjs native/lean.mjs package.json node_modules/.ready
 	@mkdir -p build
 	node native/bundles.mjs $(VERSION) build
 	@touch $(BUNDLES)

@@ -48,6 +48,8 @@ BYTECODE := build/tools/bytecode
 # musl-gcc searches musl's own headers only; the kernel's come after them, the machine-dependent ones from the
 # folder that the compiler names.
 NATIVE_CFLAGS += -idirafter /usr/include -idirafter /usr/include/$(shell gcc -print-multiarch)
+# Nothing unwinds the stack of a program in C.
+NATIVE_CFLAGS += -fno-unwind-tables -fno-asynchronous-unwind-tables
 endif
 
 ifneq ($(filter $(ARCH),$(ARCHITECTURES)),)

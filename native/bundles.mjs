@@ -10,10 +10,11 @@
  * keeps all of core in memory.
  */
 import { createHash } from "node:crypto";
-import { readFileSync, writeFileSync } from "node:fs";
+import { writeFileSync } from "node:fs";
 import { dirname, join, relative } from "node:path";
 import * as esbuild from "esbuild";
 import { hoist } from "./hoist.mjs";
+import { lean, PRIVATE } from "./lean.mjs";
 
 const ALONE = { client: "cli/main", config: "config/main" };
 const SHARING = {
@@ -47,7 +48,7 @@ function entries(shared, copied) {
 				return { path: file, pluginData, suffix: copied.includes(relative(root, file)) ? `?${pluginData}` : "" };
 			});
 			onLoad({ filter: /\.ts$/ }, ({ path, pluginData }) => ({
-				contents: readFileSync(path, "utf8"),
+				contents: lean(path),
 				loader: "ts",
 				resolveDir: dirname(path),
 				pluginData,
@@ -63,6 +64,7 @@ function bundle(points, { shared = [], copied = [], ...options } = {}) {
 		plugins: [entries(shared, copied)],
 		bundle: true,
 		minify: true,
+		mangleProps: PRIVATE,
 		format: "esm",
 		target: "es2023",
 		platform: "neutral",
