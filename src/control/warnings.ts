@@ -3,7 +3,7 @@
  */
 
 import { OWN_FULL } from "../kernel/guard.ts";
-import type { NftView } from "../kernel/nft-view.ts";
+import { firewallWarnings, type NftView } from "../kernel/nft-view.ts";
 import { formatAddress } from "../packet/address.ts";
 import { isShared, isUnreachableFromOutside } from "../packet/address-class.ts";
 import { addressValue } from "../packet/layout.ts";
@@ -61,17 +61,9 @@ export function* warnings(daemon: DaemonView, nft: NftView): Generator<undefined
 		found.push(
 			`the kernel masquerades too (nft ${masquerades}): it takes over when masqd ends, and translates what passes by masqd until then`,
 		);
-	if (nft.redirects.length > 0 && daemon.lan.some((p) => p.kind === "packet"))
-		found.push(
-			`the firewall redirects connections to the router itself (nft ${[...new Set(nft.redirects)].join(", ")}), as for DNS: not those of LANs with the packet driver, whose packets do not pass it; option driver 'kernel' or 'tun'`,
-		);
 	if (nft.firewall4 && !nft.firewallKnowsUs && daemon.lan.some((p) => p.kind === "tun"))
 		found.push(
 			"firewall4 does not know masqd's TUN devices and refuses what the LAN sends: service masqd reload tells it; the WAN must be in a zone of /etc/config/firewall",
 		);
-	if (nft.flowOffload !== "none" && daemon.carrier === null)
-		found.push(
-			`${nft.flowOffload} flow offloading is on: the kernel forwards such flows past masqd; set option flow_offloading${nft.flowOffload === "hardware" ? "_hw" : ""} '0' in the firewall`,
-		);
-	return found;
+	return found.concat(firewallWarnings(nft, daemon.lan));
 }

@@ -12,7 +12,8 @@ export class Bans {
 	readonly #context: Context;
 	readonly #admission: Admission;
 	#bundle: Bundle | null = null;
-	#firewall: FirewallBans | null = null;
+	/** Null before the first. */
+	firewall: FirewallBans | null = null;
 	/** Why they are not followed; "" if they are. */
 	#problem = "";
 
@@ -25,38 +26,28 @@ export class Bans {
 
 	/** Rules may be others; `any`: some look at addresses. */
 	read(any: boolean, t: Topology): void {
-		if (!any && this.#firewall === null) return;
+		if (!any && this.firewall === null) return;
 		this.#problem = "";
 		try {
 			this.#bundle ??= native.importBundle("bans") as Bundle;
-			this.#firewall ??= new this.#bundle.FirewallBans(this.#context, this.#admission);
+			this.firewall ??= new this.#bundle.FirewallBans(this.#context, this.#admission);
 			const rules = new this.#bundle.ForeignBans(native);
 			const view = new NftView(native);
 			for (const _ of view.read(rules));
 			view.close();
-			this.#firewall.take(rules, t);
+			this.firewall.take(rules, t);
 		} catch (error) {
 			this.#problem = `the firewall's bans are not followed: ${(error as Error).message}`;
 		}
 	}
 
-	/** Sets have other elements. */
-	changed(): void {
-		this.#firewall?.changed();
-	}
-
 	/** Sessions are still to be looked at. */
 	get busy(): boolean {
-		return this.#firewall?.busy ?? false;
-	}
-
-	/** Looks at some sessions more. */
-	step(): void {
-		this.#firewall?.step();
+		return this.firewall?.busy ?? false;
 	}
 
 	/** What is not followed, in sentences. */
 	warnings(): string[] {
-		return this.#problem === "" ? (this.#firewall?.warnings() ?? []) : [this.#problem];
+		return this.#problem === "" ? (this.firewall?.warnings() ?? []) : [this.#problem];
 	}
 }

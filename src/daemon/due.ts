@@ -54,7 +54,7 @@ export function makeLoop(p: Parts, asked: Asked): Loop {
 		reload: () => asked.reloads.look(),
 		"own ports": () => routerPorts.look(p.inForce.plan, clock.milliseconds),
 		"own ports step": () => yieldPorts(p),
-		bans: () => p.bans?.step(),
+		bans: () => p.bans?.firewall?.step(),
 		expiry: () => {
 			requested.expire();
 			admission.expire(EXPIRE_BUDGET);
@@ -83,8 +83,8 @@ export function makeLoop(p: Parts, asked: Asked): Loop {
 				const forwards = p.firewallForwards;
 				forwards.dirty ||= guard.rulesChanged;
 				guard.rulesChanged = false;
-				if (guard.elementsChanged) p.bans?.changed();
-				guard.elementsChanged = false;
+				if (guard.setsChanged) p.bans?.firewall?.changed();
+				guard.setsChanged = false;
 				if (forwards.look(inStep.topology, p.bans)) asked.reloads.ask(() => {});
 				routerPorts.published = forwards.published;
 			},

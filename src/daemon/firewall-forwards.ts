@@ -6,10 +6,11 @@
 import * as native from "masq:native";
 import type { Plan, RedirectPlan } from "../config/plan.ts";
 import type { NftForward } from "../kernel/nft-forwards.ts";
-import { NftView } from "../kernel/nft-view.ts";
+import { firewallWarnings, NftView } from "../kernel/nft-view.ts";
 import type { OwnSocket } from "../kernel/socket-diag.ts";
 import { TCP, UDP } from "../packet/layout.ts";
 import type { Bans } from "./bans.ts";
+import type { Log } from "./log.ts";
 import type { Topology } from "./topology.ts";
 
 /** Ports of one forward, and forwards that are taken over, at most. */
@@ -26,6 +27,13 @@ export class FirewallForwards {
 	published: OwnSocket[] = [];
 	/** Of firewall forwards to hosts of masqd's, those that cannot be taken over: table and chain. */
 	left: string[] = [];
+	/** What was told last. */
+	#told: string[] = [];
+	readonly #log: Pick<Log, "warning">;
+
+	constructor(log: Pick<Log, "warning">) {
+		this.#log = log;
+	}
 
 	/**
 	 * Looks if there may be others; returns whether others are to be taken over. `bans` follows the rules against
@@ -37,7 +45,7 @@ export class FirewallForwards {
 		const view = new NftView(native);
 		for (const _ of view.read());
 		view.close();
-		bans?.read(view.asksAddresses, t);
+		bans?.read(view.addressed, t);
 		const before = JSON.stringify(this.taken);
 		this.taken = [];
 		this.left = [];
@@ -48,6 +56,10 @@ export class FirewallForwards {
 			else if (view.forwards.canTake(forward, t.wan.name, t.wan.index) && this.taken.length < TAKEN_MOST) this.#take(forward);
 			else this.left.push(forward.place);
 		}
+		// What is amiss by now and was not before.
+		const amiss = [...firewallWarnings(view, t.lan), ...this.warnings(), ...(bans?.warnings() ?? [])];
+		for (const text of amiss) if (!this.#told.includes(text)) this.#log.warning(text);
+		this.#told = amiss;
 		return JSON.stringify(this.taken) !== before;
 	}
 
@@ -55,7 +67,7 @@ export class FirewallForwards {
 	warnings(): string[] {
 		if (this.left.length === 0) return [];
 		return [
-			`the firewall has port forwards to hosts of masqd's that it cannot take over (nft ${[...new Set(this.left)].join(", ")}): they ask for more than device, protocol and port; write config redirect in /etc/config/masqd instead`,
+			`the firewall has port forwards to hosts of masqd's that it cannot take over (nft ${[...new Set(this.left)].join(", ")}): they ask for more than device, protocol and port; write config redirect in /etc/config/masqd`,
 		];
 	}
 

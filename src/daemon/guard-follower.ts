@@ -63,7 +63,7 @@ export class GuardFollower implements Follower {
 	/** Rules of others may have changed since somebody has looked. */
 	rulesChanged = false;
 	/** The same of what is in others' sets. */
-	elementsChanged = false;
+	setsChanged = false;
 	/** Milliseconds that the next walk waits for a guard which knows new devices. */
 	patience = 0;
 	readonly #with: GuardSurroundings;
@@ -133,7 +133,7 @@ export class GuardFollower implements Follower {
 		watcher.chains = false;
 		this.rulesChanged ||= watcher.rules;
 		watcher.rules = false;
-		this.elementsChanged ||= watcher.elements;
+		this.setsChanged ||= watcher.elements;
 		watcher.elements = false;
 		return chains;
 	}

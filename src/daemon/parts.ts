@@ -104,7 +104,7 @@ export class Parts {
 	readonly notices: Notices;
 	/** The guard's counters, as they were when somebody looked last. */
 	readonly guardView = new NftView(native);
-	readonly firewallForwards = new FirewallForwards();
+	readonly firewallForwards: FirewallForwards;
 	/** Null where the kernel's own rules see every packet. */
 	readonly bans: Bans | null;
 	readonly inStep: InStep;
@@ -153,6 +153,7 @@ export class Parts {
 		this.context = context;
 		this.admission = admission;
 		this.ports = ports;
+		this.firewallForwards = new FirewallForwards(log);
 		this.bans = carrier === null ? new Bans(context, admission) : null;
 		this.watch = new Watch(context, native.wallClock);
 		this.rates = new Rates(context, native.now);

@@ -19,6 +19,7 @@ const NFT_MSG_NEWTABLE = 0x0a00;
 const NFT_MSG_DELTABLE = 0x0a02;
 const NFT_MSG_NEWCHAIN = 0x0a03;
 const NFT_MSG_DELCHAIN = 0x0a05;
+const NFT_MSG_NEWFLOWTABLE = 0x0a16;
 const NFT_MSG_NEWSETELEM = 0x0a0c;
 const NFT_MSG_DELSETELEM = 0x0a0e;
 const NFPROTO_INET = 1;
@@ -83,7 +84,14 @@ export class GuardWatch {
 			const type = v.getUint16(at + 4, little);
 			if (type === NFT_MSG_NEWTABLE || type === NFT_MSG_DELTABLE || type === NFT_MSG_NEWCHAIN || type === NFT_MSG_DELCHAIN)
 				this.chains = true;
-			if (type === NFT_MSG_NEWRULE || type === NFT_MSG_DELRULE || type === NFT_MSG_DELTABLE || type === NFT_MSG_DELCHAIN) this.rules = true;
+			if (
+				type === NFT_MSG_NEWRULE ||
+				type === NFT_MSG_DELRULE ||
+				type === NFT_MSG_DELTABLE ||
+				type === NFT_MSG_DELCHAIN ||
+				type === NFT_MSG_NEWFLOWTABLE
+			)
+				this.rules = true;
 			if (!this.elements && (type === NFT_MSG_NEWSETELEM || type === NFT_MSG_DELSETELEM))
 				this.elements = this.#name(v, at + HEADER, at + size, little) !== name;
 			if ((type === NFT_MSG_NEWTABLE || type === NFT_MSG_DELTABLE) && v.getUint8(at + 16) === this.#family) {

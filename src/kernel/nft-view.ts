@@ -90,7 +90,7 @@ export class NftView {
 	 */
 	firewallKnowsUs = false;
 	/** Whether a rule of others asks for an IPv4 address. */
-	asksAddresses = false;
+	addressed = false;
 	/** Flow offload of the kernel's own forwarding. */
 	flowOffload: "none" | "software" | "hardware" = "none";
 
@@ -298,7 +298,7 @@ export class NftView {
 			const data = e.get(EXPR_DATA);
 			const of = data === undefined ? new Map() : this.#attributes(data[0], data[1]);
 			list.push({ name, a: of });
-			if (name === "payload") this.asksAddresses ||= this.#loadsAddress(of);
+			if (name === "payload") this.addressed ||= this.#loadsAddress(of);
 			// As iptables-nft writes it.
 			const target = name === "target" && data !== undefined ? this.#text(this.#attributes(data[0], data[1]).get(TARGET_NAME)) : "";
 			masquerades ||= name === "masq" || target === "MASQUERADE";
@@ -314,8 +314,8 @@ export class NftView {
 
 	/** Whether an expression loads the source or the destination of an IPv4 packet, or their beginning. */
 	#loadsAddress(a: ReadonlyMap<number, readonly [number, number]>): boolean {
-		const [base, offset] = [PAYLOAD.BASE, PAYLOAD.OFFSET].map((n) => this.#view.getUint32(a.get(n)?.[0] ?? 0));
-		return base === NETWORK_HEADER && (offset === 12 || offset === 16);
+		const at = (n: number) => this.#view.getUint32(a.get(n)?.[0] ?? 0);
+		return at(PAYLOAD.BASE) === NETWORK_HEADER && [12, 16].includes(at(PAYLOAD.OFFSET));
 	}
 
 	#flowTable(at: number, end: number): void {
@@ -325,4 +325,18 @@ export class NftView {
 		if (flags !== undefined && v.getUint32(flags[0]) & FLOWTABLE_HW) this.flowOffload = "hardware";
 		else if (this.flowOffload === "none") this.flowOffload = "software";
 	}
+}
+
+/** What of the firewall is not for what masqd carries by these ports, in sentences. */
+export function firewallWarnings({ redirects, flowOffload }: NftView, lan: readonly { readonly kind: string }[]): string[] {
+	const found: string[] = [];
+	if (redirects.length > 0 && lan.some((p) => p.kind === "packet"))
+		found.push(
+			`the firewall redirects connections to the router (nft ${[...new Set(redirects)].join(", ")}), as for DNS: packets of the packet driver do not pass it; option driver 'kernel' or 'tun'`,
+		);
+	if (flowOffload !== "none" && lan.some((p) => p.kind !== "kernel"))
+		found.push(
+			`${flowOffload} flow offloading is on: the kernel forwards such flows past masqd; set option flow_offloading${flowOffload === "hardware" ? "_hw" : ""} '0' in the firewall`,
+		);
+	return found;
 }

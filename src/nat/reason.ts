@@ -124,13 +124,13 @@ export const REASONS = [
 	],
 	[
 		"banned",
-		"A rule of the router's firewall drops what comes from this peer, or goes to it.",
-		"To let it pass: take the peer out of that rule or its set; nft list ruleset shows them.",
+		"The firewall drops what comes from this peer or goes to it.",
+		"To let it pass: take the peer out of that rule or set (nft list ruleset).",
 	],
 	[
 		"rejected",
-		"A rule of the router's firewall rejects what goes to this peer.",
-		"To let it pass: take the peer out of that rule or its set; nft list ruleset shows them.",
+		"The firewall rejects what goes to this peer.",
+		"To let it pass: take the peer out of that rule or set (nft list ruleset).",
 		PROHIBITED,
 	],
 	["leak", "A frame without one of our addresses reached the WAN port.", "Please report this: it is a bug in masqd."],

@@ -185,6 +185,16 @@ class House:
             return False
         return True
 
+    def told(self, pattern):
+        """Whether the log has a line of it, now or soon."""
+        if self.driver == "off":
+            return False
+        try:
+            wait_until(lambda: re.search(pattern, self.bed.daemon.output), pattern, guard=3)
+        except AssertionError:
+            return False
+        return True
+
     def close(self):
         try:
             if self.driver != "off":

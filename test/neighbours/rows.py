@@ -233,8 +233,20 @@ def dns_and_transparent_proxy(house_of):
         house.serve(house.router, "router", [("0.0.0.0", 5353)])
         house.start()
         if house.driver == "packet":
-            return house.warned("redirect")
+            return house.warned("redirect") and house.told("warning: the firewall redirects")
         return [ask(host, kind=kind, sport=port) for host in (house.h1, house.h2) for kind in ("udp", "tcp") for port in (20000, 40000)]
+
+
+@row("redirect to the router", packet="warned")
+def one_that_comes_while_masqd_runs(house_of):
+    with house_of() as house:
+        house.serve(house.router, "router", [("0.0.0.0", 5353)])
+        house.start()
+        both(house.h1)
+        house.firewall(dstnat=DNS)
+        if house.driver == "packet":
+            return house.told("warning: the firewall redirects") and house.warned("redirect")
+        return [ask(host, kind=kind, sport=20000) for host in (house.h1, house.h2) for kind in ("udp", "tcp")]
 
 
 FIREWALL4 = """meta nfproto ipv4 tcp dport 8080 counter dnat ip to 192.168.1.20:80 comment "!fw4: web"
@@ -364,7 +376,7 @@ def bans_that_ask_for_more(house_of):
         house.router.run("nft", "-f", "-", stdin=f"table inet ban {{\n{SET}\n{chain}\n}}\n")
         house.start()
         if house.driver in ("tun", "packet"):
-            return house.warned(r"cannot follow \(nft ban in\)")
+            return house.warned(r"cannot follow \(nft ban in\)") and house.told("warning: .*cannot follow")
         return both(house.h1)
 
 
