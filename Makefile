@@ -17,7 +17,7 @@ include test/neighbours/neighbours.mk
 VERSION := $(shell sed -n 's/.*"version": "\(.*\)",/\1/p' package.json)
 SOURCES := $(shell find src -name '*.ts')
 # As native/bundles.mjs makes them.
-BUNDLES := $(patsubst %,build/%.js,masqd tools core ftp inspect offload kernel-carrier hand-over bans client config)
+BUNDLES := $(patsubst %,build/%.js,masqd tools core ftp inspect accounts offload kernel-carrier hand-over bans client config)
 
 # Everything that building, tests, demo and benchmark need from Debian.
 DEBIAN_PACKAGES := \

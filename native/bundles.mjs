@@ -22,6 +22,7 @@ const SHARING = {
 	tools: "tools/main",
 	ftp: "nat/alg",
 	inspect: "control/inspect",
+	accounts: "control/accounts",
 	offload: "offload/main",
 	"kernel-carrier": "daemon/kernel-carrier",
 	"hand-over": "kernel/hand-over",

@@ -37,6 +37,7 @@ budget "the daemon's bundles, may not grow beyond" "$daemon" $((276 * kilobyte))
 # Read by the daemon besides: with the first control connection of FTP, for `why` and `capture`, at a stop,
 budget "the bundle that reads FTP" "$(size build/ftp.js)" $((14 * kilobyte))
 budget "the bundle of why and capture" "$(size build/inspect.js)" $((14 * kilobyte))
+budget "the bundle of the hosts' bytes by hour and day" "$(size build/accounts.js)" $((8 * kilobyte))
 budget "the bundle of the hand-over" "$(size build/hand-over.js)" $((8 * kilobyte))
 # with the first rule of the firewall's that looks at an address,
 budget "the bundle of the firewall's bans" "$(size build/bans.js)" $((8 * kilobyte))

@@ -3,6 +3,8 @@
  */
 import * as native from "masq:native";
 import {
+	type AccountRow,
+	type AccountsReply,
 	type CapturedPacket,
 	type CaptureRequest,
 	type DropRow,
@@ -20,7 +22,7 @@ import {
 import { parseAddress } from "../packet/address.ts";
 import { ControlClient, ControlError } from "./client.ts";
 import { type Command, type Line, SOCKET, UsageError } from "./command-line.ts";
-import { renderEvent, renderMappingLog, type WatchEvent } from "./event-text.ts";
+import { formatTime, renderEvent, renderMappingLog, type WatchEvent } from "./event-text.ts";
 import { PcapngWriter } from "./pcapng.ts";
 import { remedySection } from "./remedy.ts";
 import {
@@ -28,6 +30,7 @@ import {
 	FLOW_HEADING,
 	HOST_HEADING,
 	MAPPING_HEADING,
+	renderAccount,
 	renderDrop,
 	renderFlow,
 	renderHost,
@@ -154,6 +157,20 @@ function mappings(line: Line): number {
 
 function hosts(line: Line): number {
 	const most = rowsOf(line, DEFAULT_ROWS);
+	const by = line.options.get("--by");
+	if (by) {
+		// When they are is known behind the last row.
+		const rows: AccountRow[] = [];
+		const { present } = connect(line).request<AccountsReply, AccountRow>({ command: "hosts", by, limit: most }, (row) => rows.push(row));
+		for (const { address, bytes } of rows) {
+			// "2026-12-01" or "2026-12-01T17:00", by the router's clock.
+			const [step, length] = by === "day" ? [864e5, 10] : [36e5, 16];
+			const dated = bytes.map((moved, n) => [formatTime((present - n) * step).slice(0, length), ...moved] as const);
+			if (line.options.has("-j")) json({ address, [by]: dated });
+			else for (const one of dated) out(renderAccount(address, one));
+		}
+		return 0;
+	}
 	const show = rowPrinter(line, HOST_HEADING, renderHost);
 	let shown = 0;
 	connect(line).request<unknown, HostRow>({ command: "hosts" }, (h) => {
@@ -380,7 +397,7 @@ export const COMMANDS: Record<string, Command> = {
 	status: { run: status, options: ASK },
 	flows: { run: flows, options: { ...ASK, ...FILTER, "-n": true, "--peer": true, "--state": true, "--sort": true } },
 	mappings: { run: mappings, options: { ...ASK, ...FILTER, "-n": true } },
-	hosts: { run: hosts, options: { ...ASK, "-n": true } },
+	hosts: { run: hosts, options: { ...ASK, "-n": true, "--by": true } },
 	drops: { run: drops, options: { ...ASK, "-n": true } },
 	why: { run: why, options: ASK, words: 4 },
 	watch: { run: watch, options: { ...ASK, "--log": false } },

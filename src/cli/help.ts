@@ -41,7 +41,7 @@ established fin-sent fin-received closing reset resting.`,
 		summary: "internal endpoints and their external ones",
 	},
 	hosts: {
-		usage: "[-j] [-n ROWS]",
+		usage: "[-j] [-n ROWS] [--by hour|day]",
 		summary: "internal hosts: sessions, limits, refusals, bytes",
 	},
 	drops: {

@@ -80,6 +80,12 @@ export function renderHost(h: HostRow): string {
 	);
 }
 
+/** What a host has moved in an hour or a day, nothing if it is nothing. */
+export function renderAccount(address: string, [time, sent, received]: readonly [string, number, number]): string {
+	if (sent + received < 1) return "";
+	return `${address.padEnd(15)} ${time} out ${formatBytes(sent).padStart(8)} in ${formatBytes(received).padStart(8)}\n`;
+}
+
 /** What and when, then the endpoints: two lines, three if the names are long. */
 export function renderDrop(d: DropRow): string {
 	const times = d.count > 1 ? `, ${d.count} times` : "";

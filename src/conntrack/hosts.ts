@@ -6,6 +6,7 @@
  * external address of a pool it keeps to; session count (half) and next in hash chain (half). Record 0 is none. A
  * host's record goes with its last session. Its link header has the same number (packet/link-header.ts).
  */
+import type { AccountHooks } from "./account-hooks.ts";
 import {
 	HOST_FRESH,
 	HOST_HALVES,
@@ -37,6 +38,8 @@ export class Hosts {
 	/** Mappings by host number * 4 + kind of port (externals.ts); they are counted while {@link counting}. */
 	readonly #mappings: Uint16Array;
 	counting = false;
+	/** Who is told of a host that has come. */
+	accounts: AccountHooks | null = null;
 	#free = 0;
 	/** Hosts that have sessions now. */
 	active = 0;
@@ -116,6 +119,7 @@ export class Hosts {
 		this.#halves[i * HOST_HALVES + HOST_NEXT] = this.#heads[chain];
 		this.#heads[chain] = i;
 		this.active++;
+		if (this.accounts !== null) this.accounts.open(address);
 		return i;
 	}
 

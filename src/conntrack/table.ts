@@ -35,6 +35,7 @@
  */
 import { fold, halfDelta, wordDelta } from "../packet/checksum.ts";
 import { firstOf, LITTLE, secondOf } from "../packet/layout.ts";
+import type { AccountHooks } from "./account-hooks.ts";
 import { L_BYTES, L_PACKETS, LargeCounters } from "./large-counters.ts";
 import type { OffloadHooks } from "./offload-hooks.ts";
 import {
@@ -137,6 +138,8 @@ export class Table {
 	timeouts: Int32Array;
 	/** What carries packets beside the table, null if nothing does. */
 	hooks: OffloadHooks | null = null;
+	/** Who books what sessions have come to when they end. */
+	accounts: AccountHooks | null = null;
 
 	/**
 	 * @param buffer zeroed or used before; it is initialised as empty
@@ -802,6 +805,7 @@ export class Table {
 	 */
 	remove(i: number, address: number): boolean {
 		if (this.hooks !== null) this.hooks.ended(i);
+		if (this.accounts !== null) this.accounts.ended(i);
 		const state = this.state(i);
 		this.spare.remove(i, this.spareOf(i));
 		this.T[(i << RECORD_SHIFT) + R_META] &= 0xffff;
@@ -816,6 +820,7 @@ export class Table {
 	 */
 	quarantine(i: number, address: number, now16: number): void {
 		if (this.hooks !== null) this.hooks.ended(i);
+		if (this.accounts !== null) this.accounts.ended(i);
 		this.#unlink(i, address);
 		const m = (i << RECORD_SHIFT) + R_META;
 		this.spare.remove(i, this.spareOf(i));

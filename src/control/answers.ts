@@ -39,7 +39,7 @@ export class Answers {
 			case "mappings":
 				return { job: mappings(daemon, request) };
 			case "hosts":
-				return { job: hosts(daemon, request.limit) };
+				return request.by === undefined ? { job: hosts(daemon, request.limit) } : daemon.accounts.answer(request.by, request.limit);
 			case "forwards":
 				return { job: forwards(daemon) };
 			case "drops":

@@ -7,7 +7,7 @@ import type { Admission } from "../nat/admission.ts";
 import type { Context } from "../nat/context.ts";
 import type { FastPath } from "../nat/fast-path.ts";
 import type { OffloadReply, ReloadReply, StatusReply } from "./protocol.ts";
-import type { Stream } from "./stream.ts";
+import type { Answer, Stream } from "./stream.ts";
 
 /** The tables of the decisions, and what the ports are called. LAN ports stand by their numbers. */
 export interface CoreView {
@@ -76,6 +76,8 @@ export interface DaemonView extends SessionsView, DecisionsView, FramesView {
 	readonly wan: PortView;
 	readonly lan: readonly LanPortView[];
 	readonly admission: Pick<Admission, "end">;
+	/** Bytes of hosts by hour and day. */
+	readonly accounts: { answer(by: string, limit?: number | null): Answer };
 	/** The hub of events. */
 	readonly watch: { subscribe(mappings: boolean): Stream };
 	readonly log: {

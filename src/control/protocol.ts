@@ -54,7 +54,7 @@ export interface CaptureRequest {
 /** What a client may ask. */
 export type Request = { v: number } & (
 	| { command: "status" | "drops" | "forwards" | "reload" }
-	| { command: "hosts"; limit?: number }
+	| { command: "hosts"; limit?: number; by?: string }
 	| ({ command: "flows" } & FlowPage & FlowFilter)
 	| ({ command: "mappings"; limit?: number } & FlowFilter)
 	| ({ command: "flush" } & FlushRequest)
@@ -120,6 +120,20 @@ export interface HostRow {
 	bytesOut: number;
 	bytesIn: number;
 	filtering: string;
+}
+
+/** What one internal host, or all that have no row of their own ("others"), moved by hour or day. */
+export interface AccountRow {
+	address: string;
+	/** Bytes out and in of each, the present one first. */
+	bytes: [number, number][];
+}
+
+/** When the hours or days of {@link AccountRow}s are. */
+export interface AccountsReply {
+	/** Number of the present one since 1970, by the router's clock and time zone. */
+	present: number;
+	hosts: number;
 }
 
 /** One remembered drop. */

@@ -55,6 +55,7 @@ export class Daemon implements DaemonView {
 	readonly tableBytes: number;
 	readonly log: Log;
 	readonly watch: Parts["watch"];
+	readonly accounts: Parts["accounts"];
 	readonly rates: Parts["rates"];
 	readonly barrier: Parts["barrier"];
 	/** Ports of the router's own services. */
@@ -89,6 +90,7 @@ export class Daemon implements DaemonView {
 		this.tableBytes = parts.tableBytes;
 		this.log = log;
 		this.watch = parts.watch;
+		this.accounts = parts.accounts;
 		this.rates = parts.rates;
 		this.barrier = parts.barrier;
 		this.ownPorts = parts.ownPorts;
@@ -300,6 +302,7 @@ export class Daemon implements DaemonView {
 			this.#parts.boot,
 			this.context,
 			this.admission,
+			this.accounts,
 			this.#parts.inForce,
 			this.log,
 		);
@@ -331,6 +334,10 @@ export class Daemon implements DaemonView {
 		this.#parts.inStep.close(this.#relieved, failed);
 		if (!this.#relieved) attempt(() => this.#parts.settings.restore());
 		this.context.table.header[H_CLOCK] = this.context.now;
+		// A successor that cannot read the table goes on with what is booked.
+		attempt(() => {
+			if (this.#parts.state === null) while (!this.accounts.step());
+		});
 		attempt(() => this.kernel.close());
 		attempt(() => native.close(this.#loop.signals));
 		attempt(() => native.close(this.#parts.lock));

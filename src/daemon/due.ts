@@ -90,6 +90,7 @@ export function makeLoop(p: Parts, asked: Asked): Loop {
 			},
 		],
 		["rates", () => p.rates.tick()],
+		["accounts", () => p.accounts.tick()],
 		["limits", () => tellLimits(p)],
 		["guard limits", every(GUARD_LIMITS_SECONDS, p, stirredAt, tellGuardLimits)],
 		["log timer", () => p.log.tick(clock.milliseconds)],
@@ -125,6 +126,7 @@ export function makeLoop(p: Parts, asked: Asked): Loop {
 			Math.min(
 				admission.dueAt,
 				requested.dueAt,
+				p.accounts.dueAt,
 				offload.offload?.dueAt ?? Number.POSITIVE_INFINITY,
 				placement.restAt / 1000,
 				p.log.dueAt / 1000,

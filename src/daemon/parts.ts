@@ -7,6 +7,7 @@
  */
 import * as native from "masq:native";
 import type { Plan } from "../config/plan.ts";
+import type { HostAccounts } from "../control/accounts.ts";
 import { Watch } from "../control/watch.ts";
 import { filtersBridges } from "../kernel/device-warnings.ts";
 import { GUARD_TABLE, guardPresent, learnedFlows } from "../kernel/guard.ts";
@@ -50,6 +51,7 @@ import { ArpFollower, PcpFollower, pcpServer } from "./responders.ts";
 import { RouterPorts } from "./router-ports.ts";
 import { SessionHops } from "./session-hops.ts";
 import { bootWords, lockState, mapOrMemory, openState, type State } from "./state.ts";
+import { aheadOfUtc } from "./time-zone.ts";
 import { knownNets, topologyOf } from "./topology.ts";
 import { makeTranslation, type Translation } from "./translation.ts";
 import { TunDevices } from "./tun-devices.ts";
@@ -85,6 +87,7 @@ export class Parts {
 	readonly watch: Watch;
 	readonly rates: Rates;
 	readonly requested: PcpMappings;
+	readonly accounts: HostAccounts;
 	readonly routerProtocols = new RouterProtocols(native, () => this.kernel.links.values());
 	/** Ports of the router's own services. */
 	readonly ownPorts: OwnPorts;
@@ -159,6 +162,13 @@ export class Parts {
 		this.rates = new Rates(context, native.now);
 		const requested = new PcpMappings(context, mapOrMemory(`${paths.state}.pcp`, PCP_MAPPINGS_BYTES).memory);
 		this.requested = requested;
+		const { ACCOUNTS_BYTES, HostAccounts } = native.importBundle("accounts") as typeof import("../control/accounts.ts");
+		this.accounts = new HostAccounts(mapOrMemory(`${paths.state}.hosts`, ACCOUNTS_BYTES).memory, context.table, {
+			second: () => context.now,
+			local: () => Math.floor(native.wallClock() / 1000) + timeZone(),
+			present: (address) => context.hosts.find(address) !== 0,
+			carried: () => this.offload.offload,
+		});
 		this.ownPorts = new OwnPorts({
 			take: (protocol, port) => context.externals.reservePort(0, protocol, port),
 			release: (protocol, port) => context.externals.releasePort(0, protocol, port),
@@ -315,5 +325,14 @@ function conntrackMax(): string {
 		return native.readFile("/proc/sys/net/netfilter/nf_conntrack_max");
 	} catch {
 		return "";
+	}
+}
+
+/** Seconds by which the router's days begin before UTC's; 0 where the zone is kept elsewhere than OpenWrt has it. */
+function timeZone(): number {
+	try {
+		return aheadOfUtc(native.readFile("/etc/TZ"));
+	} catch {
+		return 0;
 	}
 }

@@ -1,6 +1,8 @@
 /**
  * What a predecessor left: its sessions go on under the plan in force, or there are none.
  */
+import type { Accounts } from "../conntrack/accounts.ts";
+import { HOST_WORDS } from "../conntrack/record.ts";
 import { type Restored, restore } from "../conntrack/restore.ts";
 import { PORT_QUARANTINE } from "../conntrack/states.ts";
 import type { Admission } from "../nat/admission.ts";
@@ -16,11 +18,13 @@ export function takeOver(
 	boot: Int32Array,
 	context: Context,
 	admission: Admission,
+	accounts: Accounts,
 	inForce: InForce,
 	log: Log,
 ): boolean {
 	const { table, externals, hosts } = context;
 	let { refused } = state;
+	const resumed = accounts.resume(boot, state.image);
 	if (state.image !== null) {
 		table.addresses.set(state.image.addresses);
 		const keeper = inForce.keeper();
@@ -43,6 +47,11 @@ export function takeOver(
 		context.strangersFrom = context.now + PORT_QUARANTINE;
 	}
 	table.publish(boot, externals.A, context.now);
+	const known: number[] = [];
+	for (let host = 1; host <= hosts.capacity; host++) if (hosts.sessions(host) > 0) known.push(hosts.W[host * HOST_WORDS]);
+	resumed(known);
+	table.accounts = accounts;
+	hosts.accounts = accounts;
 	return state.image !== null;
 }
 
@@ -58,6 +67,7 @@ export function startAnew(path: string, boot: Int32Array, context: Context, inFo
 	inForce.put(inForce.plan, externals.A[0], externals.A.slice());
 	context.strangersFrom = context.now + PORT_QUARANTINE;
 	context.adopt = true;
+	table.accounts?.begin();
 	table.publish(boot, externals.A, context.now);
 	log.error(`somebody has cut ${path} short: its sessions are lost, new ones go on`);
 }

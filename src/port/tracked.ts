@@ -336,7 +336,18 @@ export class Tracked implements OffloadHooks {
 	ended(i: number): void {
 		this.#o.ends(i);
 		if (i === this.#ending) return;
+		this.#countAll();
 		this.#delete(this.#tuple(i));
+	}
+
+	/** What sessions have moved goes with their entries: the counters come home, unless they have just done so. */
+	#countAll(): void {
+		const now = this.#o.milliseconds();
+		if (this.#dumping || now - this.#dumpedAt < DUMP_EVERY) return;
+		this.#dumpedAt = now;
+		this.#dump((entry) => {
+			for (const i of this.#sessions(entry)) this.#count(i, entry);
+		});
 	}
 
 	#delete(tuple: Tuple): void {

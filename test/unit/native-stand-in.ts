@@ -4,6 +4,7 @@
  */
 import { readFileSync } from "node:fs";
 import { answer } from "../../src/config/main.ts";
+import * as accounts from "../../src/control/accounts.ts";
 import * as bans from "../../src/daemon/firewall-bans.ts";
 import * as handOver from "../../src/kernel/hand-over.ts";
 import { LITTLE_ENDIAN, NLMSG_DONE, NLMSG_ERROR } from "../../src/netlink/message.ts";
@@ -72,7 +73,7 @@ function send(ifindex: number, tx: Int32Array, from: number, count: number): num
 const devices = new Map<number, number>();
 
 /** What the daemon reads besides in these tests. */
-const bundles: Record<string, object> = { "hand-over": handOver, bans };
+const bundles: Record<string, object> = { "hand-over": handOver, bans, accounts };
 
 const ours: Record<string, Call> = {
 	importBundle: (name: string) => bundles[name],

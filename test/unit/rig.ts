@@ -125,6 +125,8 @@ export interface RigOptions {
 	frames?: ArrayBuffer;
 	/** What a predecessor left, and the second in which it is found. */
 	from?: { image: ArrayBuffer; second: number };
+	/** Is told of what a predecessor left before it is restored; what it returns is called after that. */
+	resume?: (rig: Rig, image: Image) => () => void;
 	/** Sends what is queued in the middle of a batch, for a test that empties the queues itself. */
 	flush?: () => void;
 	/** Makes memory for the table. */
@@ -388,7 +390,9 @@ export class Rig {
 		this.fast = fast;
 		if (o.ftp !== undefined) slowPath.takeOver(BOOT);
 		this.#exempts = o.exempts?.map(net) ?? [];
+		const resumed = image === null ? undefined : o.resume?.(this, image);
 		if (image !== null) this.#restore(image);
+		resumed?.();
 	}
 
 	/** The ports of forwards are nobody's else. */
