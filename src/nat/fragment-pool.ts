@@ -60,7 +60,8 @@ export class FragmentPool {
 	readonly #held = new Uint16Array(1 << SOURCES_BITS);
 	readonly #sides = new Int32Array(2);
 	readonly #key: number;
-	#handedOut = false;
+	/** There are blocks to {@link recycle}. */
+	handedOut = false;
 	#order = 0;
 	/** Slots of the datagram that {@link add} completed, in order, and its payload bytes. */
 	readonly slots: Int32Array;
@@ -169,7 +170,7 @@ export class FragmentPool {
 			this.#use.fill(use, p - 1, p - 1 + this.#blocks[p - 1]);
 			this.#hold(d, -this.#blocks[p - 1]);
 		}
-		if (use === 2) this.#handedOut = true;
+		if (use === 2) this.handedOut = true;
 		D.fill(0, d + D_FIRST, d + D_ORDER);
 	}
 
@@ -291,7 +292,7 @@ export class FragmentPool {
 	borrow(length: number): number {
 		const b = this.#take(SLOT_IP + length, 2);
 		if (b < 0) return -1;
-		this.#handedOut = true;
+		this.handedOut = true;
 		return this.#c.spare.at + b * BLOCK;
 	}
 
@@ -300,12 +301,12 @@ export class FragmentPool {
 	 * to be queued.
 	 */
 	recycle(): void {
-		if (!this.#handedOut) return;
+		if (!this.handedOut) return;
 		const { wan, lan } = this.#c;
 		if (wan.queue.count > 0) return;
 		for (let n = 0; n < lan.length; n++) if (lan[n].queue.count > 0) return;
 		for (let b = 0; b < this.#use.length; b++) if (this.#use[b] === 2) this.#use[b] = 0;
-		this.#handedOut = false;
+		this.handedOut = false;
 	}
 
 	/** Fragments that wait for others. */

@@ -3,7 +3,7 @@
  * 1191, RFC 1812 section 4.2.2.7, RFC 4787 REQ-13), and the identifications that fragments need (RFC 6864).
  */
 
-import { adjust, halfDelta, sumOf } from "../packet/checksum.ts";
+import { sumOf } from "../packet/checksum.ts";
 import { linkBytes } from "../packet/ethernet.ts";
 import {
 	IP_DESTINATION_W,
@@ -97,7 +97,9 @@ export class Fragmentation {
 	rename(s: number, id: number): void {
 		const { H } = this.#c.views;
 		const h = (s + SLOT_IP) >> 1;
-		H[h + IP_SUM_H] = adjust(H[h + IP_SUM_H], halfDelta(H[h + IP_ID_H], id));
+		let sum = (H[h + IP_SUM_H] ^ 0xffff) + (H[h + IP_ID_H] ^ 0xffff) + id;
+		sum = (sum & 0xffff) + (sum >>> 16);
+		H[h + IP_SUM_H] = ((sum & 0xffff) + (sum >>> 16)) ^ 0xffff;
 		H[h + IP_ID_H] = id;
 	}
 

@@ -16,8 +16,9 @@ import { REASON } from "./reason.ts";
  */
 export function isMartian({ externals, wan, lan }: Context, source: number): boolean {
 	const value = addressValue(source);
-	if (!isUnicast(value) || isLinkLocal(value) || isBroadcast(wan.nets, source)) return true;
-	return externals.find(source) >= 0 || lan.some((l) => inNets(l.nets, source));
+	if (!isUnicast(value) || isLinkLocal(value) || isBroadcast(wan.nets, source) || externals.find(source) >= 0) return true;
+	for (let n = 0; n < lan.length; n++) if (inNets(lan[n].nets, source)) return true;
+	return false;
 }
 
 /**

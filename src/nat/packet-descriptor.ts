@@ -70,7 +70,7 @@ export class PacketDescriptor implements NewSession {
 		const header = (B[ip] & 15) * 4;
 		const l4 = (ip + header) >> 1;
 		const protocol = B[ip + IP_PROTOCOL];
-		const ported = protocol === UDP || protocol === TCP || hasPorts(protocol);
+		const ported = protocol !== ICMP && (protocol === UDP || protocol === TCP || hasPorts(protocol));
 		const id = protocol === ICMP ? H[l4 + ICMP_ID_H] : 0;
 		this.slot = s;
 		this.length = length;

@@ -10,7 +10,7 @@
 import { HOP_SHIFT, R_ACK_OUT, R_META, RECORD_SHIFT } from "../conntrack/record.ts";
 import { FREE } from "../conntrack/states.ts";
 import { linkBytes } from "../packet/ethernet.ts";
-import { HOST_UNREACHABLE, ICMP_HEADER, isError, isQuery, isReply } from "../packet/icmp.ts";
+import { ECHO, ECHO_REPLY, HOST_UNREACHABLE, ICMP_HEADER, isError, isQuery, isReply } from "../packet/icmp.ts";
 import {
 	IP_DESTINATION_W,
 	IP_FLAGS_W,
@@ -218,7 +218,7 @@ export class SlowPath {
 		const word = c.views.P[(s >> 2) + IP_WORD + IP_FLAGS_W];
 		if ((word & IP_FRAGMENT) === 0) {
 			if ((word & IP_DF) === 0) this.#fragmentation.identify(s);
-			this.fragments.recycle();
+			if (this.fragments.handedOut) this.fragments.recycle();
 			return this.#outward(p);
 		}
 		const frames = this.fragments.add(s, length, lan.home);
@@ -245,7 +245,8 @@ export class SlowPath {
 			return void p.drop(REASON["bad-transport"], frames);
 		if (protocol === ICMP) {
 			const type = views.B[p.l4 * 2];
-			asks = isQuery(type);
+			// Nearly always an echo.
+			asks = type === ECHO || isQuery(type);
 			if (!asks && isError(type)) return frames > 1 ? void p.drop(REASON["icmp-bad-quote"], frames) : this.#transit.outbound(p);
 			if (!asks && !isReply(type)) return void p.drop(REASON["icmp-unsupported"], frames);
 		}
@@ -259,7 +260,8 @@ export class SlowPath {
 		} else if (!isAt(c, i, s, p.port)) return void p.drop(REASON["spoofed-source"], frames);
 		const length = this.track.outbound(p, i);
 		if (length === 0) return;
-		const mtu = mtuOut(c, i);
+		// What fits every way fits its own.
+		const mtu = frames === 1 && length <= c.hops.least ? length : mtuOut(c, i);
 		const split = length > mtu && !segmentsFit(views, s, mtu, linkBytes(c.lan[p.port].ethernet));
 		p.length = length;
 		if (split && this.#fragmentation.refuses(p, mtu)) return;
@@ -314,7 +316,7 @@ export class SlowPath {
 		if (p.external < 0) return void p.drop(REASON["not-ours"]);
 		if (isMartian(c, p.peer)) return void p.drop(REASON["martian-source"]);
 		if ((c.views.P[(s >> 2) + IP_WORD + IP_FLAGS_W] & IP_FRAGMENT) === 0) {
-			this.fragments.recycle();
+			if (this.fragments.handedOut) this.fragments.recycle();
 			this.#inward(p);
 			return;
 		}
@@ -333,9 +335,10 @@ export class SlowPath {
 			return p.drop(REASON["bad-transport"], frames);
 		if (protocol === ICMP) {
 			const type = views.B[p.l4 * 2];
-			opens = isQuery(type);
-			if (!opens && isError(type)) return frames > 1 ? p.drop(REASON["icmp-bad-quote"], frames) : this.#transit.inbound(p);
-			if (!opens && !isReply(type)) return this.#leave(p, "icmp-unsupported");
+			opens = type !== ECHO_REPLY && isQuery(type);
+			if (!opens && type !== ECHO_REPLY && isError(type))
+				return frames > 1 ? p.drop(REASON["icmp-bad-quote"], frames) : this.#transit.inbound(p);
+			if (!opens && type !== ECHO_REPLY && !isReply(type)) return this.#leave(p, "icmp-unsupported");
 			// A query to a shared address is for the router, even if one from inside to that peer has the same
 			// identifier.
 			if (opens && c.externals.list[external].shared) return this.#leave(p);

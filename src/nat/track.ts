@@ -132,7 +132,7 @@ export class Track {
 			return this.tcpOutbound(i, p.slot, p.header, p.length);
 		}
 		if (protocol === UDP || protocol === UDPLITE) this.udpOutbound(i);
-		else if (hasPorts(protocol)) this.#associate(p, i, TCP_SYN_IN);
+		else if (protocol !== ICMP && hasPorts(protocol)) this.#associate(p, i, TCP_SYN_IN);
 		else this.#saidInternal(i, protocol);
 		return p.length;
 	}
@@ -142,8 +142,12 @@ export class Track {
 		const { protocol } = p;
 		if (protocol === TCP) return this.tcpInbound(i, p.slot, p.header, p.length, p.port);
 		if (protocol === UDP || protocol === UDPLITE) this.udpInbound(i);
-		else if (hasPorts(protocol)) this.#associate(p, i, TCP_SYN_OUT);
-		else if (this.#c.table.state(i) !== STRANGER) this.#c.table.answer(i);
+		else if (protocol !== ICMP && hasPorts(protocol)) this.#associate(p, i, TCP_SYN_OUT);
+		else {
+			const { table } = this.#c;
+			const meta = table.T[(i << RECORD_SHIFT) + R_META];
+			if ((meta & ANSWERED) === 0 && ((meta >> STATE_SHIFT) & STATE_MASK) !== STRANGER) table.answer(i);
+		}
 		return true;
 	}
 
@@ -234,7 +238,8 @@ export class Track {
 	 */
 	#saidInternal(i: number, protocol: number): void {
 		const { table, now16 } = this.#c;
-		if (table.state(i) !== STRANGER) return table.touch(i, now16);
+		const state = (table.T[(i << RECORD_SHIFT) + R_META] >> STATE_SHIFT) & STATE_MASK;
+		if (state !== STRANGER) return table.setState(i, state, now16);
 		table.T[(i << RECORD_SHIFT) + R_META] |= ANSWERED;
 		table.setState(i, protocol === ICMP ? ICMP_QUERY : OTHER, now16);
 	}

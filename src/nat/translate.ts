@@ -89,7 +89,14 @@ export function rewrite(c: Context, s: number, delta: number, hops: number, from
 	const l4 = (ip + header) >> 1;
 	const both = delta >>> 16;
 	const addresses = delta & 0xffff;
-	changeHeader(c, s, addresses, hops);
+	if (hops < 0) changeHeader(c, s, addresses, hops);
+	else {
+		// Spelt out, as for most: calls are what costs.
+		let sum = (H[(ip >> 1) + IP_SUM_H] ^ 0xffff) + addresses + hops * TTL_ONE_SUM;
+		sum = (sum & 0xffff) + (sum >>> 16);
+		H[(ip >> 1) + IP_SUM_H] = ((sum & 0xffff) + (sum >>> 16)) ^ 0xffff;
+		P[(ip >> 2) + IP_TTL_W] -= hops * TTL_ONE;
+	}
 	if ((P[(ip >> 2) + IP_FLAGS_W] & IP_OFFSET) === 0) {
 		const partial = (P[s >> 2] & VNET_PARTIAL) !== 0;
 		if (protocol === SCTP) {
@@ -105,8 +112,11 @@ export function rewrite(c: Context, s: number, delta: number, hops: number, from
 			if (hasPorts(protocol)) H[field] = fold(H[field] + addresses);
 		} else if (protocol === TCP) H[l4 + TCP_SUM_H] = adjust(H[l4 + TCP_SUM_H], both);
 		else if (protocol === UDP && H[l4 + UDP_SUM_H] !== 0) H[l4 + UDP_SUM_H] = adjustUdp(H[l4 + UDP_SUM_H], both);
-		else if (protocol === ICMP) H[l4 + ICMP_SUM_H] = adjust(H[l4 + ICMP_SUM_H], fold(both + (addresses ^ 0xffff)));
-		else if (protocol === UDPLITE || protocol === DCCP) H[l4 + UDP_SUM_H] = adjustUdp(H[l4 + UDP_SUM_H], both);
+		else if (protocol === ICMP) {
+			let sum = (H[l4 + ICMP_SUM_H] ^ 0xffff) + both + (addresses ^ 0xffff);
+			sum = (sum & 0xffff) + (sum >>> 16);
+			H[l4 + ICMP_SUM_H] = ((sum & 0xffff) + (sum >>> 16)) ^ 0xffff;
+		} else if (protocol === UDPLITE || protocol === DCCP) H[l4 + UDP_SUM_H] = adjustUdp(H[l4 + UDP_SUM_H], both);
 	}
 	if (from.ethernet !== to.ethernet) crossLinks(c, s, from, to);
 }
@@ -150,7 +160,8 @@ export class Translator {
 		const lan = c.lan[p.port];
 		rewrite(c, s, t[(i << RECORD_SHIFT) + R_DELTA], lan.kernelForwards ? 0 : 1, lan, c.wan);
 		c.views.P[(s >> 2) + IP_WORD + IP_SOURCE_W] = c.externals.A[(meta >> EXTERNAL_SHIFT) & 0xff];
-		setPort(c, s, p.room, 0, secondOf(t[(i << RECORD_SHIFT) + R_IN]));
+		if (p.protocol === ICMP && p.slot === s) c.views.H[p.l4 + ICMP_ID_H] = secondOf(t[(i << RECORD_SHIFT) + R_IN]);
+		else setPort(c, s, p.room, 0, secondOf(t[(i << RECORD_SHIFT) + R_IN]));
 		this.count(i, length, 0);
 		const hop = meta >>> HOP_SHIFT;
 		if (split && hop !== HAIRPIN) this.#fragmentation.cut(p, s, length, c.wan, mtuOut(c, i), (f, bytes) => this.toWan(p, f, bytes, hop));
@@ -165,7 +176,8 @@ export class Translator {
 		const lan = lanOfSession(c, i);
 		rewrite(c, s, ~t[(i << RECORD_SHIFT) + R_DELTA], hopsIn(lan, p.hairpin), c.wan, lan);
 		c.views.P[(s >> 2) + IP_WORD + IP_DESTINATION_W] = t[i << RECORD_SHIFT];
-		setPort(c, s, p.room, p.protocol === ICMP ? 0 : 1, firstOf(t[(i << RECORD_SHIFT) + R_OUT]));
+		if (p.protocol === ICMP && p.slot === s) c.views.H[p.l4 + ICMP_ID_H] = firstOf(t[(i << RECORD_SHIFT) + R_OUT]);
+		else setPort(c, s, p.room, p.protocol === ICMP ? 0 : 1, firstOf(t[(i << RECORD_SHIFT) + R_OUT]));
 		this.count(i, length, 1);
 		if (split) this.#fragmentation.cut(p, s, length, lan, lan.mtu, (f, bytes) => this.toLan(p, f, bytes, host, lan));
 		else this.toLan(p, s, length, host, lan);
