@@ -152,7 +152,7 @@ export class KernelCarrier implements Carrier {
 				table: context.table,
 				adopt: (entry, isNew) => {
 					const made = rebuild({ context, admission, keeper: this.#keeper as Revalidator }, entry, isNew);
-					if (!made && isNew) busy.refused(entry);
+					if (made === 0 && isNew) busy.refused(entry);
 					return made;
 				},
 				ends: (i) => busy.ended(i),

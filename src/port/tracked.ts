@@ -46,6 +46,8 @@ import { MARK } from "./queue-rules.ts";
 const DATAGRAM_MAX = 32768;
 /** Milliseconds between two dumps that are only to find what may make room. */
 const DUMP_EVERY = 1000;
+/** Packets and bytes that a session's record has room for in any state. */
+const COUNTED_AT_ONCE = 0x40000000;
 /** Deletions of one send. */
 const DELETED_AT_ONCE = 64;
 /** States of TCP as the kernel numbers them, in ours; the others are what ours is already. */
@@ -67,10 +69,10 @@ const ECHO = 0x0800;
 export interface TrackedOwner {
 	readonly table: Table;
 	/**
-	 * Makes the sessions of an entry that are not there; false if it is none to go on with. One that `isNew` has to be
-	 * admitted.
+	 * Makes the sessions of an entry that are not there: the number of its last one, 0 if it is none to go on with. One
+	 * that `isNew` has to be admitted.
 	 */
-	adopt(entry: Entry, isNew: boolean): boolean;
+	adopt(entry: Entry, isNew: boolean): number;
 	/** So many packets more were forwarded, out (0) or in (1). */
 	forwarded(inbound: number, packets: number): void;
 	/** A session is about to end, for whatever reason. */
@@ -155,13 +157,15 @@ export class Tracked implements OffloadHooks {
 		const { table } = this.#o;
 		const seen = new Uint8Array(table.layout.sessions + 1);
 		const told = this.#dump((entry) => {
-			const [opened, entered] = translated(entry);
+			const opened = (entry.status & IPS.SRC_NAT) !== 0;
+			const entered = (entry.status & IPS.DST_NAT) !== 0;
 			let from = opened ? this.#find(entry.original) : 0;
 			let to = entered ? this.#find(entry.reply) : 0;
 			if ((opened && from === 0) || (entered && to === 0)) {
-				if (!this.#o.adopt(entry, false)) this.#delete(entry.original);
-				if (opened) from = this.#find(entry.original);
-				if (entered) to = this.#find(entry.reply);
+				const made = this.#o.adopt(entry, false);
+				if (made === 0) this.#delete(entry.original);
+				if (opened) from = entered ? this.#find(entry.original) : made;
+				if (entered) to = opened ? this.#find(entry.reply) : made;
 			}
 			seen[from] = 1;
 			seen[to] = 1;
@@ -186,7 +190,7 @@ export class Tracked implements OffloadHooks {
 	/** The kernel has let a session pass without asking. */
 	#begun(entry: Entry): void {
 		if (this.#sessions(entry).length > 0) return;
-		if (!this.#o.adopt(entry, true)) return this.#delete(entry.original);
+		if (this.#o.adopt(entry, true) === 0) return this.#delete(entry.original);
 		const inbound = translated(entry)[0] ? 0 : 1;
 		for (const i of this.#sessions(entry)) this.#countOne(i, inbound, { packets: 1, bytes: 0 });
 	}
@@ -220,8 +224,15 @@ export class Tracked implements OffloadHooks {
 		const { table } = this.#o;
 		const e = (i << RECORD_SHIFT) + inbound;
 		if (table.T[e + R_PACKETS_OUT] === packets && table.T[e + R_BYTES_OUT] === bytes) return;
-		const more = Math.max(0, packets - table.packets(i)[inbound]);
-		table.add(i, inbound, more, Math.max(0, bytes - table.bytes(i)[inbound]));
+		let more = packets;
+		if (table.T[e + R_PACKETS_OUT] === 0 && packets < COUNTED_AT_ONCE && bytes < COUNTED_AT_ONCE) {
+			// One that has just been read back: nearly all of what a start does.
+			table.T[e + R_PACKETS_OUT] = packets;
+			table.T[e + R_BYTES_OUT] = bytes;
+		} else {
+			more = Math.max(0, packets - table.packets(i)[inbound]);
+			table.add(i, inbound, more, Math.max(0, bytes - table.bytes(i)[inbound]));
+		}
 		this.#o.forwarded(inbound, more);
 	}
 

@@ -192,6 +192,7 @@ def test_sessions_end_with_their_entries_however_many_and_whatever_was_not_told(
         client.sendto(b"x", (S1, n))
         if n % 100 == 0:
             wait_until(lambda: bed.status()["sessions"]["used"] > n - 10000, "the session is known")
+    wait_until(lambda: bed.status()["sessions"]["used"] == 5001, "all are known")
     bed.daemon.send_signal(signal.SIGSTOP)
     bed.router.run("conntrack", "-F")
     bed.daemon.send_signal(signal.SIGCONT)
