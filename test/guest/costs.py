@@ -9,9 +9,13 @@ them, therefore forwarding without translation stands beside them.
 Prints a table. `quick` measures some of it and compares with RECORDED: a figure that has risen by more than RISE fails.
 """
 
+import contextlib
 import json
+import os
 import pathlib
 import sys
+import threading
+import time
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 sys.dont_write_bytecode = True
@@ -19,6 +23,7 @@ sys.path.insert(0, str(ROOT / "test" / "bench"))
 
 import candidates  # noqa: E402
 import measure  # noqa: E402
+import measure_masqd  # noqa: E402
 import process  # noqa: E402
 import topology  # noqa: E402
 from process import Broken, run  # noqa: E402
@@ -34,6 +39,12 @@ FLOOD, BUSY, FIRST = 0.02, 0.15, 0.5
 FLOODS = ROUNDS = 5
 # Packets are the same at every run within 1 %; what goes by user space depends on who is woken when, and swings by 4 %.
 RISE = {"packet_1": 1.03, "connection": 1.06}
+
+# Packets a second, one at a time, for what is told from CPU time, and for how long.
+PACED, LOAD = 4_000, 0.3
+# Longer than any of the routers keeps a silent UDP session.
+EXPIRY = 420
+
 
 ROUTERS = [
     candidates.Forward("forward", "forward"),
@@ -86,6 +97,105 @@ def each(first_port, ports, *kind, fresh=0):
     return cost
 
 
+def worked(site, load):
+    """Instructions of generator, router's process and the kernel's threads for a packet, sent one at a time."""
+    router = [site.process.pid] if site.process else []
+    threads = process.softirq_threads()
+    before = sum(map(process.cpu_seconds, router + threads))
+    sent = measure.send(site, load, rate=PACED, seconds=LOAD)
+    # What is still on its way.
+    time.sleep(0.5)
+    return (sent["cpu"] + sum(map(process.cpu_seconds, router + threads)) - before) / sent["offered"] * 1e9
+
+
+def more_than_a_wire(site, load, dropped=False):
+    """What is left without the generator's part, and without the server's; `dropped`: the server takes no part in it."""
+    wire, _ = candidates.WIRE.open(site.folder)
+    sink = None
+    try:
+        whole = worked(site, load)
+        sink = measure._holding(wire.server, "drop", "eth0") if dropped else None
+        return whole - worked(wire, load)
+    finally:
+        if sink is not None:
+            sink.stop()
+        wire.remove()
+
+
+@contextlib.contextmanager
+def steady():
+    """Something is due every millisecond, so that the clock does not leap by minutes while the host's files are read."""
+    over = threading.Event()
+
+    def tick():
+        while not over.wait(0.001):
+            pass
+
+    thread = threading.Thread(target=tick)
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join()
+
+
+def filled(site, router):
+    """A table of SMALL sessions that are all answered, and for longer than conntrack has doubts about them."""
+    if not isinstance(router, candidates.Masqd):
+        run(["sysctl", "-qw", f"net.netfilter.nf_conntrack_max={measure_masqd.SMALL_TABLE}"])
+    run(["nft", "-f", "-"], site.client, text=measure_masqd.QUIET_RULES)
+    for _ in range(3):
+        answered = measure_masqd.answered(site)
+        time.sleep(3)
+    if answered < measure_masqd.SMALL_TABLE * 0.9:
+        raise Broken(f"only {answered} of {measure_masqd.SMALL_TABLE} sessions could be opened")
+
+
+def refused(site, router):
+    """The same for the first packet of a flow that the table has no room for."""
+    with steady():
+        filled(site, router)
+        before = carried(site, "wan0")
+        cost = more_than_a_wire(site, measure_masqd.FLOOD, dropped=True)
+        passed = carried(site, "wan0") - before
+    if passed > PACED * LOAD * 0.1:
+        raise Broken(f"{passed} packets of {PACED * LOAD:.0f} were not refused")
+    return cost
+
+
+def expired(site, router):
+    """What all processes and kernel threads do while SMALL sessions wait and expire, more than while none is there, for each."""
+    with steady():
+        filled(site, router)
+    return (busy(EXPIRY) - busy(EXPIRY)) / measure_masqd.SMALL_TABLE * 1e9
+
+
+def busy(seconds):
+    """CPU seconds of everything during so many seconds of waiting."""
+    before = everything()
+    time.sleep(seconds)
+    return everything() - before
+
+
+def everything():
+    """CPU seconds of all processes but this one."""
+    total = 0
+    for name in os.listdir("/proc"):
+        if name.isdigit() and int(name) != os.getpid():
+            try:
+                total += process.cpu_seconds(name)
+            except OSError:  # it has ended
+                pass
+    return total
+
+
+def carried(site, device):
+    """Packets that a device of the router's has carried."""
+    counted = json.loads(run(["ip", "-n", site.router, "-j", "-s", "link", "show", device]))[0]["stats64"]
+    return counted["rx"]["packets"] + counted["tx"]["packets"]
+
+
 ROWS = {
     "packet_1": ("packet, 1 flow", packet(1)),
     "connection": ("TCP connection", each(topology.CLOSING_PORT, topology.CLOSING_PORTS)),
@@ -97,7 +207,11 @@ ROWS = {
     "packet_1k": ("packet, 1k flows", packet(1024)),
     "packet_16k": ("packet, 16k flows", packet(16384)),
     "packet_64k": ("packet, 64k flows", packet(64000)),
+    "refused": ("refused flow at a full table, by CPU time", refused),
+    "expired": (f"an expired session of {measure_masqd.SMALL_TABLE}, waiting included", expired),
 }
+# Of those that have one.
+TABLE_ROWS = ("refused", "expired")
 QUICK = (("nft", "offload"), list(RISE))
 
 
@@ -111,8 +225,9 @@ def measured(routers, rows, folder):
             # Each on an empty table.
             site = None
             try:
-                site, _ = router.open(folder, datagram_ports=DESTINATIONS if row == "destination" else 0)
                 run(["sysctl", "-qw", "net.netfilter.nf_conntrack_max=131072"])
+                small = {"sessions": measure_masqd.SMALL_TABLE} if row in TABLE_ROWS and isinstance(router, candidates.Masqd) else {}
+                site, _ = router.open(folder, datagram_ports=DESTINATIONS if row == "destination" else 0, **small)
                 table[row][router.key] = ROWS[row][1](site, router)
                 print(f"{router.key:<10} {ROWS[row][0]:<44} {table[row][router.key]:>11,.0f}", flush=True)
             except Broken as broken:
@@ -124,6 +239,8 @@ def measured(routers, rows, folder):
 
 
 def measurable(router, row):
+    if row in TABLE_ROWS:
+        return router.key != "forward"
     return not row.startswith("packet_") or router.key in measure.IN_KERNEL
 
 
