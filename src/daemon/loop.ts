@@ -25,6 +25,7 @@ import type { Egress, Meter } from "./egress.ts";
 import type { GuardFollower } from "./guard-follower.ts";
 import type { InStep } from "./in-step.ts";
 import type { Port, Ports } from "./ports.ts";
+import { isReadable } from "./readable.ts";
 import type { Reloads } from "./reloads.ts";
 import type { ArpFollower, PcpFollower } from "./responders.ts";
 import type { RouterPorts } from "./router-ports.ts";
@@ -35,6 +36,8 @@ import type { WanAddress } from "./wan-address.ts";
 const SPIN = 1;
 /** Turns with frames after which signals, kernel news and the control socket are looked at. */
 const POLL_TURNS = 32;
+/** The same for news of routes and rules: until then packets go where they no longer should. A power of two. */
+const NEWS_TURNS = 2;
 /**
  * The WAN; of each LAN a TUN device, a packet socket and one for PCP; signals, kernel news, ARP, guard watch, own
  * sockets, nft, the carrier's two and ubus; the control server's.
@@ -144,7 +147,7 @@ export class Loop {
 	/** Runs until it is told to stop. */
 	run(): void {
 		const set = this.#pollSet;
-		const { steps, placement, announcements, routerPorts, admission, carrier, bans } = this.#with;
+		const { steps, placement, announcements, routerPorts, admission, carrier, bans, kernel } = this.#with;
 		const { header } = this.#context.table;
 		const clock = this.#clock;
 		let empty = 0;
@@ -153,7 +156,7 @@ export class Loop {
 			if (header[H_MAGIC] === 0) this.#barrier.attempt("lost state", steps["lost state"]);
 			// Under one stream of super-packets masqd wakes for every few of them, so that what a wake-up costs counts
 			// like what a packet does.
-			const polled = empty >= SPIN || ++turns === POLL_TURNS;
+			const polled = empty >= SPIN || ++turns === POLL_TURNS || ((turns & (NEWS_TURNS - 1)) === 0 && isReadable(kernel.fd));
 			if (polled) {
 				this.#poll(empty >= SPIN ? this.#timeout() : 0);
 				turns = 0;

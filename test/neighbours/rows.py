@@ -8,6 +8,7 @@ is a warning that names it; "refused" the same, and what policy sends elsewhere 
 import contextlib
 import dataclasses
 import threading
+import time
 from collections.abc import Callable
 
 from house import GATEWAY, H2, S1, S2, SECRET, VPN_GATEWAY, ask, place, stream, wait_until
@@ -115,6 +116,30 @@ def nothing_of_the_vpns_on_the_wan(house_of):
         stop.set()
         thread.join()
         return {"on the WAN": tap.close(), "others": {place(one) for one in back}}
+
+
+@row("policy rules", WORKS, WORKS, WORKS)
+def a_rule_comes_into_a_flood(house_of):
+    """What is on its way when a rule comes: h2 goes on sending while h1 keeps masqd busy, and less than a second later none of it
+    leaves by the WAN."""
+    with house_of(offload="off") as house:
+        house.up(TO_VPN)
+        house.start()
+        stop = threading.Event()
+        threads = [stream(house.h1, stop, pause=0), stream(house.h2, stop, data=SECRET, pause=0.001)]
+        kept = []
+        for n in range(3):
+            house.up(RULES["from"][0])
+            done = time.monotonic()
+            wait_until(lambda: time.monotonic() - done > 1, "a second")
+            late = house.tap()
+            wait_until(lambda: time.monotonic() - done > 1.5, "half a second more")
+            kept.append(late.close() == 0)
+            house.up(RULES["from"][0].replace("add", "del"))
+        stop.set()
+        for thread, _ in threads:
+            thread.join()
+        return all(kept)
 
 
 @row("policy rules")
