@@ -4,6 +4,8 @@
  * it is made up here.
  */
 import { createServer, type Server } from "node:net";
+import { RECORD_SHIFT } from "../../src/conntrack/record.ts";
+import { ACCOUNTS_BYTES, HostAccounts } from "../../src/control/accounts.ts";
 import { why } from "../../src/control/dry-run.ts";
 import { flush } from "../../src/control/flush.ts";
 import { LINE_MAX, PROTOCOL_VERSION, type Request, type StatusReply } from "../../src/control/protocol.ts";
@@ -83,6 +85,14 @@ export function listen(path: string): { server: Server; rig: Rig; stats: { bytes
 	const rig = fill();
 	const started = Date.now();
 	const stats = { bytes: 0, requests: [] as string[] };
+	const { table } = rig;
+	const accounts = new HostAccounts(new ArrayBuffer(ACCOUNTS_BYTES), table, {
+		second: () => rig.context.now,
+		local: () => Math.floor(Date.now() / 1000),
+		present: () => true,
+		carried: () => null,
+	});
+	for (const i of rig.records()) accounts.open(table.T[i << RECORD_SHIFT]);
 	const view = {
 		context: rig.context,
 		wan: { name: "wan" },
@@ -101,7 +111,9 @@ export function listen(path: string): { server: Server; rig: Rig; stats: { bytes
 			case "mappings":
 				return { job: mappings(view, request) };
 			case "hosts":
-				return { job: hosts(view, request.limit) };
+				return request.by === undefined
+					? { job: hosts(view, request.limit) }
+					: (accounts.answer(request.by, request.limit) as { job: Job });
 			case "forwards":
 				return { job: forwards(view) };
 			case "drops":

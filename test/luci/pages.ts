@@ -162,6 +162,22 @@ const TESTS: [string, (w: World) => Promise<void>][] = [
 		},
 	],
 	[
+		"devices have what each has moved, by day and by hour, and a bar an hour",
+		async (w) => {
+			const { page, context, errors } = await open(w, "devices");
+			const row = page.locator("tr", { hasText: "games console" }).last();
+			await page.getByText("Received in 7 days").waitFor();
+			assert.equal(await row.locator(".masqd-times > div").count(), 7);
+			assert.match((await row.innerText()).replace(/\s+/g, " "), /games console.* 192\.168\.1\.12 [\d.]+ kB 0 B [\d.]+ kB 0 B/);
+			await page.getByLabel("By", { exact: true }).selectOption("hour");
+			await page.getByText("Received in 24 hours").waitFor();
+			assert.equal(await row.locator(".masqd-times > div").count(), 24);
+			assert.match(String(await row.locator(".masqd-times > div").last().getAttribute("title")), /^\d{4}-\d\d-\d\d \d\d:00: [\d.]+\skB$/);
+			assert.deepEqual(errors, []);
+			await context.close();
+		},
+	],
+	[
 		"connections go page by page, in an order, by a search",
 		async (w) => {
 			const { page, context } = await open(w, "connections");

@@ -21,7 +21,7 @@ const hints = rpc.declare({ object: 'luci-rpc', method: 'getHostHints', expect: 
 return baseclass.extend({
 	status: declare('status'),
 	flows: declare('flows', [ 'limit', 'sort', 'after', 'host', 'peer', 'protocol', 'state', 'any' ]),
-	hosts: declare('hosts', [ 'limit' ]),
+	hosts: declare('hosts', [ 'limit', 'by' ]),
 	drops: declare('drops'),
 	why: declare('why', [ 'protocol', 'source', 'destination', 'direction' ]),
 	forwards: declare('forwards'),

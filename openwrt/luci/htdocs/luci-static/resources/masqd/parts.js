@@ -24,6 +24,8 @@ const STYLE = `
 .masqd-host { display: grid; grid-template-columns: minmax(0, 1fr) auto; gap: 0 1em; margin-bottom: .5em; }
 .masqd-host > :first-child { overflow: hidden; text-overflow: ellipsis; white-space: nowrap; }
 .masqd-host .masqd-bar { grid-column: 1 / 3; }
+.masqd-times { display: flex; align-items: flex-end; gap: 1px; height: 2.2em; min-width: 8em; }
+.masqd-times > div { flex: 1 1 0; min-height: 1px; background: #3b82c4; }
 .masqd-warning { display: flex; flex-wrap: wrap; gap: .5em 1em; align-items: center; justify-content: space-between; }
 .masqd-warning > span { flex: 1 1 20em; min-width: 0; }
 .masqd-tools { display: flex; flex-wrap: wrap; gap: .5em; align-items: center; margin: 1em 0; }
@@ -63,8 +65,8 @@ function svg(name, attributes, children) {
 }
 
 return baseclass.extend({
-	/** "1.23 MB" */
-	bytes: (n) => `${scaled(n)}B`,
+	/** "1.23 MB", in one piece */
+	bytes: (n) => `${scaled(n)}B`.replace(' ', '\u00a0'),
 
 	/** "820" or "2.10 k" */
 	count: (n) => scaled(n).trim(),
@@ -109,6 +111,13 @@ return baseclass.extend({
 	bar(fraction) {
 		const percent = Math.max(0, Math.min(100, fraction * 100));
 		return E('div', { 'class': 'masqd-bar' }, [ E('div', { 'style': `width:${percent.toFixed(1)}%` }) ]);
+	},
+
+	/** Bars side by side, of [ value, text ]. */
+	times(values) {
+		const top = Math.max(1, ...values.map(([ value ]) => value));
+		return E('div', { 'class': 'masqd-times' }, values.map(([ value, text ]) =>
+			E('div', { 'style': `height:${(value / top * 100).toFixed(1)}%`, 'title': text })));
 	},
 
 	/** A card with a heading. */
