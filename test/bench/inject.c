@@ -34,6 +34,14 @@
 #define PASS_NEXT -1
 #define DROP 2
 #define REDIRECT_HELPER 23
+#define ADJUST_HEAD_HELPER 44
+/* Where loads must be aligned the frame begins two bytes later, as a driver there has it: its IP header then lies on a
+ * multiple of four. */
+#ifdef __mips__
+#define PADDING 2
+#else
+#define PADDING 0
+#endif
 
 /* clang-format off */
 #define OP(c, d, s, o, i) { .code = (c), .dst_reg = (d), .src_reg = (s), .off = (o), .imm = (int32_t)(i) }
@@ -49,10 +57,18 @@
 #define EXIT OP(BPF_JMP | BPF_EXIT, 0, 0, 0, 0)
 #define BE16(d) OP(BPF_ALU | BPF_END | BPF_TO_BE, d, 0, 0, 16)
 
-static int bpf(int command, union bpf_attr *attr)
+/** bpf() - the call, with nothing behind the @size bytes that are meant: a compiler need not clear a union beyond its
+ * member. */
+static int bpf(int command, const void *meant, size_t size)
 {
-	return (int)syscall(SYS_bpf, command, attr, sizeof(*attr));
+	union bpf_attr attr;
+
+	memset(&attr, 0, sizeof(attr));
+	memcpy(&attr, meant, size);
+	return (int)syscall(SYS_bpf, command, &attr, sizeof(attr));
 }
+
+#define UP_TO(member) (offsetof(union bpf_attr, member) + sizeof(((union bpf_attr *)0)->member))
 
 static int load(enum bpf_prog_type type, const struct bpf_insn *code, size_t count)
 {
@@ -66,7 +82,7 @@ static int load(enum bpf_prog_type type, const struct bpf_insn *code, size_t cou
 		.log_buf = (uintptr_t)log,
 		.log_size = sizeof(log),
 	};
-	int fd = bpf(BPF_PROG_LOAD, &attr);
+	int fd = bpf(BPF_PROG_LOAD, &attr, UP_TO(log_buf));
 
 	if (fd < 0) {
 		fputs(log, stderr);
@@ -90,7 +106,7 @@ static void attach(int program, const char *device)
 						 .target_ifindex = (uint32_t)device_index(device),
 						 .attach_type = TCX_INGRESS } };
 
-	if (bpf(BPF_LINK_CREATE, &attr) < 0)
+	if (bpf(BPF_LINK_CREATE, &attr, UP_TO(link_create.flags)) < 0)
 		die("BPF_LINK_CREATE");
 }
 
@@ -174,7 +190,7 @@ static uint16_t fold(uint32_t total)
 static int counter_map(void)
 {
 	union bpf_attr attr = { .map_type = BPF_MAP_TYPE_ARRAY, .key_size = 4, .value_size = 8, .max_entries = 1 };
-	int fd = bpf(BPF_MAP_CREATE, &attr);
+	int fd = bpf(BPF_MAP_CREATE, &attr, UP_TO(max_entries));
 
 	if (fd < 0)
 		die("BPF_MAP_CREATE");
@@ -189,6 +205,12 @@ static int counter_map(void)
 static int writer(const uint8_t *model, uint32_t sport, uint32_t sports, uint32_t dport, uint32_t dports, int verdict)
 {
 	struct bpf_insn code[128] = {
+#if PADDING
+		MOV_R(6, 1),
+		MOV_K(2, PADDING),
+		OP(BPF_JMP | BPF_CALL, 0, 0, 0, ADJUST_HEAD_HELPER),
+		MOV_R(1, 6),
+#endif
 		LOAD(BPF_W, 7, 1, offsetof(struct xdp_md, data)),
 		LOAD(BPF_W, 8, 1, offsetof(struct xdp_md, data_end)),
 		MOV_R(2, 7),
@@ -203,7 +225,7 @@ static int writer(const uint8_t *model, uint32_t sport, uint32_t sports, uint32_
 		MOV_K(1, 0),
 		STORE(BPF_W, 6, 0, 1),
 	};
-	size_t n = 13;
+	size_t check = PADDING ? 8 : 4, n = check + 9;
 
 	/* r4, r5: ports in network order. */
 	const struct bpf_insn ports[] = {
@@ -241,7 +263,7 @@ static int writer(const uint8_t *model, uint32_t sport, uint32_t sports, uint32_
 			n += sizeof(checksum) / sizeof(*checksum);
 		}
 	}
-	code[4].off = (int16_t)(n - 5);
+	code[check].off = (int16_t)(n - check - 1);
 	code[n++] = (struct bpf_insn)MOV_K(0, verdict);
 	code[n++] = (struct bpf_insn)EXIT;
 	return load(BPF_PROG_TYPE_XDP, code, n);
@@ -293,7 +315,8 @@ static int flood(char **argv, int verdict)
 		.udp.len = htons(8 + PAYLOAD),
 		.payload = "x",
 	};
-	struct xdp_md context = { .data_end = FRAME_SIZE, .ingress_ifindex = (uint32_t)device };
+	uint8_t frame[PADDING + FRAME_SIZE] = { 0 };
+	struct xdp_md context = { .data_end = PADDING + FRAME_SIZE, .ingress_ifindex = (uint32_t)device };
 
 	stay_on(atoi(argv[9]));
 	if (sscanf(argv[1], "%hhx:%hhx:%hhx:%hhx:%hhx:%hhx", &model.eth.h_dest[0], &model.eth.h_dest[1],
@@ -307,6 +330,7 @@ static int flood(char **argv, int verdict)
 	model.udp.check = (uint16_t)~fold(sum(model.payload, PAYLOAD, constant));
 
 	int program = writer((const uint8_t *)&model, sport, sports, dport, dports, verdict);
+	memcpy(frame + PADDING, &model, FRAME_SIZE);
 	int cycles = counter(PERF_COUNT_HW_CPU_CYCLES), instructions = counter(PERF_COUNT_HW_INSTRUCTIONS);
 	unsigned long long c = reading(cycles), i = reading(instructions), packets = 0;
 	double begin = now(), cpu = thread_seconds(), seconds = atof(argv[8]);
@@ -314,8 +338,8 @@ static int flood(char **argv, int verdict)
 	do {
 		union bpf_attr attr = { .test = {
 						.prog_fd = (uint32_t)program,
-						.data_in = (uintptr_t)&model,
-						.data_size_in = FRAME_SIZE,
+						.data_in = (uintptr_t)frame,
+						.data_size_in = sizeof(frame),
 						.repeat = REPEAT,
 						.ctx_in = (uintptr_t)&context,
 						.ctx_size_in = sizeof(context),
@@ -323,7 +347,7 @@ static int flood(char **argv, int verdict)
 						.batch_size = BATCH,
 					} };
 
-		if (bpf(BPF_PROG_TEST_RUN, &attr) < 0)
+		if (bpf(BPF_PROG_TEST_RUN, &attr, sizeof(attr.test)) < 0)
 			die("BPF_PROG_TEST_RUN");
 		packets += REPEAT;
 	} while (now() - begin < seconds);

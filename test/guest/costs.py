@@ -2,7 +2,8 @@
 
 The guest has one processor and its clock counts instructions, one each nanosecond, so what is measured while it is busy is the same at
 every run and on every machine. Costs of packets are the router's alone (inject.c); those of connections and exchanges have both hosts in
-them, therefore forwarding without translation stands beside them.
+them, therefore forwarding without translation stands beside them. On a MIPS board (bench-mips) fewer rows are counted, and from them comes
+an estimate for a router with an mt7621.
 
     costs.py [quick] [ROUTER...]
 
@@ -40,6 +41,11 @@ FLOODS = ROUNDS = 5
 # Packets are the same at every run within 1 %; what goes by user space depends on who is woken when, and swings by 4 %.
 RISE = {"packet_1": 1.03, "connection": 1.06}
 
+MIPS = os.uname().machine == "mips"
+# The processor of an mt7621, and its cycles for an instruction: an assumption. Its core begins one each cycle at best and waits for
+# memory, and the emulator counts instructions only.
+MHZ, CYCLES = 880, 3
+MIPS_SHARE, MIPS_RATE = 1.35, 1_000
 # Packets a second, one at a time, for what is told from CPU time, and for how long.
 PACED, LOAD = 4_000, 0.3
 # Longer than any of the routers keeps a silent UDP session.
@@ -57,8 +63,28 @@ ROUTERS = [
     candidates.Carried("kernel", "kernel"),
     candidates.Carried("kernel-ft", "kernel + flowtable", flowtable=True),
 ]
+MIPS_ROUTERS = [router for router in ROUTERS if router.key in ("forward", "nft", "packet", "tun", "offload", "kernel")]
+if MIPS:
+    # A connection by user space takes so much that those under way at the end would count.
+    BUSY, ROUNDS = 0.4, 2
 # Of nft's masquerade in the same run, as `make bench-guest` last printed it.
 RECORDED = pathlib.Path(__file__).with_name("costs.json")
+
+
+class Filter:
+    """A filter of tc's that drops what comes to the server: for kernels before 6.6, which have no tcx for inject's."""
+
+    def __init__(self, netns):
+        self._netns = netns
+        run(["tc", "qdisc", "add", "dev", "eth0", "clsact"], netns)
+        run("tc filter add dev eth0 ingress protocol ip u32 match ip protocol 17 0xff action drop".split(), netns)
+
+    def stop(self):
+        run(["tc", "qdisc", "del", "dev", "eth0", "clsact"], self._netns)
+
+
+def dropping(site):
+    return Filter(site.server) if MIPS else measure._holding(site.server, "drop", "eth0")
 
 
 def packet(flows):
@@ -70,7 +96,7 @@ def packet(flows):
         opened = measure.warm(site, load)
         if opened < flows:
             raise Broken(f"only {opened} of {flows} flows were opened")
-        sink = measure._holding(site.server, "drop", "eth0")
+        sink = dropping(site)
         try:
             floods, idles = ([measure._injected(site, load, FLOOD, mode)[0] for _ in range(FLOODS)] for mode in ("flood", "idle"))
         finally:
@@ -114,12 +140,18 @@ def more_than_a_wire(site, load, dropped=False):
     sink = None
     try:
         whole = worked(site, load)
-        sink = measure._holding(wire.server, "drop", "eth0") if dropped else None
+        sink = dropping(wire) if dropped else None
         return whole - worked(wire, load)
     finally:
         if sink is not None:
             sink.stop()
         wire.remove()
+
+
+def paced(site, _router):
+    """Instructions of everything but hosts and generator for a packet of a known flow; processes are woken for each."""
+    measure.warm(site, measure.Load(1))
+    return more_than_a_wire(site, measure.Load(1))
 
 
 @contextlib.contextmanager
@@ -196,6 +228,12 @@ def carried(site, device):
     return counted["rx"]["packets"] + counted["tx"]["packets"]
 
 
+def packets_of_a_connection(site, _router):
+    before = carried(site, "lan0")
+    got = measure.connected(site, BUSY, topology.CLOSING_PORT, topology.CLOSING_PORTS)
+    return (carried(site, "lan0") - before) / got["done"]
+
+
 ROWS = {
     "packet_1": ("packet, 1 flow", packet(1)),
     "connection": ("TCP connection", each(topology.CLOSING_PORT, topology.CLOSING_PORTS)),
@@ -209,9 +247,13 @@ ROWS = {
     "packet_64k": ("packet, 64k flows", packet(64000)),
     "refused": ("refused flow at a full table, by CPU time", refused),
     "expired": (f"an expired session of {measure_masqd.SMALL_TABLE}, waiting included", expired),
+    "paced": ("packet, 1 flow, by CPU time, one at a time", paced),
+    "packets": ("packets of a TCP connection", packets_of_a_connection),
 }
 # Of those that have one.
 TABLE_ROWS = ("refused", "expired")
+FULL = [row for row in ROWS if row not in ("paced", "packets")]
+MIPS_ROWS = ("packets", "packet_1", "connection", "paced")
 QUICK = (("nft", "offload"), list(RISE))
 
 
@@ -239,8 +281,12 @@ def measured(routers, rows, folder):
 
 
 def measurable(router, row):
+    if row == "packets":
+        return router.key == "forward"
     if row in TABLE_ROWS:
         return router.key != "forward"
+    if row == "paced":
+        return router.key in ("nft", "packet", "tun")
     return not row.startswith("packet_") or router.key in measure.IN_KERNEL
 
 
@@ -256,18 +302,52 @@ def show(table, routers):
         print(f"{ROWS[row][0]:<{width}}" + "".join(f"{cell:>19}" for cell in cells), flush=True)
 
 
+def estimate(table, routers):
+    """What an mt7621 may do, from what the router alone does for a connection: all less the hosts' part. {router's key: connections/s}"""
+    whole, packets, forwarded = (table[row].get("forward") for row in ("connection", "packets", "packet_1"))
+    if not (whole and packets and forwarded):
+        return {}
+    found = {}
+    print(f"estimate: one core of an mt7621, {MHZ} MHz, {CYCLES} cycles an instruction; a connection has {packets:.1f} packets")
+    for router in routers:
+        if router.key in table["connection"]:
+            own = table["connection"][router.key] - whole + packets * forwarded
+            found[router.key] = MHZ * 1e6 / CYCLES / own
+            print(f"  {router.title:<20} {own:>11,.0f} instructions of the router a connection: {found[router.key]:>7,.0f} connections/s", flush=True)
+    return found
+
+
+def goals(table, found):
+    """The MIPS goals: (what, value, whether it is reached)."""
+    connection = table["connection"]
+    share = connection["kernel"] / connection["nft"] if {"kernel", "nft"} <= connection.keys() else float("inf")
+    yield f"kernel driver's connection to nft's: {share:.2f} x (at most {MIPS_SHARE})", share <= MIPS_SHARE
+    rate = max((found.get(key, 0) for key in ("kernel", "offload", "packet", "tun")), default=0)
+    yield f"estimate for mt7621, its best driver: {rate:,.0f} connections/s (at least {MIPS_RATE:,})", rate >= MIPS_RATE
+
+
 def main(quick, names):
-    keys, rows = QUICK if quick else ([router.key for router in ROUTERS], list(ROWS))
+    if MIPS:
+        chosen, rows = MIPS_ROUTERS, list(MIPS_ROWS)
+        keys = [router.key for router in chosen]
+    else:
+        chosen = ROUTERS
+        keys, rows = QUICK if quick else ([router.key for router in chosen], list(FULL))
     keys = names or keys
-    routers = [router for router in ROUTERS if router.key in keys]
+    routers = [router for router in chosen if router.key in keys]
+    print(f"Linux {os.uname().release}, {os.uname().machine}", flush=True)
+    if MIPS:
+        # As OpenWrt sets it.
+        run(["sysctl", "-qw", "net.core.bpf_jit_enable=1"])
     folder = topology.folder()
     table = measured(routers, rows, folder)
     topology.remove_all()
+    packets = table.pop("packets", {})
     show(table, routers)
     shares = {row: {key: round(value / values["nft"], 3) for key, value in values.items() if key != "nft"} for row, values in table.items() if "nft" in values}
     passed = failed = 0
-    recorded = json.loads(RECORDED.read_text()) if RECORDED.exists() else {}
-    for row in rows:
+    recorded = json.loads(RECORDED.read_text()) if RECORDED.exists() and not MIPS else {}
+    for row in table:
         for router in routers:
             if router.key == "nft" or not measurable(router, row):
                 continue
@@ -277,6 +357,9 @@ def main(quick, names):
             failed += not good
             if not good:
                 print(f"FAILED {router.key}, {ROWS[row][0]}: {share} of nft's, recorded {before}")
+    if MIPS:
+        for what, reached in goals(table, estimate({**table, "packets": packets}, routers)):
+            print(f"{'reached' if reached else 'MISSED '} {what}", flush=True)
     print("recorded: " + json.dumps(shares))
     print(f"{passed} passed, {failed} failed", flush=True)
 

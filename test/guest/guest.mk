@@ -3,10 +3,11 @@
 #   make guest          its kernel and first program, build/guest
 #   make guest-test     the cases of test/guest in it (ONLY="case...")
 #   make bench-guest    what a packet, a connection and an exchange cost, in instructions
+#   make bench-mips     the same of a MIPS board (Malta, Debian's kernel 6.1), and what a router with an mt7621 may do
 
 GUEST_PACKAGES := cpio ethtool kmod ppp pppoe qemu-system-x86 wireguard-tools xz-utils
 
-.PHONY: guest-deps guest guest-test bench-guest
+.PHONY: guest-deps guest guest-test bench-guest bench-mips
 guest-deps:
 	@missing=$$(for p in $(GUEST_PACKAGES); do dpkg-query -W -f '$${Status}' $$p 2>/dev/null | grep -q 'ok installed' || echo $$p; done); \
 	if [ -n "$$missing" ]; then \
@@ -25,3 +26,10 @@ guest-test: build bench-tools guest ## in the guest: WAN devices of all kinds, r
 
 bench-guest: build bench-tools guest ## exact costs, in instructions: masqd beside nft, with and without its flowtable
 	@/usr/bin/python3 test/guest/run.py costs
+
+bench-mips: GUEST_PACKAGES := cpio kmod qemu-system-mips xz-utils
+bench-mips: guest-deps ## the same of a MIPS board, and an estimate for an mt7621
+	@$(MAKE) --no-print-directory build ARCH=mipsel_24kc
+	@$(MAKE) --no-print-directory bench-tools ARCH=mipsel_24kc
+	@test/guest/mips.sh build/guest-mips
+	@/usr/bin/python3 test/guest/run.py --machine mips costs

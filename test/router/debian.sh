@@ -3,7 +3,7 @@
 # Debian's packages for its architecture, by an apt configuration of its own. The machine's
 # apt and dpkg are only read.
 #
-#   debian.sh ARCH FOLDER      ARCH: x86_64 or mipsel; unpacks into FOLDER/root
+#   debian.sh ARCH FOLDER [PACKAGE...]      ARCH: x86_64 or mipsel; unpacks these and what it always takes into FOLDER/root
 set -eu
 
 fail() {
@@ -11,17 +11,20 @@ fail() {
 	exit 1
 }
 
-[ $# -eq 2 ] || fail "usage: debian.sh ARCH FOLDER"
+[ $# -ge 2 ] || fail "usage: debian.sh ARCH FOLDER [PACKAGE...]"
 mkdir -p "$2"
 folder=$(cd "$2" && pwd)
+architecture=$1
 # The last release with MIPS.
 suite=bookworm
-case $1 in
+case $architecture in
 	x86_64) arch=amd64 kernels='linux-image-6.12-cloud-amd64 linux-image-cloud-amd64' ;;
 	mipsel) arch=mipsel kernels=linux-image-4kc-malta ;;
-	*) fail "no architecture $1" ;;
+	*) fail "no architecture $architecture" ;;
 esac
 packages='busybox-static util-linux nftables libnftables1 libnftnl11 libmnl0 libjansson4 libgmp10 libxtables12 libedit2 libbsd0 libmd0 libtinfo6 libc6'
+shift 2
+packages="$packages${1:+ $*}"
 
 [ "$packages" = "$(cat "$folder/.ready" 2> /dev/null)" ] && exit 0
 rm -rf "${folder:?}"/*
