@@ -86,7 +86,7 @@ $(NATIVE_OBJECTS)/quickjs/quickjs.o $(NATIVE_OBJECTS)/quickjs/engine-small.o: EN
 endif
 
 # Where nothing is hot.
-ifneq ($(CROSS_COMPILER),)
+ifneq ($(CROSS_COMPILER)$(filter musl,$(LIBC)),)
 $(NATIVE_SHIM_OBJECTS) $(filter-out %/quickjs.o %/engine-small.o,$(NATIVE_ENGINE_OBJECTS)): OPTIMIZE := -Os
 endif
 
