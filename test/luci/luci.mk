@@ -16,7 +16,7 @@ luci-deps:
 	fi
 
 luci-tests: build/luci/.made
-	@node_modules/.bin/esbuild test/luci/pages.ts test/luci/scripts.ts --bundle --platform=node --format=esm --outdir=build/test/luci --out-extension:.js=.mjs \
+	@node_modules/.bin/esbuild test/luci/pages.ts test/luci/scripts.ts test/luci/ubus.ts --bundle --platform=node --format=esm --outdir=build/test/luci --out-extension:.js=.mjs \
 		--external:playwright-core --external:masq:native --log-level=warning
 
 luci-pictures: build luci-deps luci-tests

@@ -35,7 +35,7 @@ firmware: router-deps ## the emulated router's image, build/router/ARCH (ARCH=x8
 router: firmware ## switch the emulated router on: its serial console here (ctrl-a x switches it off)
 	@/usr/bin/python3 test/router/router.py $(router_arch)
 
-router-test: ## boot the emulated router, log in over serial, send real traffic (ARCH=x86_64 or mipsel; else both); what streams went through
+router-test: luci-tests ## boot the emulated router, log in over serial, send real traffic (ARCH=x86_64 or mipsel; else both); what streams went through
 	@for arch in $(if $(ARCH),$(router_arch),x86_64 mipsel); do $(MAKE) --no-print-directory firmware ARCH=$$arch || exit 1; done
 	@/usr/bin/python3 test/run.py $(if $(ARCH),router-$(router_arch),router-x86_64 router-mipsel router-machine router-house); status=$$?; \
 		$(if $(ARCH),,cat build/test/streams.txt;) exit $$status

@@ -5,6 +5,7 @@ followed by `service masqd stop`, after which the kernel has the LAN and everyth
 """
 
 import contextlib
+import json
 import os
 import pathlib
 import re
@@ -16,7 +17,7 @@ import time
 import pytest
 from house import FIRST_LEASE, G1, H1, H2, SECOND_LEASE, SERVER, House
 from machine import ROOT
-from namespace import wait_until
+from namespace import run, wait_until
 from streams import RHYTHM, Row, Streams
 
 TABLE = ROOT / "build" / "test" / "streams.txt"
@@ -401,6 +402,51 @@ def test_firewall4s_own_port_forwards_are_named(house):
     )
     assert "port forwards do not reach the LAN while masqd runs: Camera;" in house.run("service masqd restart")
     house.run("uci delete firewall.@redirect[-1]; uci commit")
+
+
+def ubus(house, *calls):
+    """Answers of the ubus object of luci-app-masqd, by a stand-in for rpcd out here (test/luci/ubus.ts) at the router's control socket."""
+    socket_path = f"/proc/{house.first}/root/var/run/masqd.sock"
+    asked = "".join(f"{json.dumps(one)}\n" for one in calls)
+    done = run("node", ROOT / "build/test/luci/ubus.mjs", ROOT / "build/luci", socket_path, stdin=asked)
+    return [json.loads(line) for line in done.stdout.splitlines()]
+
+
+def test_ubus_says_who_uses_the_line(house):
+    """What the pages of LuCI call: of real traffic, page by page, by host, hour and day; the reader changes nothing."""
+    house.ready()
+    server, client = house.wan.udp(SERVER, 7), house.h1.udp(H1, 40000)
+
+    def exchange():
+        client.sendto(b"?" * 972, (SERVER, 7))
+        data, peer = server.recvfrom(2000)
+        server.sendto(data[:472], peer)
+        return client.recv(2000)
+
+    exchange()
+    status, flows, hosts, days, mappings, drops, forwards = ubus(
+        house,
+        ("reader", "status", {}),
+        ("reader", "flows", {"host": f"{H1}:40000", "sort": "recent", "limit": 10}),
+        ("reader", "hosts", {"limit": 10}),
+        ("reader", "hosts", {"by": "day"}),
+        ("reader", "mappings", {"host": H1}),
+        ("reader", "drops", {}),
+        ("reader", "forwards", {}),
+    )
+    assert status["sessions"]["used"] > 0 and status["version"]
+    assert [(flow["bytesOut"], flow["bytesIn"]) for flow in flows["flows"]] == [(1000, 500)]
+    assert H1 in [row["address"] for row in hosts["hosts"]]
+    [today] = [row["bytes"][0] for row in days["hosts"] if row["address"] == H1]
+    assert today[0] >= 1000 and today[1] >= 500 and len(days["hosts"][0]["bytes"]) == 7
+    assert mappings["matched"] > 0 and "counts" in drops and "forwards" in forwards
+    [why] = ubus(house, ("reader", "why", {"protocol": "udp", "source": f"{H1}:40000", "destination": f"{SERVER}:7"}))
+    assert why["verdict"] == "forwarded"
+    refused = [("reader", method, {"what": "all"} if method == "flush" else {}) for method in ("flush", "selftest", "nat_type")]
+    assert ubus(house, *refused, ("owner", "no_such", {})) == [6, 6, 6, 3]
+    exchange()
+    assert ubus(house, ("owner", "flush", {"what": "host", "host": H1}))[0]["sessions"] > 0
+    assert ubus(house, ("owner", "flows", {"host": f"{H1}:40000"}))[0]["flows"] == []
 
 
 def test_help_is_aligned(house):
