@@ -153,7 +153,6 @@ const ALIVE_MAX = 3;
 /** Bytes of stack, below R10. */
 const STACK_DIFFERENCE = -8;
 const STACK_OLD_PORT = -16;
-const STACK_NEW_PORT = -24;
 /** The link header, whose words are aligned there; made when the ports are not needed any more. */
 const STACK_LINK = -22;
 const STACK_LENGTH = -32;
@@ -225,8 +224,8 @@ function generate(f: ProgramFacts, outbound: boolean): ArrayBuffer {
 	lookup(a, f);
 	a.label("hit");
 	if (f.deadman) deadman(a, f);
-	verify(a, base);
-	size(a, base, kind);
+	verify(a, base, f.deadman);
+	size(a);
 	a.load(4, R4, R8, SLOT_NEW_ADDRESS);
 	if (outbound) ours(a, f, word);
 	exact(a, base);
@@ -234,6 +233,7 @@ function generate(f: ProgramFacts, outbound: boolean): ArrayBuffer {
 	translate(a, f, base, outbound, half, kind);
 	send(a, f, base, kind);
 	a.label("reset").jump("set", R1, SYN, "pass").jump("set", R1, RST, "ports").goto("pass");
+	segments(a, base, kind);
 	end(a, base, outbound);
 	trim(a, base, outbound, kind);
 	pull(a, base);
@@ -276,9 +276,12 @@ function deadman(a: Assembler, f: ProgramFacts): void {
 }
 
 /** Passes a packet with a wrong header checksum or no room for its headers. Leaves the length in R5. */
-function verify(a: Assembler, base: number): void {
+function verify(a: Assembler, base: number, deadman: boolean): void {
 	a.load(4, R1, R7, base);
-	for (const field of [4, 8, IP_SOURCE, IP_DESTINATION]) a.load(4, R2, R7, base + field).alu64("add", R1, R2);
+	// The look-up has left both addresses, unless the clock was asked.
+	const fields = deadman ? [4, 8, IP_SOURCE, IP_DESTINATION] : [4, 8];
+	if (!deadman) a.alu64("add", R1, R2).alu64("add", R1, R3);
+	for (const field of fields) a.load(4, R2, R7, base + field).alu64("add", R1, R2);
 	// Five words are below 2^35, so twice is enough.
 	for (let n = 0; n < 2; n++) a.alu64("mov", R2, R1).alu64("rsh", R2, 16).alu64("and", R1, 0xffff).alu64("add", R1, R2);
 	a.jump("ne", R1, 0xffff, "pass");
@@ -287,17 +290,20 @@ function verify(a: Assembler, base: number): void {
 		.jump("lt", R5, SHORT, "pass");
 }
 
-/** Passes a packet that is too big for its way out; of a super-packet each segment counts. */
-function size(a: Assembler, base: number, kind: Kind): void {
-	a.alu64("mov", R0, R5);
-	a.load(4, R1, R6, CTX_GSO_SIZE).jump("eq", R1, 0, "whole");
-	a.alu64("mov", R0, R1).alu64("add", R0, SHORT).jump("ne", R9, kind.tcp, "whole");
+/** Passes a packet that is too big for its way out. */
+function size(a: Assembler): void {
+	a.load(4, R0, R6, CTX_GSO_SIZE).load(2, R2, R8, SLOT_MTU).jump("ne", R0, 0, "segments").jump("gt", R5, R2, "pass").label("fits");
+}
+
+/** The same of a super-packet with segments of R0 bytes, whose way out takes R2. */
+function segments(a: Assembler, base: number, kind: Kind): void {
+	a.label("segments").alu64("add", R0, SHORT).jump("ne", R9, kind.tcp, "whole");
 	a.load(1, R1, R7, base + L4_OFFSET)
 		.alu64("rsh", R1, 4)
 		.alu64("lsh", R1, 2)
 		.alu64("add", R0, R1)
 		.alu64("add", R0, L4 - SHORT);
-	a.label("whole").load(2, R1, R8, SLOT_MTU).jump("gt", R0, R1, "pass");
+	a.label("whole").jump("gt", R0, R2, "pass").goto("fits");
 }
 
 /** Passes a packet unless R4 is an external address. */
@@ -396,8 +402,8 @@ function end(a: Assembler, base: number, outbound: boolean): void {
 }
 
 /**
- * Rewrites headers in the packet; R4 is the new address. Leaves difference and ports on the stack for the helper, the
- * device in R7.
+ * Rewrites headers in the packet; R4 is the new address. Leaves the difference and the old port on the stack for the
+ * helper.
  */
 function translate(a: Assembler, f: ProgramFacts, base: number, outbound: boolean, half: (v: number) => number, kind: Kind): void {
 	const address = base + (outbound ? IP_SOURCE : IP_DESTINATION);
@@ -414,7 +420,7 @@ function translate(a: Assembler, f: ProgramFacts, base: number, outbound: boolea
 		.alu32("add", R5, -1)
 		.store(1, R7, base + IP_TTL, R5);
 	a.store(4, R7, address, R4);
-	a.load(2, R4, R8, SLOT_NEW_PORT).store(8, R10, STACK_NEW_PORT, R4);
+	a.load(2, R4, R8, SLOT_NEW_PORT);
 	a.jump("eq", R9, kind.icmp, "identifier");
 	a.load(2, R3, R7, port).store(2, R7, port, R4).goto("written");
 	a.label("identifier")
@@ -422,7 +428,6 @@ function translate(a: Assembler, f: ProgramFacts, base: number, outbound: boolea
 		.store(2, R7, base + L4 + 4, R4);
 	a.label("written").store(8, R10, STACK_OLD_PORT, R3);
 	if (f.fromEthernet && f.toEthernet) link(a, R7, 0);
-	a.load(4, R7, R8, SLOT_DEVICE);
 }
 
 /**
@@ -459,7 +464,7 @@ function send(a: Assembler, f: ProgramFacts, base: number, kind: Kind): void {
 	a.goto("send").label("tcp sum");
 	transportSum(a, base + L4 + 16, 0);
 	a.goto("send").label("icmp sum");
-	a.load(8, R3, R10, STACK_OLD_PORT).load(8, R4, R10, STACK_NEW_PORT);
+	a.load(8, R3, R10, STACK_OLD_PORT).load(2, R4, R8, SLOT_NEW_PORT);
 	portSum(a, base + L4 + 2, 0);
 	a.label("send");
 	if (!f.fromEthernet && f.toEthernet) {
@@ -474,7 +479,7 @@ function send(a: Assembler, f: ProgramFacts, base: number, kind: Kind): void {
 			.alu64("mov", R5, 0);
 		a.call(SKB_STORE_BYTES).jump("ne", R0, 0, "lose");
 	}
-	a.alu64("mov", R1, R7).alu64("mov", R2, 0).call(REDIRECT).exit();
+	a.load(4, R1, R8, SLOT_DEVICE).alu64("mov", R2, 0).call(REDIRECT).exit();
 }
 
 /** Copies the link header's addresses out of the slot. */
@@ -491,7 +496,7 @@ function link(a: Assembler, to: Register, offset: number): void {
 function transportSum(a: Assembler, field: number, flags: number): void {
 	a.alu64("mov", R1, R6).alu64("mov", R2, field).alu64("mov", R3, 0).load(8, R4, R10, STACK_DIFFERENCE);
 	a.alu64("mov", R5, PSEUDO_HEADER | flags).call(L4_CSUM_REPLACE);
-	a.load(8, R3, R10, STACK_OLD_PORT).load(8, R4, R10, STACK_NEW_PORT).jump("eq", R3, R4, "send");
+	a.load(8, R3, R10, STACK_OLD_PORT).load(2, R4, R8, SLOT_NEW_PORT).jump("eq", R3, R4, "send");
 	portSum(a, field, flags);
 }
 

@@ -39,8 +39,8 @@ const GSO_SIZE = 176 / 4;
 /** Devices of the namespace: the WAN's, then those of the LANs; not small, so that no number is a verdict. */
 const INDEXES = [100, 101, 102];
 const WAN = -1;
-/** Seconds. */
-const SWEEP = 16;
+/** Seconds in which the sweep has come by: its longest time between two looks, and its longest. */
+const SWEEP = 30 + 16;
 /** Bytes of a packet that may be too big for a device. */
 const LARGE = 1200;
 
