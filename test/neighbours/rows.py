@@ -335,12 +335,17 @@ BLOCKLISTS = {
 }
 
 
-def settled(house, look, wanted):
-    """What is there when masqd has followed, which may take a second."""
-    if house.driver != "off":
-        with contextlib.suppress(AssertionError):
-            wait_until(lambda: look() == wanted, "the firewall", guard=4)
-    return look()
+def settled(look, wanted):
+    """What is there when masqd has followed, which may take a second; a slow answer is asked for again."""
+    last = []
+
+    def there():
+        last[:] = look()
+        return last == wanted
+
+    with contextlib.suppress(AssertionError):
+        wait_until(there, "the firewall", guard=4)
+    return list(last)
 
 
 def blocklist(house_of, chains, family="inet"):
@@ -368,15 +373,15 @@ def blocklist(house_of, chains, family="inet"):
             told += [place(ask(house.h1, address=address, kind=kind, patience=0.15, tries=1)) for address in (S1, S2) for kind in ("udp", "tcp")]
             return told + [place(ask(house.wan, GATEWAY, 8080, kind, S, patience=0.15, tries=1)) for S in (S1, S2) for kind in ("udp", "tcp")]
 
-        free = look()
-        seen.append(free)
+        free = [f"wan {GATEWAY}"] * 6 + [f"h2 {S1}"] * 2 + [f"h2 {S2}"] * 2
+        seen.append(settled(look, free))
         house.router.run("nft", "add", "element", family, "ban", "bad", f"{{ {S1}/32 }}")
         keeps = "established" in chains
         barred = free[:2] if keeps else ["nothing"] * 2
         out = free[2:4] if "vmap" in chains else ["nothing", "refused" if keeps else "nothing"]
-        seen.append(settled(house, look, [*barred, *out, *free[4:6], "nothing", "nothing", *free[8:]]))
+        seen.append(settled(look, [*barred, *out, *free[4:6], "nothing", "nothing", *free[8:]]))
         house.router.run("nft", "delete", "element", family, "ban", "bad", f"{{ {S1}/32 }}")
-        seen.append(settled(house, look, free))
+        seen.append(settled(look, free))
         client.close()
     return seen
 
@@ -420,13 +425,13 @@ def bans_that_come_while_masqd_runs(house_of):
         look = lambda: [
             place(ask(house.h1, address=address, kind=kind, patience=0.15, tries=1)) for address in (S1, S2) for kind in ("udp", "tcp")
         ]  # noqa: E731
-        free = look()
-        seen.append(free)
+        free = [f"wan {GATEWAY}"] * 4
+        seen.append(settled(look, free))
         full = SET.replace("; }", f"; elements = {{ {S1} }}; }}")
         house.router.run("nft", "-f", "-", stdin=f"table inet ban {{\n{full}\n{BLOCKLISTS['forward']}\n}}\n")
-        seen.append(settled(house, look, ["nothing", "nothing", *free[2:]]))
+        seen.append(settled(look, ["nothing", "nothing", *free[2:]]))
         house.router.run("nft", "delete", "table", "inet", "ban")
-        seen.append(settled(house, look, free))
+        seen.append(settled(look, free))
     return seen
 
 
