@@ -152,7 +152,8 @@ export class KernelCarrier implements Carrier {
 				table: context.table,
 				adopt: (entry, isNew) => {
 					const made = rebuild({ context, admission, keeper: this.#keeper as Revalidator }, entry, isNew);
-					if (made === 0 && isNew) busy.refused(entry);
+					if (isNew && made === 0) busy.refused(entry);
+					else if (isNew) busy.begun(made);
 					return made;
 				},
 				ends: (i) => busy.ended(i),

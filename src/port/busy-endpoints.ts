@@ -1,7 +1,8 @@
 /**
  * Internal endpoints that speak to many peers at once (DHT, games, WebRTC, servers behind a forward): from the fourth
  * session of a mapping on, the kernel has the answer to what it would ask (elements of the maps `busy` and `reached`,
- * queue-rules.ts), and masqd hears of further sessions by the kernel's events (tracked.ts), where quotas are held.
+ * queue-rules.ts), and masqd hears of further sessions by the kernel's events (tracked.ts). Near a quota's end, and
+ * where the table has little room, it is asked again: who is refused is to be told, with nothing of it out.
  */
 import {
 	EXTERNAL_SHIFT,
@@ -24,6 +25,9 @@ import type { QueueHosts } from "./queue-hosts.ts";
 import { BUSY_MOST, IN, OUT } from "./queue-rules.ts";
 
 const INBOUND = 1 << 24;
+/** Sessions that a host must be able to open yet for an endpoint of it to be answered for, and to stay so. */
+const ROOM = 128;
+const ROOM_LEAST = 64;
 
 type Element = [map: string, key: Uint8Array, data: Uint8Array];
 
@@ -66,6 +70,7 @@ export class BusyEndpoints {
 		const internalPort = firstOf(T[e + R_OUT]);
 		const host = T16[(i << HALF_SHIFT) + R_HOST];
 		const id = idOf(protocol, external, port);
+		if (!this.#hasRoom(host, internal, ROOM)) return;
 		// Who may open only so many a second is asked about each.
 		if (device !== 0 && protocol === UDP && !(policy.hosts.get(internal)?.maxRate || policy.maxRate))
 			this.#add(id, "busy", [swap32(device), internal, pair(internalPort, 0)], (swap16(port) << 16) | OUT | (external + 1));
@@ -79,10 +84,25 @@ export class BusyEndpoints {
 			this.#add(id | INBOUND, "reached", [first[0], address, pair(port, 0)], (swap16(internalPort) << 16) | IN | host);
 	}
 
+	/** Session `i` was opened that was not asked about. */
+	begun(i: number): void {
+		const { T, T16 } = this.#c.table;
+		if (!this.#hasRoom(T16[(i << HALF_SHIFT) + R_HOST], T[i << RECORD_SHIFT], ROOM_LEAST)) this.#forgetMapping(i);
+	}
+
+	#hasRoom(host: number, internal: number, least: number): boolean {
+		const { table, policy, hosts } = this.#c;
+		const most = policy.hosts.get(internal)?.maxSessions || policy.maxSessions || Number.POSITIVE_INFINITY;
+		return hosts.sessions(host) + least <= most && table.available > (table.layout.sessions * least) >> 9;
+	}
+
 	/** Session `i` is about to end. */
 	ended(i: number): void {
+		if (this.#known.size > 0 && this.#c.table.alone(i)) this.#forgetMapping(i);
+	}
+
+	#forgetMapping(i: number): void {
 		const { table } = this.#c;
-		if (this.#known.size === 0 || !table.alone(i)) return;
 		const meta = table.T[(i << RECORD_SHIFT) + R_META];
 		const id = idOf(meta & 0xff, (meta >> EXTERNAL_SHIFT) & 0xff, secondOf(table.T[(i << RECORD_SHIFT) + R_IN]));
 		for (const each of [id, id | INBOUND]) {

@@ -18,7 +18,7 @@ const RULES = 4;
  */
 export function installQueueRules(io: QueueIo, facts: QueueFacts): void {
 	const { status, output } = io.run(["nft", "-f", "-"], queueRuleset(facts), NFT_TIMEOUT_MS);
-	if (status !== 0) throw new Error(`install the table ${QUEUE_TABLE}: nft: ${output.split("\n", 1)[0]}`);
+	if (status !== 0) throw new Error(`install the table ${QUEUE_TABLE}: nft: ${output.split("\n", 1)[0] || `status ${status}`}`);
 	// A refused transaction leaves nothing.
 	if (exchange(io, rawRules(true, 1), RULES) === 0 || exchange(io, rawRules(false, 1), RULES) === 0) {
 		// A kernel that cannot do this leaves identifications as hosts have made them.

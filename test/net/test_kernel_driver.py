@@ -120,24 +120,28 @@ def test_further_destinations_of_a_busy_endpoint_do_not_come_to_user_space(make_
 
 
 def test_a_busy_endpoint_has_its_quota(make_bed):
-    """Who opens more than it may is refused as anybody, and is told; what it has goes on."""
-    bed = make_bed().start(main={"refusal": "prohibited"}, extra=[("host", None, {"ip": H1, "max_sessions": "8"})])
-    client = bed.h1.udp(H1, 40000)
-    servers = [bed.wan.udp(S1, 5000 + n) for n in range(10)]
-    for n, server in enumerate(servers[:8]):
-        exchange(client, server, S1, 5000 + n)
-    assert len(bed.flows()) == 8
-    client.sendto(b"one too many", (S1, 5008))
-    wait_until(lambda: elements(bed, "busy") == [], "the kernel asks about it again")
-    wait_until(lambda: len(entries(bed)) == 8, "nothing of it is left with the kernel")
-    before = bed.drops("host-limit")
-    client.sendto(b"and another", (S1, 5009))
-    bed.await_drops("host-limit", before + 1)
-    assert len(bed.flows()) == 8
-    with pytest.raises(OSError):
-        client.recv(10)
-    for n, server in enumerate(servers[:8]):
-        exchange(client, server, S1, 5000 + n)
+    """Near its end each is asked about again: the first that is one too many is refused, and told, and what there is goes on."""
+    for most in (8, 300):
+        bed = make_bed().start(main={"refusal": "prohibited"}, extra=[("host", None, {"ip": H1, "max_sessions": str(most)})])
+        client, server = bed.h1.udp(H1, 40000), bed.wan.udp(S1, 5000)
+        # Nobody answers the others.
+        bed.wan.run("nft", "-f", "-", stdin="table ip deaf { chain c { type filter hook prerouting priority -300; udp dport != 5000 drop; }; }")
+        exchange(client, server, S1, 5000)
+        for n in range(1, most):
+            client.sendto(b"x", (S1, 5000 + n))
+            if n % 20 == 0:
+                wait_until(lambda: len(bed.flows()) == n + 1, "all are known")
+            if n == 100:
+                assert len(elements(bed, "busy")) == 1
+        wait_until(lambda: len(bed.flows()) == most, "all are known")
+        assert elements(bed, "busy") == []
+        client.sendto(b"one too many", (S1, 6000))
+        bed.await_drops("host-limit", 1)
+        with pytest.raises(OSError):
+            client.recv(10)
+        assert len(entries(bed)) == len(bed.flows()) == most
+        exchange(client, server, S1, 5000)
+        bed.stop()
 
 
 def test_strangers_at_a_busy_endpoint_do_not_come_to_user_space(make_bed):

@@ -117,6 +117,10 @@ describe("a kernel that cannot do it", () => {
 		expect(ran).toEqual(["nft -f -", "nft delete table"]);
 	});
 
+	it("is told how nft ended where that has said nothing: 137 is one that hung", () => {
+		expect(() => installQueueRules(io(137, "").made, FACTS)).toThrow("install the table ip masqd: nft: status 137");
+	});
+
 	it("is told by nft's own words where those say it", () => {
 		expect(() => installQueueRules(io(1, "/dev/stdin:5:1-2: Error: no\nmore").made, FACTS)).toThrow(
 			"install the table ip masqd: nft: /dev/stdin:5:1-2: Error: no",
