@@ -186,7 +186,10 @@ export class Parts {
 		const flows = learnedFlows(conntrackMax());
 		this.guard = new GuardFollower({
 			table: carrier?.table ?? GUARD_TABLE,
-			keeper: (owner) => carrier?.keeper(owner) ?? new GuardKeeper(native, { ...owner, wanted: () => guardFactsOf(owner.wanted(), flows) }),
+			keeper: (owner) => {
+				const wanted = () => ({ ...guardFactsOf(owner.wanted(), flows), undiverted: this.tuns.undiverted(owner.wanted()) });
+				return carrier?.keeper(owner) ?? new GuardKeeper(native, { ...owner, wanted });
+			},
 			present: () => guardPresent(native),
 			watch: () => new GuardWatch(native, carrier?.family),
 			opened: () => {
@@ -202,6 +205,7 @@ export class Parts {
 			open: (name) => new TunDriver(name, translation.memory.rx, context.views, translation.memory.segmentsAt),
 			queue: () => tunQueue(this.inForce.plan),
 			guarded: (p) => this.guard.covers(p),
+			diverted: () => this.guard.keeper.keep(),
 			noticed: (changes) => this.inStep.noticed(changes),
 			forget: (nets, before, to) => handOverBundle().forgetUntranslated(native, nets, before, to),
 			warnings,

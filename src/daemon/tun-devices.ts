@@ -22,6 +22,8 @@ export interface TunSurroundings {
 	queue(): number;
 	/** Whether the kernel is kept off a port's packets: not opened before. */
 	guarded(p: LanPort): boolean;
+	/** What a LAN sends gets to masqd from now on. */
+	diverted(): void;
 	/** What of the kernel's news was read while a device was made. */
 	noticed(changes: Changes): void;
 	/** Has the kernel forget what it tracks of hosts of these networks untranslated, as {@link forgetUntranslated}. */
@@ -47,6 +49,11 @@ export class TunDevices implements Follower {
 	/** The kernel's links or rules have changed: ours may be among them. */
 	suspect(): void {
 		this.#suspect = true;
+	}
+
+	/** Networks whose packets do not get to masqd yet. */
+	undiverted(t: Topology): Subnet[] {
+		return this.#with.ports.lan.flatMap((p) => (p.kind === "tun" && p.routes === null ? netsOf(t, p) : []));
 	}
 
 	follow(t: Topology): void {
@@ -99,6 +106,7 @@ export class TunDevices implements Follower {
 			this.#with.ports.close1(p);
 			throw error;
 		}
+		this.#with.diverted();
 		for (const warning of p.routes.warnings) if (!this.#with.warnings.includes(warning)) this.#with.warnings.push(warning);
 	}
 

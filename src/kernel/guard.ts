@@ -25,6 +25,8 @@
  * Where the kernel forwards:
  *  - `inbound`: from the WAN with a source of a translated LAN or straight to one, exempt peers apart: nothing outside
  *    knows these addresses.
+ *  - what a tun-driver LAN sends to the Internet before its way to masqd stands (`undiverted`): in the zone it would be
+ *    a new flow, to which the kernel gives another port than the one that its peer knows.
  * At output, before conntrack:
  *  - `steer`: what the kernel sends to the Internet about a packet that came out of a TUN device. An ICMP error quotes
  *    the internal address, a reset has it as its source. It is marked, and a policy rule leads it to masqd
@@ -105,6 +107,8 @@ export interface GuardFacts {
 	 * leave by the WAN past masqd.
 	 */
 	handed?: readonly Subnet[];
+	/** Networks of tun-driver LANs whose packets do not get to masqd yet. */
+	undiverted?: readonly Subnet[];
 	/** LAN devices on which PCP requests are answered. */
 	pcp?: readonly string[];
 	/** Every address of the router; used only where the kernel has no `fib` expressions. */
@@ -235,6 +239,7 @@ export function guardSets(g: GuardFacts, addressTest: AddressTest): GuardSet[] {
 		addresses("exempt_destinations", (g.exemptDestinations ?? []).map(subnetRange)),
 		addresses("inside", g.internal.map(subnetRange)),
 		addresses("handed", (g.handed ?? []).map(subnetRange)),
+		addresses("undiverted", (g.undiverted ?? []).map(subnetRange)),
 		...(addressTest === "sets" ? [addresses("own", g.ownAddresses.map(single))] : []),
 	];
 }
@@ -356,8 +361,8 @@ export function guardRuleset(
 	// What has no entry at all is INVALID, and no comparison with its entry holds: it must not be what lets through.
 	if (learns) {
 		lines.push("\tchain inbound {");
-		// An error has the entry of the flow that it tells of: masqd's connection may still be one of the kernel's, which
-		// had it while masqd was away, and would get the error twice.
+		// An error has the entry of the flow that it tells of: the kernel may still have one of masqd's, which it
+		// carried while masqd was away, and the host would get the error twice.
 		const told = "ct reply ip saddr . ct reply protocol . ct reply proto-dst . ct reply proto-src";
 		const unlearned = `${told} != @own_flows ${told} != @lan_flows`;
 		for (const proto of ["tcp", "udp"])
@@ -368,6 +373,10 @@ export function guardRuleset(
 	}
 	lines.push("\tchain forward {", `\t\ttype filter hook forward priority ${FORWARD_PRIORITY}; policy accept;`);
 	lines.push(`\t\t${fromWan} ip saddr @inside counter name inbound drop`);
+	if (tunLans.length > 0)
+		lines.push(
+			`\t\toifname ${quoted(g.wanDevice)} ip saddr @undiverted ip saddr != @handed ip daddr != @elsewhere ip daddr != @exempt_destinations counter name lan_unicast drop`,
+		);
 	lines.push(`\t\t${fromWan} ip daddr @inside ip saddr != @exempt_destinations ${learns ? "jump inbound" : "counter name inbound drop"}`);
 	if (learns) {
 		// What the other end says last, or says alone.

@@ -184,8 +184,13 @@ def test_a_guest_network_is_added(story):
     story.streams.add(story.g1, G1)
     story.streams.flowing()
     assert G1 not in story.run("masqd hosts")
-    guests = "uci set masqd.guests=lan; uci set masqd.guests.interface=guest; uci commit; reload_config"
-    same_process(story.tell("config lan for the guests", lambda: story.run(guests)))
+
+    def guests():
+        story.run("uci set masqd.guests=lan; uci set masqd.guests.interface=guest; uci commit; reload_config")
+        # Triggers come later, and the reload after them.
+        story.until("masqd hosts", G1)
+
+    same_process(story.tell("config lan for the guests", guests))
     assert story.run("masqd hosts").count(G1) == 1
 
 

@@ -92,6 +92,10 @@ table inet masqd {
 		type ipv4_addr
 		flags interval
 	}
+	set undiverted {
+		type ipv4_addr
+		flags interval
+	}
 	set own_flows {
 		type ipv4_addr . inet_proto . inet_service . inet_service
 		size 16384
@@ -177,6 +181,7 @@ table inet masqd {
 	chain forward {
 		type filter hook forward priority -10; policy accept;
 		iifname "pppoe-wan" ip saddr @inside counter name inbound drop
+		oifname "pppoe-wan" ip saddr @undiverted ip saddr != @handed ip daddr != @elsewhere ip daddr != @exempt_destinations counter name lan_unicast drop
 		iifname "pppoe-wan" ip daddr @inside ip saddr != @exempt_destinations jump inbound
 		iifname "pppoe-wan" ct original ip saddr != @inside tcp flags rst ct reply proto-dst @claimed_tcp ct expiration < 11s update @own_flows { ip saddr . meta l4proto . ct reply proto-dst . th sport timeout 15s }
 		iifname "pppoe-wan" ct original ip saddr != @inside meta l4proto udp ct reply proto-dst @claimed_udp ct direction reply update @own_flows { ip saddr . meta l4proto . ct reply proto-dst . th sport }
@@ -247,6 +252,7 @@ describe("guard ruleset", () => {
 		const script = guardRuleset({ ...FACTS, lan: [{ device: "br-lan", driver: "tun", tun: "masq0" }] });
 		expect(script.split("\n").filter((line) => line.includes("lan_unicast drop"))).toEqual([
 			'\t\tiifname "br-lan" ip ttl < 2 ip daddr != @elsewhere fib daddr type unicast counter name lan_unicast drop',
+			'\t\toifname "pppoe-wan" ip saddr @undiverted ip saddr != @handed ip daddr != @elsewhere ip daddr != @exempt_destinations counter name lan_unicast drop',
 		]);
 		expect(script.includes('iifname != "br-lan" ip daddr @owned_externals counter name owned drop')).toBe(true);
 	});
