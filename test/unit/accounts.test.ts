@@ -1,4 +1,6 @@
-/** Bytes of hosts by hour and day (src/conntrack/accounts.ts): all of them once, whatever ends, restarts or is merged. */
+/**
+ * Bytes of hosts by hour and day (src/conntrack/accounts.ts): all of them once, whatever ends, restarts or is merged.
+ */
 import { describe, expect, it } from "vitest";
 import { ACCOUNTS_BYTES, Accounts, type AccountsOwner, DAYS, HOURS, ROWS } from "../../src/conntrack/accounts.ts";
 import { HOST_WORDS } from "../../src/conntrack/record.ts";
