@@ -61,6 +61,12 @@ const TESTS: [string, (w: World) => Promise<void>][] = [
 				await page.screenshot({ path: join(SHOTS, `${view}-${width}.png`), fullPage: true });
 				const wide = Number(await page.evaluate("document.documentElement.scrollWidth"));
 				assert.ok(wide <= width, `${wide} pixels wide`);
+				const broken = await page.evaluate(`[...document.querySelectorAll(".td")].filter((cell) => {
+					const text = document.createRange();
+					text.selectNodeContents(cell);
+					return /^[\\d.]+\\s\\w*B?$/.test(cell.textContent) && text.getClientRects().length > 1;
+				}).map((cell) => cell.textContent)`);
+				assert.deepEqual(broken, [], "a number is apart from its unit");
 				assert.deepEqual(errors, []);
 				assert.equal(await page.locator(".alert-message.error").count(), 0);
 				await context.close();

@@ -29,7 +29,7 @@ const STYLE = `
 .masqd-warning { display: flex; flex-wrap: wrap; gap: .5em 1em; align-items: center; justify-content: space-between; }
 .masqd-warning > span { flex: 1 1 20em; min-width: 0; }
 .masqd-tools { display: flex; flex-wrap: wrap; gap: .5em; align-items: center; margin: 1em 0; }
-.masqd-tools input[type=text], .masqd-tools input:not([type]) { flex: 1 1 12em; min-width: 0; max-width: 26em; }
+.masqd-tools input[type=text], .masqd-tools input:not([type]) { flex: 1 1 22em; min-width: 0; max-width: 26em; }
 .masqd-tools select { width: auto; min-width: 8em; }
 .masqd-steps { margin: .5em 0 1em 1.5em; list-style: decimal; }
 .masqd-steps li { margin: .3em 0; }
@@ -38,7 +38,9 @@ const STYLE = `
 .masqd .td { overflow-wrap: anywhere; }
 .masqd .td .btn { white-space: nowrap; }
 .masqd .td .masqd-mono { overflow-wrap: normal; }
-.masqd .td small { opacity: .75; }
+.masqd .td small { opacity: .75; white-space: nowrap; }
+.masqd .td strong, .masqd .masqd-short { white-space: nowrap; }
+.masqd .cbi-map-descr { margin-bottom: 1em; }
 @media (max-width: 640px) {
 	.masqd .td .masqd-mono { overflow-wrap: anywhere; }
 	.masqd .table .tr.table-titles { display: none; }
@@ -91,8 +93,11 @@ return baseclass.extend({
 
 	/** A table of LuCI's, whose cells are texts or nodes. On a phone each cell has its heading beside it. */
 	table(headings, rows, empty) {
-		const cell = (content, n) => E('td', { 'class': 'td', 'data-title': headings[n] || null },
-			[ content instanceof Node ? content : String(content ?? '') ]);
+		const cell = (content, n) => {
+			const text = content instanceof Node ? null : String(content ?? '');
+			// A number and its unit stay together.
+			return E('td', { 'class': text?.length < 12 ? 'td masqd-short' : 'td', 'data-title': headings[n] || null }, [ text ?? content ]);
+		};
 		return E('table', { 'class': 'table' }, [
 			E('tr', { 'class': 'tr table-titles' }, headings.map((text) => E('th', { 'class': 'th' }, [ text ]))),
 			...rows.map((row, n) => E('tr', { 'class': `tr cbi-rowstyle-${n % 2 + 1}` }, row.map(cell))),
