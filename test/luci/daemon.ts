@@ -40,6 +40,11 @@ function fill(): Rig {
 	return rig;
 }
 
+/** The places that are left are taken too. */
+export function fillUp(rig: Rig): void {
+	for (let n = 0; rig.table.used < SESSIONS; n++) rig.out(udp(`192.168.1.${10 + (n % HOSTS)}:${30000 + n}`, `${SERVER}:443`));
+}
+
 /** What `status` says of the rig. */
 function status(rig: Rig, started: number): StatusReply {
 	const c = rig.context;

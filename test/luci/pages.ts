@@ -10,7 +10,7 @@ import { mkdirSync, mkdtempSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { type Browser, type BrowserContext, chromium, type Page } from "playwright-core";
-import { HOSTS, SESSIONS } from "./daemon.ts";
+import { fillUp, HOSTS, SESSIONS } from "./daemon.ts";
 import { MARKUP, type Served, serve } from "./server.ts";
 
 const ROOT = process.cwd();
@@ -42,6 +42,22 @@ async function open(
 	await page.goto(`${w.served.url}/${view}`);
 	await page.waitForSelector("#view h2");
 	return { page, errors, context };
+}
+
+/**
+ * Processor time, in milliseconds, of the page's thread and of this process, which is daemon, rpcd and uhttpd: what
+ * another program does at the same time does not count. The page's thread counts from the first call.
+ */
+async function work(page: Page): Promise<() => Promise<number>> {
+	const devtools = await page.context().newCDPSession(page);
+	await devtools.send("Performance.enable", { timeDomain: "threadTicks" });
+	const spent = async () => {
+		const { user, system } = process.cpuUsage();
+		const { metrics } = await devtools.send("Performance.getMetrics");
+		return (user + system) / 1000 + (metrics.find((one) => one.name === "TaskDuration")?.value ?? 0) * 1000;
+	};
+	const before = await spent();
+	return async () => (await spent()) - before;
 }
 
 const text = (page: Page) => page.locator("#view").innerText();
@@ -297,6 +313,50 @@ const TESTS: [string, (w: World) => Promise<void>][] = [
 			await page.waitForSelector("#view tr");
 			assert.equal(await page.getByRole("button", { name: "End" }).count(), 0);
 			assert.deepEqual([uci.applied, JSON.stringify(uci.config), w.served.rig.table.used], before);
+			await context.close();
+		},
+	],
+	[
+		"of a full table the overview is a second's work at most, and a page of connections 300 ms'",
+		async (w) => {
+			const { rig, traffic } = w.served;
+			fillUp(rig);
+			assert.equal(rig.table.used, SESSIONS);
+			const context = await w.browser.newContext({ viewport: { width: 1280, height: 900 } });
+			await context.addCookies([{ name: "sysauth", value: "owner", domain: "127.0.0.1", path: "/" }]);
+			const page = await context.newPage();
+			traffic.bytes = 0;
+			traffic.calls = [];
+			let began = Date.now();
+			let spent = await work(page);
+			await page.goto(`${w.served.url}/overview`);
+			await page.waitForSelector(".masqd-card");
+			const painted = await spent();
+			console.log(
+				`    painted in ${Date.now() - began} ms, ${painted.toFixed(0)} of them work; ${traffic.calls.join(", ")}: ${traffic.bytes} bytes`,
+			);
+			assert.ok(painted <= 1000, `${painted} ms`);
+			// Nothing is asked for twice, and nothing for each session or host.
+			assert.ok(traffic.calls.length <= 6, String(traffic.calls));
+			assert.equal(new Set(traffic.calls).size, traffic.calls.length, String(traffic.calls));
+			assert.ok(traffic.bytes <= 30 * 1024, `${traffic.bytes} bytes`);
+
+			await page.goto(`${w.served.url}/connections`);
+			await page.getByText(`${SESSIONS} sessions, page 1`).waitFor();
+			traffic.bytes = 0;
+			began = Date.now();
+			spent = await work(page);
+			const pages = 10;
+			for (let n = 0; n < pages; n++) {
+				await page.getByRole("button", { name: "Next" }).click();
+				await page.getByText(`${SESSIONS} sessions, page ${n + 2}`).waitFor();
+			}
+			const each = (await spent()) / pages;
+			console.log(
+				`    a page in ${(Date.now() - began) / pages} ms, ${each.toFixed(0)} of them work; ${Math.round(traffic.bytes / pages)} bytes`,
+			);
+			assert.ok(each <= 300, `${each} ms`);
+			assert.ok(traffic.bytes / pages <= 30 * 1024, `${traffic.bytes / pages} bytes`);
 			await context.close();
 		},
 	],

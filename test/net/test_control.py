@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import pathlib
 import re
 import socket
 
@@ -152,6 +153,32 @@ def test_a_thousand_clients(bed):
     for client in clients:
         client.close()
     assert bed.status()["ports"]
+
+
+@only_packet
+def test_a_page_costs_a_hundredth_of_a_processor(make_bed):
+    """What the overview asks for every three seconds of a table without a free place: at most 30 ms of processor time."""
+    bed = make_bed().start(main={"sessions": "16384"})
+    sessions = lambda: bed.status()["sessions"]["used"]
+    for host in range(64, 80):
+        for number in range(1024):
+            bed.lan_wire.send(udp(f"192.168.1.{host}", 1024 + number, S1, 7))
+        wait_until(lambda: sessions() >= (host - 63) * 1024, "1024 sessions more")
+    assert sessions() == 16384
+    tasks = lambda: pathlib.Path(f"/proc/{bed.daemon.pid}/task").iterdir()
+    spent = lambda: sum(int((task / "schedstat").read_text().split()[0]) for task in tasks()) / 1e6
+    with connect(bed) as browser:
+        lines = browser.makefile()
+        before = spent()
+        for _ in range(20):
+            browser.sendall(b'{"v":1,"command":"status"}\n{"v":1,"command":"hosts","limit":6}\n')
+            left = 2
+            while left:
+                left -= "data" in json.loads(lines.readline())
+        each = (spent() - before) / 20
+    print(f"{each:.1f} ms of processor time a refresh")
+    assert sessions() == 16384
+    assert each <= 30
 
 
 def test_bytes_that_come_one_by_one(bed):
