@@ -7,7 +7,7 @@
  */
 import { strict as assert } from "node:assert";
 import { spawn, spawnSync } from "node:child_process";
-import { chmodSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
+import { chmodSync, existsSync, mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { connect } from "node:net";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
@@ -23,9 +23,9 @@ const kept = join(folder, "kept");
 function says(answers: Record<string, object[]>): void {
 	const cases = Object.entries(answers).map(([name, rows], n) => {
 		writeFileSync(join(folder, `answer${n}`), rows.map((row) => `${JSON.stringify(row)}\n`).join(""));
-		return `${name}) cat ${folder}/answer${n} ;;`;
+		return `"${name}"*) cat ${folder}/answer${n} ;;`;
 	});
-	writeFileSync(program, `#!/bin/sh\ncase $1 in\n${cases.join("\n")}\nesac\n`);
+	writeFileSync(program, `#!/bin/sh\ncase "$*" in\n${cases.join("\n")}\nesac\n`);
 	chmodSync(program, 0o755);
 }
 
@@ -52,7 +52,13 @@ async function state(uptime: number, more: object = {}): Promise<Record<string, 
 		});
 	const status = await ask({ command: "status" });
 	const hosts = await ask({ command: "hosts", limit: 32 });
-	return { status: [{ ...status.data, uptime, ...more }], hosts: hosts.rows };
+	const days = await ask({ command: "hosts", by: "day", limit: 32 });
+	const day = (n: number) => new Date((Math.floor(Date.now() / 864e5) - n) * 864e5).toISOString().slice(0, 10);
+	const dated = (days.rows as { address: string; bytes: number[][] }[]).map((row) => ({
+		address: row.address,
+		day: row.bytes.map((moved, n) => [day(n), ...moved]),
+	}));
+	return { status: [{ ...status.data, uptime, ...more }], "hosts --by day": dated, hosts: hosts.rows };
 }
 
 const socket = join(folder, "sock");
@@ -109,6 +115,7 @@ const TESTS: [string, () => Promise<void> | void][] = [
 			assert.equal(found.get("masqd_sessions"), 12288);
 			assert.equal(found.get('masqd_dropped_total{reason="filtered"}'), 6);
 			assert.equal([...found.keys()].filter((key) => key.startsWith("masqd_host_sessions")).length, HOSTS);
+			assert.equal([...found.keys()].filter((key) => key.startsWith("masqd_host_sent_bytes_total")).length, HOSTS);
 			assert.match(readFileSync(join(SCRIPTS, "masqd-metrics"), "utf8"), /hosts -n \$\{HOSTS\}/);
 		},
 	],
@@ -132,6 +139,59 @@ const TESTS: [string, () => Promise<void> | void][] = [
 			}
 			writeFileSync(kept, "nonsense");
 			assert.equal(parsed(metrics().output).get('masqd_packets_total{direction="out"}'), 10);
+		},
+	],
+	[
+		"a host's bytes go on over midnight, a restart and a week's end",
+		async () => {
+			rmSync(kept, { force: true });
+			const now = await state(100);
+			const moved = (...day: [string, number, number][]) => {
+				says({ ...now, "hosts --by day": [{ address: "192.168.1.10", day }] });
+				const found = parsed(metrics().output);
+				return ["sent", "received"].map((way) => found.get(`masqd_host_${way}_bytes_total{host="192.168.1.10"}`));
+			};
+			assert.deepEqual(moved(["2026-12-01", 5, 50], ["2026-11-30", 1, 10]), [6, 60]);
+			assert.deepEqual(moved(["2026-12-01", 7, 50], ["2026-11-30", 1, 10]), [8, 60]);
+			// Midnight: what was moved before it since the last look, and what since.
+			assert.deepEqual(moved(["2026-12-02", 3, 20], ["2026-12-01", 9, 55], ["2026-11-30", 1, 10]), [13, 85]);
+			// The first day is not known any more.
+			assert.deepEqual(moved(["2026-12-02", 3, 20], ["2026-12-01", 9, 55]), [13, 85]);
+			// The daemon has begun anew.
+			assert.deepEqual(moved(["2026-12-02", 2, 4]), [15, 89]);
+			// Nobody looked for more than a week.
+			assert.deepEqual(moved(["2026-12-20", 1, 1], ["2026-12-19", 1, 2]), [17, 92]);
+			says({ ...now, "hosts --by day": [] });
+			assert.equal([...parsed(metrics().output).keys()].filter((key) => key.includes("bytes_total")).length, 0);
+			assert.deepEqual(JSON.parse(readFileSync(kept, "utf8")).bytes, {});
+		},
+	],
+	[
+		"README's line of cron writes a textfile whole or not at all",
+		async () => {
+			const line = /`(masqd metrics > [^`]*)`/.exec(readFileSync("openwrt/README.md", "utf8"))?.[1].replace(/\s+/g, " ");
+			assert.ok(line !== undefined);
+			const file = join(folder, "masqd.prom");
+			const run = () =>
+				spawnSync("sh", ["-c", line.replaceAll("/var/prometheus", folder)], {
+					env: { ...process.env, PATH: `${folder}/bin:${process.env.PATH}` },
+				});
+			const daemon = (script: string) => {
+				mkdirSync(join(folder, "bin"), { recursive: true });
+				writeFileSync(join(folder, "bin/masqd"), `#!/bin/sh\n${script}\n`);
+				chmodSync(join(folder, "bin/masqd"), 0o755);
+			};
+			says(await state(100));
+			writeFileSync(join(folder, "answer"), metrics().output);
+			daemon(`[ "$*" = metrics ] && cat ${folder}/answer`);
+			assert.equal(run().status, 0);
+			const first = readFileSync(file, "utf8");
+			assert.equal(parsed(first).get("masqd_sessions"), 12288);
+			// It goes in the middle: what a scraper finds is what was whole.
+			daemon(`head -c 100 ${folder}/answer; [ "$(cat ${file} | wc -c)" = ${first.length} ] || touch ${folder}/torn; exit 1`);
+			assert.notEqual(run().status, 0);
+			assert.equal(readFileSync(file, "utf8"), first);
+			assert.ok(!existsSync(join(folder, "torn")));
 		},
 	],
 	[
