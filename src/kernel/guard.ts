@@ -311,52 +311,54 @@ export function guardRuleset(
 		}
 	}
 
-	lines.push("\tchain prerouting {", `\t\ttype filter hook prerouting priority ${PREROUTING_PRIORITY}; policy accept;`);
-	const foreign = `ip daddr != @elsewhere ${fib ? "fib daddr type unicast" : `ip daddr != @own ip daddr < ${MULTICAST_TEXT}`}`;
-	if (packetLans.length > 0) lines.push(`\t\tiifname ${names(packetLans)} ip saddr != @handed ${foreign} counter name lan_unicast drop`);
-	const fromWan = `iifname ${quoted(g.wanDevice)}`;
-	if (tunLans.length > 0) {
-		const foreign = fib ? "fib daddr type unicast" : `ip daddr != @own ip daddr < ${MULTICAST_TEXT}`;
-		lines.push(`\t\tiifname ${names(tunLans)} ip ttl < 2 ip daddr != @elsewhere ${foreign} counter name lan_unicast drop`);
-	}
-	for (const [from, counter, unless] of [
-		[[g.wanDevice], "claimed_wan", unlearned],
-		[lans, "claimed_lan", ""],
-	] as const) {
-		if (from.length === 0) continue;
-		// Before defragmentation: what stands where a port would is data in a later fragment, and the kernel compares
-		// it all the same.
-		const first = learns && counter === "claimed_wan" ? "ip frag-off & 0x3fff == 0" : "ip frag-off & 0x1fff == 0";
-		for (const proto of ["tcp", "udp"])
-			lines.push(
-				`\t\tiifname ${names(from)} ${proto} dport @claimed_${proto} ip daddr @externals ${first}${unless} counter name ${counter} drop`,
-			);
-	}
-	const later = `\t\t${fromWan} ip frag-off & 0x1fff != 0`;
-	if (learns) {
-		lines.push(`\t\t${fromWan} ip frag-off & 0x3fff == 0x2000 ip daddr @externals jump first_fragment`);
-		lines.push(`${later} ip daddr @externals ${cut} @cut goto cut_later`);
-	}
+	// A packet is compared with the rules of the device that it came by, and the device once.
+	const chain = (name: string, ...rules: readonly string[]) =>
+		lines.push(`\tchain ${name} {`, ...rules.map((rule) => `\t\t${rule}`), "\t}");
+	const notForRouter = fib ? "fib daddr type unicast" : `ip daddr != @own ip daddr < ${MULTICAST_TEXT}`;
+	const foreign = `ip daddr != @elsewhere ${notForRouter}`;
+	// Before defragmentation: what stands where a port would is data in a later fragment, and the kernel compares it
+	// all the same.
+	const claimed = (counter: string, condition: string) =>
+		["tcp", "udp"].map((proto) => `${proto} dport @claimed_${proto} ${condition} counter name ${counter} drop`);
+	const owned = "ip daddr @owned_externals counter name owned drop";
+	const fromLan = ["ip daddr @externals jump claimed_lan"];
+	if (g.pcp !== undefined && g.pcp.length > 0)
+		fromLan.push(`udp dport ${PCP_PORT} iifname ${names(g.pcp)} ${fib ? "fib daddr type local" : "ip daddr @own"} drop`);
+	const later = "ip frag-off & 0x1fff != 0 ip daddr @externals";
+	const fromWan = claimed("claimed_wan", `ip daddr @externals ip frag-off & ${learns ? "0x3fff" : "0x1fff"} == 0${unlearned}`);
+	if (learns) fromWan.push("ip frag-off & 0x3fff == 0x2000 ip daddr @externals jump first_fragment", `${later} ${cut} @cut goto cut_later`);
 	if (tunLans.length > 0) {
 		const unknown = learns ? " ip saddr != @fragment_peers" : "";
-		lines.push(`${later} ip daddr @externals${unknown} meta l4proto { tcp, udp } limit rate over ${STRAYS} drop`);
+		fromWan.push(`${later}${unknown} meta l4proto { tcp, udp } limit rate over ${STRAYS} drop`);
 	}
 	if (theirs !== null) {
 		const reply = `ip frag-off & 0x3fff == 0 icmp type echo-reply ${pinged}`;
-		lines.push(`\t\t${fromWan} ip daddr @externals ${reply} ip saddr . icmp id != @own_pings counter name claimed_wan drop`);
+		fromWan.push(`ip daddr @externals ${reply} ip saddr . icmp id != @own_pings counter name claimed_wan drop`);
 	}
-	if (g.pcp !== undefined && g.pcp.length > 0) {
-		const local = fib ? "fib daddr type local" : "ip daddr @own";
-		lines.push(`\t\tiifname ${names(g.pcp)} udp dport ${PCP_PORT} ${local} drop`);
-	}
-	const toTun = tunLans.length === 0 ? "" : `iifname != ${names(tunLans)} `;
-	lines.push(`\t\t${toTun}ip daddr @owned_externals counter name owned drop`);
-	if (tunLans.length > 0) {
-		const apart = separation === "zone" ? ZONED : "notrack";
-		lines.push(`\t\tiifname ${names(tunLans)} ${foreign} ${apart}`);
-		if (separation === "zone") lines.push(`\t\tiifname ${names(tunPorts.map((lan) => lan.tun))} ${apart}`);
-	}
-	lines.push("\t}");
+	chain("from_wan", ...fromWan, owned);
+	const ways = [`${quoted(g.wanDevice)} : goto from_wan`];
+	const way = (devices: readonly string[], name: string, ...rules: readonly string[]) => {
+		if (devices.length === 0) return;
+		chain(name, ...rules);
+		ways.push(...[...new Set(devices)].map((device) => `${quoted(device)} : goto ${name}`));
+	};
+	if (lans.length > 0) chain("claimed_lan", ...claimed("claimed_lan", "ip frag-off & 0x1fff == 0"));
+	way(packetLans, "from_lan", `ip saddr != @handed ${foreign} counter name lan_unicast drop`, ...fromLan, owned);
+	const apart = separation === "zone" ? ZONED : "notrack";
+	way(tunLans, "from_tun_lan", `ip ttl < 2 ${foreign} counter name lan_unicast drop`, ...fromLan, `${foreign} ${apart}`);
+	if (separation === "zone")
+		way(
+			tunPorts.map((lan) => lan.tun),
+			"from_tun",
+			owned,
+			apart,
+		);
+	chain(
+		"prerouting",
+		`type filter hook prerouting priority ${PREROUTING_PRIORITY}; policy accept;`,
+		`iifname vmap { ${ways.join(", ")} }`,
+		owned,
+	);
 
 	// What has no entry at all is INVALID, and no comparison with its entry holds: it must not be what lets through.
 	if (learns) {
@@ -371,22 +373,22 @@ export function guardRuleset(
 			);
 		lines.push("\t\tct status & (snat | dnat) != 0 return", "\t\tcounter name inbound drop", "\t}");
 	}
-	lines.push("\tchain forward {", `\t\ttype filter hook forward priority ${FORWARD_PRIORITY}; policy accept;`);
-	lines.push(`\t\t${fromWan} ip saddr @inside counter name inbound drop`);
+	const forward = [];
 	if (tunLans.length > 0)
-		lines.push(
-			`\t\toifname ${quoted(g.wanDevice)} ip saddr @undiverted ip saddr != @handed ip daddr != @elsewhere ip daddr != @exempt_destinations counter name lan_unicast drop`,
+		forward.push(
+			`oifname ${quoted(g.wanDevice)} ip saddr @undiverted ip saddr != @handed ip daddr != @elsewhere ip daddr != @exempt_destinations counter name lan_unicast drop`,
 		);
-	lines.push(`\t\t${fromWan} ip daddr @inside ip saddr != @exempt_destinations ${learns ? "jump inbound" : "counter name inbound drop"}`);
+	forward.push(`iifname != ${quoted(g.wanDevice)} accept`, "ip saddr @inside counter name inbound drop");
+	forward.push(`ip daddr @inside ip saddr != @exempt_destinations ${learns ? "jump inbound" : "counter name inbound drop"}`);
 	if (learns) {
 		// What the other end says last, or says alone.
 		const answered = "ip saddr . meta l4proto . ct reply proto-dst . th sport";
-		lines.push(
-			`\t\t${fromWan} ct original ip saddr != @inside tcp flags rst ct reply proto-dst @claimed_tcp ct expiration < 11s update @own_flows { ${answered} timeout ${RESET} }`,
-			`\t\t${fromWan} ct original ip saddr != @inside meta l4proto udp ct reply proto-dst @claimed_udp ct direction reply update @own_flows { ${answered} }`,
+		forward.push(
+			`ct original ip saddr != @inside tcp flags rst ct reply proto-dst @claimed_tcp ct expiration < 11s update @own_flows { ${answered} timeout ${RESET} }`,
+			`ct original ip saddr != @inside meta l4proto udp ct reply proto-dst @claimed_udp ct direction reply update @own_flows { ${answered} }`,
 		);
 	}
-	lines.push("\t}");
+	chain("forward", `type filter hook forward priority ${FORWARD_PRIORITY}; policy accept;`, ...forward);
 
 	const steered = tunPorts.flatMap(({ tun, nets = [] }) => nets.map((net) => ({ tun, net })));
 	if (steered.length > 0) {
@@ -405,24 +407,22 @@ export function guardRuleset(
 	lines.push(`\t\toifname ${quoted(g.wanDevice)} icmp type destination-unreachable icmp code 2 counter name refused drop`);
 	if (lans.length > 0)
 		lines.push(`\t\toifname ${names(lans)} ip saddr @externals icmp type destination-unreachable icmp code 2 counter name refused drop`);
-	const asks = `\t\toifname ${quoted(g.wanDevice)} ip saddr @externals icmp type echo-request ${pinged}`;
+	lines.push("\t}");
+	const otherwise = `oifname != ${quoted(g.wanDevice)} accept`;
+	const asks = `ip saddr @externals icmp type echo-request ${pinged}`;
 	const moved = learns && identifiers === "apart" ? widestGap(guardedPorts(g, TCP)) : null;
-	if (theirs !== null || moved !== null)
-		lines.push("\t}", "\tchain identifiers {", `\t\ttype nat hook postrouting priority ${IDENTIFIERS_PRIORITY}; policy accept;`);
-	if (theirs !== null) lines.push(`${asks} masquerade to :${theirs.first}-${theirs.last}`);
-	if (moved !== null) {
-		const connects = `oifname ${quoted(g.wanDevice)} ip saddr @externals tcp sport @claimed_tcp tcp sport >= ${UNPRIVILEGED}`;
-		lines.push(`\t\t${connects} masquerade to :${moved.first}-${moved.last}`);
-	}
-	lines.push("\t}", "\tchain postrouting {", `\t\ttype filter hook postrouting priority ${POSTROUTING_PRIORITY}; policy accept;`);
+	const others = [];
+	if (theirs !== null) others.push(`${asks} masquerade to :${theirs.first}-${theirs.last}`);
+	if (moved !== null)
+		others.push(`ip saddr @externals tcp sport @claimed_tcp tcp sport >= ${UNPRIVILEGED} masquerade to :${moved.first}-${moved.last}`);
+	if (others.length > 0)
+		chain("identifiers", `type nat hook postrouting priority ${IDENTIFIERS_PRIORITY}; policy accept;`, otherwise, ...others);
 	const strange = fib ? " fib saddr . oif type != local" : "";
-	lines.push(`\t\toifname ${quoted(g.wanDevice)} ip saddr != @may_leave ip daddr != @exempt_destinations${strange} counter name leak drop`);
-	if (learns) {
-		const ours = `\t\toifname ${quoted(g.wanDevice)} ip saddr @externals`;
-		lines.push(`${ours} tcp sport @claimed_tcp jump learn`, `${ours} udp sport @claimed_udp jump learn`);
-	}
-	if (theirs !== null) lines.push(`${asks} update @own_pings { ip daddr . icmp id }`);
-	lines.push("\t}", "}", "");
+	const leaves = [`ip saddr != @may_leave ip daddr != @exempt_destinations${strange} counter name leak drop`];
+	if (learns) leaves.push(...["tcp", "udp"].map((proto) => `ip saddr @externals ${proto} sport @claimed_${proto} jump learn`));
+	if (theirs !== null) leaves.push(`${asks} update @own_pings { ip daddr . icmp id }`);
+	chain("postrouting", `type filter hook postrouting priority ${POSTROUTING_PRIORITY}; policy accept;`, otherwise, ...leaves);
+	lines.push("}", "");
 	const before = learning === "keep" ? emptied(lines) : [`delete table ${GUARD_TABLE}`];
 	return [`add table ${GUARD_TABLE}`, ...before, `table ${GUARD_TABLE} {`, ...lines].join("\n");
 }

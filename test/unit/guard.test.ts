@@ -156,21 +156,37 @@ table inet masqd {
 		update @own_flows { ip daddr . meta l4proto . th sport . th dport } return
 		counter name own_full
 	}
+	chain from_wan {
+		tcp dport @claimed_tcp ip daddr @externals ip frag-off & 0x3fff == 0 ip saddr . meta l4proto . th dport . th sport != @own_flows ip saddr . meta l4proto . th dport . th sport != @lan_flows counter name claimed_wan drop
+		udp dport @claimed_udp ip daddr @externals ip frag-off & 0x3fff == 0 ip saddr . meta l4proto . th dport . th sport != @own_flows ip saddr . meta l4proto . th dport . th sport != @lan_flows counter name claimed_wan drop
+		ip frag-off & 0x3fff == 0x2000 ip daddr @externals jump first_fragment
+		ip frag-off & 0x1fff != 0 ip daddr @externals ip saddr . ip protocol . ip id @cut goto cut_later
+		ip frag-off & 0x1fff != 0 ip daddr @externals ip saddr != @fragment_peers meta l4proto { tcp, udp } limit rate over 64/second burst 256 packets drop
+		ip daddr @externals ip frag-off & 0x3fff == 0 icmp type echo-reply icmp id { 32768-65535 } ip saddr . icmp id != @own_pings counter name claimed_wan drop
+		ip daddr @owned_externals counter name owned drop
+	}
+	chain claimed_lan {
+		tcp dport @claimed_tcp ip frag-off & 0x1fff == 0 counter name claimed_lan drop
+		udp dport @claimed_udp ip frag-off & 0x1fff == 0 counter name claimed_lan drop
+	}
+	chain from_lan {
+		ip saddr != @handed ip daddr != @elsewhere fib daddr type unicast counter name lan_unicast drop
+		ip daddr @externals jump claimed_lan
+		ip daddr @owned_externals counter name owned drop
+	}
+	chain from_tun_lan {
+		ip ttl < 2 ip daddr != @elsewhere fib daddr type unicast counter name lan_unicast drop
+		ip daddr @externals jump claimed_lan
+		ip daddr != @elsewhere fib daddr type unicast ct original zone set 19793
+	}
+	chain from_tun {
+		ip daddr @owned_externals counter name owned drop
+		ct original zone set 19793
+	}
 	chain prerouting {
 		type filter hook prerouting priority -450; policy accept;
-		iifname "br-lan" ip saddr != @handed ip daddr != @elsewhere fib daddr type unicast counter name lan_unicast drop
-		iifname "br-guest" ip ttl < 2 ip daddr != @elsewhere fib daddr type unicast counter name lan_unicast drop
-		iifname "pppoe-wan" tcp dport @claimed_tcp ip daddr @externals ip frag-off & 0x3fff == 0 ip saddr . meta l4proto . th dport . th sport != @own_flows ip saddr . meta l4proto . th dport . th sport != @lan_flows counter name claimed_wan drop
-		iifname "pppoe-wan" udp dport @claimed_udp ip daddr @externals ip frag-off & 0x3fff == 0 ip saddr . meta l4proto . th dport . th sport != @own_flows ip saddr . meta l4proto . th dport . th sport != @lan_flows counter name claimed_wan drop
-		iifname { "br-lan", "br-guest" } tcp dport @claimed_tcp ip daddr @externals ip frag-off & 0x1fff == 0 counter name claimed_lan drop
-		iifname { "br-lan", "br-guest" } udp dport @claimed_udp ip daddr @externals ip frag-off & 0x1fff == 0 counter name claimed_lan drop
-		iifname "pppoe-wan" ip frag-off & 0x3fff == 0x2000 ip daddr @externals jump first_fragment
-		iifname "pppoe-wan" ip frag-off & 0x1fff != 0 ip daddr @externals ip saddr . ip protocol . ip id @cut goto cut_later
-		iifname "pppoe-wan" ip frag-off & 0x1fff != 0 ip daddr @externals ip saddr != @fragment_peers meta l4proto { tcp, udp } limit rate over 64/second burst 256 packets drop
-		iifname "pppoe-wan" ip daddr @externals ip frag-off & 0x3fff == 0 icmp type echo-reply icmp id { 32768-65535 } ip saddr . icmp id != @own_pings counter name claimed_wan drop
-		iifname != "br-guest" ip daddr @owned_externals counter name owned drop
-		iifname "br-guest" ip daddr != @elsewhere fib daddr type unicast ct original zone set 19793
-		iifname "masq0" ct original zone set 19793
+		iifname vmap { "pppoe-wan" : goto from_wan, "br-lan" : goto from_lan, "br-guest" : goto from_tun_lan, "masq0" : goto from_tun }
+		ip daddr @owned_externals counter name owned drop
 	}
 	chain inbound {
 		meta l4proto icmp ct reply protocol tcp ct reply proto-dst @claimed_tcp ct reply ip daddr @externals ct reply ip saddr . ct reply protocol . ct reply proto-dst . ct reply proto-src != @own_flows ct reply ip saddr . ct reply protocol . ct reply proto-dst . ct reply proto-src != @lan_flows counter name claimed_wan drop
@@ -180,11 +196,12 @@ table inet masqd {
 	}
 	chain forward {
 		type filter hook forward priority -10; policy accept;
-		iifname "pppoe-wan" ip saddr @inside counter name inbound drop
 		oifname "pppoe-wan" ip saddr @undiverted ip saddr != @handed ip daddr != @elsewhere ip daddr != @exempt_destinations counter name lan_unicast drop
-		iifname "pppoe-wan" ip daddr @inside ip saddr != @exempt_destinations jump inbound
-		iifname "pppoe-wan" ct original ip saddr != @inside tcp flags rst ct reply proto-dst @claimed_tcp ct expiration < 11s update @own_flows { ip saddr . meta l4proto . ct reply proto-dst . th sport timeout 15s }
-		iifname "pppoe-wan" ct original ip saddr != @inside meta l4proto udp ct reply proto-dst @claimed_udp ct direction reply update @own_flows { ip saddr . meta l4proto . ct reply proto-dst . th sport }
+		iifname != "pppoe-wan" accept
+		ip saddr @inside counter name inbound drop
+		ip daddr @inside ip saddr != @exempt_destinations jump inbound
+		ct original ip saddr != @inside tcp flags rst ct reply proto-dst @claimed_tcp ct expiration < 11s update @own_flows { ip saddr . meta l4proto . ct reply proto-dst . th sport timeout 15s }
+		ct original ip saddr != @inside meta l4proto udp ct reply proto-dst @claimed_udp ct direction reply update @own_flows { ip saddr . meta l4proto . ct reply proto-dst . th sport }
 	}
 	chain steer {
 		type route hook output priority -450; policy accept;
@@ -198,15 +215,17 @@ table inet masqd {
 	}
 	chain identifiers {
 		type nat hook postrouting priority 95; policy accept;
-		oifname "pppoe-wan" ip saddr @externals icmp type echo-request icmp id { 32768-65535 } masquerade to :1024-32767
-		oifname "pppoe-wan" ip saddr @externals tcp sport @claimed_tcp tcp sport >= 1024 masquerade to :2223-32767
+		oifname != "pppoe-wan" accept
+		ip saddr @externals icmp type echo-request icmp id { 32768-65535 } masquerade to :1024-32767
+		ip saddr @externals tcp sport @claimed_tcp tcp sport >= 1024 masquerade to :2223-32767
 	}
 	chain postrouting {
 		type filter hook postrouting priority 300; policy accept;
-		oifname "pppoe-wan" ip saddr != @may_leave ip daddr != @exempt_destinations fib saddr . oif type != local counter name leak drop
-		oifname "pppoe-wan" ip saddr @externals tcp sport @claimed_tcp jump learn
-		oifname "pppoe-wan" ip saddr @externals udp sport @claimed_udp jump learn
-		oifname "pppoe-wan" ip saddr @externals icmp type echo-request icmp id { 32768-65535 } update @own_pings { ip daddr . icmp id }
+		oifname != "pppoe-wan" accept
+		ip saddr != @may_leave ip daddr != @exempt_destinations fib saddr . oif type != local counter name leak drop
+		ip saddr @externals tcp sport @claimed_tcp jump learn
+		ip saddr @externals udp sport @claimed_udp jump learn
+		ip saddr @externals icmp type echo-request icmp id { 32768-65535 } update @own_pings { ip daddr . icmp id }
 	}
 }
 `;
@@ -221,13 +240,9 @@ describe("guard ruleset", () => {
 		expect(script.includes("fib")).toBe(false);
 		expect(script.includes("elements = { 192.168.1.1, 192.168.2.1, 203.0.113.1 }")).toBe(true);
 		expect(
-			script.includes(
-				'iifname "br-lan" ip saddr != @handed ip daddr != @elsewhere ip daddr != @own ip daddr < 224.0.0.0 counter name lan_unicast drop',
-			),
+			script.includes("\t\tip saddr != @handed ip daddr != @elsewhere ip daddr != @own ip daddr < 224.0.0.0 counter name lan_unicast drop"),
 		).toBe(true);
-		expect(script.includes('oifname "pppoe-wan" ip saddr != @may_leave ip daddr != @exempt_destinations counter name leak drop')).toBe(
-			true,
-		);
+		expect(script.includes("\t\tip saddr != @may_leave ip daddr != @exempt_destinations counter name leak drop")).toBe(true);
 	});
 
 	it("has no elements line for an empty set and no LAN rule without a LAN", () => {
@@ -251,16 +266,19 @@ describe("guard ruleset", () => {
 	it("lets tun-driver LANs through to the TUN device", () => {
 		const script = guardRuleset({ ...FACTS, lan: [{ device: "br-lan", driver: "tun", tun: "masq0" }] });
 		expect(script.split("\n").filter((line) => line.includes("lan_unicast drop"))).toEqual([
-			'\t\tiifname "br-lan" ip ttl < 2 ip daddr != @elsewhere fib daddr type unicast counter name lan_unicast drop',
+			"\t\tip ttl < 2 ip daddr != @elsewhere fib daddr type unicast counter name lan_unicast drop",
 			'\t\toifname "pppoe-wan" ip saddr @undiverted ip saddr != @handed ip daddr != @elsewhere ip daddr != @exempt_destinations counter name lan_unicast drop',
 		]);
-		expect(script.includes('iifname != "br-lan" ip daddr @owned_externals counter name owned drop')).toBe(true);
+		expect(script.slice(script.indexOf("chain from_tun_lan {"), script.indexOf("chain from_tun {"))).not.toContain("@owned_externals");
 	});
 
 	it("keeps the kernel's tracking of what goes to the TUN device apart", () => {
 		const tun: GuardFacts = { ...FACTS, lan: [{ device: "br-lan", driver: "tun", tun: "masq0" }] };
-		const match = 'iifname "br-lan" ip daddr != @elsewhere fib daddr type unicast ';
-		expect(guardRuleset(tun)).toContain(`${match}ct original zone set 19793\n\t\tiifname "masq0" ct original zone set 19793\n`);
+		const match = "\t\tip daddr != @elsewhere fib daddr type unicast ";
+		const zoned = guardRuleset(tun);
+		expect(zoned).toContain(`${match}ct original zone set 19793\n`);
+		expect(zoned).toContain("counter name owned drop\n\t\tct original zone set 19793\n");
+		expect(zoned).toContain('iifname vmap { "pppoe-wan" : goto from_wan, "br-lan" : goto from_tun_lan, "masq0" : goto from_tun }');
 		expect(guardRuleset(tun, "fib", "notrack")).toContain(`${match}notrack\n`);
 		expect(guardRuleset({ ...FACTS, lan: [{ device: "br-lan", driver: "packet", tun: "" }] })).not.toMatch(/zone|notrack/);
 	});
