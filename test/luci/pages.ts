@@ -113,7 +113,7 @@ const TESTS: [string, (w: World) => Promise<void>][] = [
 		},
 	],
 	[
-		"the overview says in a sentence how it goes, paints within a second and asks for little",
+		"the overview says in a sentence how it goes, and a refresh asks for little",
 		async (w) => {
 			const { traffic } = w.served;
 			const began = Date.now();

@@ -25,7 +25,8 @@ function says(answers: Record<string, object[]>): void {
 		writeFileSync(join(folder, `answer${n}`), rows.map((row) => `${JSON.stringify(row)}\n`).join(""));
 		return `"${name}"*) cat ${folder}/answer${n} ;;`;
 	});
-	writeFileSync(program, `#!/bin/sh\ncase "$*" in\n${cases.join("\n")}\nesac\n`);
+	const rows = "all=$*; n=99; while [ $# -gt 0 ]; do [ $1 = -n ] && n=$2; shift; done";
+	writeFileSync(program, `#!/bin/sh\n${rows}\ncase "$all" in\n${cases.join("\n")}\nesac | head -n $n\n`);
 	chmodSync(program, 0o755);
 }
 
@@ -116,7 +117,11 @@ const TESTS: [string, () => Promise<void> | void][] = [
 			assert.equal(found.get('masqd_dropped_total{reason="filtered"}'), 6);
 			assert.equal([...found.keys()].filter((key) => key.startsWith("masqd_host_sessions")).length, HOSTS);
 			assert.equal([...found.keys()].filter((key) => key.startsWith("masqd_host_sent_bytes_total")).length, HOSTS);
-			assert.match(readFileSync(join(SCRIPTS, "masqd-metrics"), "utf8"), /hosts -n \$\{HOSTS\}/);
+			const many = (row: object) => Array.from({ length: 60 }, (_, n) => ({ ...row, address: `192.168.1.${n + 1}` }));
+			says({ ...now, "hosts --by day": many(now["hosts --by day"][0]), hosts: many(now.hosts[0]) });
+			const bounded = [...parsed(metrics().output).keys()];
+			for (const name of ["sessions", "refused", "sent_bytes_total", "received_bytes_total"])
+				assert.equal(bounded.filter((key) => key.startsWith(`masqd_host_${name}{`)).length, 32, name);
 		},
 	],
 	[
