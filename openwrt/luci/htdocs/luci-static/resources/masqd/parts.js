@@ -109,7 +109,7 @@ return baseclass.extend({
 	named(address, names) {
 		// The longest label of DNS has 63 characters.
 		const name = names.get(String(address).split(':')[0])?.slice(0, 63);
-		return E('span', {}, name ? [ name, ' ', E('small', { 'class': 'masqd-mono' }, [ address ]) ] : [ E('span', { 'class': 'masqd-mono' }, [ address ]) ]);
+		return E('span', { 'title': name ? `${name} ${address}` : null }, name ? [ name, ' ', E('small', { 'class': 'masqd-mono' }, [ address ]) ] : [ E('span', { 'class': 'masqd-mono' }, [ address ]) ]);
 	},
 
 	/** A bar that is full at 1. */
