@@ -14,7 +14,7 @@ import tarfile
 import pytest
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
-BUNDLES = ("masqd", "core", "tools", "client", "config", "ftp", "inspect", "offload", "kernel-carrier", "hand-over", "bans")
+BUNDLES = ("masqd", "core", "tools", "client", "config", "ftp", "inspect", "offload", "kernel-carrier", "hand-over", "bans", "accounts")
 # ELF machine, byte order and emulator of each feed architecture.
 ARCHITECTURES = {
     "mips_24kc": (8, ">", "qemu-mips-static"),

@@ -26,6 +26,7 @@ const EXCEPT = {
 	"daemon/session-hops.ts": "the records of all sessions",
 	"daemon/connections.ts": "the records of all sessions",
 	"daemon/rebuilt-sessions.ts": "the record of each session",
+	"daemon/firewall-bans.ts": "the records of all sessions",
 	"daemon/in-force.ts": "the records of all hosts",
 	"daemon/parts.ts": "addresses and counters out of typed arrays",
 	"daemon/rates.ts": "counters out of typed arrays",
