@@ -52,7 +52,7 @@ export function makeLoop(p: Parts, asked: Asked): Loop {
 			if (inStep.behind) inStep.news();
 		},
 		reload: () => asked.reloads.look(),
-		"own ports": () => routerPorts.look(p.inForce.plan, clock.milliseconds),
+		"own ports": () => routerPorts.look(p.inForce.plan, clock.milliseconds, loop.busyAt === 0),
 		"own ports step": () => yieldPorts(p),
 		bans: () => p.bans?.firewall?.step(),
 		expiry: () => {

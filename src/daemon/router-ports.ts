@@ -15,9 +15,14 @@ import type { KernelFacts, Topology } from "./topology.ts";
 const LOOK_EVERY = 1000;
 /** While nothing comes, each pause is so many times as long as it was quiet at its begin. */
 const PAUSE = 3;
-/** Longest pause in milliseconds, and the longest while masqd is awake for something else. */
+/** Longest pause in milliseconds, and the part of a pause after which there is a look if masqd is awake anyway. */
 const PAUSE_MOST = 30_000;
-const PAUSE_AWAKE = 20_000;
+const AWAKE = 2 / 3;
+/** When nothing has come for very long, a pause is that part of it, up to two minutes. */
+const LONG_PART = 20;
+const LONG_MOST = 120_000;
+/** Milliseconds that a look at rest is left out while there are as many sockets as at the last one. */
+const SAME_MOST = 1_800_000;
 
 /** What a look has found. */
 export interface Look {
@@ -42,6 +47,10 @@ export class RouterPorts implements Follower {
 	/** Ports that the firewall leads to others. */
 	published: readonly OwnSocket[] = [];
 	#lookedAt = 0;
+	/** The last look that was not left out, and what there was then. */
+	#wholeAt = 0;
+	#inUse = "";
+	#published: readonly OwnSocket[] = [];
 	#ranges = "";
 	#restore: (() => void) | null = null;
 
@@ -86,10 +95,17 @@ export class RouterPorts implements Follower {
 		return this.published.filter(({ port }) => ports.some(({ first, last }) => port >= first && port <= last));
 	}
 
-	/** Begins a look. */
-	look(plan: Plan, now: number): void {
+	/** Begins a look. While masqd `rests` it is left out if there are as many sockets as at the last one. */
+	look(plan: Plan, now: number, rests: boolean): void {
 		this.#lookedAt = now;
 		this.lookAt = now + Math.max(LOOK_EVERY, this.sockets.rest);
+		const inUse = rests ? this.sockets.inUse() : "";
+		const { settling, waiting } = this.ports;
+		const same = inUse !== "" && inUse === this.#inUse && this.#published === this.published && !settling && waiting.length === 0;
+		this.#inUse = inUse;
+		if (same && now < this.#wholeAt + SAME_MOST) return;
+		this.#published = this.published;
+		this.#wholeAt = now;
 		this.sockets.begin(this.#place(plan));
 	}
 
@@ -98,16 +114,17 @@ export class RouterPorts implements Follower {
 	 * `busy`.
 	 */
 	wantsLook(now: number, busy: boolean, stirredAt: number): boolean {
-		return now >= this.lookAt && !this.sockets.busy && (busy || now >= this.restUntil(stirredAt, PAUSE_AWAKE));
+		return now >= this.lookAt && !this.sockets.busy && (busy || now >= this.restUntil(stirredAt, AWAKE));
 	}
 
 	/**
-	 * Milliseconds at which to look though nothing has come since `stirredAt`: the rarer the longer that is ago, at
-	 * most `pause` after the last look. What comes for a new service is something.
+	 * Milliseconds at which to look though nothing has come since `stirredAt`: the rarer the longer that is ago, and
+	 * after that `part` of the pause. What comes for a new service is something.
 	 */
-	restUntil(stirredAt: number, pause = PAUSE_MOST): number {
-		const rests = this.ports.settling ? 0 : PAUSE * (this.#lookedAt - stirredAt);
-		return Math.max(this.lookAt, this.#lookedAt + Math.min(rests, pause));
+	restUntil(stirredAt: number, part = 1): number {
+		const quiet = this.#lookedAt - stirredAt;
+		const pause = Math.max(Math.min(PAUSE * quiet, PAUSE_MOST), Math.min(quiet / LONG_PART, LONG_MOST));
+		return Math.max(this.lookAt, this.ports.settling ? 0 : this.#lookedAt + pause * part);
 	}
 
 	/** One step of a look; what it has found when that was the last one, null before. */

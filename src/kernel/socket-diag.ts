@@ -4,6 +4,9 @@
  * kernel without it (no kmod-inet-diag on OpenWrt) has /proc/net/tcp and its like, which come whole: then one file is
  * read a step, and the next look is put off by as much as the last one took ({@link SocketDiag.rest}).
  *
+ * A look walks through the kernel's hash tables, however few sockets there are. Whether it is likely to find anything
+ * new is told by two short files ({@link SocketDiag.inUse}).
+ *
  * Only sockets that packets to the WAN's address can reach are told: bound to no address or to that one, to no device
  * or to the WAN's, and not to IPv6 alone. Connections that have ended (TIME_WAIT) hold no port.
  */
@@ -133,6 +136,16 @@ export class SocketDiag {
 		this.close();
 		this.rest = this.#spent * SHARE;
 		return [...this.#found].map(([key, service]) => ({ protocol: key >> 16, port: key & 0xffff, service }));
+	}
+
+	/** How many sockets there are of each protocol and family, as text; empty where the kernel does not tell. */
+	inUse(): string {
+		try {
+			const text = this.#io.readFile("/proc/net/sockstat") + this.#io.readFile("/proc/net/sockstat6");
+			return text.match(/^(TCP|UDP)6?: inuse \d+/gm)?.join() ?? "";
+		} catch {
+			return "";
+		}
 	}
 
 	/** A whole look at once. */
