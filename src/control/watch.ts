@@ -50,6 +50,7 @@ const LIMITS: Partial<Record<ReasonName, { natEvent: number; natQuotaExceededEve
 	"pool-exhausted": { natEvent: NAT_EVENT.addressesExhausted },
 	"fragment-overload": { natEvent: NAT_EVENT.quotaExceeded, natQuotaExceededEvent: QUOTA.fragments },
 };
+const LIMIT_NAMES = Object.keys(LIMITS) as ReasonName[];
 
 /** The hub: hears of sessions, keeps the ring, has the listeners. */
 export class Watch implements SessionEvents {
@@ -115,14 +116,14 @@ export class Watch implements SessionEvents {
 	 */
 	limits(): { reason: ReasonName; text: string; count: number }[] {
 		const said: { reason: ReasonName; text: string; count: number }[] = [];
-		for (const [name, values] of Object.entries(LIMITS) as [ReasonName, object][]) {
+		for (const name of LIMIT_NAMES) {
 			const count = this.#c.drops[REASON[name]];
 			const more = count - (this.#seen.get(name) ?? 0);
 			if (more === 0) continue;
 			this.#seen.set(name, count);
 			const last = this.#c.dropLog.list().find((d) => d.reason === REASON[name]);
 			const host = last === undefined ? "" : formatAddress(addressValue(last.source));
-			this.tell({ event: "limit", ...values, reason: name, sourceIPv4Address: host, refused: more } as { event: string });
+			this.tell({ event: "limit", ...LIMITS[name], reason: name, sourceIPv4Address: host, refused: more } as { event: string });
 			const what = name === "fragment-overload" ? "fragment dropped" : "new session refused";
 			said.push({ reason: name, text: `${name}: ${what}${host === "" ? "" : ` of host ${host}`}`, count: more });
 		}

@@ -26,7 +26,10 @@ export class Rates {
 		const elapsed = this.#now() - this.#at;
 		if (elapsed < SAMPLE_MS) return;
 		const c = this.#c;
-		const counts: [number, number, number] = [c.forwardedOut, c.forwardedIn, c.drops.reduce((sum, n) => sum + n, 0)];
+		const { drops } = c;
+		let dropped = 0;
+		for (let n = 0; n < drops.length; n++) dropped += drops[n];
+		const counts: [number, number, number] = [c.forwardedOut, c.forwardedIn, dropped];
 		const rate = (k: number) => Math.round(((counts[k] - this.#before[k]) * 1000) / elapsed);
 		this.#rates = { out: rate(0), in: rate(1), dropped: rate(2) };
 		this.#before = counts;

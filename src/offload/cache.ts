@@ -260,6 +260,11 @@ export class FlowCache {
 		return ((this.#slots + (i * 2 + inbound) * WORDS) << 2) + offset;
 	}
 
+	/** True if neither FIN nor reset has passed since it was entered, or since the last reset. */
+	plain(i: number): boolean {
+		return ((this.#B[this.#byte(i, 0, SLOT_SEEN)] | this.#B[this.#byte(i, 1, SLOT_SEEN)]) & (SEEN_FIN | SEEN_RESET)) === 0;
+	}
+
 	/** True if a FIN has passed in one direction since it was entered, or since the last reset. */
 	finished(i: number, inbound: 0 | 1): boolean {
 		return (this.#B[this.#byte(i, inbound, SLOT_SEEN)] & SEEN_FIN) !== 0;
@@ -291,10 +296,17 @@ export class FlowCache {
 		return this.packets(i, 0) >= PACKETS_MAX || this.packets(i, 1) >= PACKETS_MAX;
 	}
 
-	/** Bytes of IPv4 of one direction since it was entered. */
-	bytes(i: number, inbound: 0 | 1): number {
-		const at = this.#slots + (i * 2 + inbound) * WORDS;
-		return (this.#W[at + BYTES_HIGH] >>> 0) * 2 ** 32 + (this.#W[at + BYTES_LOW] >>> 0);
+	/** Packets and bytes of IPv4 of both directions since it was entered. */
+	counters(i: number): { packetsOut: number; packetsIn: number; bytesOut: number; bytesIn: number } {
+		const W = this.#W;
+		const out = this.#slots + i * 2 * WORDS;
+		const back = out + WORDS;
+		return {
+			packetsOut: W[out + (SLOT_PACKETS >> 2)] >>> 0,
+			packetsIn: W[back + (SLOT_PACKETS >> 2)] >>> 0,
+			bytesOut: (W[out + BYTES_HIGH] >>> 0) * 2 ** 32 + (W[out + BYTES_LOW] >>> 0),
+			bytesIn: (W[back + BYTES_HIGH] >>> 0) * 2 ** 32 + (W[back + BYTES_LOW] >>> 0),
+		};
 	}
 
 	/** One word of the header. */

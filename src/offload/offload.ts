@@ -394,6 +394,7 @@ export class Offload implements OffloadHooks {
 		// What a reset is held against there.
 		if (T[(i << RECORD_SHIFT) + R_ACK_OUT] !== acked) this.#cache.acknowledge(i, 0, T[(i << RECORD_SHIFT) + R_ACK_OUT]);
 		const state = table.state(i);
+		if (state === TCP_ESTABLISHED && this.#cache.plain(i)) return false;
 		const carried = this.#cache.packets(i, 0) !== 0 || this.#cache.packets(i, 1) !== 0;
 		const reset = this.#cache.reset(i);
 		const next = afterOffload(state, carried, reset, this.#cache.finished(i, 0), this.#cache.finished(i, 1));
@@ -402,6 +403,11 @@ export class Offload implements OffloadHooks {
 		const now16 = this.#owner.now16();
 		table.T16[(i << HALF_SHIFT) + R_LAST] = now16 - Math.min(this.age(i), table.age(i, now16));
 		table.setStateKeepingTime(i, next, now16);
+		return true;
+	}
+
+	/** What it has counted is asked of {@link counters}. */
+	countSome(): boolean {
 		return true;
 	}
 
@@ -511,12 +517,11 @@ export class Offload implements OffloadHooks {
 			table.T16[(i << HALF_SHIFT) + R_LAST] = now16 - age;
 			table.setStateKeepingTime(i, table.state(i), now16);
 		}
-		const out = this.#cache.packets(i, 0);
-		const back = this.#cache.packets(i, 1);
-		this.#packetsOut += out;
-		this.#packetsIn += back;
-		table.add(i, 0, out, this.#cache.bytes(i, 0));
-		table.add(i, 1, back, this.#cache.bytes(i, 1));
+		const { packetsOut, packetsIn, bytesOut, bytesIn } = this.#cache.counters(i);
+		this.#packetsOut += packetsOut;
+		this.#packetsIn += packetsIn;
+		table.add(i, 0, packetsOut, bytesOut);
+		table.add(i, 1, packetsIn, bytesIn);
 	}
 
 	/** Takes out a session that may go in again as it is. */
@@ -538,12 +543,7 @@ export class Offload implements OffloadHooks {
 	/** Packets and bytes that a session has in the cache, out and in, beyond those of its record. */
 	counters(i: number): { packetsOut: number; packetsIn: number; bytesOut: number; bytesIn: number } {
 		if (!this.#cache.has(i)) return { packetsOut: 0, packetsIn: 0, bytesOut: 0, bytesIn: 0 };
-		return {
-			packetsOut: this.#cache.packets(i, 0),
-			packetsIn: this.#cache.packets(i, 1),
-			bytesOut: this.#cache.bytes(i, 0),
-			bytesIn: this.#cache.bytes(i, 1),
-		};
+		return this.#cache.counters(i);
 	}
 
 	// ---- what else changes ------------------------------------------------------------------------------------------
