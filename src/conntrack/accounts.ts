@@ -51,14 +51,15 @@ export const ACCOUNTS_BYTES = (BUCKETS + (ROWS + 1) * WIDTH) * 4;
 const SPARE_ROWS = 16;
 /** Seconds between two looks, which an hour is a multiple of. */
 const LOOK_EVERY = 300;
-/** Records that one step of a look visits; and where the kernel is asked about each. */
+/** Records that one step of a look visits. */
 const LOOK = 2048;
-const LOOK_ASKING = 256;
 
 /** Bytes of a packet that has not been merged, and of its headers: between those without and with time stamps. */
 const PACKET = 1500;
 const TCP_HEADERS = 46;
 const UDP_HEADERS = 28;
+/** From the packets of a record's direction to its bytes. */
+const BYTES = R_BYTES_OUT - R_PACKETS_OUT;
 
 /** Where they are kept. */
 export interface AccountsOwner {
@@ -67,8 +68,24 @@ export interface AccountsOwner {
 	local(): number;
 	/** Whether a host has sessions. */
 	present(address: number): boolean;
+	/** Another number than before if anything was carried meanwhile; NaN if that cannot be told. */
+	carriedSoFar(): number;
 	/** What carries sessions beside the table and has counters that are not in the records, null if nothing does. */
-	carried(): { counters(i: number): { packetsOut: number; packetsIn: number; bytesOut: number; bytesIn: number } } | null;
+	carried(): { counters(i: number): Counted } | null;
+}
+
+/** Packets and bytes, out and in. */
+interface Counted {
+	packetsOut: number;
+	packetsIn: number;
+	bytesOut: number;
+	bytesIn: number;
+}
+
+/** Bytes of so many packets and bytes of a direction if what was merged had come as single packets. */
+function apart(meta: number, packets: number, bytes: number): number {
+	const headers = (meta & 0xff) === TCP ? TCP_HEADERS : UDP_HEADERS;
+	return bytes + Math.max(0, Math.ceil((bytes - packets * headers) / (PACKET - headers)) - packets) * headers;
 }
 
 /** Rows of the answer: bytes out and in of each hour or day, the present one first. */
@@ -82,10 +99,14 @@ export class Accounts implements AccountHooks {
 	readonly #addresses: Int32Array;
 	readonly #pending: Float64Array;
 	readonly #buckets: Float32Array;
+	/** The kernel is being asked what it has counted. */
+	#asking = false;
 	/** While a walk is under way: the record it comes to next, what it has found, and what has ended behind it. */
 	#at = 0;
 	#found = new Float64Array(0);
 	#next = new Float64Array(0);
+	/** What had been carried when the last walk began. */
+	#carried = Number.NaN;
 	/** Seconds since boot when a look is due. */
 	dueAt = 0;
 
@@ -115,41 +136,53 @@ export class Accounts implements AccountHooks {
 	/** Session `i` ends; its counters are all in its record. */
 	ended(i: number): void {
 		const row = this.#row(this.#table.T[i << RECORD_SHIFT]) * 2;
-		for (let inbound = 0; inbound < 2; inbound++) {
-			const bytes = this.#amount(i, inbound);
-			this.#pending[row + inbound] += bytes;
-			if (i < this.#at) this.#next[row + inbound] += bytes;
-		}
+		this.#add(this.#pending, row, i, null);
+		if (i < this.#at) this.#add(this.#next, row, i, null);
 	}
 
-	/** Bytes of a direction of session `i`, with `packets` and `bytes` that are not in its record. */
-	#amount(i: number, inbound: number, packets = 0, bytes = 0): number {
+	/** Adds the bytes of session `i` to those of its host's row, with what is not in its record. */
+	#add(sum: Float64Array, row: number, i: number, more: Counted | null): void {
 		const { T, T16, large } = this.#table;
-		const e = i << RECORD_SHIFT;
-		const meta = T[e + R_META];
-		let p = packets + (T[e + R_PACKETS_OUT + inbound] >>> 0);
-		let b = bytes + T[e + R_BYTES_OUT + inbound];
-		if (spareOf(meta) === LIVE) b += T16[(i << HALF_SHIFT) + R_HIGH_OUT + inbound] * BYTES_CARRY;
-		if (large.used) {
-			p += large.of(i, L_PACKETS + inbound) * PACKETS_CARRY;
-			b += large.of(i, L_BYTES + inbound) * BYTES_CARRY;
+		const at = (i << RECORD_SHIFT) + R_PACKETS_OUT;
+		const meta = T[(i << RECORD_SHIFT) + R_META];
+		let packetsOut = T[at] >>> 0;
+		let packetsIn = T[at + 1] >>> 0;
+		let out = T[at + BYTES];
+		let back = T[at + BYTES + 1];
+		if (more !== null) {
+			packetsOut += more.packetsOut;
+			packetsIn += more.packetsIn;
+			out += more.bytesOut;
+			back += more.bytesIn;
 		}
-		if (b <= p * PACKET) return b;
-		const headers = (meta & 0xff) === TCP ? TCP_HEADERS : UDP_HEADERS;
-		return b + Math.max(0, Math.ceil((b - p * headers) / (PACKET - headers)) - p) * headers;
+		if (spareOf(meta) === LIVE) {
+			const high = (i << HALF_SHIFT) + R_HIGH_OUT;
+			out += T16[high] * BYTES_CARRY;
+			back += T16[high + 1] * BYTES_CARRY;
+		}
+		if (large.used) {
+			packetsOut += large.of(i, L_PACKETS) * PACKETS_CARRY;
+			packetsIn += large.of(i, L_PACKETS + 1) * PACKETS_CARRY;
+			out += large.of(i, L_BYTES) * BYTES_CARRY;
+			back += large.of(i, L_BYTES + 1) * BYTES_CARRY;
+		}
+		sum[row] += out <= packetsOut * PACKET ? out : apart(meta, packetsOut, out);
+		sum[row + 1] += back <= packetsIn * PACKET ? back : apart(meta, packetsIn, back);
 	}
 
 	/** Adds what the sessions in some records have come to, by row. */
 	#sum(sum: Float64Array, from: number, to: number): Float64Array {
 		const table = this.#table;
 		const carried = this.#owner.carried();
+		let last = 0;
+		let row = 0;
 		for (let i = from; i < to; i++) {
 			const state = table.state(i);
 			if (state === FREE || state === QUARANTINED) continue;
-			const row = this.#row(table.T[i << RECORD_SHIFT]) * 2;
-			const more = carried?.counters(i);
-			sum[row] += this.#amount(i, 0, more?.packetsOut, more?.bytesOut);
-			sum[row + 1] += this.#amount(i, 1, more?.packetsIn, more?.bytesIn);
+			const host = table.T[i << RECORD_SHIFT];
+			if (host !== last) row = this.#row(host) * 2;
+			last = host;
+			this.#add(sum, row, i, carried?.counters(i) ?? null);
 		}
 		return sum;
 	}
@@ -186,6 +219,7 @@ export class Accounts implements AccountHooks {
 	/** Begins with the table as it is, and `rest` that is not booked yet. */
 	begin(rest = new Float64Array(SUMS)): void {
 		this.#at = 0;
+		this.#carried = Number.NaN;
 		const live = this.#sum(new Float64Array(SUMS), 1, this.#table.layout.sessions + 1);
 		for (let n = 0; n < SUMS; n++) this.#pending[n] = rest[n] - live[n];
 		this.dueAt = 0;
@@ -193,39 +227,61 @@ export class Accounts implements AccountHooks {
 
 	// ---- looks ------------------------------------------------------------------------------------------------------
 
-	/** A step of a look: visits some records, and behind the last of them books. True when it is done. */
+	/**
+	 * A step of a look: asks for some counters or visits some records, and behind the last of them books. True when it
+	 * is done.
+	 */
 	step(): boolean {
 		const { layout, hooks } = this.#table;
 		if (this.#at === 0) {
+			this.#asking = hooks?.countSome() === false;
+			if (this.#asking) return false;
 			this.#found = new Float64Array(SUMS);
 			this.#next = new Float64Array(SUMS);
 			this.#at = 1;
 		}
 		const from = this.#at;
-		const asks = hooks !== null && this.#owner.carried() === null;
-		const to = Math.min(layout.sessions + 1, from + (asks ? LOOK_ASKING : LOOK));
-		if (asks) for (let i = from; i < to; i++) hooks.sync(i);
+		const to = Math.min(layout.sessions + 1, from + LOOK);
 		this.#at = to;
 		this.#sum(this.#found, from, to);
 		if (to <= layout.sessions) return false;
 		this.#at = 0;
 		this.#book();
+		this.#looked();
+		return true;
+	}
+
+	/** A look is over. */
+	#looked(): void {
 		const now = this.#owner.second();
 		const local = this.#owner.local();
 		this.#turn(local, now);
 		const used = this.#table.used > 0 || this.#pending.some((bytes) => bytes !== 0);
 		this.dueAt = used ? now + LOOK_EVERY - (local % LOOK_EVERY) : Number.POSITIVE_INFINITY;
-		return true;
 	}
 
-	/** What is due by time. */
+	/** Second since boot of a look that is to be woken for; Infinity while all that is carried wakes anyway. */
+	get wakeAt(): number {
+		return this.#table.hooks === null ? Number.POSITIVE_INFINITY : this.dueAt;
+	}
+
+	/** What is due by time: a look, without a walk if nothing was carried since the last one. */
 	tick(): void {
-		if (this.#owner.second() >= this.dueAt) this.step();
+		if (this.#owner.second() < this.dueAt) return;
+		if (this.looking) {
+			this.step();
+			return;
+		}
+		const carried = this.#owner.carriedSoFar();
+		const same = carried === this.#carried;
+		this.#carried = carried;
+		if (same) this.#looked();
+		else this.step();
 	}
 
-	/** True while a walk is under way. */
+	/** True while a look is under way. */
 	get looking(): boolean {
-		return this.#at > 0;
+		return this.#asking || this.#at > 0;
 	}
 
 	#book(): void {

@@ -21,4 +21,9 @@ export interface OffloadHooks {
 	 * found few.
 	 */
 	syncAll(): void;
+	/**
+	 * Brings the counters of some sessions up to date in their records, if it keeps them elsewhere. True when that of
+	 * all has been done, by this call and those since the last one that was true.
+	 */
+	countSome(): boolean;
 }

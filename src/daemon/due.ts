@@ -126,7 +126,7 @@ export function makeLoop(p: Parts, asked: Asked): Loop {
 			Math.min(
 				admission.dueAt,
 				requested.dueAt,
-				p.accounts.dueAt,
+				p.accounts.wakeAt,
 				offload.offload?.dueAt ?? Number.POSITIVE_INFINITY,
 				placement.restAt / 1000,
 				p.log.dueAt / 1000,

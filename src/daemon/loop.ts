@@ -294,7 +294,10 @@ export class Loop {
 		const { sockets } = routerPorts;
 		if (sockets.busy && sockets.fd < 0) return 0;
 		const waits = this.busyAt !== 0 || hops.waiting > 0 || guard.keeper.wanting || pending();
-		const idle = waits ? this.#secondAt : Math.min(dueAt() * 1000, carrier === null ? Number.POSITIVE_INFINITY : now + SLEEP);
+		// What is due by time is done once a second: what needs several goes is not waited for without a pause.
+		const idle = waits
+			? this.#secondAt
+			: Math.max(this.#secondAt, Math.min(dueAt() * 1000, carrier === null ? Number.POSITIVE_INFINITY : now + SLEEP));
 		const control = this.control === null ? Number.POSITIVE_INFINITY : this.control.dueIn(now);
 		const looks = sockets.busy ? Number.POSITIVE_INFINITY : waits ? routerPorts.lookAt : routerPorts.restUntil(this.stirredAt);
 		const due = Math.min(idle, looks, kernel.pendingAt(), inStep.dueAt, announcements.dueAt, guard.keeper.dueAt, reloads.dueAt);

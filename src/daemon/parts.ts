@@ -167,6 +167,7 @@ export class Parts {
 			second: () => context.now,
 			local: () => Math.floor(native.wallClock() / 1000) + timeZone(),
 			present: (address) => context.hosts.find(address) !== 0,
+			carriedSoFar: () => sentByDevices(this.inForce.plan),
 			carried: () => this.offload.offload,
 		});
 		this.ownPorts = new OwnPorts({
@@ -329,6 +330,17 @@ function conntrackMax(): string {
 		return native.readFile("/proc/sys/net/netfilter/nf_conntrack_max");
 	} catch {
 		return "";
+	}
+}
+
+/** Packets that the devices of masqd's ports have sent since they were made; NaN if one of them is not there. */
+function sentByDevices({ wan, lan }: Plan): number {
+	let sent = 0;
+	try {
+		for (const { device } of [wan, ...lan]) sent += Number(native.readFile(`/sys/class/net/${device}/statistics/tx_packets`));
+		return sent;
+	} catch {
+		return Number.NaN;
 	}
 }
 

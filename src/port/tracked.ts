@@ -44,6 +44,8 @@ import { addressValue, firstOf, hasPorts, ICMP, pair, secondOf, swap16, swap32, 
 import { MARK } from "./queue-rules.ts";
 
 const DATAGRAM_MAX = 32768;
+/** Datagrams of a dump in parts that one of them reads: some hundred entries. */
+const PART = 8;
 /** Milliseconds between two dumps that are only to find what may make room. */
 const DUMP_EVERY = 1000;
 /** Packets and bytes that a session's record has room for in any state. */
@@ -99,6 +101,8 @@ export class Tracked implements OffloadHooks {
 	#deleted = 0;
 	/** Answers to a dump are on their way: nothing else is asked meanwhile. */
 	#dumping = false;
+	/** The socket of a dump in parts, while there is one. */
+	#parts: native.Fd = -1;
 
 	/**
 	 * Listens; to be made before the queues are bound, because an entry made before anybody listens never tells of its
@@ -115,6 +119,7 @@ export class Tracked implements OffloadHooks {
 		this.#o.table.hooks = null;
 		native.close(this.fd);
 		native.close(this.#ask);
+		native.close(this.#parts);
 	}
 
 	/** Takes the kernel's news. */
@@ -390,6 +395,36 @@ export class Tracked implements OffloadHooks {
 		const another = this.#bring(i, entry);
 		T16[(i << HALF_SHIFT) + R_LAST] = this.#o.now16() - this.#idle(i, entry);
 		return another;
+	}
+
+	countSome(): boolean {
+		try {
+			if (this.#parts < 0) {
+				this.#parts = native.netlinkOpen(NETLINK_NETFILTER, []);
+				const request = encodeEntryDump(MARK, 1);
+				native.netlinkSend(this.#parts, request, request.byteLength);
+			}
+			for (let n = 0; n < PART; n++) {
+				const length = native.netlinkReceive(this.#parts, this.#buffer);
+				// A dump has its next part ready when one was read.
+				if (length === 0) return this.#partsEnd();
+				for (const reader = new MessageReader(this.#buffer, length); reader.next(); ) {
+					if (reader.type === NLMSG_DONE) return this.#partsEnd();
+					const entry = parseEntry(reader);
+					if (entry !== null) for (const i of this.#sessions(entry)) this.#count(i, entry);
+				}
+			}
+			return false;
+		} catch {
+			// What it has not told now is told at the next look, or when the entry ends.
+			return this.#partsEnd();
+		}
+	}
+
+	#partsEnd(): true {
+		native.close(this.#parts);
+		this.#parts = -1;
+		return true;
 	}
 
 	syncAll(): void {

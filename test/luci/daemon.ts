@@ -95,6 +95,7 @@ export function listen(path: string): { server: Server; rig: Rig; stats: { bytes
 		second: () => rig.context.now,
 		local: () => Math.floor(Date.now() / 1000),
 		present: () => true,
+		carriedSoFar: () => Number.NaN,
 		carried: () => null,
 	});
 	for (const i of rig.records()) accounts.open(table.T[i << RECORD_SHIFT]);

@@ -36,6 +36,7 @@ function kept(o: RigOptions = {}, before: Kept | null = null, carried: object | 
 			second: () => rig.context.now,
 			local: () => rig.context.now + clock.ahead,
 			present: (address) => rig.hosts.find(address) !== 0,
+			carriedSoFar: () => rig.context.forwardedOut + rig.context.forwardedIn,
 			carried: () => carried as ReturnType<AccountsOwner["carried"]>,
 		});
 		const resumed = books.resume(BOOT, image);

@@ -482,6 +482,7 @@ function answeredElsewhere(rig: Rig): void {
 		},
 		// It had looked a moment ago.
 		syncAll: () => {},
+		countSome: () => true,
 	};
 }
 
