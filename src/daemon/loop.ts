@@ -99,7 +99,7 @@ export class Loop {
 	control: ControlServer | null = null;
 	/** Milliseconds of the last frame, 0 once the frame memory has been given back. */
 	busyAt = 0;
-	/** Milliseconds when something last came: a packet, news, a client. */
+	/** Milliseconds when something last came: a packet, news, a client; or of the begin. */
 	stirredAt = 0;
 	readonly #with: LoopParts;
 	readonly #context: Context;
@@ -150,6 +150,7 @@ export class Loop {
 		const { steps, placement, announcements, routerPorts, admission, carrier, bans, kernel } = this.#with;
 		const { header } = this.#context.table;
 		const clock = this.#clock;
+		this.stirredAt = clock.milliseconds;
 		let empty = 0;
 		let turns = 0;
 		while (!this.stopping) {

@@ -130,7 +130,11 @@ export class RouterPorts implements Follower {
 	/** One step of a look; what it has found when that was the last one, null before. */
 	step(plan: Plan): Look | null {
 		const sockets = this.sockets.step();
-		if (sockets === null) return null;
+		if (sockets === null) {
+			// One that could not be finished is made again.
+			if (!this.sockets.busy) this.#inUse = "";
+			return null;
+		}
 		const { changed, settled, left } = this.ports.look([...sockets, ...this.#within(plan)]);
 		return { changed, lasting: settled.length > 0 || left, settled: settled.map((s) => s.port) };
 	}
