@@ -19,7 +19,7 @@ const COPY_PACKET = 2;
 const F_GSO = 4;
 
 /** Attributes of a packet. */
-const PACKET = { HEADER: 1, MARK: 3, INDEV: 5, OUTDEV: 6, HWADDR: 9, SKB_INFO: 14 } as const;
+const PACKET = { HEADER: 1, INDEV: 5, OUTDEV: 6, HWADDR: 9 } as const;
 const PAYLOAD = 10;
 /** nlmsghdr and nfgenmsg, behind which the attributes begin. */
 const HEADER = NLMSG_HEADER + 4;
@@ -82,9 +82,7 @@ export class QueuedPacket {
 const HEAD_HEADER = attributeHead(11, PACKET.HEADER);
 const HEAD_INDEV = attributeHead(8, PACKET.INDEV);
 const HEAD_OUTDEV = attributeHead(8, PACKET.OUTDEV);
-const HEAD_MARK = attributeHead(8, PACKET.MARK);
 const HEAD_HWADDR = attributeHead(16, PACKET.HWADDR);
-const HEAD_SKB_INFO = attributeHead(8, PACKET.SKB_INFO);
 /** Length of a hardware address of six bytes, and two bytes of nothing, as loaded. */
 const SIX_BYTES = LITTLE_ENDIAN ? 0x600 : 0x60000;
 
@@ -116,36 +114,33 @@ export class PacketReader {
 		packet.outDevice = 0;
 		packet.inDevice = 0;
 		packet.mac = 0;
-		// In the order in which the kernel writes them; each may be missing but the first.
 		let w = (from + HEADER) >> 2;
 		if (words[w] !== HEAD_HEADER) return false;
 		packet.id = words[w + 1];
 		packet.hook = this.#bytes[w * 4 + 10];
-		w += 3;
-		if (words[w] === HEAD_INDEV) {
-			packet.inDevice = words[w + 1];
-			w += 2;
-		}
-		if (words[w] === HEAD_OUTDEV) {
-			packet.outDevice = words[w + 1];
-			w += 2;
-		}
-		if (words[w] === HEAD_MARK) w += 2;
-		if (words[w] === HEAD_HWADDR) {
-			if (words[w + 1] === SIX_BYTES) packet.mac = w * 4 + 8;
-			w += 4;
-		}
-		if (words[w] === HEAD_SKB_INFO) w += 2;
-		while (w * 4 + 4 <= end) {
-			const size = halves[w * 2];
-			if (size < 4 || w * 4 + size > end) return false;
-			if ((halves[w * 2 + 1] & 0x3fff) === PAYLOAD) {
-				packet.payload = w * 4 + 4;
-				packet.length = size - 4;
-				// The kernel writes nothing behind it.
-				return true;
+		// Behind the first each may be missing, and others be between them: ports of a bridge, the packet's priority.
+		for (w += 3; w * 4 + 4 <= end; ) {
+			const head = words[w];
+			if (head === HEAD_INDEV) {
+				packet.inDevice = words[w + 1];
+				w += 2;
+			} else if (head === HEAD_OUTDEV) {
+				packet.outDevice = words[w + 1];
+				w += 2;
+			} else if (head === HEAD_HWADDR) {
+				if (words[w + 1] === SIX_BYTES) packet.mac = w * 4 + 8;
+				w += 4;
+			} else {
+				const size = halves[w * 2];
+				if (size < 4 || w * 4 + size > end) return false;
+				if ((halves[w * 2 + 1] & 0x3fff) === PAYLOAD) {
+					packet.payload = w * 4 + 4;
+					packet.length = size - 4;
+					// The kernel writes nothing behind it.
+					return true;
+				}
+				w += (size + 3) >> 2;
 			}
-			w += (size + 3) >> 2;
 		}
 		return false;
 	}

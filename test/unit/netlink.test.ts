@@ -252,6 +252,31 @@ describe("the queue", () => {
 		expect([packet.payload % 4, hex(room.slice(packet.payload, packet.payload + 4))]).toEqual([0, "45000021"]);
 	});
 
+	// Seen of a bridge's packets with br_netfilter, whose ports are told too, and of one with a priority of its own.
+	it.each([
+		["nothing else", []],
+		["the bridge's ports", [7, 8]],
+		["a mark and a priority", [3, 21]],
+		["all of these", [7, 8, 3, 21]],
+	])("finds devices and sender beside %s", (_, others) => {
+		const out = new MessageWriter().message({ type: 0x300, flags: 0, sequence: 0 }).netfilter(0, 5);
+		out.bytesAttribute(1, Uint8Array.of(0, 0, 0, 9, 8, 0, HOOK_POSTROUTING));
+		const also = (type: number) => others.includes(type) && out.networkAttribute(type, 77);
+		out.networkAttribute(5, 2);
+		also(7);
+		out.networkAttribute(6, 3);
+		also(8);
+		also(3);
+		also(21);
+		out.bytesAttribute(9, Uint8Array.of(0, 6, 0, 0, 2, 0, 0, 0, 0, 1, 0, 0)).bytesAttribute(10, new Uint8Array(20).fill(0x45));
+		const message = out.finish();
+		const packet = new QueuedPacket();
+		expect(new PacketReader(message).read(0, message.byteLength, packet)).toBe(true);
+		const network = (value: number) => (LITTLE_ENDIAN ? swap32(value) : value);
+		expect(packet).toMatchObject({ queue: 5, inDevice: network(2), outDevice: network(3), length: 20 });
+		expect(hex(message.slice(packet.mac, packet.mac + 6))).toBe("020000000001");
+	});
+
 	it("gives nothing of a message that is cut short or has a byte changed, and never throws", () => {
 		const message = packetHere();
 		const packet = new QueuedPacket();
