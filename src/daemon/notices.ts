@@ -5,6 +5,7 @@
 import { deviceWarnings } from "../kernel/device-warnings.ts";
 import { foreignRouting } from "../kernel/foreign-routing.ts";
 import type { KernelMirror } from "../kernel/mirror.ts";
+import { blindShapers } from "../kernel/shapers.ts";
 import type { Follower } from "./follower.ts";
 import type { Log } from "./log.ts";
 import { ledLans, type Topology } from "./topology.ts";
@@ -38,6 +39,11 @@ export class Notices implements Follower {
 		this.#routing = routing.map(kind);
 	}
 
+	/** Traffic control has changed. */
+	again(): void {
+		if (this.#topology !== null) this.follow(this.#topology);
+	}
+
 	/** What is amiss with the devices now, in sentences. */
 	devices(): string[] {
 		return this.#topology === null ? [] : devicesAmiss(this.#kernel, this.#topology, this.#filtersBridges());
@@ -63,5 +69,8 @@ function devicesAmiss(kernel: KernelMirror, t: Topology, filtersBridges: boolean
 	const lans = t.lan.flatMap(({ kind, name, subnets }) =>
 		kind === "tap" ? [] : [{ role: "lan" as const, device: name, subnets, driver: kind }],
 	);
-	return deviceWarnings(kernel, [{ role: "wan", device: t.wan.name, subnets: [], driver: "" }, ...lans], filtersBridges);
+	return [
+		...deviceWarnings(kernel, [{ role: "wan", device: t.wan.name, subnets: [], driver: "" }, ...lans], filtersBridges),
+		...blindShapers(kernel, t.wan, lans),
+	];
 }

@@ -306,7 +306,10 @@ export class Parts {
 			linksChanged: () => this.yieldProtocols(),
 			netsChanged: () => this.inForce.placeHosts(this.ports.lan.map((_, port) => port)),
 			suspectTuns: () => this.tuns.suspect(),
-			filtersChanged: () => this.offload.renew(),
+			filtersChanged: () => {
+				this.offload.renew();
+				this.notices.again();
+			},
 			neighboursChanged: (neighbours) => {
 				hops.update(neighbours);
 				for (const { ifindex } of neighbours) this.pcp.server.neighbourChanged(ifindex);

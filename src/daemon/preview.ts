@@ -8,6 +8,7 @@ import { deviceWarnings, filtersBridges, shaperWarnings } from "../kernel/device
 import { foreignFilters, foreignWords } from "../kernel/foreign-filters.ts";
 import { IngressFilters } from "../kernel/ingress-filter.ts";
 import { KernelMirror } from "../kernel/mirror.ts";
+import { blindShapers } from "../kernel/shapers.ts";
 import { subnetOf } from "../packet/address.ts";
 
 const ARPHRD_ETHER = 1;
@@ -19,7 +20,7 @@ export function planWarnings(plan: Plan): string[] {
 		kernel.open();
 		const lans = plan.lan.map(({ device, subnets, driver }) => ({ role: "lan" as const, device, subnets, driver }));
 		const wan = { role: "wan" as const, device: plan.wan.device, subnets: [], driver: "" as const };
-		return [...deviceWarnings(kernel, [wan, ...lans], filtersBridges(native)), ...shapers(kernel, plan)];
+		return [...deviceWarnings(kernel, [wan, ...lans], filtersBridges(native)), ...shapers(kernel, plan, lans)];
 	} catch {
 		return [];
 	} finally {
@@ -28,11 +29,13 @@ export function planWarnings(plan: Plan): string[] {
 }
 
 /** As the daemon says it of the WAN's filters. */
-function shapers(kernel: KernelMirror, { wan, offload }: Plan): string[] {
+function shapers(kernel: KernelMirror, { wan, offload }: Plan, lans: readonly { driver: string }[]): string[] {
 	const link = kernel.linkByName(wan.device);
-	if (link === undefined || offload !== "auto") return [];
+	if (link === undefined) return [];
+	const blind = blindShapers(kernel, link, lans);
+	if (offload !== "auto") return blind;
 	const found = foreignFilters([link], new IngressFilters(kernel), native, (index) => kernel.links.get(index)?.name);
-	return shaperWarnings(link.name, link.type, foreignWords(found));
+	return [...shaperWarnings(link.name, link.type, foreignWords(found)), ...blind];
 }
 
 /** The offload programs of a plan as text; devices that are there give addresses and kind, others count as Ethernet. */

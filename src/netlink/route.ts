@@ -45,6 +45,7 @@ export const RTM = {
 	GETRULE: 34,
 	NEWQDISC: 36,
 	DELQDISC: 37,
+	GETQDISC: 38,
 	NEWTFILTER: 44,
 	DELTFILTER: 45,
 	GETTFILTER: 46,
@@ -292,6 +293,9 @@ export interface DoneMessage extends Envelope {
 /** A queueing discipline or a filter of traffic control. */
 export interface TrafficMessage extends Envelope {
 	kind: "traffic";
+	ifindex: number;
+	/** A cake that is to be fair to hosts behind a NAT (`nat`). */
+	fairToHosts: boolean;
 	/** Of a filter: its priority, what kind it is, and the device that it sends to, 0 for none. */
 	priority: number;
 	filter: string;
@@ -365,6 +369,7 @@ function parseMessage(reader: MessageReader): Message {
 const ACTIONS: Record<string, number> = { bpf: 1, matchall: 2, basic: 3, flower: 3, fw: 4, u32: 7 };
 const TCA_KIND = 1;
 const TCA_OPTIONS = 2;
+const CAKE_NAT = 11;
 const ACTION_OPTIONS = 2;
 const MIRRED_PARAMETERS = 2;
 /** Where struct tc_mirred has the device, and its size. */
@@ -375,6 +380,8 @@ function parseTraffic(view: DataView, at: number, a: AttributeReader, envelope: 
 	const message: TrafficMessage = {
 		kind: "traffic",
 		...envelope,
+		ifindex: view.getInt32(at + 4, little),
+		fairToHosts: false,
 		priority: view.getUint32(at + 16, little) >>> 16,
 		filter: "",
 		redirect: 0,
@@ -383,6 +390,8 @@ function parseTraffic(view: DataView, at: number, a: AttributeReader, envelope: 
 		if (a.type === TCA_KIND) message.filter = a.text();
 		if (a.type !== TCA_OPTIONS) continue;
 		for (const options = a.nested(); options.next(); ) {
+			if (message.filter === "cake" && options.type === CAKE_NAT && options.length >= 4)
+				message.fairToHosts = view.getUint32(options.at, little) !== 0;
 			if (options.type !== ACTIONS[message.filter]) continue;
 			for (const list = options.nested(); list.next(); ) message.redirect ||= mirredDevice(view, list.nested(), little);
 		}

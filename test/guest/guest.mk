@@ -21,7 +21,7 @@ guest-deps:
 guest: guest-deps ## the kernel that tests run in for what this machine's lacks (PPPoE, VLAN, WireGuard), build/guest
 	@test/guest/guest.sh build/guest
 
-guest-test: build bench-tools guest ## in the guest: WAN devices of all kinds, real timers, costs (ONLY=case)
+guest-test: build bench-tools guest ## in the guest: WAN devices of all kinds, shapers, real timers, costs (ONLY=case)
 	@/usr/bin/python3 test/guest/run.py $(ONLY)
 
 bench-guest: build bench-tools guest ## exact costs, in instructions: masqd beside nft, with and without its flowtable

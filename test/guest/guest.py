@@ -62,6 +62,7 @@ class Site:
             self.router.sysctl(f"net/ipv4/conf/{key}/rp_filter", 0)
         self.router.ip("link add lan0 type veth peer name eth0 netns lan", "link set lan0 up", f"addr add {LAN_GATEWAY}/24 dev lan0")
         self.lan.ip("link set eth0 up", f"addr add {LAN_HOST}/24 dev eth0", f"route add default via {LAN_GATEWAY}")
+        self.lan_device = "lan0"
         self.device = build(self)
         self.daemon = None
 
@@ -77,7 +78,7 @@ class Site:
         config = RUN / "masqd.uci"
         config.write_text(
             f"config masqd 'main'\n\toption enabled '1'\n\toption sessions '4096'\n\toption offload '{offload}'\n"
-            f"config wan\n\toption device '{self.device}'\nconfig lan\n\toption device 'lan0'\n\toption driver '{driver}'\n"
+            f"config wan\n\toption device '{self.device}'\nconfig lan\n\toption device '{self.lan_device}'\n\toption driver '{driver}'\n"
         )
         self.daemon = self.router.start(MASQD, "run", "-c", config, "--socket", RUN / "masqd.sock", "--state", RUN / "masqd.state")
         self.daemon.expect("^masqd: ready:")
@@ -108,6 +109,21 @@ class Site:
         with contextlib.suppress(AssertionError):
             self.stop()
         self._closing.close()
+
+
+def tunnel(ends):
+    """Makes wg0, with WireGuard, in two hosts that reach each other at these addresses; it is up and has no addresses."""
+    keys = {}
+    for host, _ in ends:
+        host.ip("link add wg0 type wireguard")
+        secret = host.run("wg", "genkey").stdout
+        path = RUN / f"{host.name}.key"
+        path.write_text(secret)
+        keys[host.name] = (path, host.run("wg", "pubkey", stdin=secret).stdout.strip())
+    for (host, _), (other, address) in (ends, ends[::-1]):
+        own, key = keys[host.name][0], keys[other.name][1]
+        host.run("wg", "set", "wg0", "listen-port", 51820, "private-key", own, "peer", key, "allowed-ips", "0.0.0.0/0", "endpoint", f"{address}:51820")
+        host.ip("link set wg0 up")
 
 
 def transfer(sender, receiver, connect_to, listener_host, reverse, count):
@@ -145,4 +161,20 @@ def transfer(sender, receiver, connect_to, listener_host, reverse, count):
     return seconds
 
 
-__all__ = ["GATEWAY", "LAN_HOST", "MASQD", "Namespace", "Process", "ROOT", "RUN", "Results", "Site", "WAN_HOST", "os", "run", "transfer", "wait_until"]
+__all__ = [
+    "GATEWAY",
+    "LAN_HOST",
+    "MASQD",
+    "Namespace",
+    "Process",
+    "ROOT",
+    "RUN",
+    "Results",
+    "Site",
+    "WAN_HOST",
+    "os",
+    "run",
+    "transfer",
+    "tunnel",
+    "wait_until",
+]

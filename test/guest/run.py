@@ -16,7 +16,7 @@ import sys
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 HERE = pathlib.Path(__file__).parent
 # Cases with their words: the whole ones, and those that take a minute or two for `make test`.
-CASES = {"wans": (["100"], ["2", "pppoe"]), "costs": ([], ["quick"]), "timers": ([], ["tun"]), "sleep": ([], ["tun+offload"])}
+CASES = {"wans": (["100"], ["2", "pppoe"]), "costs": ([], ["quick"]), "timers": ([], ["tun"]), "sleep": ([], ["tun+offload"]), "beside": ([], ["cake_out"])}
 # A guest that runs longer, in seconds, hangs.
 LIMIT = {False: 7200, True: 900}
 CLOCK = "-icount shift=0,sleep=off -nodefaults -nic none -display none -no-reboot -serial stdio"

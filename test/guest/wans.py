@@ -9,7 +9,7 @@ import pathlib
 import subprocess
 import sys
 
-from guest import GATEWAY, ROOT, RUN, WAN_HOST, Process, Results, Site, transfer, wait_until
+from guest import GATEWAY, ROOT, WAN_HOST, Process, Results, Site, transfer, tunnel, wait_until
 
 LEAST = 0.7
 
@@ -67,30 +67,9 @@ def pppoe(site):
 
 def wireguard(site):
     veth(site)
-    site.router.ip("addr add 10.1.0.1/24 dev eth1", "link add wg0 type wireguard")
-    site.wan.ip("addr add 10.1.0.2/24 dev eth0", "link add wg0 type wireguard")
-    keys = {}
-    for host in (site.router, site.wan):
-        secret = host.run("wg", "genkey").stdout
-        path = RUN / f"{host.name}.key"
-        path.write_text(secret)
-        keys[host.name] = (path, host.run("wg", "pubkey", stdin=secret).stdout.strip())
-    for host, other, address in ((site.router, site.wan, "10.1.0.2"), (site.wan, site.router, "10.1.0.1")):
-        host.run(
-            "wg",
-            "set",
-            "wg0",
-            "listen-port",
-            51820,
-            "private-key",
-            keys[host.name][0],
-            "peer",
-            keys[other.name][1],
-            "allowed-ips",
-            "0.0.0.0/0",
-            "endpoint",
-            f"{address}:51820",
-        )
+    site.router.ip("addr add 10.1.0.1/24 dev eth1")
+    site.wan.ip("addr add 10.1.0.2/24 dev eth0")
+    tunnel(((site.router, "10.1.0.1"), (site.wan, "10.1.0.2")))
     addressed(site, "wg0", "wg0")
     return "wg0"
 

@@ -2,6 +2,9 @@
 import { describe, expect, it } from "vitest";
 import { type ConfiguredDevice, deviceWarnings, shaperWarnings } from "../../src/kernel/device-warnings.ts";
 import type { KernelMirror, Link } from "../../src/kernel/mirror.ts";
+import { blindShapers } from "../../src/kernel/shapers.ts";
+import { MessageWriter } from "../../src/netlink/message.ts";
+import { type Message, parseMessages, RTM } from "../../src/netlink/route.ts";
 import { parseAddress } from "../../src/packet/address.ts";
 
 /** The devices of a router as "name", "name<master" and their addresses. */
@@ -75,5 +78,52 @@ describe("a shaper of the way in that the offload stands back for", () => {
 			[],
 			[],
 		]);
+	});
+});
+
+describe("cake with nat", () => {
+	const CAKE_NAT = 11;
+	const qdisc = (ifindex: number, kind: string, nat: number) => {
+		const out = new MessageWriter().message({ type: RTM.NEWQDISC, flags: 0, sequence: 1 });
+		out.word(0).word(ifindex).word(0x10000).word(0xffffffff).word(0).nameAttribute(1, kind);
+		const options = out.openAttribute(2);
+		const request = out.numberAttribute(CAKE_NAT, nat).closeAttribute(options).finish();
+		return parseMessages(request, request.byteLength)[0] as Message;
+	};
+	/** A router whose devices have these disciplines, and whose WAN, number 1, redirects to number 3. */
+	const router = (...disciplines: Message[]) =>
+		({
+			links: new Map(["eth1", "br-lan", "ifb4eth1"].map((name, n) => [n + 1, { name, index: n + 1 }])),
+			count: (operation: string, _: unknown, counts: (message: Message) => boolean) => {
+				const filter = {
+					kind: "traffic",
+					flags: 0,
+					sequence: 1,
+					ifindex: 1,
+					fairToHosts: false,
+					priority: 10,
+					filter: "u32",
+					redirect: 3,
+				} as const;
+				for (const message of operation.includes("disciplines") ? disciplines : [filter]) counts(message);
+				return 0;
+			},
+		}) as unknown as KernelMirror;
+	const on = (kernel: KernelMirror, ...drivers: string[]) =>
+		blindShapers(
+			kernel,
+			{ index: 1 },
+			drivers.map((driver) => ({ driver })),
+		).map((text) => text.split(" ").slice(0, 3).join(" "));
+
+	it("is warned of on the WAN and where its ingress is redirected to, unless the kernel translates", () => {
+		expect(on(router(qdisc(1, "cake", 1), qdisc(2, "cake", 1), qdisc(3, "cake", 1)), "tun")).toEqual(["cake on eth1", "cake on ifb4eth1"]);
+		expect(on(router(qdisc(1, "cake", 1)), "kernel", "packet")).toEqual(["cake on eth1"]);
+		expect(on(router(qdisc(1, "cake", 1)), "kernel")).toEqual([]);
+	});
+
+	it("is told from cake without it, from others, and from none", () => {
+		expect(on(router(qdisc(1, "cake", 0), qdisc(1, "htb", 1)), "tun")).toEqual([]);
+		expect(on(router(), "packet")).toEqual([]);
 	});
 });
