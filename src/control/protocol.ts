@@ -96,8 +96,10 @@ export interface Mapping {
 
 /** One port forward in force. */
 export interface ForwardRow {
-	/** Configured, or asked for by the host itself (PCP, NAT-PMP). */
-	by: "redirect" | "pcp";
+	/** Configured, taken over from the firewall, or asked for by the host itself (PCP, NAT-PMP). */
+	by: "redirect" | "firewall" | "pcp";
+	/** Table and chain of one of the firewall's. */
+	place?: string;
 	protocol: string;
 	/** A port or a range "first-last". */
 	external: string;

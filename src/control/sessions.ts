@@ -247,7 +247,7 @@ export function* mappings(
 	return { matched: yield* walk(c, (i) => selected(i) && leads(i), make, filter.limit ?? Number.POSITIVE_INFINITY) };
 }
 
-/** Port forwards in force: the configuration's, and those that hosts have asked for. */
+/** Port forwards in force: the configuration's, the firewall's, and those that hosts have asked for. */
 export function* forwards({ context: c }: CoreView): Generator<ForwardRow[], object> {
 	const own = formatAddress(addressValue(c.externals.A[0]));
 	const all = [...c.policy.forwards, ...c.requested];
@@ -255,11 +255,12 @@ export function* forwards({ context: c }: CoreView): Generator<ForwardRow[], obj
 		yield all.slice(from, from + ROWS).map((f, n): ForwardRow => {
 			const { source } = f;
 			return {
-				by: from + n < c.policy.forwards.length ? "redirect" : "pcp",
+				by: from + n >= c.policy.forwards.length ? "pcp" : f.place === undefined ? "redirect" : "firewall",
 				protocol: protocolName(f.protocol),
 				external: `${own}:${f.first}${f.last > f.first ? `-${f.last}` : ""}`,
 				internal: `${formatAddress(addressValue(f.internal))}:${f.internalFirst}`,
 				peer: source === null ? "" : `${formatAddress(addressValue(source.address))}/${Math.clz32(~addressValue(source.mask))}`,
+				...(f.place !== undefined && { place: f.place }),
 			};
 		});
 	}

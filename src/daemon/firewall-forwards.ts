@@ -9,13 +9,25 @@ import type { NftForward } from "../kernel/nft-forwards.ts";
 import { firewallWarnings, NftView } from "../kernel/nft-view.ts";
 import type { OwnSocket } from "../kernel/socket-diag.ts";
 import { TCP, UDP } from "../packet/layout.ts";
-import type { Bans } from "./bans.ts";
 import type { Log } from "./log.ts";
+import { NFT } from "./policy.ts";
 import type { Topology } from "./topology.ts";
 
 /** Ports of one forward, and forwards that are taken over, at most. */
 const PORTS_MOST = 256;
 const TAKEN_MOST = 128;
+
+/** Of the topology, what it is read against. */
+export interface Surroundings extends Pick<Topology, "own"> {
+	wan: { readonly name: string; readonly index: number };
+	lan: readonly Pick<Topology["lan"][number], "kind" | "nets">[];
+}
+
+/** Who follows the rules against peers. */
+interface Follows<T> {
+	read(any: boolean, t: T): void;
+	warnings(): string[];
+}
 
 /** Reads them. */
 export class FirewallForwards {
@@ -39,7 +51,7 @@ export class FirewallForwards {
 	 * Looks if there may be others; returns whether others are to be taken over. `bans` follows the rules against
 	 * peers.
 	 */
-	look(t: Topology, bans: Bans | null): boolean {
+	look<T extends Surroundings>(t: T, bans: Follows<T> | null): boolean {
 		if (!this.dirty) return false;
 		this.dirty = false;
 		const view = new NftView(native);
@@ -79,13 +91,13 @@ export class FirewallForwards {
 
 	#take({ place, protocol, first, last, address, port }: NftForward): void {
 		this.taken.push({
-			name: place,
+			name: `${NFT} ${place}`,
 			protocols: [protocol === TCP ? "tcp" : "udp"],
 			externalPorts: { first, last },
 			internal: address,
 			internalFirst: port || first,
 			source: null,
-			where: { file: "nft", line: 0, section: place },
+			where: { file: NFT, line: 0, section: place },
 		});
 	}
 

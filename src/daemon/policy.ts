@@ -17,6 +17,9 @@ import { swap32, TCP, UDP } from "../packet/layout.ts";
 const TUN_QUEUE_LEAST = 2000;
 const TUN_QUEUE_MOST = 8192;
 
+/** Where redirects have been read that are the firewall's. */
+export const NFT = "nft";
+
 /** Size of the table that a plan gives, without building it. */
 export function planTable(plan: Plan): { layout: TableLayout; bytes: number } {
 	const poolShared = plan.pools.filter((p) => p.overload).length;
@@ -69,6 +72,7 @@ export function forwardsOf(plan: Plan): Forward[] {
 			internal: swap32(r.internal),
 			internalFirst: r.internalFirst,
 			source: r.source === null ? null : netOf(r.source),
+			...(r.where.file === NFT ? { place: r.where.section } : {}),
 		})),
 	);
 }

@@ -10,6 +10,7 @@ import { IngressFilters } from "../kernel/ingress-filter.ts";
 import { KernelMirror } from "../kernel/mirror.ts";
 import { blindShapers } from "../kernel/shapers.ts";
 import { subnetOf } from "../packet/address.ts";
+import { FirewallForwards } from "./firewall-forwards.ts";
 
 const ARPHRD_ETHER = 1;
 
@@ -23,6 +24,29 @@ export function planWarnings(plan: Plan): string[] {
 		return [...deviceWarnings(kernel, [wan, ...lans], filtersBridges(native)), ...shapers(kernel, plan, lans)];
 	} catch {
 		return [];
+	} finally {
+		kernel.close();
+	}
+}
+
+/**
+ * A plan with the firewall's forwards that the daemon would take over, and what it would say of the firewall's rules,
+ * in sentences; as it is if they cannot be read.
+ */
+export function withFirewall(plan: Plan): { plan: Plan; warnings: string[] } {
+	const kernel = new KernelMirror(native);
+	const warnings: string[] = [];
+	try {
+		kernel.open();
+		const link = (name: string) => kernel.linkByName(name)?.index ?? 0;
+		const nets = (device: string) => kernel.addresses(link(device)).map(({ address, prefix }) => subnetOf(address, prefix));
+		const lan = plan.lan.map(({ device, subnets, driver }) => ({ kind: driver, nets: subnets.length > 0 ? subnets : nets(device) }));
+		const forwards = new FirewallForwards({ warning: (text: string) => void warnings.push(text) });
+		const wan = { name: plan.wan.device, index: link(plan.wan.device) };
+		forwards.look({ wan, lan, own: kernel.ownAddresses() }, null);
+		return { plan: forwards.into(plan), warnings };
+	} catch {
+		return { plan, warnings };
 	} finally {
 		kernel.close();
 	}

@@ -137,6 +137,8 @@ export interface Forward {
 	internal: number;
 	internalFirst: number;
 	source: Net | null;
+	/** Table and chain of nftables that it was taken over from, if it was. */
+	place?: string;
 }
 
 /** A dynamic pool (RFC 2663 section 4.1.1). */

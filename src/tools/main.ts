@@ -7,7 +7,7 @@ import { CONFIG, type Command, executeWhole, type Line, SOCKET, STATE, UsageErro
 import { cleanup } from "../daemon/cleanup.ts";
 import { askConfig, loadPlan, readPlan } from "../daemon/load-plan.ts";
 import { planTable } from "../daemon/policy.ts";
-import { dumpOffload, planWarnings } from "../daemon/preview.ts";
+import { dumpOffload, planWarnings, withFirewall } from "../daemon/preview.ts";
 import { largestGap } from "../kernel/local-ports.ts";
 import { resolveDevices } from "../kernel/netifd.ts";
 import { selftest } from "../selftest/selftest.ts";
@@ -22,8 +22,9 @@ function check({ options }: Line): number {
 		// The plan is shown whole.
 		const { problem, leftOut } = resolveDevices(native, { wan: plan.wan, lan: plan.lan });
 		for (const why of new Set([...leftOut, ...(problem === null ? [] : [problem])])) warnings.push(`warning: ${why}`);
-		for (const why of planWarnings(plan)) warnings.push(`warning: ${why}`);
-		text = askConfig("describe", plan, planTable(plan).bytes);
+		const firewall = withFirewall(plan);
+		for (const why of [...planWarnings(plan), ...firewall.warnings]) warnings.push(`warning: ${why}`);
+		text = askConfig("describe", firewall.plan, planTable(plan).bytes);
 		// The service script reads this line to keep dnsmasq's ports out of masqd's.
 		const own = largestGap(plan.ports);
 		if (own !== null) text += `router's own:     ports ${own.first}-${own.last}, for connections of the router itself\n`;

@@ -8,6 +8,7 @@ The router's firewall masquerades out of wan0 and vpn0, as firewall4 does. `driv
 """
 
 import contextlib
+import json
 import re
 import select
 import socket
@@ -19,7 +20,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "net"))
 
 from bed import GATEWAY, H1, H2, LAN_GATEWAY, S1, S2, Bed  # noqa: E402
-from namespace import wait_until  # noqa: E402
+from namespace import GUARD, wait_until  # noqa: E402
 
 VPN, VPN_GATEWAY, BOX = "10.8.0.2", "10.8.0.1", "172.17.0.2"
 PATIENCE = 0.5
@@ -169,6 +170,20 @@ class House:
 
     def status(self):
         return self.bed.status()
+
+    def forwards(self):
+        """The port forwards in force, as LuCI's page asks for them."""
+        with socket.socket(socket.AF_UNIX) as client:
+            client.connect(str(self.bed.socket_path))
+            client.settimeout(GUARD)
+            client.sendall(b'{"v":1,"command":"forwards"}\n')
+            found = []
+            for line in client.makefile():
+                answer = json.loads(line)
+                if "rows" not in answer:
+                    break
+                found += answer["rows"]
+        return found
 
     def followed(self):
         """masqd has followed the kernel's news until now: it answers after that."""

@@ -7,6 +7,7 @@ is a warning that names it; "refused" the same, and what policy sends elsewhere 
 
 import contextlib
 import dataclasses
+import re
 import threading
 import time
 from collections.abc import Callable
@@ -310,6 +311,23 @@ def of_firewall4_and_miniupnpd(house_of):
         gone = settled(house, ["nothing"] * 5 + wan)
         seen.append(["nothing" if one == "refused" else one for one in gone])
     return seen
+
+
+@row("redirects", kernel=WORKS, tun=WORKS, packet=WORKS)
+def whose_they_are(house_of):
+    """`check` has those that masqd takes over, by their table and chain, and says which it cannot; so does what is asked of the daemon."""
+    sourced = 'meta nfproto ipv4 ip saddr 203.0.113.77 tcp dport 8443 counter dnat ip to 192.168.1.20:443 comment "!fw4: one peer"\n'
+    with house_of(redirects=FIREWALL4 + sourced) as house:
+        house.start()
+        if house.driver == "off":
+            return True
+        done = house.router.run(*house.bed.command()[:1], "check", "-c", house.bed.config_file)
+        said = re.sub(r"\s+", " ", done.stdout + done.stderr)
+        named = "tcp 8080 -> 192.168.1.20:80 (nft fw4 dstnat_wan)" in said
+        left = "cannot take over (nft fw4 dstnat_wan)" in said
+        taken = [one for one in house.forwards() if (one["by"], one.get("place")) == ("firewall", "fw4 dstnat_wan")]
+        carried = house.driver != "kernel"
+        return (named, left, len(taken)) == (carried, carried, 4 if carried else 0) or (said, taken)
 
 
 # ---- blocklists ----------------------------------------------------------------------------------------------------------

@@ -401,14 +401,6 @@ def test_a_stop_costs_no_connection(house, before):
     house.ready()
 
 
-def test_firewall4s_own_port_forwards_are_named(house):
-    house.run(
-        "uci add firewall redirect; uci set firewall.@redirect[-1].name=Camera; uci set firewall.@redirect[-1].src=wan; uci set firewall.@redirect[-1].target=DNAT; uci commit"
-    )
-    assert "port forwards do not reach the LAN while masqd runs: Camera;" in house.run("service masqd restart")
-    house.run("uci delete firewall.@redirect[-1]; uci commit")
-
-
 def ubus(house, *calls):
     """Answers of the ubus object of luci-app-masqd, by a stand-in for rpcd out here (test/luci/ubus.ts) at the router's control socket."""
     socket_path = f"/proc/{house.first}/root/var/run/masqd.sock"

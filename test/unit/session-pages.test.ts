@@ -130,6 +130,8 @@ describe("forwards", () => {
 			internalFirst: 8080,
 			source: net,
 		});
+		const web = { protocol: 6, first: 443, last: 443, internal: rawOf(192, 168, 1, 10), internalFirst: 443, source: null };
+		rig.context.policy.forwards.push({ ...web, place: "fw4 dstnat_wan" });
 		rig.context.requested.push({
 			protocol: 17,
 			first: 4000,
@@ -140,6 +142,7 @@ describe("forwards", () => {
 		});
 		expect(answer(forwards(view(rig))).rows).toEqual([
 			{ by: "redirect", protocol: "tcp", external: `${X}:80-82`, internal: "192.168.1.10:8080", peer: "198.51.100.0/24" },
+			{ by: "firewall", protocol: "tcp", external: `${X}:443`, internal: "192.168.1.10:443", peer: "", place: "fw4 dstnat_wan" },
 			{ by: "pcp", protocol: "udp", external: `${X}:4000`, internal: "192.168.1.20:4000", peer: "" },
 		]);
 	});

@@ -23,8 +23,8 @@ return view.extend({
 				WHOSE[f.by] ?? f.by, f.name ?? '', f.protocol, E('span', { 'class': 'masqd-mono' }, [ f.external ]), parts.named(f.internal, names), f.peer || _('anyone')
 			]), _('There is none.')),
 			...(forwards.some((f) => f.by == 'firewall4') ? [ E('p', {}, [
-				_('Forwards of firewall4 do not reach the devices of masqd, except with the kernel driver: write them in Settings as Redirect.') ]) ] : []),
-			E('p', {}, [ _('masqd answers PCP and NAT-PMP itself (option pcp). It does not speak UPnP IGD: miniupnpd works beside the kernel driver, and with the other drivers its forwards do not reach the devices.') ])
+				_('Forwards of firewall4 work: with the kernel driver by the kernel, else masqd takes them over, but for those that ask for more than device, protocol and port. Overview names these: write them in Settings as Redirect.') ]) ] : []),
+			E('p', {}, [ _('masqd answers PCP and NAT-PMP itself (option pcp). It does not speak UPnP IGD: miniupnpd works beside it, and its forwards reach the devices.') ])
 		];
 	},
 
