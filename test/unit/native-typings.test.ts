@@ -62,6 +62,18 @@ describe("native/module.c against src/native.d.ts", () => {
 	});
 });
 
+describe("native/error.c", () => {
+	it("has a name for every error that anything in src/ tells from others", () => {
+		const names = [...readFileSync(`${root}/native/error.c`, "utf8").matchAll(/\bNAME\((E\w+)\)/g)].map(([, name]) => name);
+		const files = readdirSync(`${root}/src`, { recursive: true, encoding: "utf8" }).filter((file) => file.endsWith(".ts"));
+		const told = files.flatMap((file) =>
+			[...readFileSync(`${root}/src/${file}`, "utf8").matchAll(/"(E[A-Z0-9]{3,})"/g)].map(([, name]) => name),
+		);
+		expect(told.length).toBeGreaterThan(50);
+		expect([...new Set(told)].filter((name) => !names.includes(name))).toEqual([]);
+	});
+});
+
 describe("native/ holds system calls only", () => {
 	it.each(["conntrack", "checksum", "RFC", "NAPT", "masquerade"])("never says %s", (word) => {
 		for (const source of [...sources, shim]) expect(source).not.toMatch(new RegExp(`\\b${word}`, "i"));
